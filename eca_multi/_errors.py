@@ -1,0 +1,248 @@
+"""What is a valid ECA, decided once: the checks and the message text that every framework shares.
+
+Each message says what is invalid, what was expected, what was received and what to do. A wrong type is a TypeError,
+a wrong value a ValueError. The functions take plain Python values (shapes, names, flags), never a framework's tensor.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, SupportsIndex
+
+PADDINGS = ("zeros", "circular")
+GATES = ("sigmoid", "hard_sigmoid", "2sigmoid")
+INITS = ("uniform", "identity")
+
+
+def _text(name: str, expected: str, received: object, remedy: str) -> str:
+    return f"{name} must be {expected}. Received: {received}. {remedy}"
+
+
+def _names(values: Sequence[str]) -> str:
+    return " or ".join(repr(value) for value in values)
+
+
+# --- numbers -----------------------------------------------------------------------------------------------------
+
+
+def check_positive_int(name: str, value: SupportsIndex) -> int:
+    """Return `value` as an int >= 1; integers of NumPy count, bool and 64.0 do not."""
+    number = _integer(name, value, "a positive integer", "Pass an int, for example 64.")
+    if number < 1:
+        raise ValueError(_text(name, "a positive integer", f"{name}={value!r}", "Pass 1 or more."))
+    return number
+
+
+def check_odd(name: str, value: SupportsIndex) -> int:
+    """Return `value` as an odd int >= 1."""
+    expected = "an odd positive integer"
+    number = _integer(name, value, expected, "Pass an int, for example 3.")
+    if number < 1:
+        raise ValueError(_text(name, expected, f"{name}={value!r}", "Pass 1, 3, 5, ..."))
+    if number % 2 == 0:
+        remedy = f"An even kernel has no centre channel; use {number - 1} or {number + 1}."
+        raise ValueError(_text(name, expected, f"{name}={value!r}", remedy))
+    return number
+
+
+def check_min_size(value: SupportsIndex) -> int:
+    return check_odd("min_size", value)
+
+
+def check_gamma(value: object) -> Fraction:
+    number = _rational("gamma", value)
+    if number <= 0:
+        raise ValueError(
+            _text("gamma", "a finite number > 0", f"gamma={value!r}", "The paper uses 2.")
+        )
+    return number
+
+
+def check_beta(value: object) -> Fraction:
+    number = _rational("beta", value)
+    if number < 0:
+        raise ValueError(
+            _text("beta", "a finite number >= 0", f"beta={value!r}", "The paper uses 1.")
+        )
+    return number
+
+
+def _integer(name: str, value: SupportsIndex, expected: str, remedy: str) -> int:
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(_text(name, expected, f"{name}={value!r}", remedy))
+
+
+def _rational(name: str, value: Any) -> Fraction:
+    bound = ">= 0" if name == "beta" else "> 0"
+    if isinstance(value, (bool, str, bytes, complex)) or not hasattr(value, "__float__"):
+        raise TypeError(
+            _text(name, f"a finite number {bound}", f"{name}={value!r}", "Pass an int or a float.")
+        )
+    try:
+        # The shortest decimal of a float is what its author wrote: 0.1 means one tenth, so ties fall as written.
+        return value if isinstance(value, Fraction) else Fraction(str(value))
+    except ValueError:  # nan and inf are the only floats that are no decimal
+        remedy = "NaN and infinity have no kernel size."
+        raise ValueError(
+            _text(name, f"a finite number {bound}", f"{name}={value!r}", remedy)
+        ) from None
+
+
+# --- options -----------------------------------------------------------------------------------------------------
+
+
+def check_padding(padding: str) -> None:
+    if padding not in PADDINGS:
+        raise ValueError(
+            _text("padding", _names(PADDINGS), f"padding={padding!r}", "The paper uses 'zeros'.")
+        )
+
+
+def check_gate(gate: str | Callable[..., Any]) -> None:
+    if callable(gate) or gate in GATES:
+        return
+    expected = _names(GATES) + " or a callable"
+    error = ValueError if isinstance(gate, str) else TypeError
+    raise error(_text("gate", expected, f"gate={gate!r}", "The paper uses 'sigmoid'."))
+
+
+def check_init(init: str, gate: str | Callable[..., Any], name: str = "init") -> None:
+    if init not in INITS:
+        raise ValueError(_text(name, _names(INITS), f"{name}={init!r}", "The default is 'uniform'."))
+    if init == "identity" and gate != "2sigmoid":
+        remedy = "Only 2*sigmoid is exactly 1 at zero; with another gate a zero kernel would change the output."
+        raise ValueError(
+            _text("gate", f"'2sigmoid' when {name}='identity'", f"gate={gate!r}", remedy)
+        )
+
+
+# --- shapes ------------------------------------------------------------------------------------------------------
+
+
+def check_floating(name: str, is_floating: bool, value: object) -> None:
+    if not is_floating:
+        remedy = "Convert it first, for example to float32."
+        raise TypeError(_text(name, "a real floating-point tensor", _kind(value), remedy))
+
+
+def _kind(value: object) -> str:
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return type(value).__name__
+    return f"dtype {getattr(dtype, 'name', str(dtype).removeprefix('torch.'))}"
+
+
+def check_channel_axis(channel_axis: SupportsIndex, shape: Sequence[Any]) -> int:
+    """Check rank and channel axis; return the axis counted from the front."""
+    rank = len(shape)
+    if rank < 3:
+        remedy = "Add the missing axes: ECA averages over the spatial axes of (N, C, *S) or (N, *S, C)."
+        raise ValueError(
+            _text("x", "of rank 3 or more", f"rank {rank}, shape {tuple(shape)}", remedy)
+        )
+    remedy = "Use 1 for channels first, -1 for channels last."
+    axis = check_axis_type(channel_axis)
+    if not -rank <= axis < rank:
+        raise ValueError(
+            _text(
+                "channel_axis",
+                f"in [-{rank}, {rank}) for rank {rank}",
+                f"channel_axis={axis}",
+                remedy,
+            )
+        )
+    if axis % rank == 0:
+        raise ValueError(
+            _text(
+                "channel_axis",
+                "another axis than the batch axis 0",
+                f"channel_axis={axis} for rank {rank}",
+                remedy,
+            )
+        )
+    return axis % rank
+
+
+def check_axis_type(channel_axis: SupportsIndex) -> int:
+    remedy = "Use 1 for channels first, -1 for channels last."
+    return _integer("channel_axis", channel_axis, "an integer", remedy)
+
+
+def spatial_axes(axis: int, shape: Sequence[Any]) -> tuple[int, ...]:
+    """Return the axes to average over; an extent of 0 has no mean and raises. An unknown extent (None) passes."""
+    axes = tuple(i for i in range(1, len(shape)) if i != axis)
+    for i in axes:
+        if shape[i] is not None and shape[i] == 0:
+            remedy = "The mean over no position is undefined; drop such samples."
+            raise ValueError(
+                _text("x", "non-empty in every spatial axis", f"shape {tuple(shape)}", remedy)
+            )
+    return axes
+
+
+def check_channels(channels: int, axis: int, shape: Sequence[Any]) -> None:
+    if shape[axis] != channels:
+        remedy = "Build the layer for that many channels, or set channel_axis (data_format in Keras)."
+        received = f"{shape[axis]} channels at axis {axis} of shape {tuple(shape)}"
+        raise ValueError(_text("x", f"of {channels} channels", received, remedy))
+
+
+def check_known_channels(channels: int | None, shape: Sequence[Any]) -> int:
+    """A layer that infers its channels needs them to be static."""
+    if channels is None:
+        remedy = "Give the channel axis of the Input a size."
+        raise ValueError(
+            _text("the number of channels", "known when the layer is built", tuple(shape), remedy)
+        )
+    return channels
+
+
+def check_kernel(kernels: int | None, size: int | None, channels: Any, shape: Sequence[Any]) -> int:
+    """Check a weight that was read as `kernels` kernels of `size` taps (None: of no known layout); return the size."""
+    expected = "one kernel of k taps or one per channel, in the layout of its framework"
+    if kernels is None or size is None:
+        remedy = "See the weight table in docs/weights.md."
+        raise ValueError(_text("weight", expected, f"shape {tuple(shape)}", remedy))
+    if kernels != 1 and kernels != channels:
+        remedy = "An ECA-NS weight has one kernel for each channel of x."
+        received = f"{kernels} kernels (shape {tuple(shape)}) for {channels} channels"
+        raise ValueError(_text("weight", expected, received, remedy))
+    return check_odd("kernel_size", size)
+
+
+def check_circular(padding: str, kernel_size: int, channels: Any) -> None:
+    if padding == "circular" and kernel_size // 2 > channels:
+        remedy = (
+            "The window would wrap around more than once; use padding='zeros' or a smaller kernel."
+        )
+        expected = "at most 2*channels + 1 with padding='circular'"
+        received = f"kernel_size={kernel_size} for {channels} channels"
+        raise ValueError(_text("kernel_size", expected, received, remedy))
+
+
+def check_mask(is_bool: bool, mask: Any, axis: int, x_shape: Sequence[Any]) -> None:
+    """Check a mask against x's shape without its channel axis; an unknown extent (None) on either side fits."""
+    if not is_bool:
+        remedy = "True marks the positions to average over; compare first, for example positions < lengths."
+        raise TypeError(_text("mask", "a boolean tensor", _kind(mask), remedy))
+    shape = (*x_shape[:axis], *x_shape[axis + 1 :])
+    mask_shape = tuple(mask.shape)
+    pairs = zip(reversed(mask_shape), reversed(shape), strict=False)
+    fits = all(m is None or s is None or m == 1 or m == s for m, s in pairs)
+    if len(mask_shape) > len(shape) or not fits:
+        remedy = "A mask has x's shape without the channel axis: (N, *S)."
+        raise ValueError(
+            _text("mask", f"broadcastable to {shape}", f"shape {mask_shape}", remedy)
+        )
+
+
+# --- frameworks --------------------------------------------------------------------------------------------------
+
+
+def missing_framework(package: str, extra: str) -> str:
+    return f'{package} needs {extra}, which is not installed. Run: pip install "eca-multi[{extra}]"'

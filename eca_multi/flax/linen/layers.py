@@ -1,0 +1,107 @@
+"""The ECA layer for Flax linen."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.nn.initializers import Initializer
+from jax.typing import ArrayLike, DTypeLike
+
+from eca_multi._canonical import native_shape
+from eca_multi._errors import (
+    check_axis_type,
+    check_channel_axis,
+    check_gate,
+    check_init,
+    check_odd,
+    check_padding,
+)
+from eca_multi._kernel import eca_kernel_size
+from eca_multi.jax.functional import Gate, as_floating, eca
+
+
+class ECA(nn.Module):
+    """Efficient Channel Attention: y = x * gate(convolution over the channels of the spatial mean of x).
+
+    The number of channels C is read from x.
+
+    Args:
+        kernel_size: Odd size k of the kernel. None takes `eca_kernel_size(C, gamma=gamma, beta=beta)`.
+        gamma, beta: The constants of that rule; unused where `kernel_size` is given.
+        padding: "zeros" or "circular", over the channels.
+        gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid), or a function of the logits (N, C).
+        shared: True for one kernel for all channels, False for one per channel (ECA-NS).
+        kernel_init: `init` of the other frameworks (a linen module has a method of that name): "uniform" is
+            U(-1/sqrt(k), 1/sqrt(k)); "identity" is zeros and needs gate="2sigmoid", so that the layer returns x
+            until it is trained.
+        channel_axis: Axis of the channels, not 0: -1 for (N, *S, C), 1 for (N, C, *S).
+        dtype: Convert x to it first; None keeps x's.
+        param_dtype: Of the parameter.
+
+    Shape:
+        x: (N, *S, C) of rank >= 3 in any floating-point dtype. mask: boolean, broadcastable to (N, *S).
+        Output: as x, in x's dtype (or `dtype`). Parameters: `kernel` of shape (k, 1, 1), or (k, 1, C) where shared
+        is False.
+
+    Raises:
+        TypeError, ValueError: As listed in docs/errors.md.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from eca_multi.flax.linen import ECA
+        >>> x = jnp.ones((2, 14, 14, 64))
+        >>> y, variables = ECA().init_with_output(jax.random.key(0), x)
+        >>> y.shape, variables["params"]["kernel"].shape
+        ((2, 14, 14, 64), (3, 1, 1))
+
+    Source: Wang et al., ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks, CVPR 2020.
+    """
+
+    kernel_size: int | None = None
+    gamma: float = 2
+    beta: float = 1
+    padding: str = "zeros"
+    gate: Gate = "sigmoid"
+    shared: bool = True
+    kernel_init: str = "uniform"
+    channel_axis: int = -1
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        if self.kernel_size is not None:
+            check_odd("kernel_size", self.kernel_size)
+        eca_kernel_size(1, gamma=self.gamma, beta=self.beta)
+        check_padding(self.padding)
+        check_gate(self.gate)
+        check_init(self.kernel_init, self.gate, "kernel_init")
+        check_axis_type(self.channel_axis)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+        x = as_floating("x", x, self.dtype)
+        axis = check_channel_axis(self.channel_axis, x.shape)
+        channels = x.shape[axis]
+        k = self.kernel_size
+        if k is None:
+            k = eca_kernel_size(channels, gamma=self.gamma, beta=self.beta)
+        bound = 0.0 if self.kernel_init == "identity" else k**-0.5
+        shape = native_shape("linen", 1 if self.shared else channels, k)
+        kernel = self.param("kernel", _uniform(bound), shape, self.param_dtype)
+        return eca(
+            x,
+            kernel,
+            padding=self.padding,
+            gate=self.gate,
+            channel_axis=axis,
+            mask=mask,
+        )
+
+
+def _uniform(bound: float) -> Initializer:
+    """U(-bound, bound); jax.nn.initializers.uniform has no negative side."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init

@@ -1,0 +1,17 @@
+"""Efficient Channel Attention for Flax nnx. Needs flax (which brings jax) and no other framework."""
+
+from eca_multi._errors import missing_framework
+
+try:
+    import flax as _flax  # noqa: F401  (only to see whether it is there)
+except ModuleNotFoundError as error:
+    if error.name != "flax":  # flax is there and something it needs is not: say that instead
+        raise
+    raise ImportError(missing_framework("eca_multi.flax.nnx", "flax")) from error
+
+from .layers import ECA as ECA
+from .layers import ECAParam as ECAParam
+from .weights import from_canonical as from_canonical
+from .weights import to_canonical as to_canonical
+
+__all__ = ["ECA", "ECAParam", "from_canonical", "to_canonical"]

@@ -1,0 +1,109 @@
+"""The ECA layer for Flax nnx."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import ArrayLike, DTypeLike
+
+from eca_multi._canonical import native_shape
+from eca_multi._errors import (
+    check_axis_type,
+    check_channel_axis,
+    check_channels,
+    check_gate,
+    check_init,
+    check_odd,
+    check_padding,
+    check_positive_int,
+)
+from eca_multi._kernel import eca_kernel_size
+from eca_multi.jax.functional import Gate, as_floating, eca
+
+
+class ECAParam(nnx.Param):
+    """The kernel of an `ECA`: a type of its own, so that `nnx.split(model, ECAParam, ...)` finds just these."""
+
+
+class ECA(nnx.Module):
+    """Efficient Channel Attention: y = x * gate(convolution over the channels of the spatial mean of x).
+
+    Args:
+        channels: Number of channels C of x.
+        kernel_size: Odd size k of the kernel. None takes `eca_kernel_size(channels, gamma=gamma, beta=beta)`.
+        gamma, beta: The constants of that rule; unused where `kernel_size` is given.
+        padding: "zeros" or "circular", over the channels.
+        gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid), or a function of the logits (N, C).
+        shared: True for one kernel for all channels, False for one per channel (ECA-NS).
+        init: "uniform" is U(-1/sqrt(k), 1/sqrt(k)); "identity" is zeros and needs gate="2sigmoid", so that the
+            layer returns x until it is trained.
+        channel_axis: Axis of the channels, not 0: -1 for (N, *S, C), 1 for (N, C, *S).
+        dtype: Convert x to it first; None keeps x's.
+        param_dtype: Of the parameter.
+        rngs: Its `params` stream draws the kernel.
+
+    Shape:
+        x: (N, *S, C) of rank >= 3 in any floating-point dtype. mask: boolean, broadcastable to (N, *S).
+        Output: as x, in x's dtype (or `dtype`). Parameters: `kernel`, an `ECAParam` of shape (k, 1, 1), or (k, 1, C)
+        where shared is False.
+
+    Raises:
+        TypeError, ValueError: As listed in docs/errors.md.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from eca_multi.flax.nnx import ECA
+        >>> layer = ECA(64, rngs=nnx.Rngs(0))
+        >>> layer(jnp.ones((2, 14, 14, 64))).shape
+        (2, 14, 14, 64)
+
+    Source: Wang et al., ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks, CVPR 2020.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int | None = None,
+        *,
+        gamma: float = 2,
+        beta: float = 1,
+        padding: str = "zeros",
+        gate: Gate = "sigmoid",
+        shared: bool = True,
+        init: str = "uniform",
+        channel_axis: int = -1,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.channels = check_positive_int("channels", channels)
+        if kernel_size is None:
+            kernel_size = eca_kernel_size(self.channels, gamma=gamma, beta=beta)
+        k = check_odd("kernel_size", kernel_size)
+        check_padding(padding)
+        check_gate(gate)
+        check_init(init, gate)
+        self.padding = padding
+        self.gate = gate
+        self.channel_axis = check_axis_type(channel_axis)
+        self.dtype = dtype
+        bound = 0.0 if init == "identity" else k**-0.5
+        shape = native_shape("nnx", 1 if shared else self.channels, k)
+        self.kernel = ECAParam(jax.random.uniform(rngs.params(), shape, param_dtype, -bound, bound))
+
+    @property
+    def kernel_size(self) -> int:
+        return self.kernel.shape[0]
+
+    def __call__(self, x: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+        x = as_floating("x", x, self.dtype)
+        axis = check_channel_axis(self.channel_axis, x.shape)
+        check_channels(self.channels, axis, x.shape)
+        return eca(
+            x,
+            self.kernel[...],
+            padding=self.padding,
+            gate=self.gate,
+            channel_axis=axis,
+            mask=mask,
+        )

@@ -1,0 +1,17 @@
+"""Efficient Channel Attention for JAX, as a function. Needs jax and neither Flax nor another framework.
+
+Write `from eca_multi.jax import eca`; `from eca_multi import jax` would hide the real jax.
+"""
+
+from eca_multi._errors import missing_framework
+
+try:
+    import jax as _jax  # noqa: F401  (only to see whether it is there)
+except ModuleNotFoundError as error:
+    if error.name != "jax":  # jax is there and something it needs is not: say that instead
+        raise
+    raise ImportError(missing_framework("eca_multi.jax", "jax")) from error
+
+from .functional import eca as eca
+
+__all__ = ["eca"]

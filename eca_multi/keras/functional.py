@@ -1,0 +1,123 @@
+"""The ECA function for Keras 3: the tensor lines of the layer, in keras.ops."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from eca_multi._canonical import native_kernel
+from eca_multi._errors import (
+    check_channel_axis,
+    check_circular,
+    check_floating,
+    check_gate,
+    check_kernel,
+    check_mask,
+    check_padding,
+    spatial_axes,
+)
+
+# A tensor of whichever backend Keras runs on; Keras itself has no type for it.
+Tensor = Any
+Gate = str | Callable[[Tensor], Tensor]
+
+GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": ops.sigmoid,
+    "hard_sigmoid": ops.hard_sigmoid,
+    "2sigmoid": lambda logits: 2 * ops.sigmoid(logits),
+}
+
+
+def eca(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    padding: str = "zeros",
+    gate: Gate = "sigmoid",
+    channel_axis: int = -1,
+    mask: Tensor | None = None,
+    return_gate: bool = False,
+) -> Any:
+    """Gate each channel of `x` by a 1-D convolution over the channels' means.
+
+    Args:
+        x: Feature map (N, *S, C) or with the channels elsewhere; rank >= 3, a floating-point dtype.
+        weight: Kernel of odd size k, shape (k, 1, 1) or (k,); for ECA-NS one per channel, shape (k, 1, C).
+        padding: "zeros" or "circular", over the channels.
+        gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid, exactly 1 at 0), or a function of the logits.
+        channel_axis: Axis of the channels, not 0.
+        mask: Boolean, broadcastable to x's shape without its channel axis; True where a position counts for the
+            mean. A sample without any valid position has mean 0.
+        return_gate: Return also the gate.
+
+    Returns:
+        y of x's shape and dtype; with `return_gate`, (y, gate) with the gate of shape (N, C) in float32, or float64
+        where x or weight is. Means, gate and product are computed in that dtype.
+
+    Raises:
+        TypeError, ValueError: As listed in docs/errors.md.
+
+    Example:
+        >>> from keras import ops
+        >>> from eca_multi.keras import eca
+        >>> float(ops.mean(eca(ops.ones((2, 5, 7, 8)), ops.zeros((3, 1, 1)))))
+        0.5
+
+    Source: Wang et al., ECA-Net, CVPR 2020.
+    """
+    check_padding(padding)
+    check_gate(gate)
+    check_floating("x", is_floating(x), x)
+    check_floating("weight", is_floating(weight), weight)
+    x, weight = ops.convert_to_tensor(x), ops.convert_to_tensor(weight)
+    axis = check_channel_axis(channel_axis, x.shape)
+    axes = spatial_axes(axis, x.shape)
+    channels = x.shape[axis]
+    kernels, taps = native_kernel("keras", weight.shape)
+    k = check_kernel(kernels, taps, channels, weight.shape)
+    check_circular(padding, k, channels)
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    acc = keras.backend.result_type(dtype, keras.backend.standardize_dtype(weight.dtype), "float32")
+    half = k // 2
+
+    # TensorFlow sums float16 in float16 and JAX the gradient of a bfloat16 product in bfloat16: widen x once.
+    wide = ops.cast(x, acc)
+    if mask is None:
+        pooled = ops.mean(wide, axes)
+    else:
+        check_mask(is_bool(mask), mask, axis, x.shape)
+        mask = ops.convert_to_tensor(mask)
+        mask = ops.reshape(mask, (1,) * (x.ndim - 1 - mask.ndim) + tuple(ops.shape(mask)))
+        first = ops.ones_like(ops.take(x, [0], axis), dtype="bool")  # x's shape with one channel, None or not
+        valid = ops.logical_and(ops.expand_dims(mask, axis), first)
+        count = ops.maximum(ops.sum(ops.cast(valid, acc), axes), 1)
+        pooled = ops.sum(ops.where(valid, wide, ops.zeros((), acc)), axes) / count
+
+    # Shifted copies instead of ops.conv: on the JAX backend its kernel gradient is wrong for sharded channels.
+    if padding == "zeros":
+        padded = ops.pad(pooled, ((0, 0), (half, half)))
+    else:
+        padded = ops.concatenate([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
+    w = ops.reshape(ops.cast(weight, acc), (k, -1))
+    logits = w[0] * padded[:, :channels]
+    for j in range(1, k):
+        logits = logits + w[j] * padded[:, j : j + channels]
+
+    g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
+    y = ops.cast(wide * ops.expand_dims(g, axes), dtype)
+    return (y, g) if return_gate else y
+
+
+def is_floating(x: Tensor) -> bool:
+    return _dtype_name(x) in ("float16", "bfloat16", "float32", "float64")
+
+
+def is_bool(x: Tensor) -> bool:
+    return _dtype_name(x) == "bool"
+
+
+def _dtype_name(x: Tensor) -> str:
+    """The name of any backend's or NumPy's dtype; keras.backend.standardize_dtype rejects strings, we report them."""
+    dtype = getattr(x, "dtype", None)
+    return str(getattr(dtype, "name", dtype)).removeprefix("torch.")

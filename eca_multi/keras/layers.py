@@ -1,0 +1,194 @@
+"""The ECA layer for Keras 3."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from eca_multi._canonical import native_shape
+from eca_multi._errors import (
+    check_channel_axis,
+    check_channels,
+    check_floating,
+    check_gate,
+    check_init,
+    check_known_channels,
+    check_mask,
+    check_odd,
+    check_padding,
+    spatial_axes,
+)
+from eca_multi._kernel import eca_kernel_size
+
+from .functional import Gate, Tensor, eca, is_bool, is_floating
+
+
+@keras.saving.register_keras_serializable(package="eca_multi")
+class ECA(keras.layers.Layer):
+    """Efficient Channel Attention: y = x * gate(convolution over the channels of the spatial mean of x).
+
+    The number of channels C is read from x.
+
+    Args:
+        kernel_size: Odd size k of the kernel. None takes `eca_kernel_size(C, gamma=gamma, beta=beta)`.
+        gamma, beta: The constants of that rule; unused where `kernel_size` is given.
+        padding: "zeros" or "circular", over the channels.
+        gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid), or a function of the logits (N, C).
+        shared: True for one kernel for all channels, False for one per channel (ECA-NS).
+        init: "uniform" is U(-1/sqrt(k), 1/sqrt(k)); "identity" is zeros and needs gate="2sigmoid", so that the
+            layer returns x until it is trained.
+        data_format: "channels_last" for (N, *S, C), "channels_first" for (N, C, *S); None takes
+            `keras.config.image_data_format()`.
+        kernel_initializer: Instead of `init`.
+        kernel_regularizer, kernel_constraint: For the kernel.
+        **kwargs: `name`, `dtype`, `trainable`, ... of every Keras layer.
+
+    Call arguments:
+        inputs: Tensor (N, *S, C) of rank >= 3 in any floating-point dtype.
+        mask: Boolean, broadcastable to (N, *S): True where a position counts for the mean. Keras passes its own mask
+            (N, T) here, which holds for all axes behind T, and passes it on.
+
+    Output shape:
+        As the input, in the layer's compute dtype. Weights: `kernel` of shape (k, 1, 1), or (k, 1, C) where shared
+        is False; it stays in the variable dtype under mixed precision.
+
+    Raises:
+        TypeError, ValueError: As listed in docs/errors.md.
+
+    Example:
+        >>> import numpy as np
+        >>> from eca_multi.keras import ECA
+        >>> tuple(ECA()(np.ones((2, 14, 14, 64), "float32")).shape)
+        (2, 14, 14, 64)
+
+    Source: Wang et al., ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks, CVPR 2020.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | None = None,
+        *,
+        gamma: float = 2,
+        beta: float = 1,
+        padding: str = "zeros",
+        gate: Gate = "sigmoid",
+        shared: bool = True,
+        init: str = "uniform",
+        data_format: str | None = None,
+        kernel_initializer: Any = None,
+        kernel_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if kernel_size is not None:
+            kernel_size = check_odd("kernel_size", kernel_size)
+        eca_kernel_size(1, gamma=gamma, beta=beta)  # a bad constant is said here, not in build
+        check_padding(padding)
+        check_gate(gate)
+        check_init(init, gate)
+        if init == "identity" and kernel_initializer is not None:
+            raise ValueError(
+                "kernel_initializer must be None when init='identity'. "
+                f"Received: kernel_initializer={kernel_initializer!r}. Leave one of the two out."
+            )
+        self.kernel_size = kernel_size
+        self.gamma = gamma
+        self.beta = beta
+        self.padding = padding
+        self.gate = gate
+        self.shared = shared
+        self.init = init
+        self.data_format = keras.config.image_data_format() if data_format is None else data_format
+        if self.data_format not in ("channels_first", "channels_last"):
+            raise ValueError(
+                "data_format must be 'channels_first' or 'channels_last'. "
+                f"Received: data_format={data_format!r}. None takes Keras's own setting."
+            )
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.supports_masking = True
+
+    @property
+    def channel_axis(self) -> int:
+        return 1 if self.data_format == "channels_first" else -1
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        axis = check_channel_axis(self.channel_axis, input_shape)
+        channels = check_known_channels(input_shape[axis], input_shape)
+        k = self.kernel_size
+        if k is None:
+            k = eca_kernel_size(channels, gamma=self.gamma, beta=self.beta)
+        bound = 0.0 if self.init == "identity" else k**-0.5
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=native_shape("keras", 1 if self.shared else channels, k),
+            initializer=self.kernel_initializer or keras.initializers.RandomUniform(-bound, bound),
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+            autocast=False,  # eca widens to float32; a rounding to the compute dtype first would lose bits
+        )
+        self.input_spec = keras.InputSpec(min_ndim=3, axes={self.channel_axis: channels})
+        self.built = True
+
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        # Before Keras converts or checks anything itself, so that the errors read as in every framework.
+        if hasattr(inputs, "dtype"):
+            self._check(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is not None and len(mask.shape) == 2 < len(inputs.shape) - 1:
+            # Keras's own mask is (N, T): it holds for whatever lies behind T.
+            mask = ops.expand_dims(mask, tuple(range(2, len(inputs.shape) - 1)))
+        return eca(
+            inputs,
+            self.kernel,
+            padding=self.padding,
+            gate=self.gate,
+            channel_axis=self.channel_axis,
+            mask=mask,
+        )
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        check_channel_axis(self.channel_axis, input_shape)
+        return tuple(input_shape)
+
+    def compute_output_spec(self, inputs: Tensor, mask: Tensor | None = None) -> keras.KerasTensor:
+        axis = self._check(inputs)
+        spatial_axes(axis, inputs.shape)
+        if mask is not None and not len(mask.shape) == 2 < len(inputs.shape) - 1:
+            check_mask(is_bool(mask), mask, axis, inputs.shape)
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        gate = self.gate if isinstance(self.gate, str) else keras.saving.serialize_keras_object(self.gate)
+        return {
+            **super().get_config(),
+            "kernel_size": self.kernel_size,
+            "gamma": self.gamma,
+            "beta": self.beta,
+            "padding": self.padding,
+            "gate": gate,
+            "shared": self.shared,
+            "init": self.init,
+            "data_format": self.data_format,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ECA":
+        gate = config["gate"]
+        if not isinstance(gate, str):
+            config = {**config, "gate": keras.saving.deserialize_keras_object(gate)}
+        return super().from_config(config)
+
+    def _check(self, x: Tensor) -> int:
+        check_floating("x", is_floating(x), x)
+        axis = check_channel_axis(self.channel_axis, x.shape)
+        if self.built:
+            check_channels(self.input_spec.axes[self.channel_axis], axis, x.shape)
+        return axis

@@ -1,0 +1,76 @@
+"""Canonical weights in and out of Keras 3."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
+
+from .layers import ECA
+
+
+def to_canonical(layer_or_params: ECA | Mapping[str, Any]) -> Weights:
+    """Return the weights of an ECA layer as a canonical dict of NumPy arrays; a copy.
+
+    Args:
+        layer_or_params: A built `ECA`, or {"kernel": tensor}.
+
+    Returns:
+        {"weight": array} of shape (k,), or (C, k) for ECA-NS; bfloat16 widened to float32.
+
+    Raises:
+        TypeError: If it is neither. ValueError: If it is not built, or holds other tensors too.
+
+    Example:
+        >>> from eca_multi.keras import ECA, to_canonical
+        >>> layer = ECA()
+        >>> layer.build((None, 14, 14, 64))
+        >>> to_canonical(layer)["weight"].shape
+        (3,)
+    """
+    return pack("keras", ops.convert_to_numpy(_weight(layer_or_params)))
+
+
+def from_canonical(layer_or_params: ECA | Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> Any:
+    """Load canonical weights: into a built layer in place, or into a new {"kernel": tensor} of the old one's dtype.
+
+    Args:
+        layer_or_params: A built `ECA`, or {"kernel": tensor} (which is not changed).
+        weights: As `to_canonical` of any framework returns.
+
+    Returns:
+        The layer, or the new dict.
+
+    Raises:
+        TypeError, ValueError: If a tensor is missing, unexpected, mis-shaped or not finite; nothing is changed.
+
+    Example:
+        >>> import numpy as np
+        >>> from eca_multi.keras import ECA, from_canonical
+        >>> layer = ECA()
+        >>> layer.build((None, 14, 14, 64))
+        >>> layer = from_canonical(layer, {"weight": np.array([0.1, 0.2, 0.3])})
+    """
+    old = _weight(layer_or_params)
+    dtype = keras.backend.standardize_dtype(old.dtype)
+    new = ops.convert_to_tensor(unpack("keras", weights, tuple(old.shape), dtype), dtype)
+    if isinstance(layer_or_params, ECA):
+        old.assign(new)
+        return layer_or_params
+    return {NATIVE_NAMES["keras"]: new}
+
+
+def _weight(layer_or_params: ECA | Mapping[str, Any]) -> Any:
+    if isinstance(layer_or_params, Mapping):
+        return pick("keras", layer_or_params)
+    if not isinstance(layer_or_params, ECA):
+        raise TypeError(
+            f"layer_or_params must be an eca_multi.keras.ECA or its weights by name. "
+            f"Received: {type(layer_or_params).__name__}. Pass the ECA layer itself."
+        )
+    if not layer_or_params.built:
+        raise without_weight("an ECA that is not built", "Call it once, or call build(input_shape).")
+    return layer_or_params.kernel

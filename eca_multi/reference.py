@@ -1,0 +1,193 @@
+"""The oracle: Efficient Channel Attention in NumPy float64, with gradients written by hand.
+
+No framework and no automatic differentiation: what this module returns is what the implementations are judged by, and
+the module itself is checked against finite differences. The notation is that of docs/eca.md:
+
+    p = mean of x over S (over the valid positions)     g = gate(z)
+    z[n, c] = sum_j w[j] p[n, c + j - k//2]             y = x * g
+"""
+
+from dataclasses import dataclass
+from types import EllipsisType
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from eca_multi._errors import (
+    check_channel_axis,
+    check_circular,
+    check_gate,
+    check_kernel,
+    check_mask,
+    check_padding,
+    spatial_axes,
+)
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Outputs of `forward`: `pooled`, `logits` and `gate` have shape (N, C), `y` has x's."""
+
+    pooled: Array
+    logits: Array
+    gate: Array
+    y: Array
+
+
+@dataclass(frozen=True)
+class Backward:
+    """Outputs of `backward`: gradients of sum(cotangent * y); `d_*` are (N, C), `dx` and `dw` as x and weight."""
+
+    d_gate: Array
+    d_logits: Array
+    d_pooled: Array
+    dx: Array
+    dw: Array
+
+
+def forward(
+    x: ArrayLike,
+    weight: ArrayLike,
+    *,
+    padding: str = "zeros",
+    gate: str = "sigmoid",
+    channel_axis: int = 1,
+    mask: ArrayLike | None = None,
+) -> Forward:
+    """Compute ECA in float64.
+
+    Args:
+        x: Feature map, rank >= 3, batch in axis 0; any real dtype, converted to float64.
+        weight: One kernel, shape (k,), or one per channel (ECA-NS), shape (C, k); k odd.
+        padding: "zeros" or "circular", over the channels.
+        gate: "sigmoid", "hard_sigmoid" (relu6(z + 3) / 6) or "2sigmoid" (2 * sigmoid).
+        channel_axis: Axis of the channels, not 0.
+        mask: Boolean, broadcastable to x's shape without its channel axis: True where a position counts. A sample
+            without any valid position gets p = 0.
+
+    Raises:
+        TypeError, ValueError: As every ECA in this package; see docs/errors.md.
+
+    Example:
+        >>> import numpy as np
+        >>> from eca_multi.reference import forward
+        >>> out = forward(np.ones((1, 4, 2, 2)), [1.0, 0.0, -1.0])
+        >>> out.logits
+        array([[-1.,  0.,  0.,  1.]])
+
+    Source: Wang et al., ECA-Net, CVPR 2020.
+    """
+    check_gate(gate)
+    x, w, axis = _check(x, weight, padding, channel_axis)
+    axes = spatial_axes(axis, x.shape)
+    valid, count = _valid(x, axis, mask)
+    pooled = np.where(valid, x, 0.0).sum(axes) / np.maximum(count, 1)
+    logits = sum(
+        (w[:, j] * _shift(pooled, j - w.shape[1] // 2, padding) for j in range(w.shape[1])),
+        start=np.zeros_like(pooled),
+    )
+    g = gate_value(logits, gate)
+    return Forward(pooled, logits, g, x * _expand(g, axis, x.ndim))
+
+
+def backward(
+    x: ArrayLike,
+    weight: ArrayLike,
+    cotangent: ArrayLike,
+    *,
+    padding: str = "zeros",
+    gate: str = "sigmoid",
+    channel_axis: int = 1,
+    mask: ArrayLike | None = None,
+) -> Backward:
+    """Compute the gradients of sum(cotangent * y) with respect to x and weight, and at every stage between.
+
+    Args:
+        x, weight, padding, gate, channel_axis, mask: As in `forward`.
+        cotangent: Gradient of the loss with respect to y, of x's shape.
+
+    Example:
+        >>> import numpy as np
+        >>> from eca_multi.reference import backward
+        >>> grads = backward(np.ones((1, 4, 2, 2)), [0.0, 0.0, 0.0], np.ones((1, 4, 2, 2)))
+        >>> grads.dw
+        array([3., 4., 3.])
+    """
+    out = forward(x, weight, padding=padding, gate=gate, channel_axis=channel_axis, mask=mask)
+    x, w, axis = _check(x, weight, padding, channel_axis)
+    G = np.asarray(cotangent, np.float64)
+    axes, half = spatial_axes(axis, x.shape), w.shape[1] // 2
+    valid, count = _valid(x, axis, mask)
+
+    d_gate = (G * x).sum(axes)
+    d_logits = d_gate * gate_slope(out.logits, gate)
+    taps = range(w.shape[1])
+    d_pooled = sum(
+        (_shift(w[:, j] * d_logits, half - j, padding) for j in taps), start=np.zeros_like(d_gate)
+    )
+    per_channel = np.stack([d_logits * _shift(out.pooled, j - half, padding) for j in taps], -1)
+    dw = per_channel.sum((0, 1)) if np.ndim(weight) == 1 else per_channel.sum(0)
+    dx = G * _expand(out.gate, axis, x.ndim)
+    dx = dx + valid * _expand(d_pooled / np.maximum(count, 1), axis, x.ndim)
+    return Backward(d_gate, d_logits, d_pooled, dx, dw)
+
+
+def gate_value(z: Array, gate: str) -> Array:
+    """Return the named gate at z, without overflow at either end."""
+    if gate == "hard_sigmoid":
+        return np.clip(z + 3.0, 0.0, 6.0) / 6.0
+    small = np.exp(-np.abs(z))
+    sigmoid = np.where(z >= 0, 1.0, small) / (1.0 + small)
+    return 2.0 * sigmoid if gate == "2sigmoid" else sigmoid
+
+
+def gate_slope(z: Array, gate: str) -> Array:
+    """Return the derivative of the named gate at z."""
+    if gate == "hard_sigmoid":
+        return np.where(np.abs(z) < 3.0, 1.0 / 6.0, 0.0)
+    slope = gate_value(z, "sigmoid") * gate_value(-z, "sigmoid")
+    return 2.0 * slope if gate == "2sigmoid" else slope
+
+
+def _check(
+    x: ArrayLike, weight: ArrayLike, padding: str, channel_axis: int
+) -> tuple[Array, Array, int]:
+    """Return x and the weight (as a matrix, one row per kernel) in float64, and the axis from the front."""
+    check_padding(padding)
+    x, w = np.asarray(x, np.float64), np.atleast_2d(np.asarray(weight, np.float64))
+    axis = check_channel_axis(channel_axis, x.shape)
+    kernels, taps = w.shape if w.ndim == 2 else (None, None)
+    k = check_kernel(kernels, taps, x.shape[axis], np.shape(weight))
+    check_circular(padding, k, x.shape[axis])
+    return x, w, axis
+
+
+def _valid(x: Array, axis: int, mask: ArrayLike | None) -> tuple[NDArray[np.bool_], Array]:
+    """Return the positions that count, as x's shape with one channel, and how many there are, as (N, 1)."""
+    shape = x.shape[:axis] + x.shape[axis + 1 :]
+    valid = np.ones(shape, bool)
+    if mask is not None:
+        mask = np.asarray(mask)
+        check_mask(mask.dtype == bool, mask, axis, x.shape)
+        valid = np.broadcast_to(mask, shape)
+    count = valid.sum(tuple(range(1, len(shape))), dtype=np.float64)
+    return np.expand_dims(valid, axis), count[:, None]
+
+
+def _shift(a: Array, offset: int, padding: str) -> Array:
+    """Return b with b[n, c] = a[n, c + offset]; outside the channels it is zero, or wraps around."""
+    C = a.shape[1]
+    index = np.arange(C) + offset
+    if padding == "circular":
+        return a[:, index % C]
+    inside = (index >= 0) & (index < C)
+    return np.where(inside, a[:, np.clip(index, 0, C - 1)], 0.0)
+
+
+def _expand(a: Array, axis: int, rank: int) -> Array:
+    """Give (N, C) the rank of x, with the channels at `axis`."""
+    index: list[slice | EllipsisType | None] = [slice(None)] + [None] * (rank - 1)
+    index[axis] = slice(None)
+    return a[tuple(index)]

@@ -1,0 +1,125 @@
+"""The ECA function for PyTorch: the tensor lines of the layer."""
+
+import math
+from collections.abc import Callable
+from typing import Literal, overload
+
+import torch
+import torch.nn.functional as F
+
+from eca_multi._canonical import native_kernel
+from eca_multi._errors import (
+    check_channel_axis,
+    check_circular,
+    check_floating,
+    check_gate,
+    check_kernel,
+    check_mask,
+    check_padding,
+    spatial_axes,
+)
+
+Gate = str | Callable[[torch.Tensor], torch.Tensor]
+
+GATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "hard_sigmoid": F.hardsigmoid,
+    "2sigmoid": lambda logits: 2 * torch.sigmoid(logits),
+}
+
+
+@overload
+def eca(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    padding: str = ...,
+    gate: Gate = ...,
+    channel_axis: int = ...,
+    mask: torch.Tensor | None = ...,
+    return_gate: Literal[False] = ...,
+) -> torch.Tensor: ...
+@overload
+def eca(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    padding: str = ...,
+    gate: Gate = ...,
+    channel_axis: int = ...,
+    mask: torch.Tensor | None = ...,
+    return_gate: Literal[True],
+) -> tuple[torch.Tensor, torch.Tensor]: ...
+def eca(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    padding: str = "zeros",
+    gate: Gate = "sigmoid",
+    channel_axis: int = 1,
+    mask: torch.Tensor | None = None,
+    return_gate: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Gate each channel of `x` by a 1-D convolution over the channels' means.
+
+    Args:
+        x: Feature map (N, C, *S) or with the channels elsewhere; rank >= 3, a floating-point dtype.
+        weight: Kernel of odd size k, shape (1, 1, k) or (k,); for ECA-NS one per channel, shape (C, 1, k).
+        padding: "zeros" or "circular", over the channels.
+        gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid, exactly 1 at 0), or a function of the logits.
+        channel_axis: Axis of the channels, not 0.
+        mask: Boolean, broadcastable to x's shape without its channel axis; True where a position counts for the
+            mean. A sample without any valid position has mean 0.
+        return_gate: Return also the gate.
+
+    Returns:
+        y of x's shape and dtype; with `return_gate`, (y, gate) with the gate of shape (N, C) in float32, or float64
+        where x or weight is. Means, gate and product are computed in that dtype.
+
+    Raises:
+        TypeError, ValueError: As listed in docs/errors.md.
+
+    Example:
+        >>> import torch
+        >>> from eca_multi.torch import eca
+        >>> eca(torch.ones(2, 8, 5, 7), torch.zeros(1, 1, 3)).mean()
+        tensor(0.5000)
+
+    Source: Wang et al., ECA-Net, CVPR 2020.
+    """
+    check_padding(padding)
+    check_gate(gate)
+    check_floating("x", isinstance(x, torch.Tensor) and x.dtype.is_floating_point, x)
+    check_floating("weight", isinstance(weight, torch.Tensor) and weight.dtype.is_floating_point, weight)
+    axis = check_channel_axis(channel_axis, x.shape)
+    axes = spatial_axes(axis, x.shape)
+    channels = x.shape[axis]
+    kernels, taps = native_kernel("torch", weight.shape)
+    k = check_kernel(kernels, taps, channels, weight.shape)
+    check_circular(padding, k, channels)
+    acc = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
+    half = k // 2
+
+    if mask is None:
+        # A sum stays one all-reduce where x is a DTensor with uneven spatial shards; a mean gathers x.
+        pooled = x.sum(axes, dtype=acc) / math.prod([x.shape[i] for i in axes])
+    else:
+        is_bool = isinstance(mask, torch.Tensor) and mask.dtype == torch.bool
+        check_mask(is_bool, mask, axis, x.shape)
+        valid = mask.expand(*x.shape[:axis], *x.shape[axis + 1 :]).unsqueeze(axis)
+        count = valid.sum(axes, dtype=acc).clamp(min=1)
+        pooled = torch.where(valid, x, 0).sum(axes, dtype=acc) / count
+
+    # Shifted copies instead of conv1d: that is silently wrong for spatial shards and recompiles per channel count.
+    if padding == "zeros":
+        padded = F.pad(pooled, (half, half))
+    else:
+        padded = torch.cat([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
+    w = weight.to(acc).reshape(-1, k)
+    logits = w[:, 0] * padded[:, :channels]
+    for j in range(1, k):
+        logits = logits + w[:, j] * padded[:, j : j + channels]
+
+    g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
+    y = (x * g.reshape([-1 if i == 0 else channels if i == axis else 1 for i in range(x.ndim)])).to(x.dtype)
+    return (y, g) if return_gate else y

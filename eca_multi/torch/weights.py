@@ -1,0 +1,82 @@
+"""Canonical weights in and out of PyTorch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
+
+from .layers import ECA
+
+
+def to_canonical(layer_or_params: ECA | Mapping[str, torch.Tensor]) -> Weights:
+    """Return the weights of an ECA layer as a canonical dict of NumPy arrays; a copy.
+
+    Args:
+        layer_or_params: An `ECA`, or the state dict of one.
+
+    Returns:
+        {"weight": array} of shape (k,), or (C, k) for ECA-NS; bfloat16 widened to float32.
+
+    Raises:
+        TypeError: If it is neither. ValueError: If it holds no weight yet, or other tensors too.
+
+    Example:
+        >>> from eca_multi.torch import ECA, to_canonical
+        >>> to_canonical(ECA(64))["weight"].shape
+        (3,)
+    """
+    return pack("torch", _numpy(_weight(layer_or_params)))
+
+
+def from_canonical(
+    layer_or_params: ECA | Mapping[str, torch.Tensor], weights: Mapping[str, np.ndarray]
+) -> Any:
+    """Load canonical weights: into a layer in place, or into a new state dict with the old one's dtype and device.
+
+    Args:
+        layer_or_params: An `ECA`, or the state dict of one (which is not changed).
+        weights: As `to_canonical` of any framework returns.
+
+    Returns:
+        The layer, or the new state dict.
+
+    Raises:
+        TypeError, ValueError: If a tensor is missing, unexpected, mis-shaped or not finite; nothing is changed.
+
+    Example:
+        >>> import numpy as np
+        >>> from eca_multi.torch import ECA, from_canonical
+        >>> layer = from_canonical(ECA(64), {"weight": np.array([0.1, 0.2, 0.3])})
+    """
+    old = _weight(layer_or_params)
+    array = unpack("torch", weights, old.shape, str(old.dtype).removeprefix("torch."))
+    new = torch.tensor(array, dtype=old.dtype, device=old.device)
+    if isinstance(layer_or_params, Mapping):
+        return {NATIVE_NAMES["torch"]: new}
+    with torch.no_grad():
+        old.copy_(new)
+    return layer_or_params
+
+
+def _weight(layer_or_params: ECA | Mapping[str, torch.Tensor]) -> torch.Tensor:
+    if isinstance(layer_or_params, Mapping):
+        return pick("torch", layer_or_params)
+    if not isinstance(layer_or_params, ECA):
+        raise TypeError(
+            f"layer_or_params must be an eca_multi.torch.ECA or its state dict. "
+            f"Received: {type(layer_or_params).__name__}. Pass the ECA layer itself."
+        )
+    weight = layer_or_params.conv.weight
+    if torch.nn.parameter.is_lazy(weight):
+        raise without_weight("LazyECA", "Call it once on an input.")
+    if weight.is_meta:
+        raise without_weight("an ECA on the meta device", "Call to_empty(device=...) first.")
+    return weight
+
+
+def _numpy(weight: torch.Tensor) -> np.ndarray:
+    weight = weight.detach().cpu()
+    return (weight.float() if weight.dtype == torch.bfloat16 else weight).numpy()
