@@ -85,7 +85,7 @@ def forward(
     valid, count = _valid(x, axis, mask)
     pooled = np.where(valid, x, 0.0).sum(axes) / np.maximum(count, 1)
     logits = sum(
-        (w[:, j] * _shift(pooled, j - w.shape[1] // 2, padding) for j in range(w.shape[1])),
+        (w[:, j] * shift(pooled, j - w.shape[1] // 2, padding) for j in range(w.shape[1])),
         start=np.zeros_like(pooled),
     )
     g = gate_value(logits, gate)
@@ -125,9 +125,9 @@ def backward(
     d_logits = d_gate * gate_slope(out.logits, gate)
     taps = range(w.shape[1])
     d_pooled = sum(
-        (_shift(w[:, j] * d_logits, half - j, padding) for j in taps), start=np.zeros_like(d_gate)
+        (shift(w[:, j] * d_logits, half - j, padding) for j in taps), start=np.zeros_like(d_gate)
     )
-    per_channel = np.stack([d_logits * _shift(out.pooled, j - half, padding) for j in taps], -1)
+    per_channel = np.stack([d_logits * shift(out.pooled, j - half, padding) for j in taps], -1)
     dw = per_channel.sum((0, 1)) if np.ndim(weight) == 1 else per_channel.sum(0)
     dx = G * _expand(out.gate, axis, x.ndim)
     dx = dx + valid * _expand(d_pooled / np.maximum(count, 1), axis, x.ndim)
@@ -176,7 +176,7 @@ def _valid(x: Array, axis: int, mask: ArrayLike | None) -> tuple[NDArray[np.bool
     return np.expand_dims(valid, axis), count[:, None]
 
 
-def _shift(a: Array, offset: int, padding: str) -> Array:
+def shift(a: Array, offset: int, padding: str) -> Array:
     """Return b with b[n, c] = a[n, c + offset]; outside the channels it is zero, or wraps around."""
     C = a.shape[1]
     index = np.arange(C) + offset

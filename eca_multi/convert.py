@@ -1,0 +1,76 @@
+"""Canonical weights to and from `.safetensors` files. Nothing is ever unpickled."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from eca_multi._canonical import Weights, check_weights
+
+
+def save_file(
+    weights: Mapping[str, np.ndarray], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write canonical weights to a `.safetensors` file, whole or not at all.
+
+    The file is written beside its final name and renamed, so that a full disk or a crash leaves the old one.
+
+    Args:
+        weights: Canonical names to floating-point arrays, as `to_canonical` returns.
+        path: Where to write; an existing file is replaced.
+        metadata: Strings to keep in the file's header.
+
+    Raises:
+        TypeError, ValueError: If a tensor is not a finite floating-point array; nothing is written.
+        OSError: If the folder is missing or cannot be written to.
+
+    Example:
+        >>> import numpy as np
+        >>> from eca_multi.convert import load_file, save_file
+        >>> save_file({"weight": np.array([0.1, 0.2, 0.3])}, "eca.safetensors")
+        >>> load_file("eca.safetensors")["weight"].shape
+        (3,)
+    """
+    path = Path(path)
+    arrays = {name: np.ascontiguousarray(array) for name, array in check_weights(weights).items()}
+    data = save(arrays, metadata=dict(metadata) if metadata else None)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load_file(path: str | os.PathLike[str]) -> Weights:
+    """Read canonical weights from a `.safetensors` file.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no complete `.safetensors` file, or holds a tensor that is not finite.
+        TypeError: If it holds a tensor that is not floating-point.
+    """
+    data = Path(path).read_bytes()
+    try:
+        weights = load(data)
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(
+            f"path must name a complete .safetensors file. Received: {os.fspath(path)!r} ({error}). "
+            "Copy the file again, or write it with eca_multi.convert.save_file."
+        ) from error
+    return check_weights(weights)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

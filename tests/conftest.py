@@ -1,0 +1,36 @@
+"""Which frameworks the tests run on, and what must be set before any of them is imported.
+
+Keras has one backend per process: `KERAS_BACKEND=jax pytest -m keras` runs its tests on another one. `make test` runs all.
+"""
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Eight devices in one process, for the sharding tests; set before JAX counts them.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import pytest
+import torch  # noqa: F401  (before TensorFlow: the other order has crashed)
+from frameworks import FRAMEWORKS, Framework
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test that asks for `framework` all of them, with the framework in the test's id."""
+    if "framework" in metafunc.fixturenames:
+        wanted = metafunc.definition.get_closest_marker("only")
+        chosen = [f for f in FRAMEWORKS if wanted is None or f.kind in wanted.args]
+        params = [
+            pytest.param(f, id=f.name, marks=[pytest.mark.keras] if f.kind == "keras" else []) for f in chosen
+        ]
+        metafunc.parametrize("framework", params)
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest):
+    import numpy as np
+
+    return np.random.default_rng(list(request.node.originalname.encode()))
+
+
+__all__ = ["Framework"]
