@@ -12,7 +12,7 @@ bfloat16 has no NumPy dtype of its own: it is widened to float32, which is exact
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ _LARGEST = {
     "float64": float(np.finfo(np.float64).max),
 }
 
+T = TypeVar("T")
 Weights = dict[str, np.ndarray]
 
 
@@ -55,14 +56,12 @@ def pack(framework: str, native: np.ndarray) -> Weights:
     return {CANONICAL_NAME: np.array(kernels[0] if len(kernels) == 1 else kernels)}
 
 
-def unpack(
-    framework: str, weights: Mapping[str, np.ndarray], shape: Sequence[int], dtype: str
-) -> np.ndarray:
+def unpack(framework: str, weights: Mapping[str, np.ndarray], shape: Sequence[int], dtype: str) -> np.ndarray:
     """Check canonical weights against a framework's `shape` and `dtype`, and return them in that layout."""
     kernels, taps = native_kernel(framework, shape)
     expected = (taps,) if kernels == 1 else (kernels, taps)
     arrays = check_weights(weights, {CANONICAL_NAME: expected}, dtype)
-    matrix = arrays[CANONICAL_NAME].reshape(kernels, taps)
+    matrix = np.atleast_2d(arrays[CANONICAL_NAME])
     return np.moveaxis(matrix[:, :, None], (0, 1), _NATIVE_AXES[framework])
 
 
@@ -112,13 +111,12 @@ def _float_array(name: str, value: np.ndarray) -> np.ndarray:
         return array.astype(np.float32)
     if array.dtype.name not in _LARGEST:
         raise TypeError(
-            f"weights must be floating-point arrays. Received: {name!r} of dtype {array.dtype}. "
-            "Convert it to float32."
+            f"weights must be floating-point arrays. Received: {name!r} of dtype {array.dtype}. Convert it to float32."
         )
     return array
 
 
-def pick(framework: str, params: Mapping[str, Any]) -> Any:
+def pick(framework: str, params: Mapping[str, T]) -> T:
     """Return the weight out of a framework's own parameter mapping, which must hold that one and nothing else."""
     name = NATIVE_NAMES[framework]
     if set(params) != {name}:
@@ -131,6 +129,4 @@ def pick(framework: str, params: Mapping[str, Any]) -> Any:
 
 def without_weight(what: str, remedy: str) -> ValueError:
     """The error for a layer that has no weight to read or to load into."""
-    return ValueError(
-        f"layer_or_params must have its weight. Received: {what}, which has none yet. {remedy}"
-    )
+    return ValueError(f"layer_or_params must have its weight. Received: {what}, which has none yet. {remedy}")

@@ -6,7 +6,6 @@ a wrong value a ValueError. The functions take plain Python values (shapes, name
 
 import operator
 from collections.abc import Callable, Sequence
-from decimal import Decimal
 from fractions import Fraction
 from typing import Any, SupportsIndex
 
@@ -53,18 +52,14 @@ def check_min_size(value: SupportsIndex) -> int:
 def check_gamma(value: object) -> Fraction:
     number = _rational("gamma", value)
     if number <= 0:
-        raise ValueError(
-            _text("gamma", "a finite number > 0", f"gamma={value!r}", "The paper uses 2.")
-        )
+        raise ValueError(_text("gamma", "a finite number > 0", f"gamma={value!r}", "The paper uses 2."))
     return number
 
 
 def check_beta(value: object) -> Fraction:
     number = _rational("beta", value)
     if number < 0:
-        raise ValueError(
-            _text("beta", "a finite number >= 0", f"beta={value!r}", "The paper uses 1.")
-        )
+        raise ValueError(_text("beta", "a finite number >= 0", f"beta={value!r}", "The paper uses 1."))
     return number
 
 
@@ -80,17 +75,13 @@ def _integer(name: str, value: SupportsIndex, expected: str, remedy: str) -> int
 def _rational(name: str, value: Any) -> Fraction:
     bound = ">= 0" if name == "beta" else "> 0"
     if isinstance(value, (bool, str, bytes, complex)) or not hasattr(value, "__float__"):
-        raise TypeError(
-            _text(name, f"a finite number {bound}", f"{name}={value!r}", "Pass an int or a float.")
-        )
+        raise TypeError(_text(name, f"a finite number {bound}", f"{name}={value!r}", "Pass an int or a float."))
     try:
         # The shortest decimal of a float is what its author wrote: 0.1 means one tenth, so ties fall as written.
         return value if isinstance(value, Fraction) else Fraction(str(value))
     except ValueError:  # nan and inf are the only floats that are no decimal
         remedy = "NaN and infinity have no kernel size."
-        raise ValueError(
-            _text(name, f"a finite number {bound}", f"{name}={value!r}", remedy)
-        ) from None
+        raise ValueError(_text(name, f"a finite number {bound}", f"{name}={value!r}", remedy)) from None
 
 
 # --- options -----------------------------------------------------------------------------------------------------
@@ -98,9 +89,7 @@ def _rational(name: str, value: Any) -> Fraction:
 
 def check_padding(padding: str) -> None:
     if padding not in PADDINGS:
-        raise ValueError(
-            _text("padding", _names(PADDINGS), f"padding={padding!r}", "The paper uses 'zeros'.")
-        )
+        raise ValueError(_text("padding", _names(PADDINGS), f"padding={padding!r}", "The paper uses 'zeros'."))
 
 
 def check_gate(gate: str | Callable[..., Any]) -> None:
@@ -116,9 +105,7 @@ def check_init(init: str, gate: str | Callable[..., Any], name: str = "init") ->
         raise ValueError(_text(name, _names(INITS), f"{name}={init!r}", "The default is 'uniform'."))
     if init == "identity" and gate != "2sigmoid":
         remedy = "Only 2*sigmoid is exactly 1 at zero; with another gate a zero kernel would change the output."
-        raise ValueError(
-            _text("gate", f"'2sigmoid' when {name}='identity'", f"gate={gate!r}", remedy)
-        )
+        raise ValueError(_text("gate", f"'2sigmoid' when {name}='identity'", f"gate={gate!r}", remedy))
 
 
 # --- shapes ------------------------------------------------------------------------------------------------------
@@ -142,9 +129,7 @@ def check_channel_axis(channel_axis: SupportsIndex, shape: Sequence[Any]) -> int
     rank = len(shape)
     if rank < 3:
         remedy = "Add the missing axes: ECA averages over the spatial axes of (N, C, *S) or (N, *S, C)."
-        raise ValueError(
-            _text("x", "of rank 3 or more", f"rank {rank}, shape {tuple(shape)}", remedy)
-        )
+        raise ValueError(_text("x", "of rank 3 or more", f"rank {rank}, shape {tuple(shape)}", remedy))
     remedy = "Use 1 for channels first, -1 for channels last."
     axis = check_axis_type(channel_axis)
     if not -rank <= axis < rank:
@@ -179,9 +164,7 @@ def spatial_axes(axis: int, shape: Sequence[Any]) -> tuple[int, ...]:
     for i in axes:
         if shape[i] is not None and shape[i] == 0:
             remedy = "The mean over no position is undefined; drop such samples."
-            raise ValueError(
-                _text("x", "non-empty in every spatial axis", f"shape {tuple(shape)}", remedy)
-            )
+            raise ValueError(_text("x", "non-empty in every spatial axis", f"shape {tuple(shape)}", remedy))
     return axes
 
 
@@ -196,9 +179,7 @@ def check_known_channels(channels: int | None, shape: Sequence[Any]) -> int:
     """A layer that infers its channels needs them to be static."""
     if channels is None:
         remedy = "Give the channel axis of the Input a size."
-        raise ValueError(
-            _text("the number of channels", "known when the layer is built", tuple(shape), remedy)
-        )
+        raise ValueError(_text("the number of channels", "known when the layer is built", tuple(shape), remedy))
     return channels
 
 
@@ -217,9 +198,7 @@ def check_kernel(kernels: int | None, size: int | None, channels: Any, shape: Se
 
 def check_circular(padding: str, kernel_size: int, channels: Any) -> None:
     if padding == "circular" and kernel_size // 2 > channels:
-        remedy = (
-            "The window would wrap around more than once; use padding='zeros' or a smaller kernel."
-        )
+        remedy = "The window would wrap around more than once; use padding='zeros' or a smaller kernel."
         expected = "at most 2*channels + 1 with padding='circular'"
         received = f"kernel_size={kernel_size} for {channels} channels"
         raise ValueError(_text("kernel_size", expected, received, remedy))
@@ -236,9 +215,7 @@ def check_mask(is_bool: bool, mask: Any, axis: int, x_shape: Sequence[Any]) -> N
     fits = all(m is None or s is None or m == 1 or m == s for m, s in pairs)
     if len(mask_shape) > len(shape) or not fits:
         remedy = "A mask has x's shape without the channel axis: (N, *S)."
-        raise ValueError(
-            _text("mask", f"broadcastable to {shape}", f"shape {mask_shape}", remedy)
-        )
+        raise ValueError(_text("mask", f"broadcastable to {shape}", f"shape {mask_shape}", remedy))
 
 
 # --- frameworks --------------------------------------------------------------------------------------------------

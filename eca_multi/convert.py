@@ -1,7 +1,6 @@
 """Canonical weights to and from `.safetensors` files. Nothing is ever unpickled."""
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from eca_multi._canonical import Weights, check_weights
+from eca_multi._files import write_atomically
 
 
 def save_file(
@@ -35,20 +35,9 @@ def save_file(
         >>> load_file("eca.safetensors")["weight"].shape
         (3,)
     """
-    path = Path(path)
     arrays = {name: np.ascontiguousarray(array) for name, array in check_weights(weights).items()}
     data = save(arrays, metadata=dict(metadata) if metadata else None)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    write_atomically(path, data)
 
 
 def load_file(path: str | os.PathLike[str]) -> Weights:
@@ -68,9 +57,3 @@ def load_file(path: str | os.PathLike[str]) -> Weights:
             "Copy the file again, or write it with eca_multi.convert.save_file."
         ) from error
     return check_weights(weights)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -124,9 +124,7 @@ def backward(
     d_gate = (G * x).sum(axes)
     d_logits = d_gate * gate_slope(out.logits, gate)
     taps = range(w.shape[1])
-    d_pooled = sum(
-        (shift(w[:, j] * d_logits, half - j, padding) for j in taps), start=np.zeros_like(d_gate)
-    )
+    d_pooled = sum((shift(w[:, j] * d_logits, half - j, padding) for j in taps), start=np.zeros_like(d_gate))
     per_channel = np.stack([d_logits * shift(out.pooled, j - half, padding) for j in taps], -1)
     dw = per_channel.sum((0, 1)) if np.ndim(weight) == 1 else per_channel.sum(0)
     dx = G * _expand(out.gate, axis, x.ndim)
@@ -151,9 +149,7 @@ def gate_slope(z: Array, gate: str) -> Array:
     return 2.0 * slope if gate == "2sigmoid" else slope
 
 
-def _check(
-    x: ArrayLike, weight: ArrayLike, padding: str, channel_axis: int
-) -> tuple[Array, Array, int]:
+def _check(x: ArrayLike, weight: ArrayLike, padding: str, channel_axis: int) -> tuple[Array, Array, int]:
     """Return x and the weight (as a matrix, one row per kernel) in float64, and the axis from the front."""
     check_padding(padding)
     x, w = np.asarray(x, np.float64), np.atleast_2d(np.asarray(weight, np.float64))

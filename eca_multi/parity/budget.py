@@ -1,9 +1,10 @@
 """The error budget: how far a correct implementation of ECA may be from the float64 oracle, element by element.
 
-A fixed tolerance either rejects correct half-precision results or lets wrong ones pass, because how much rounding matters
-depends on the data (cancellation, saturation, length of the sums). This is a running error analysis instead: each stage
-adds its own rounding to what it was handed, with the unit roundoff `u` of the dtype, the float32 accumulator's `u_acc`,
-and sqrt(n) for a sum of n terms. There is no constant per layer, shape or framework; `C` covers second-order terms.
+A fixed tolerance either rejects correct half-precision results or lets wrong ones pass, because how much rounding
+matters depends on the data (cancellation, saturation, length of the sums). This is a running error analysis instead:
+each stage adds its own rounding to what it was handed, with the unit roundoff `u` of the dtype, the float32
+accumulator's `U_ACC`, and sqrt(n) for a sum of n terms. There is no constant per layer, shape or framework; `C` covers
+second-order terms.
 
 Derivation and measurements: docs/parity.md.
 """
@@ -33,9 +34,8 @@ def quantise(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def oracle(arrays: Mapping[str, np.ndarray], options: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """Return, for quantised inputs, the reference outputs and the budget: {"y": (ref, budget), "dx": ..., "dw": ...}."""
-    x, w, G, mask = (arrays.get(name) for name in ("x", "weight", "cotangent", "mask"))
-    assert x is not None and w is not None and G is not None
+    """Return, for quantised inputs, {"y": (reference, budget), "dx": ..., "dw": ...}."""
+    x, w, G, mask = arrays["x"], arrays["weight"], arrays["cotangent"], arrays.get("mask")
     padding, gate = options.get("padding", "zeros"), options.get("gate", "sigmoid")
     fwd = reference.forward(x, w, padding=padding, gate=gate, mask=mask)
     bwd = reference.backward(x, w, G, padding=padding, gate=gate, mask=mask)
@@ -45,7 +45,9 @@ def oracle(arrays: Mapping[str, np.ndarray], options: Mapping[str, Any], dtype: 
     u_conv = max(U_ACC, u if dtype == "float32" else 0.0)
     axes = tuple(range(2, x.ndim))
     size = np.prod(x.shape[2:])
-    valid = np.ones((len(x), 1, *x.shape[2:])) if mask is None else np.broadcast_to(mask, (len(x), *x.shape[2:]))[:, None]
+    valid = (
+        np.ones((len(x), 1, *x.shape[2:])) if mask is None else np.broadcast_to(mask, (len(x), *x.shape[2:]))[:, None]
+    )
     count = np.maximum(valid.sum(axes), 1)
 
     def up(a: np.ndarray) -> np.ndarray:
@@ -80,7 +82,8 @@ def oracle(arrays: Mapping[str, np.ndarray], options: Mapping[str, Any], dtype: 
 
     half = k // 2
     taps = [
-        e_dz * shifted_p + d_logits * reference.shift(e_p, j - half, padding)
+        e_dz * shifted_p
+        + d_logits * reference.shift(e_p, j - half, padding)
         + U_ACC * np.sqrt(d_logits.size) * d_logits * shifted_p
         for j in range(k)
         for shifted_p in [reference.shift(p, j - half, padding)]

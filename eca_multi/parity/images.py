@@ -16,8 +16,7 @@ def photograph_features() -> np.ndarray:
 
     images = np.stack(load_sample_images().images) / 255.0
     rows, columns = images.shape[1] // BLOCK, images.shape[2] // BLOCK
-    blocks = images[:, : rows * BLOCK, : columns * BLOCK].reshape(
-        len(images), rows, BLOCK, columns, BLOCK, 3
-    )
+    blocks = images[:, : rows * BLOCK, : columns * BLOCK].reshape(len(images), rows, BLOCK, columns, BLOCK, 3)
     coefficients = dctn(blocks, axes=(2, 4), norm="ortho")
-    return coefficients.transpose(0, 5, 2, 4, 1, 3).reshape(len(images), -1, rows, columns)
+    maps: np.ndarray = coefficients.transpose(0, 5, 2, 4, 1, 3).reshape(len(images), -1, rows, columns)
+    return maps

@@ -34,11 +34,11 @@ class Job:
 
     @property
     def channels(self) -> int:
-        return self.arrays["x"].shape[1]
+        return int(self.arrays["x"].shape[1])
 
     @property
     def kernel_size(self) -> int:
-        return self.arrays["weight"].shape[-1]
+        return int(self.arrays["weight"].shape[-1])
 
     @property
     def shared(self) -> bool:

@@ -144,11 +144,10 @@ def _is_known(extent: int | torch.SymInt) -> bool:
 
 
 class LazyChannelKernel(LazyModuleMixin, ChannelKernel):
-    cls_to_become = ChannelKernel  # type: ignore[assignment]  # torch declares it as None and documents a class
-    weight: UninitializedParameter
+    cls_to_become = ChannelKernel
 
-    def initialize_parameters(self, shape: tuple[int, ...]) -> None:  # type: ignore[override]  # torch: *args
-        if self.has_uninitialized_params():  # type: ignore[misc]  # torch types self as a private protocol
+    def initialize_parameters(self, shape: tuple[int, ...]) -> None:
+        if isinstance(self.weight, UninitializedParameter):
             self.weight.materialize(shape)
 
 
@@ -172,7 +171,7 @@ class LazyECA(LazyModuleMixin, ECA):
         )
     """
 
-    cls_to_become = ECA  # type: ignore[assignment]  # torch declares it as None and documents a class
+    cls_to_become = ECA
     conv: LazyChannelKernel
 
     def __init__(
@@ -195,12 +194,14 @@ class LazyECA(LazyModuleMixin, ECA):
         super().__init__(1, size, channel_axis=channel_axis, device="meta", **options)
         self.channels = 0
         self._rule = {"kernel_size": kernel_size, "gamma": gamma, "beta": beta}
-        self.conv = LazyChannelKernel(UninitializedParameter(device=device, dtype=dtype))
+        self.conv = LazyChannelKernel(UninitializedParameter(device=device, dtype=dtype))  # type: ignore[call-arg]  # untyped in torch
 
     def has_uninitialized_params(self) -> bool:
         return is_lazy(self.conv.weight)
 
-    def initialize_parameters(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> None:  # type: ignore[override]  # torch: *args
+    def initialize_parameters(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+        # Whatever forward would refuse is refused before the channels are fixed.
+        check_floating("x", isinstance(x, torch.Tensor) and x.dtype.is_floating_point, x)
         axis = check_channel_axis(self.channel_axis, x.shape)
         spatial_axes(axis, x.shape)
         self.channels = check_positive_int("channels", x.shape[axis])
@@ -210,7 +211,7 @@ class LazyECA(LazyModuleMixin, ECA):
         if k is None:
             k = eca_kernel_size(self.channels, **rule)
         shape = native_shape("torch", 1 if self.shared else self.channels, k)
-        self.conv._infer_parameters(self.conv, (shape,))  # type: ignore[misc]  # see LazyChannelKernel
+        self.conv._infer_parameters(self.conv, (shape,))
         if fresh:
             self.reset_parameters()
 

@@ -31,9 +31,7 @@ def to_canonical(layer_or_params: ECA | Mapping[str, torch.Tensor]) -> Weights:
     return pack("torch", _numpy(_weight(layer_or_params)))
 
 
-def from_canonical(
-    layer_or_params: ECA | Mapping[str, torch.Tensor], weights: Mapping[str, np.ndarray]
-) -> Any:
+def from_canonical(layer_or_params: ECA | Mapping[str, torch.Tensor], weights: Mapping[str, np.ndarray]) -> Any:
     """Load canonical weights: into a layer in place, or into a new state dict with the old one's dtype and device.
 
     Args:

@@ -1,5 +1,7 @@
 """The ECA layer for Flax linen."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -101,7 +103,7 @@ class ECA(nn.Module):
 def _uniform(bound: float) -> Initializer:
     """U(-bound, bound); jax.nn.initializers.uniform has no negative side."""
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+    def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound, out_sharding=out_sharding)
 
     return init

@@ -34,9 +34,7 @@ def to_canonical(layer_or_params: ECA | Mapping[str, Any]) -> Weights:
     return pack("nnx", np.asarray(_array(_weight(layer_or_params))))
 
 
-def from_canonical(
-    layer_or_params: ECA | Mapping[str, Any], weights: Mapping[str, np.ndarray]
-) -> Any:
+def from_canonical(layer_or_params: ECA | Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> Any:
     """Load canonical weights: into a layer in place, or into a new state with the old one's dtype.
 
     Args:

@@ -9,13 +9,13 @@ import numpy as np
 
 from eca_multi._canonical import native_shape, pack
 from eca_multi.jax import eca
-from eca_multi.parity.jobs import Job, Outputs, move_channels, restore_channels
+from eca_multi.parity.jobs import Job, Outputs, Tensor, move_channels, restore_channels
 
 from .base import Adapter, widen
 
 
 class JaxAdapter(Adapter):
-    distributions = ("jax", "jaxlib")
+    distributions: tuple[str, ...] = ("jax", "jaxlib")
 
     def run(self, job: Job) -> Outputs:
         apply, weight = self.build(job)
@@ -50,6 +50,6 @@ class JaxAdapter(Adapter):
         return tree
 
 
-def canonical(native_gradient: np.ndarray) -> Any:
+def canonical(native_gradient: np.ndarray) -> Tensor:
     result = widen(native_gradient)
-    return type(result)(pack("jax", result.values)["weight"], result.dtype)
+    return Tensor(pack("jax", result.values)["weight"], result.dtype)

@@ -31,10 +31,9 @@ class TorchAdapter(Adapter):
         calls = [self.build(job) for job in jobs]
         ys = forward(calls)
         cotangents = [self._native(job, "cotangent") for job in jobs]
-        dxs = [x for _, x, _ in calls]
-        dws = [layer.conv.weight for layer, _, _ in calls]
-        grads = torch.autograd.grad(ys, dxs + dws, cotangents)
-        dxs, dws = list(grads[: len(jobs)]), list(grads[len(jobs) :])
+        leaves = [x for _, x, _ in calls] + [layer.conv.weight for layer, _, _ in calls]
+        grads = torch.autograd.grad(ys, leaves, cotangents)
+        dxs, dws = grads[: len(jobs)], grads[len(jobs) :]
         return [self._outputs(*one) for one in zip(jobs, ys, dxs, dws, strict=True)]
 
     def build(self, job: Job) -> Call:
