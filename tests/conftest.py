@@ -15,14 +15,23 @@ import torch  # noqa: F401  (before TensorFlow: the other order has crashed)
 from frameworks import FRAMEWORKS, Framework
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give each test that asks for `framework` all of them, with the framework in the test's id."""
     if "framework" in metafunc.fixturenames:
         wanted = metafunc.definition.get_closest_marker("only")
         chosen = [f for f in FRAMEWORKS if wanted is None or f.kind in wanted.args]
-        params = [
-            pytest.param(f, id=f.name, marks=[pytest.mark.keras] if f.kind == "keras" else []) for f in chosen
-        ]
+        params = [pytest.param(f, id=f.name, marks=[pytest.mark.keras] if f.kind == "keras" else []) for f in chosen]
         metafunc.parametrize("framework", params)
 
 

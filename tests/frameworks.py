@@ -58,9 +58,7 @@ def _torch(package, channels, kernel_size, axis, options):
 
 
 def _keras(package, channels, kernel_size, axis, options):
-    layer = package.ECA(
-        kernel_size, data_format="channels_first" if axis == 1 else "channels_last", **options
-    )
+    layer = package.ECA(kernel_size, data_format="channels_first" if axis == 1 else "channels_last", **options)
     layer.build((None, channels, None) if axis == 1 else (None, None, channels))
     return Built(layer, lambda b, x, mask: b.layer(x, mask=mask), layer)
 

@@ -1,7 +1,7 @@
 """The cases of the ECA parity run: what each one is there to show, and its data.
 
-Data matters more than tolerance: with zero-mean noise the means vanish, every gate is near 0.5 and even a flipped kernel
-goes unseen. So kernels are asymmetric, channels carry offsets, H != W, N > 1, and C is no power of two. Arrays are
+Data matters more than tolerance: with zero-mean noise the means vanish, every gate is near 0.5 and even a flipped
+kernel goes unseen. So kernels are asymmetric, channels carry offsets, H != W, N > 1, and C is no power of two. Arrays are
 channels first, (N, C, *S); each adapter moves the channels to where its framework has them.
 """
 
@@ -34,8 +34,9 @@ class Case:
         return self.make(np.random.default_rng(seed))
 
 
-# The cases whose point is their data share one shape, so that a compiled runner compiles them once.
-SHAPE = (2, 20, 29, 31)
+# The cases whose point is their data share one shape, so that a compiled runner compiles them once. It has more than
+# 2048 positions, so that a sum of equal terms in float16 would stop growing.
+SHAPE = (2, 20, 53, 61)
 
 
 def _draw(rng: Rng, shape: tuple[int, ...], k: int, *, per_channel: bool = False) -> Arrays:

@@ -56,7 +56,8 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str)
     if not same.all():
         return _at(Verdict.NONFINITE_MISMATCH, np.inf, np.inf, np.argmin(same), rounded, values)
 
-    error = np.where(finite, np.abs(values - np.where(finite, reference, values)), 0.0)
+    error = np.zeros_like(values)
+    error[finite] = np.abs(values[finite] - reference[finite])
     use = np.where(error == 0.0, 0.0, error / budget)
     worst = int(np.argmax(use))
     if np.array_equal(values, rounded, equal_nan=True):

@@ -55,15 +55,17 @@ class Worker:
 
     def _talk(self, requests: list[dict[str, Any]], inbox: Inbox) -> None:
         """Hand over the jobs and pass on each answer; a None says that the worker is gone."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(requests) + "\n")
-            self.process.stdin.close()
-        for line in self.process.stdout:
-            inbox.put((self, json.loads(line)))
-        self.process.wait()
-        inbox.put((self, None))
+        stdin, stdout = self.process.stdin, self.process.stdout
+        try:
+            if stdin is not None and stdout is not None:  # as they are: both were asked for
+                with contextlib.suppress(BrokenPipeError):
+                    stdin.write(json.dumps(requests) + "\n")
+                    stdin.close()
+                for line in stdout:
+                    inbox.put((self, json.loads(line)))
+            self.process.wait()
+        finally:  # also after half a line from a worker that was killed
+            inbox.put((self, None))
 
     def tail(self) -> str:
         return "\n".join(self._stderr.read_text(errors="replace").strip().splitlines()[-TAIL:])

@@ -32,7 +32,7 @@ class Cell:
 
 @dataclass
 class RunnerState:
-    """`state` is "ran", "unavailable", "crashed" or "timed out"; `detail` says why, with the remedy where there is one."""
+    """`state` is "ran", "unavailable", "crashed" or "timed out"; `detail` says why, and what to do."""
 
     name: str
     state: str = "ran"

@@ -1,0 +1,85 @@
+"""The README and the pages in docs/ are true: their code runs, and their tables say what the package says."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from eca_multi import eca_kernel_size, parity
+from eca_multi._canonical import native_shape
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, code in enumerate(BLOCK.findall(page.read_text())):
+        name = f"{page.name}, block {number + 1}"
+        exec(compile(code, name, "exec"), {"__name__": name})
+
+
+def test_a_broken_block_would_be_found():
+    broken = "text\n```python\nfrom eca_multi.torch import ECA\nassert ECA(8).kernel_size == 5\n```\n"
+    (code,) = BLOCK.findall(broken)
+    with pytest.raises(AssertionError):
+        exec(code, {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in LINK.findall(page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_readme_examples_have_at_most_six_lines_of_code():
+    for code in BLOCK.findall((ROOT / "README.md").read_text()):
+        assert len([line for line in code.splitlines() if line.strip()]) <= 6, code
+
+
+def test_the_parity_page_lists_every_case():
+    rows = re.findall(r"^\| ([a-z0-9-]+) \| (.*?) \|", (ROOT / "docs/parity.md").read_text(), re.MULTILINE)
+    listed = [name for name, _ in rows if name != "case"]
+    assert listed == [case.name for case in parity.CASES]
+
+
+def test_the_readme_shows_every_runner():
+    table = (ROOT / "README.md").read_text().split("<!-- parity table")[1].split("```")[1]
+    shown = [line.split()[0] for line in table.strip().splitlines()]
+    assert [name for name in shown if name != "runner"][: len(parity.RUNNERS)] == [r.name for r in parity.RUNNERS]
+
+
+def test_the_rule_table_is_right():
+    text = (ROOT / "docs/eca.md").read_text()
+    header, sizes = re.search(r"\| C \|(.*)\|\n.*\n\| k \|(.*)\|", text).groups()
+    for interval, k in zip(header.split("|"), sizes.split("|"), strict=True):
+        low, high = map(int, interval.split("–"))
+        assert eca_kernel_size(low) == eca_kernel_size(high) == int(k)
+        assert eca_kernel_size(high + 1) == int(k) + 2
+
+
+def test_the_weight_table_is_right():
+    text = (ROOT / "docs/weights.md").read_text()
+    assert "| torch | `conv.weight` | (1, 1, k) | (C, 1, k) |" in text
+    assert "| keras, linen, nnx | `kernel` | (k, 1, 1) | (k, 1, C) |" in text
+    assert native_shape("torch", 64, 5) == (64, 1, 5)
+    assert {native_shape(f, 64, 5) for f in ("keras", "linen", "nnx")} == {(5, 1, 64)}
+
+
+def test_every_message_on_the_errors_page_is_in_the_package():
+    source = " ".join(path.read_text() for path in (ROOT / "eca_multi").rglob("*.py"))
+    strings = [
+        node.value
+        for node in ast.walk(ast.parse((ROOT / "eca_multi/_errors.py").read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    for message in re.findall(r"\| (?:Value|Type|Import)Error \| `(.*?)`", (ROOT / "docs/errors.md").read_text()):
+        subject, _, expectation = message.partition(" must be ")
+        words = re.sub(r"[0-9'\[\]()-]+.*", "", expectation).strip()
+        assert subject.split()[0] in source
+        assert any(words in text for text in strings) or words in source, message
