@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help parity test test-slow check docs clean
+.PHONY: help parity test test-slow check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,11 +23,12 @@ test: $(READY)  ## run the tests on every framework and Keras backend (ARGS= goe
 test-slow: $(READY)  ## run the tests that `make test` leaves out
 	$(BIN)/python -m pytest --slow -m slow $(ARGS)
 
-check: $(READY)  ## lint, format, types and the arrows between packages
+check: $(READY)  ## lint, format, types, the arrows between packages, and the pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,6 +1,7 @@
 """Which frameworks the tests run on, and what must be set before any of them is imported.
 
-Keras has one backend per process: `KERAS_BACKEND=jax pytest -m keras` runs its tests on another one. `make test` runs all.
+Keras has one backend per process: `KERAS_BACKEND=jax pytest -m keras` runs its tests on another one; `make test` runs
+them on all three.
 """
 
 import os

@@ -24,7 +24,7 @@ class Framework:
         return import_module(self.module)
 
     def build(self, channels: int, kernel_size: int | None = None, *, channel_axis=None, **options) -> "Built":
-        """Return a layer of the framework with fresh weights (for `jax`, which has no layer, a function with weights)."""
+        """Return a layer with fresh weights (for `jax`, which has no layer, the function with weights)."""
         axis = self.native_axis if channel_axis is None else channel_axis
         return _BUILD[self.kind](self.package, channels, kernel_size, axis, options)
 

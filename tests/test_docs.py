@@ -58,7 +58,7 @@ def test_the_rule_table_is_right():
     text = (ROOT / "docs/eca.md").read_text()
     header, sizes = re.search(r"\| C \|(.*)\|\n.*\n\| k \|(.*)\|", text).groups()
     for interval, k in zip(header.split("|"), sizes.split("|"), strict=True):
-        low, high = map(int, interval.split("–"))
+        low, high = map(int, interval.split("\u2013"))
         assert eca_kernel_size(low) == eca_kernel_size(high) == int(k)
         assert eca_kernel_size(high + 1) == int(k) + 2
 

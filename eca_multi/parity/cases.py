@@ -1,8 +1,8 @@
 """The cases of the ECA parity run: what each one is there to show, and its data.
 
 Data matters more than tolerance: with zero-mean noise the means vanish, every gate is near 0.5 and even a flipped
-kernel goes unseen. So kernels are asymmetric, channels carry offsets, H != W, N > 1, and C is no power of two. Arrays are
-channels first, (N, C, *S); each adapter moves the channels to where its framework has them.
+kernel goes unseen. So kernels are asymmetric, channels carry offsets, H != W, N > 1, and C is no power of two. Arrays
+are channels first, (N, C, *S); each adapter moves the channels to where its framework has them.
 """
 
 from collections.abc import Callable, Mapping
