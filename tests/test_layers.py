@@ -106,7 +106,6 @@ def test_options(framework, rng, options):
     ("channels", "k", "padding", "shared"),
     [
         (3, 7, "zeros", True),
-        (2, 9, "zeros", False),
         (3, 7, "circular", True),  # k = 2 * C + 1, the widest that wraps around once
         (4, 7, "circular", False),
         (5, 1, "zeros", True),
@@ -196,7 +195,7 @@ def test_a_gate_of_ones_own(framework, rng):
 
 
 @pytest.mark.only("torch", "keras", "linen", "nnx")
-@pytest.mark.parametrize("channels", [1, 8, 127, 128, 520])
+@pytest.mark.parametrize("channels", [1, 127, 128])
 def test_kernel_size_follows_the_rule(framework, channels):
     def taps(kernel_size=None, **constants):
         holder = framework.build(channels, kernel_size, **constants).holder
@@ -286,7 +285,7 @@ def test_a_float16_sum_would_overflow(framework, rng, low, mask):
     arrays = draw(rng, (2, 5, 64, 64), mask=mask)
     arrays["x"] = budget.quantise(rng.uniform(low, 3 * low, (2, 5, 64, 64)), "float16")
     arrays["weight"] = budget.quantise(arrays["weight"] / low, "float32")
-    assert not np.isfinite(arrays["x"].astype(np.float16).sum((2, 3), dtype=np.float16)).any()
+    assert arrays["x"].sum((2, 3)).min() > np.finfo(np.float16).max
     y = run(framework, arrays, x_dtype="float16", **mixed(framework, "float16"))
     assert budget_use(y, arrays, "float16") <= 1
 
@@ -294,18 +293,17 @@ def test_a_float16_sum_would_overflow(framework, rng, low, mask):
 @pytest.fixture
 def x64(framework):
     """JAX rounds to float32 unless it is told not to."""
-    if framework.kind in ("torch", "keras"):
+    if framework.name == "keras-jax":
+        pytest.skip("Keras fixes the precision of its JAX backend at import")
+    with import_module("jax").enable_x64(True):
         yield
-    else:
-        with import_module("jax").enable_x64(True):
-            yield
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="Keras fixes the precision of its JAX backend at import")
+@pytest.mark.parametrize("mask", ["none", "full"])
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "per-channel"])
 @pytest.mark.usefixtures("x64")
-def test_float64_stays_float64(framework, rng, shared):
-    arrays = draw(rng, shared=shared)
+def test_float64_stays_float64(framework, rng, shared, mask):
+    arrays = draw(rng, shared=shared, mask=mask)
     arrays["x"] = rng.normal(size=SHAPE) + arrays["x"]
     arrays["weight"] = arrays["weight"] + rng.uniform(0, 2**-24)
     y = run(framework, arrays, x_dtype="float64", **storage(framework, "float64"))
@@ -339,7 +337,7 @@ def critical_distance(n):
 
 
 @pytest.mark.only("torch", "keras", "linen", "nnx")
-@pytest.mark.parametrize("k", [1, 3, 9])
+@pytest.mark.parametrize("k", [3, 9])
 def test_initial_kernel_is_uniform(framework, k):
     keras.utils.set_random_seed(20)
     import_module("torch").manual_seed(20)

@@ -24,7 +24,7 @@ Gate = str | Callable[[jax.Array], jax.Array]
 
 GATES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": jax.nn.sigmoid,
-    "hard_sigmoid": jax.nn.hard_sigmoid,
+    "hard_sigmoid": lambda logits: jax.nn.relu6(logits + 3) / 6,
     "2sigmoid": lambda logits: 2 * jax.nn.sigmoid(logits),
 }
 
@@ -113,10 +113,10 @@ def eca(
 
     # Shifted copies instead of lax.conv: its kernel gradient is silently wrong where the channels are sharded.
     w = weight.astype(acc).reshape(k, -1)
-    logits = w[half] * pooled
+    logits = pooled * w[half]
     for j in range(k):
         if j != half:
-            logits = logits + w[j] * _shift(pooled, j - half, padding)
+            logits = logits + _shift(pooled, j - half, padding) * w[j]
 
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     y = (wide * jnp.expand_dims(g, axes)).astype(x.dtype)

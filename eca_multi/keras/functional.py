@@ -24,7 +24,7 @@ Gate = str | Callable[[Tensor], Tensor]
 
 GATES: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": ops.sigmoid,
-    "hard_sigmoid": ops.hard_sigmoid,
+    "hard_sigmoid": lambda logits: ops.relu6(logits + 3) / 6,
     "2sigmoid": lambda logits: 2 * ops.sigmoid(logits),
 }
 
@@ -100,9 +100,9 @@ def eca(
     else:
         padded = ops.concatenate([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
     w = ops.reshape(ops.cast(weight, acc), (k, -1))
-    logits = w[0] * padded[:, :channels]
+    logits = padded[:, :channels] * w[0]
     for j in range(1, k):
-        logits = logits + w[j] * padded[:, j : j + channels]
+        logits = logits + padded[:, j : j + channels] * w[j]
 
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     y = ops.cast(wide * ops.expand_dims(g, axes), dtype)

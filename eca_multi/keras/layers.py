@@ -7,9 +7,11 @@ from keras import ops
 
 from eca_multi._canonical import native_shape
 from eca_multi._errors import (
+    check_beta,
     check_channel_axis,
     check_channels,
     check_floating,
+    check_gamma,
     check_gate,
     check_init,
     check_known_channels,
@@ -93,11 +95,11 @@ class ECA(keras.layers.Layer):
                 f"Received: kernel_initializer={kernel_initializer!r}. Leave one of the two out."
             )
         self.kernel_size = kernel_size
-        self.gamma = gamma
-        self.beta = beta
+        self.gamma = gamma if isinstance(gamma, int) else float(check_gamma(gamma))  # a config holds JSON
+        self.beta = beta if isinstance(beta, int) else float(check_beta(beta))
         self.padding = padding
         self.gate = gate
-        self.shared = shared
+        self.shared = bool(shared)
         self.init = init
         self.data_format = keras.config.image_data_format() if data_format is None else data_format
         if self.data_format not in ("channels_first", "channels_last"):
@@ -139,16 +141,13 @@ class ECA(keras.layers.Layer):
         return super().__call__(inputs, *args, **kwargs)
 
     def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
-        if mask is not None and len(mask.shape) == 2 < len(inputs.shape) - 1:
-            # Keras's own mask is (N, T): it holds for whatever lies behind T.
-            mask = ops.expand_dims(mask, tuple(range(2, len(inputs.shape) - 1)))
         return eca(
             inputs,
             self.kernel,
             padding=self.padding,
             gate=self.gate,
             channel_axis=self.channel_axis,
-            mask=mask,
+            mask=_full_mask(mask, inputs),
         )
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -158,8 +157,8 @@ class ECA(keras.layers.Layer):
     def compute_output_spec(self, inputs: Tensor, mask: Tensor | None = None) -> keras.KerasTensor:
         axis = self._check(inputs)
         spatial_axes(axis, inputs.shape)
-        if mask is not None and not len(mask.shape) == 2 < len(inputs.shape) - 1:
-            check_mask(is_bool(mask), mask, axis, inputs.shape)
+        if mask is not None:
+            check_mask(is_bool(mask), _full_mask(mask, inputs), axis, inputs.shape)
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -192,3 +191,10 @@ class ECA(keras.layers.Layer):
         if self.built:
             check_channels(self.input_spec.axes[self.channel_axis], axis, x.shape)
         return axis
+
+
+def _full_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """Keras's own mask is (N, T) and holds for whatever lies behind T: give it the axes that are missing."""
+    if mask is None or len(mask.shape) != 2 or len(x.shape) <= 3:
+        return mask
+    return ops.expand_dims(mask, tuple(range(2, len(x.shape) - 1)))

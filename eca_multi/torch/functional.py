@@ -23,7 +23,7 @@ Gate = str | Callable[[torch.Tensor], torch.Tensor]
 
 GATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sigmoid": torch.sigmoid,
-    "hard_sigmoid": F.hardsigmoid,
+    "hard_sigmoid": lambda logits: F.relu6(logits + 3) / 6,
     "2sigmoid": lambda logits: 2 * torch.sigmoid(logits),
 }
 
@@ -116,9 +116,9 @@ def eca(
     else:
         padded = torch.cat([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
     w = weight.to(acc).reshape(-1, k)
-    logits = w[:, 0] * padded[:, :channels]
+    logits = padded[:, :channels] * w[:, 0]
     for j in range(1, k):
-        logits = logits + w[:, j] * padded[:, j : j + channels]
+        logits = logits + padded[:, j : j + channels] * w[:, j]
 
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     y = (x * g.reshape([-1 if i == 0 else channels if i == axis else 1 for i in range(x.ndim)])).to(x.dtype)

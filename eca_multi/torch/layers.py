@@ -7,14 +7,16 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import Parameter, UninitializedParameter, is_lazy
 
-from eca_multi._canonical import native_shape
+from eca_multi._canonical import native_kernel, native_shape
 from eca_multi._errors import (
     check_axis_type,
     check_channel_axis,
     check_channels,
+    check_circular,
     check_floating,
     check_gate,
     check_init,
+    check_kernel,
     check_odd,
     check_padding,
     check_positive_int,
@@ -193,7 +195,8 @@ class LazyECA(LazyModuleMixin, ECA):
         size = 1 if kernel_size is None else kernel_size
         super().__init__(1, size, channel_axis=channel_axis, device="meta", **options)
         self.channels = 0
-        self._rule = {"kernel_size": kernel_size, "gamma": gamma, "beta": beta}
+        self._rule = {"gamma": gamma, "beta": beta}
+        self._given_size = kernel_size
         self.conv = LazyChannelKernel(UninitializedParameter(device=device, dtype=dtype))  # type: ignore[call-arg]  # untyped in torch
 
     def has_uninitialized_params(self) -> bool:
@@ -204,16 +207,22 @@ class LazyECA(LazyModuleMixin, ECA):
         check_floating("x", isinstance(x, torch.Tensor) and x.dtype.is_floating_point, x)
         axis = check_channel_axis(self.channel_axis, x.shape)
         spatial_axes(axis, x.shape)
-        self.channels = check_positive_int("channels", x.shape[axis])
+        channels = check_positive_int("channels", x.shape[axis])
         fresh = self.has_uninitialized_params()
-        rule = self.__dict__.pop("_rule")
-        k = rule.pop("kernel_size")
-        if k is None:
-            k = eca_kernel_size(self.channels, **rule)
-        shape = native_shape("torch", 1 if self.shared else self.channels, k)
+        shape = self._shape(channels) if fresh else tuple(self.conv.weight.shape)
+        kernels, taps = native_kernel("torch", shape)
+        check_circular(self.padding, check_kernel(kernels, taps, channels, shape), channels)
+        del self._rule, self._given_size  # an ECA reads its size off the weight
+        self.channels = channels
         self.conv._infer_parameters(self.conv, (shape,))
         if fresh:
             self.reset_parameters()
+
+    def _shape(self, channels: int) -> tuple[int, int, int]:
+        k = self._given_size
+        if k is None:
+            k = eca_kernel_size(channels, **self._rule)
+        return native_shape("torch", 1 if self.shared else channels, k)
 
     def extra_repr(self) -> str:
         return f"padding={self.padding!r}, gate={self.gate!r}, shared={self.shared}, init={self.init!r}"
