@@ -50,6 +50,7 @@ def native_shape(framework: str, kernels: int, taps: int) -> tuple[int, int, int
 
 def pack(framework: str, native: np.ndarray) -> Weights:
     """Return the canonical weights of a framework's array; a copy."""
+    _one_kernel(framework, native.shape)
     kernels = np.moveaxis(native, _NATIVE_AXES[framework], (0, 1))[:, :, 0]
     if kernels.dtype.name == "bfloat16":
         kernels = kernels.astype(np.float32)
@@ -58,11 +59,22 @@ def pack(framework: str, native: np.ndarray) -> Weights:
 
 def unpack(framework: str, weights: Mapping[str, np.ndarray], shape: Sequence[int], dtype: str) -> np.ndarray:
     """Check canonical weights against a framework's `shape` and `dtype`, and return them in that layout."""
-    kernels, taps = native_kernel(framework, shape)
+    kernels, taps = _one_kernel(framework, shape)
     expected = (taps,) if kernels == 1 else (kernels, taps)
     arrays = check_weights(weights, {CANONICAL_NAME: expected}, dtype)
     matrix = np.atleast_2d(arrays[CANONICAL_NAME])
     return np.moveaxis(matrix[:, :, None], (0, 1), _NATIVE_AXES[framework])
+
+
+def _one_kernel(framework: str, shape: Sequence[int]) -> tuple[int, int]:
+    kernels, taps = native_kernel(framework, shape) if len(shape) == 3 else (None, None)
+    if kernels is None or taps is None:
+        layout = "(kernels, 1, k)" if framework == "torch" else "(k, 1, kernels)"
+        raise ValueError(
+            f"layer_or_params must hold the kernel of one ECA layer, {layout}. Received: shape {tuple(shape)}. "
+            "Of layers that were stacked (vmap, scan) take one out."
+        )
+    return kernels, taps
 
 
 def check_weights(

@@ -17,7 +17,7 @@ from eca_multi.parity.cases import CASES_BY_NAME
 from eca_multi.parity.jobs import Job, move_channels, restore_channels
 
 SHAPE = (2, 11, 5, 7)
-SHAPES = {3: (3, 11, 7), 4: SHAPE, 5: (2, 6, 3, 4, 5)}
+SHAPES = {3: (2, 11, 7), 4: SHAPE, 5: (2, 11, 3, 4, 5)}
 MASKS = ("none", "full", "all-masked-sample", "broadcast-batch", "lower-rank")
 OPTIONS = [
     {"padding": padding, "gate": gate, "shared": shared}
@@ -195,16 +195,16 @@ def test_a_gate_of_ones_own(framework, rng):
 
 
 @pytest.mark.only("torch", "keras", "linen", "nnx")
-@pytest.mark.parametrize("channels", [1, 127, 128])
+@pytest.mark.parametrize("channels", [7, 8])
 def test_kernel_size_follows_the_rule(framework, channels):
     def taps(kernel_size=None, **constants):
         holder = framework.build(channels, kernel_size, **constants).holder
         return framework.package.to_canonical(holder)["weight"].shape
 
     assert taps() == (eca_kernel_size(channels),)
-    assert taps(gamma=1, beta=0.5) == (eca_kernel_size(channels, gamma=1, beta=0.5),)
+    assert taps(gamma=0.5, beta=0.5) == (eca_kernel_size(channels, gamma=0.5, beta=0.5),)
     assert taps(9) == (9,)
-    assert taps(1, gamma=1) == (1,)
+    assert taps(1, gamma=0.5) == (1,)
 
 
 # --- the function ------------------------------------------------------------------------------------------------

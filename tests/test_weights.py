@@ -1,6 +1,7 @@
 """Canonical weights in and out of every framework, and to files: bit-equal, strict, and never unpickled."""
 
 import copy
+import functools
 import os
 import pickle
 import re
@@ -34,10 +35,17 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 
 def holder(framework, shared=True, dtype="float32", channels=C, k=K):
-    """What to_canonical and from_canonical take: a fresh layer, or linen's variables."""
+    """What to_canonical and from_canonical take: a fresh layer, or linen's variables, which nothing changes."""
+    return (once if framework.kind == "linen" else fresh)(framework, shared, dtype, channels, k)
+
+
+def fresh(framework, shared, dtype, channels, k):
     option = {"torch": "dtype", "keras": "dtype"}.get(framework.kind, "param_dtype")
     value = getattr(torch, dtype) if framework.kind == "torch" else dtype
     return framework.build(channels, k, shared=shared, **{option: value}).holder
+
+
+once = functools.cache(fresh)
 
 
 def native(framework, held):

@@ -97,7 +97,7 @@ def eca(
     kernels, taps = native_kernel("jax", weight.shape)
     k = check_kernel(kernels, taps, channels, weight.shape)
     check_circular(padding, k, channels)
-    acc = jnp.promote_types(jnp.promote_types(x.dtype, weight.dtype), jnp.float32)
+    acc = jnp.float64 if jnp.float64 in (x.dtype, weight.dtype) else jnp.float32
     half = k // 2
 
     # The gradient of a product in bfloat16 is summed in bfloat16 (20 % off on a 28x28 map), so x is widened once.
@@ -112,7 +112,7 @@ def eca(
         pooled = jnp.where(valid, wide, 0).sum(axes) / count
 
     # Shifted copies instead of lax.conv: its kernel gradient is silently wrong where the channels are sharded.
-    w = weight.astype(acc).reshape(k, -1)
+    w = weight.astype(acc).reshape(k, 1, -1)
     logits = pooled * w[half]
     for j in range(k):
         if j != half:

@@ -195,7 +195,7 @@ class LazyECA(LazyModuleMixin, ECA):
         size = 1 if kernel_size is None else kernel_size
         super().__init__(1, size, channel_axis=channel_axis, device="meta", **options)
         self.channels = 0
-        self._rule = {"gamma": gamma, "beta": beta}
+        self._rule: dict[str, Any] = {"gamma": gamma, "beta": beta}
         self._given_size = kernel_size
         self.conv = LazyChannelKernel(UninitializedParameter(device=device, dtype=dtype))  # type: ignore[call-arg]  # untyped in torch
 

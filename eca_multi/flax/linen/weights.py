@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax import core
 from flax.core import meta
 
 from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack
@@ -53,8 +54,10 @@ def from_canonical(layer_or_params: Mapping[str, Any], weights: Mapping[str, np.
     new = jnp.asarray(unpack("linen", weights, old.shape, old.dtype.name), old.dtype)
     if isinstance(boxed, meta.AxisMetadata):
         new = boxed.replace_boxed(new)
-    params = {NATIVE_NAMES["linen"]: new}
-    return {**layer_or_params, "params": params} if "params" in layer_or_params else params
+    params: dict[str, Any] = {NATIVE_NAMES["linen"]: new}
+    if "params" in layer_or_params:
+        params = {**layer_or_params, "params": params}
+    return core.freeze(params) if isinstance(layer_or_params, core.FrozenDict) else params
 
 
 def _params(layer_or_params: Mapping[str, Any]) -> Mapping[str, Any]:

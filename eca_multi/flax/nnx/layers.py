@@ -93,7 +93,7 @@ class ECA(nnx.Module):
 
     @property
     def kernel_size(self) -> int:
-        return self.kernel.shape[0]
+        return int(self.kernel.shape[-3])  # from the back: layers made under vmap are stacked in front
 
     def __call__(self, x: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
         x = as_floating("x", x, self.dtype)
