@@ -4,8 +4,10 @@ Each message says what is invalid, what was expected, what was received and what
 a wrong value a ValueError. The functions take plain Python values (shapes, names, flags), never a framework's tensor.
 """
 
+import numbers
 import operator
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any, SupportsIndex
 
@@ -74,7 +76,7 @@ def _integer(name: str, value: SupportsIndex, expected: str, remedy: str) -> int
 
 def _rational(name: str, value: Any) -> Fraction:
     bound = ">= 0" if name == "beta" else "> 0"
-    if isinstance(value, (bool, str, bytes, complex)) or not hasattr(value, "__float__"):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | Decimal):
         raise TypeError(_text(name, f"a finite number {bound}", f"{name}={value!r}", "Pass an int or a float."))
     try:
         # The shortest decimal of a float is what its author wrote: 0.1 means one tenth, so ties fall as written.
@@ -87,22 +89,27 @@ def _rational(name: str, value: Any) -> Fraction:
 # --- options -----------------------------------------------------------------------------------------------------
 
 
+def _name_error(value: object) -> type[Exception]:
+    return ValueError if isinstance(value, str) else TypeError
+
+
 def check_padding(padding: str) -> None:
     if padding not in PADDINGS:
-        raise ValueError(_text("padding", _names(PADDINGS), f"padding={padding!r}", "The paper uses 'zeros'."))
+        raise _name_error(padding)(
+            _text("padding", _names(PADDINGS), f"padding={padding!r}", "The paper uses 'zeros'.")
+        )
 
 
 def check_gate(gate: str | Callable[..., Any]) -> None:
     if callable(gate) or gate in GATES:
         return
     expected = _names(GATES) + " or a callable"
-    error = ValueError if isinstance(gate, str) else TypeError
-    raise error(_text("gate", expected, f"gate={gate!r}", "The paper uses 'sigmoid'."))
+    raise _name_error(gate)(_text("gate", expected, f"gate={gate!r}", "The paper uses 'sigmoid'."))
 
 
 def check_init(init: str, gate: str | Callable[..., Any], name: str = "init") -> None:
     if init not in INITS:
-        raise ValueError(_text(name, _names(INITS), f"{name}={init!r}", "The default is 'uniform'."))
+        raise _name_error(init)(_text(name, _names(INITS), f"{name}={init!r}", "The default is 'uniform'."))
     if init == "identity" and gate != "2sigmoid":
         remedy = "Only 2*sigmoid is exactly 1 at zero; with another gate a zero kernel would change the output."
         raise ValueError(_text("gate", f"'2sigmoid' when {name}='identity'", f"gate={gate!r}", remedy))
@@ -118,6 +125,8 @@ def check_floating(name: str, is_floating: bool, value: object) -> None:
 
 
 def _kind(value: object) -> str:
+    if isinstance(value, type):
+        return value.__name__
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         return type(value).__name__

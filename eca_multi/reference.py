@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eca_multi._errors import (
+    GATES,
     check_channel_axis,
     check_circular,
+    check_floating,
     check_gate,
     check_kernel,
     check_mask,
@@ -79,8 +81,7 @@ def forward(
 
     Source: Wang et al., ECA-Net, CVPR 2020.
     """
-    check_gate(gate)
-    x, w, axis = _check(x, weight, padding, channel_axis)
+    x, w, axis = _check(x, weight, padding, gate, channel_axis)
     axes = spatial_axes(axis, x.shape)
     valid, count = _valid(x, axis, mask)
     pooled = np.where(valid, x, 0.0).sum(axes) / np.maximum(count, 1)
@@ -116,8 +117,13 @@ def backward(
         array([3., 4., 3.])
     """
     out = forward(x, weight, padding=padding, gate=gate, channel_axis=channel_axis, mask=mask)
-    x, w, axis = _check(x, weight, padding, channel_axis)
-    G = np.asarray(cotangent, np.float64)
+    x, w, axis = _check(x, weight, padding, gate, channel_axis)
+    G = _real("cotangent", cotangent)
+    if G.shape != x.shape:
+        raise ValueError(
+            f"cotangent must be of x's shape {x.shape}. Received: shape {G.shape}. "
+            "It is the gradient with respect to y."
+        )
     axes, half = spatial_axes(axis, x.shape), w.shape[1] // 2
     valid, count = _valid(x, axis, mask)
 
@@ -149,15 +155,27 @@ def gate_slope(z: Array, gate: str) -> Array:
     return 2.0 * slope if gate == "2sigmoid" else slope
 
 
-def _check(x: ArrayLike, weight: ArrayLike, padding: str, channel_axis: int) -> tuple[Array, Array, int]:
+def _check(x: ArrayLike, weight: ArrayLike, padding: str, gate: str, channel_axis: int) -> tuple[Array, Array, int]:
     """Return x and the weight (as a matrix, one row per kernel) in float64, and the axis from the front."""
     check_padding(padding)
-    x, w = np.asarray(x, np.float64), np.atleast_2d(np.asarray(weight, np.float64))
+    check_gate(gate)
+    if callable(gate):
+        raise TypeError(
+            f"gate must be {' or '.join(map(repr, GATES))} here. Received: gate={gate!r}. "
+            "The oracle's gradients are written by hand: it knows the named gates alone."
+        )
+    x, w = _real("x", x), np.atleast_2d(_real("weight", weight))
     axis = check_channel_axis(channel_axis, x.shape)
     kernels, taps = w.shape if w.ndim == 2 else (None, None)
     k = check_kernel(kernels, taps, x.shape[axis], np.shape(weight))
     check_circular(padding, k, x.shape[axis])
     return x, w, axis
+
+
+def _real(name: str, value: ArrayLike) -> Array:
+    array = np.asarray(value)
+    check_floating(name, array.dtype.kind not in "cSUO", array)
+    return array.astype(np.float64)
 
 
 def _valid(x: Array, axis: int, mask: ArrayLike | None) -> tuple[NDArray[np.bool_], Array]:

@@ -7,9 +7,11 @@ Arrays are drawn channels first and moved to each framework's layout.
 import math
 from importlib import import_module
 
+import jax
 import keras
 import numpy as np
 import pytest
+import torch
 
 from eca_multi import eca_kernel_size, reference
 from eca_multi.parity import budget
@@ -26,8 +28,10 @@ OPTIONS = [
     for shared in (True, False)
 ]
 # Each rank with each mask, which take the options in turn.
-LAYOUTS = [(rank, mask) for rank in SHAPES for mask in MASKS]
-LAYOUTS = [(*layout, OPTIONS[5 * i % len(OPTIONS)]) for i, layout in enumerate(LAYOUTS)]
+LAYOUTS = [
+    (rank, mask, OPTIONS[5 * i % len(OPTIONS)])
+    for i, (rank, mask) in enumerate((rank, mask) for rank in SHAPES for mask in MASKS)
+]
 
 
 def draw(rng, shape=SHAPE, k=3, shared=True, mask="none", dtype="float32", scale=1.0):
@@ -75,7 +79,7 @@ def budget_use(y, arrays, dtype="float32", **options):
 def storage(framework, dtype):
     """The options that give a layer a parameter of a dtype."""
     if framework.kind == "torch":
-        return {"dtype": getattr(import_module("torch"), dtype)}
+        return {"dtype": getattr(torch, dtype)}
     return {"dtype" if framework.kind == "keras" else "param_dtype": dtype}
 
 
@@ -180,10 +184,7 @@ def test_empty_batch(framework, rng):
 
 
 def test_a_gate_of_ones_own(framework, rng):
-    tanh = {
-        "torch": lambda: import_module("torch").tanh,
-        "keras": lambda: keras.ops.tanh,
-    }.get(framework.kind, lambda: import_module("jax.numpy").tanh)()
+    tanh = {"torch": torch.tanh, "keras": keras.ops.tanh}.get(framework.kind, jax.numpy.tanh)
     arrays = draw(rng)
     y = run(framework, arrays, gate=tanh)
     logits = reference.forward(arrays["x"], arrays["weight"]).logits[:, :, None, None]
@@ -213,8 +214,8 @@ def test_kernel_size_follows_the_rule(framework, channels):
 @pytest.mark.only("torch", "keras", "jax")
 def test_function_returns_the_gate(framework, rng):
     arrays = draw(rng, mask="full")
-    x, weight, mask = (framework.tensor(arrays[name]) for name in ("x", "weight", "mask"))
-    x, weight = framework.tensor(arrays["x"], "float32"), framework.tensor(arrays["weight"], "float32")
+    x, weight = (framework.tensor(arrays[name], "float32") for name in ("x", "weight"))
+    mask = framework.tensor(arrays["mask"])
     y, gate = framework.package.eca(x, weight, channel_axis=1, mask=mask, return_gate=True)
     expected = reference.forward(arrays["x"], arrays["weight"], mask=arrays["mask"])
     assert framework.dtype_of(gate) == "float32"
@@ -295,7 +296,7 @@ def x64(framework):
     """JAX rounds to float32 unless it is told not to."""
     if framework.name == "keras-jax":
         pytest.skip("Keras fixes the precision of its JAX backend at import")
-    with import_module("jax").enable_x64(True):
+    with jax.enable_x64(True):
         yield
 
 
@@ -340,7 +341,7 @@ def critical_distance(n):
 @pytest.mark.parametrize("k", [3, 9])
 def test_initial_kernel_is_uniform(framework, k):
     keras.utils.set_random_seed(20)
-    import_module("torch").manual_seed(20)
+    torch.manual_seed(20)
     kernel = framework.package.to_canonical(framework.build(6000, k, shared=False).holder)["weight"]
     sample, bound = kernel.ravel().astype(np.float64), k**-0.5
     assert np.abs(sample).max() <= np.float32(bound)

@@ -78,7 +78,7 @@ def eca(
     k = check_kernel(kernels, taps, channels, weight.shape)
     check_circular(padding, k, channels)
     dtype = keras.backend.standardize_dtype(x.dtype)
-    acc = keras.backend.result_type(dtype, keras.backend.standardize_dtype(weight.dtype), "float32")
+    acc = "float64" if "float64" in (dtype, keras.backend.standardize_dtype(weight.dtype)) else "float32"
     half = k // 2
 
     # TensorFlow sums float16 in float16 and JAX the gradient of a bfloat16 product in bfloat16: widen x once.
@@ -91,7 +91,8 @@ def eca(
         mask = ops.reshape(mask, (1,) * (x.ndim - 1 - mask.ndim) + tuple(ops.shape(mask)))
         first = ops.ones_like(ops.take(x, [0], axis), dtype="bool")  # x's shape with one channel, None or not
         valid = ops.logical_and(ops.expand_dims(mask, axis), first)
-        count = ops.maximum(ops.sum(ops.cast(valid, acc), axes), 1)
+        count = ops.sum(ops.cast(valid, acc), axes)
+        count = ops.where(count > 0, count, ops.ones_like(count))  # ops.maximum makes float32 of float64 in torch
         pooled = ops.sum(ops.where(valid, wide, ops.zeros((), acc)), axes) / count
 
     # Shifted copies instead of ops.conv: on the JAX backend its kernel gradient is wrong for sharded channels.

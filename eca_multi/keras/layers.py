@@ -10,6 +10,7 @@ from eca_multi._errors import (
     check_beta,
     check_channel_axis,
     check_channels,
+    check_circular,
     check_floating,
     check_gamma,
     check_gate,
@@ -122,6 +123,7 @@ class ECA(keras.layers.Layer):
         k = self.kernel_size
         if k is None:
             k = eca_kernel_size(channels, gamma=self.gamma, beta=self.beta)
+        check_circular(self.padding, k, channels)
         bound = 0.0 if self.init == "identity" else k**-0.5
         self.kernel = self.add_weight(
             name="kernel",
@@ -136,7 +138,7 @@ class ECA(keras.layers.Layer):
 
     def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         # Before Keras converts or checks anything itself, so that the errors read as in every framework.
-        if hasattr(inputs, "dtype"):
+        if hasattr(inputs, "dtype") or isinstance(inputs, str | bytes):
             self._check(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
@@ -195,6 +197,6 @@ class ECA(keras.layers.Layer):
 
 def _full_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
     """Keras's own mask is (N, T) and holds for whatever lies behind T: give it the axes that are missing."""
-    if mask is None or len(mask.shape) != 2 or len(x.shape) <= 3:
+    if len(getattr(mask, "shape", ())) != 2 or len(x.shape) <= 3:
         return mask
     return ops.expand_dims(mask, tuple(range(2, len(x.shape) - 1)))

@@ -89,8 +89,8 @@ def eca(
     """
     check_padding(padding)
     check_gate(gate)
-    check_floating("x", isinstance(x, torch.Tensor) and x.dtype.is_floating_point, x)
-    check_floating("weight", isinstance(weight, torch.Tensor) and weight.dtype.is_floating_point, weight)
+    require_floating("x", x)
+    require_floating("weight", weight)
     axis = check_channel_axis(channel_axis, x.shape)
     axes = spatial_axes(axis, x.shape)
     channels = x.shape[axis]
@@ -104,8 +104,8 @@ def eca(
         # A sum stays one all-reduce where x is a DTensor with uneven spatial shards; a mean gathers x.
         pooled = x.sum(axes, dtype=acc) / math.prod([x.shape[i] for i in axes])
     else:
-        is_bool = isinstance(mask, torch.Tensor) and mask.dtype == torch.bool
-        check_mask(is_bool, mask, axis, x.shape)
+        is_tensor = isinstance(mask, torch.Tensor)
+        check_mask(is_tensor and mask.dtype == torch.bool, mask if is_tensor else type(mask), axis, x.shape)
         valid = mask.expand(*x.shape[:axis], *x.shape[axis + 1 :]).unsqueeze(axis)
         count = valid.sum(axes, dtype=acc).clamp(min=1)
         pooled = torch.where(valid, x, 0).sum(axes, dtype=acc) / count
@@ -123,3 +123,9 @@ def eca(
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     y = (x * g.reshape([-1 if i == 0 else channels if i == axis else 1 for i in range(x.ndim)])).to(x.dtype)
     return (y, g) if return_gate else y
+
+
+def require_floating(name: str, x: torch.Tensor) -> None:
+    """Raise TypeError for anything but a floating-point tensor; a NumPy array is named as such."""
+    is_tensor = isinstance(x, torch.Tensor)
+    check_floating(name, is_tensor and x.dtype.is_floating_point, x if is_tensor else type(x))

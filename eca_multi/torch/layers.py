@@ -13,7 +13,6 @@ from eca_multi._errors import (
     check_channel_axis,
     check_channels,
     check_circular,
-    check_floating,
     check_gate,
     check_init,
     check_kernel,
@@ -24,7 +23,7 @@ from eca_multi._errors import (
 )
 from eca_multi._kernel import eca_kernel_size
 
-from .functional import Gate, eca
+from .functional import Gate, eca, require_floating
 
 
 class ChannelKernel(nn.Module):
@@ -92,9 +91,9 @@ class ECA(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = check_positive_int("channels", channels)
-        if kernel_size is None:
-            kernel_size = eca_kernel_size(self.channels, gamma=gamma, beta=beta)
-        k = check_odd("kernel_size", kernel_size)
+        k = eca_kernel_size(self.channels, gamma=gamma, beta=beta)
+        if kernel_size is not None:
+            k = check_odd("kernel_size", kernel_size)
         check_padding(padding)
         check_gate(gate)
         check_init(init, gate)
@@ -116,7 +115,7 @@ class ECA(nn.Module):
         nn.init.uniform_(self.conv.weight, -bound, bound)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        check_floating("x", isinstance(x, torch.Tensor) and x.dtype.is_floating_point, x)
+        require_floating("x", x)
         axis = check_channel_axis(self.channel_axis, x.shape)
         if _is_known(x.shape[axis]):
             check_channels(self.channels, axis, x.shape)
@@ -204,7 +203,7 @@ class LazyECA(LazyModuleMixin, ECA):
 
     def initialize_parameters(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> None:
         # Whatever forward would refuse is refused before the channels are fixed.
-        check_floating("x", isinstance(x, torch.Tensor) and x.dtype.is_floating_point, x)
+        require_floating("x", x)
         axis = check_channel_axis(self.channel_axis, x.shape)
         spatial_axes(axis, x.shape)
         channels = check_positive_int("channels", x.shape[axis])

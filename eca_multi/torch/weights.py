@@ -61,13 +61,14 @@ def from_canonical(layer_or_params: ECA | Mapping[str, torch.Tensor], weights: M
 
 def _weight(layer_or_params: ECA | Mapping[str, torch.Tensor]) -> torch.Tensor:
     if isinstance(layer_or_params, Mapping):
-        return pick("torch", layer_or_params)
-    if not isinstance(layer_or_params, ECA):
+        weight = pick("torch", layer_or_params)
+    elif isinstance(layer_or_params, ECA):
+        weight = layer_or_params.conv.weight
+    else:
         raise TypeError(
             f"layer_or_params must be an eca_multi.torch.ECA or its state dict. "
             f"Received: {type(layer_or_params).__name__}. Pass the ECA layer itself."
         )
-    weight = layer_or_params.conv.weight
     if torch.nn.parameter.is_lazy(weight):
         raise without_weight("LazyECA", "Call it once on an input.")
     if weight.is_meta:

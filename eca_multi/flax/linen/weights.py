@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import core
 from flax.core import meta
 
-from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack
+from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
 
 
 def to_canonical(layer_or_params: Mapping[str, Any]) -> Weights:
@@ -30,7 +31,10 @@ def to_canonical(layer_or_params: Mapping[str, Any]) -> Weights:
         >>> to_canonical(variables)["weight"].shape
         (3,)
     """
-    return pack("linen", np.asarray(meta.unbox(pick("linen", _params(layer_or_params)))))
+    kernel = meta.unbox(pick("linen", _params(layer_or_params)))
+    if isinstance(kernel, jax.ShapeDtypeStruct):
+        raise without_weight("variables from eval_shape", "Call init for real.")
+    return pack("linen", np.asarray(kernel))
 
 
 def from_canonical(layer_or_params: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> Any:
@@ -51,7 +55,7 @@ def from_canonical(layer_or_params: Mapping[str, Any], weights: Mapping[str, np.
     """
     boxed = pick("linen", _params(layer_or_params))
     old = meta.unbox(boxed)
-    new = jnp.asarray(unpack("linen", weights, old.shape, old.dtype.name), old.dtype)
+    new = jnp.array(unpack("linen", weights, old.shape, old.dtype.name), old.dtype)
     if isinstance(boxed, meta.AxisMetadata):
         new = boxed.replace_boxed(new)
     params: dict[str, Any] = {NATIVE_NAMES["linen"]: new}

@@ -21,7 +21,15 @@ from eca_multi.jax.functional import Gate, as_floating, eca
 
 
 class ECAParam(nnx.Param):
-    """The kernel of an `ECA`: a type of its own, so that `nnx.split(model, ECAParam, ...)` finds just these."""
+    """The kernel of an `ECA`: a type of its own, so that filters find just these.
+
+    Example:
+        >>> from flax import nnx
+        >>> from eca_multi.flax.nnx import ECA, ECAParam
+        >>> graphdef, kernels, rest = nnx.split(ECA(64, rngs=nnx.Rngs(0)), ECAParam, ...)
+        >>> kernels["kernel"].shape
+        (3, 1, 1)
+    """
 
 
 class ECA(nnx.Module):
@@ -77,9 +85,9 @@ class ECA(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         self.channels = check_positive_int("channels", channels)
-        if kernel_size is None:
-            kernel_size = eca_kernel_size(self.channels, gamma=gamma, beta=beta)
-        k = check_odd("kernel_size", kernel_size)
+        k = eca_kernel_size(self.channels, gamma=gamma, beta=beta)
+        if kernel_size is not None:
+            k = check_odd("kernel_size", kernel_size)
         check_padding(padding)
         check_gate(gate)
         check_init(init, gate)

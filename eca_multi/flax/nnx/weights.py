@@ -55,7 +55,7 @@ def from_canonical(layer_or_params: ECA | Mapping[str, Any], weights: Mapping[st
     """
     old = _weight(layer_or_params)
     value = _array(old)
-    new = jnp.asarray(unpack("nnx", weights, value.shape, value.dtype.name), value.dtype)
+    new = jnp.array(unpack("nnx", weights, value.shape, value.dtype.name), value.dtype)
     if isinstance(layer_or_params, ECA):
         layer_or_params.kernel[...] = new
         return layer_or_params
