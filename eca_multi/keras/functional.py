@@ -1,5 +1,6 @@
 """The ECA function for Keras 3: the tensor lines of the layer, in keras.ops."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -83,14 +84,16 @@ def eca(
 
     # TensorFlow sums float16 in float16 and JAX the gradient of a bfloat16 product in bfloat16: widen x once.
     wide = ops.cast(x, acc)
-    if mask is None:
-        pooled = ops.mean(wide, axes)
+    extents = [x.shape[i] for i in axes]
+    if mask is None and None not in extents:
+        pooled = ops.sum(wide, axes) / math.prod(extents)  # ops.mean takes float64 through float32 in torch
     else:
-        check_mask(is_bool(mask), mask, axis, x.shape)
-        mask = ops.convert_to_tensor(mask)
-        mask = ops.reshape(mask, (1,) * (x.ndim - 1 - mask.ndim) + tuple(ops.shape(mask)))
-        first = ops.ones_like(ops.take(x, [0], axis), dtype="bool")  # x's shape with one channel, None or not
-        valid = ops.logical_and(ops.expand_dims(mask, axis), first)
+        valid = ops.ones_like(ops.take(x, [0], axis), dtype="bool")  # x's shape with one channel, known or not
+        if mask is not None:
+            check_mask(is_bool(mask), mask, axis, x.shape)
+            mask = ops.convert_to_tensor(mask)
+            mask = ops.reshape(mask, (1,) * (x.ndim - 1 - mask.ndim) + tuple(ops.shape(mask)))
+            valid = ops.logical_and(ops.expand_dims(mask, axis), valid)
         count = ops.sum(ops.cast(valid, acc), axes)
         count = ops.where(count > 0, count, ops.ones_like(count))  # ops.maximum makes float32 of float64 in torch
         pooled = ops.sum(ops.where(valid, wide, ops.zeros((), acc)), axes) / count
