@@ -21,7 +21,7 @@ TAIL = 15  # lines of a worker's standard error that are shown when it dies
 
 @dataclass(frozen=True)
 class Message:
-    """What a worker said. `kind` is "started", "versions", "result", "done", "crashed" or "timed out"."""
+    """What a worker said. `kind` is "versions", "result", "done", "crashed" or "timed out"."""
 
     runner: Runner
     kind: str
@@ -99,7 +99,6 @@ def run_workers(
                 home = folder / runner.name.replace(":", "-")
                 home.mkdir()
                 running.add(Worker(runner, requests[runner.name], home, inbox))
-                yield Message(runner, "started")
             try:
                 worker, message = inbox.get(timeout=0.2)
             except queue.Empty:

@@ -25,15 +25,15 @@ def render(report: Report, console: Console) -> None:
 def _matrix(report: Report) -> Table:
     present = {cell.dtype for cell in report.cells}
     dtypes = [dtype for dtype in DTYPES if dtype in present]
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     table.add_column("runner", no_wrap=True)
     for dtype in dtypes:
-        table.add_column(dtype, no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
+        table.add_column(dtype)
     for state in report.runners:
         cells = [_cell(report.worst(state.name, dtype)) for dtype in dtypes]
-        time = f"{state.seconds:.0f} s" if state.state == "ran" else _state(state)
-        table.add_row(escape(state.name), *cells, time)
+        if state.state != "ran" and cells:
+            cells[0] = _state(state)
+        table.add_row(escape(state.name), *cells)
     return table
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -38,7 +37,6 @@ class RunnerState:
     state: str = "ran"
     detail: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 class ParityError(AssertionError):
@@ -104,7 +102,7 @@ class Report:
             "c": C,
             "environment": self.environment,
             "required": sorted(self.required),
-            "runners": [_without(asdict(runner), "seconds") for runner in self.runners],
+            "runners": [asdict(runner) for runner in self.runners],
             "results": [_plain(cell) for cell in sorted(self.cells, key=_order)],
         }
         return json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -138,7 +136,3 @@ def _without(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def names(cells: Iterable[Cell]) -> list[str]:
-    return list(dict.fromkeys(cell.runner for cell in cells))

@@ -3,7 +3,6 @@
 import os
 import platform
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,6 @@ class _Session:
         self.progress = progress
         self.done, self.total = 0, len(grid) * len(runners)
         self.oracles: dict[tuple[str, str], dict[str, Any]] = {}
-        self.started: dict[str, float] = {}
         jobs = [_write_inputs(case, dtype, folder) for case, dtype in grid]
         self.inputs = {(job["case"], job["dtype"]): job for job in jobs}
         self.requests = {
@@ -104,8 +102,6 @@ class _Session:
         self._tell("starting")
 
     def take(self, message: Message, state: RunnerState) -> None:
-        now = time.monotonic()
-        state.seconds = now - self.started.setdefault(state.name, now)
         if message.kind == "versions":
             state.versions = message.content["versions"]
         elif message.kind == "result":
