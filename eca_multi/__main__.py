@@ -2,6 +2,8 @@
 
 import sys
 
+from eca_multi._errors import not_installed
+
 
 def main() -> None:
     try:
@@ -9,7 +11,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        sys.exit(f'eca-multi needs {error.name}, which is not installed. Run: pip install "eca-multi[cli]"')
+        sys.exit(not_installed("eca-multi", error.name, "cli"))
     app()
 
 

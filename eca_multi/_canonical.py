@@ -110,7 +110,7 @@ def check_weights(
             faults.append(f"{name!r} is unexpected")
         elif not np.isfinite(array).all():
             faults.append(f"{name!r} is not finite")
-        elif array.size and np.abs(array).max() > _LARGEST[dtype]:
+        elif array.size and float(np.abs(array).max()) > _LARGEST[dtype]:
             faults.append(f"{name!r} is too large for {dtype}")
     if faults:
         raise ValueError(f"weights do not fit: {'; '.join(faults)}. Nothing was changed.")

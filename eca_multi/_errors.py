@@ -227,8 +227,8 @@ def check_mask(is_bool: bool, mask: Any, axis: int, x_shape: Sequence[Any]) -> N
         raise ValueError(_text("mask", f"broadcastable to {shape}", f"shape {mask_shape}", remedy))
 
 
-# --- frameworks --------------------------------------------------------------------------------------------------
+# --- installation --------------------------------------------------------------------------------------------------
 
 
-def missing_framework(package: str, extra: str) -> str:
-    return f'{package} needs {extra}, which is not installed. Run: pip install "eca-multi[{extra}]"'
+def not_installed(package: str, module: str, extra: str) -> str:
+    return f'{package} needs {module}, which is not installed. Run: pip install "eca-multi[{extra}]"'

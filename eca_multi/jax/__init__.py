@@ -3,14 +3,14 @@
 Write `from eca_multi.jax import eca`; `from eca_multi import jax` would hide the real jax.
 """
 
-from eca_multi._errors import missing_framework
+from eca_multi._errors import not_installed
 
 try:
     import jax as _jax  # noqa: F401  (only to see whether it is there)
 except ModuleNotFoundError as error:
     if error.name != "jax":  # jax is there and something it needs is not: say that instead
         raise
-    raise ImportError(missing_framework("eca_multi.jax", "jax")) from error
+    raise ImportError(not_installed("eca_multi.jax", "jax", "jax")) from error
 
 from .functional import eca as eca
 

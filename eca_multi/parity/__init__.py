@@ -6,14 +6,13 @@ Example:
     >>> report.raise_for_status()
 """
 
-from eca_multi._errors import missing_framework
+from importlib.util import find_spec as _find_spec
 
-try:
-    import ml_dtypes as _ml_dtypes  # noqa: F401  (only to see whether it is there)
-except ModuleNotFoundError as error:
-    if error.name != "ml_dtypes":
-        raise
-    raise ImportError(missing_framework("eca_multi.parity", "parity")) from error
+from eca_multi._errors import not_installed
+
+# Some of them are imported only when a case needs them; say at once what is missing.
+if _missing := [name for name in ("ml_dtypes", "scipy", "sklearn", "PIL") if _find_spec(name) is None]:
+    raise ImportError(not_installed("eca_multi.parity", _missing[0], "parity"))
 
 from .cases import CASES as CASES
 from .cases import Case as Case

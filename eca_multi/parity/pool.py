@@ -58,11 +58,11 @@ class Worker:
         stdin, stdout = self.process.stdin, self.process.stdout
         try:
             if stdin is not None and stdout is not None:  # as they are: both were asked for
-                with contextlib.suppress(BrokenPipeError):
-                    stdin.write(json.dumps(requests) + "\n")
-                    stdin.close()
-                for line in stdout:
-                    inbox.put((self, json.loads(line)))
+                with stdout:
+                    with contextlib.suppress(BrokenPipeError), stdin:
+                        stdin.write(json.dumps(requests) + "\n")
+                    for line in stdout:
+                        inbox.put((self, json.loads(line)))
             self.process.wait()
         finally:  # also after half a line from a worker that was killed
             inbox.put((self, None))

@@ -3,14 +3,14 @@
 Write `from eca_multi.torch import ECA`; `from eca_multi import torch` would hide the real torch.
 """
 
-from eca_multi._errors import missing_framework
+from eca_multi._errors import not_installed
 
 try:
     import torch as _torch  # noqa: F401  (only to see whether it is there)
 except ModuleNotFoundError as error:
     if error.name != "torch":  # torch is there and something it needs is not: say that instead
         raise
-    raise ImportError(missing_framework("eca_multi.torch", "torch")) from error
+    raise ImportError(not_installed("eca_multi.torch", "torch", "torch")) from error
 
 from .functional import eca as eca
 from .layers import ECA as ECA

@@ -1,13 +1,13 @@
 """Efficient Channel Attention for Flax linen. Needs flax (which brings jax) and no other framework."""
 
-from eca_multi._errors import missing_framework
+from eca_multi._errors import not_installed
 
 try:
     import flax as _flax  # noqa: F401  (only to see whether it is there)
 except ModuleNotFoundError as error:
     if error.name != "flax":  # flax is there and something it needs is not: say that instead
         raise
-    raise ImportError(missing_framework("eca_multi.flax.linen", "flax")) from error
+    raise ImportError(not_installed("eca_multi.flax.linen", "flax", "flax")) from error
 
 from .layers import ECA as ECA
 from .weights import from_canonical as from_canonical
