@@ -107,6 +107,13 @@ def check_gate(gate: str | Callable[..., Any]) -> None:
     raise _name_error(gate)(_text("gate", expected, f"gate={gate!r}", "The paper uses 'sigmoid'."))
 
 
+def check_gate_shape(received: Sequence[Any], logits: Sequence[Any]) -> None:
+    """A callable gate works element by element; one that changes the shape would be broadcast into y."""
+    if tuple(received) != tuple(logits):
+        remedy = "Use a function that works element by element."
+        raise ValueError(_text("gate", f"a function that keeps the shape {tuple(logits)}", tuple(received), remedy))
+
+
 def check_init(init: str, gate: str | Callable[..., Any], name: str = "init") -> None:
     if init not in INITS:
         raise _name_error(init)(_text(name, _names(INITS), f"{name}={init!r}", "The default is 'uniform'."))

@@ -7,14 +7,14 @@ from pathlib import Path
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` beside `path` and rename it, so that a full disk or a crash leaves the old file as it was."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    path = Path(os.path.realpath(path))  # through a link, the file that it names is written
+    handle, temporary = tempfile.mkstemp(prefix=".eca-", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -22,6 +22,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def _umask() -> int:
+    """mkstemp makes files that only their owner can read; a new file gets what any other would."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

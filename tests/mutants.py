@@ -4,6 +4,7 @@ Loaded by workers as `tests/mutants.py:Class`; nothing in the package knows of t
 """
 
 import os
+import subprocess
 import time
 
 import torch
@@ -113,3 +114,39 @@ class Crashing(Mutant):
 class Hanging(Mutant):
     def pool(self, x):
         time.sleep(600)
+
+
+class ExitsZero(Mutant):
+    """Leaves as if all were well, before its work is done."""
+
+    def pool(self, x):
+        os._exit(0)
+
+
+class NoResults(Mutant):
+    def run_all(self, jobs):
+        return iter(())
+
+
+class OnlyForward(Mutant):
+    def run(self, job):
+        return {"y": super().run(job)["y"]}
+
+
+class WritesNonsense(Mutant):
+    """Writes to the pipe of the answers, wherever it is."""
+
+    def pool(self, x):
+        for handle in range(3, 64):
+            try:
+                os.write(handle, b"nonsense\n")
+            except OSError:
+                continue
+        time.sleep(600)
+
+
+class LeavesAChild(Mutant):
+    def pool(self, x):
+        child = subprocess.Popen(["sleep", "600"])
+        print(f"child {child.pid}", flush=True)
+        os._exit(5)

@@ -14,6 +14,7 @@ from eca_multi._errors import (
     check_circular,
     check_floating,
     check_gate,
+    check_gate_shape,
     check_kernel,
     check_mask,
     check_padding,
@@ -119,6 +120,7 @@ def eca(
             logits = logits + _shift(pooled, j - half, padding) * w[j]
 
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
+    check_gate_shape(g.shape, logits.shape)
     y = (wide * jnp.expand_dims(g, axes)).astype(x.dtype)
     return (y, g) if return_gate else y
 

@@ -13,6 +13,7 @@ from eca_multi._errors import (
     check_circular,
     check_floating,
     check_gate,
+    check_gate_shape,
     check_kernel,
     check_mask,
     check_padding,
@@ -109,6 +110,7 @@ def eca(
         logits = logits + padded[:, j : j + channels] * w[j]
 
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
+    check_gate_shape(g.shape, logits.shape)
     y = ops.cast(wide * ops.expand_dims(g, axes), dtype)
     return (y, g) if return_gate else y
 

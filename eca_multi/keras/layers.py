@@ -1,5 +1,7 @@
 """The ECA layer for Keras 3."""
 
+from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import keras
@@ -96,8 +98,8 @@ class ECA(keras.layers.Layer):
                 f"Received: kernel_initializer={kernel_initializer!r}. Leave one of the two out."
             )
         self.kernel_size = kernel_size
-        self.gamma = gamma if isinstance(gamma, int) else float(check_gamma(gamma))  # a config holds JSON
-        self.beta = beta if isinstance(beta, int) else float(check_beta(beta))
+        self.gamma = gamma
+        self.beta = beta
         self.padding = padding
         self.gate = gate
         self.shared = bool(shared)
@@ -168,8 +170,8 @@ class ECA(keras.layers.Layer):
         return {
             **super().get_config(),
             "kernel_size": self.kernel_size,
-            "gamma": self.gamma,
-            "beta": self.beta,
+            "gamma": _plain(self.gamma, check_gamma),
+            "beta": _plain(self.beta, check_beta),
             "padding": self.padding,
             "gate": gate,
             "shared": self.shared,
@@ -182,9 +184,12 @@ class ECA(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ECA":
-        gate = config["gate"]
-        if not isinstance(gate, str):
-            config = {**config, "gate": keras.saving.deserialize_keras_object(gate)}
+        config = dict(config)
+        if isinstance(config.get("gate"), dict):
+            config["gate"] = keras.saving.deserialize_keras_object(config["gate"])
+        for name in ("gamma", "beta"):
+            if isinstance(config.get(name), str):
+                config[name] = Fraction(config[name])
         return super().from_config(config)
 
     def _check(self, x: Tensor) -> int:
@@ -193,6 +198,11 @@ class ECA(keras.layers.Layer):
         if self.built:
             check_channels(self.input_spec.axes[self.channel_axis], axis, x.shape)
         return axis
+
+
+def _plain(value: Any, check: Callable[[Any], Fraction]) -> int | float | str:
+    """A constant as JSON holds it: numbers as they are, a Fraction or Decimal as text, so that no digit is lost."""
+    return value if type(value) in (int, float) else str(check(value))
 
 
 def _full_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:

@@ -19,7 +19,8 @@ class Tensor:
     dtype: str
 
 
-Outputs = dict[str, Tensor]  # "y", "dx", "dw"
+TENSORS = ("y", "dx", "dw")
+Outputs = dict[str, Tensor]  # one for each name in TENSORS
 
 
 @dataclass(frozen=True)

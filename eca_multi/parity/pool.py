@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .runners import WORKER_ENV, Runner
+from .runners import FORCED_ENV, WORKER_ENV, Runner
 
+GRACE = 10.0  # seconds between a worker's last answer and its end
 TAIL = 15  # lines of a worker's standard error that are shown when it dies
 
 
@@ -38,6 +39,7 @@ class Worker:
     def __init__(self, runner: Runner, requests: list[dict[str, Any]], folder: Path, inbox: Inbox) -> None:
         self.runner = runner
         self.heard = time.monotonic()
+        self.fault = ""
         self._stderr = folder / "stderr.txt"
         with self._stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
@@ -46,7 +48,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                env={**WORKER_ENV, **os.environ, **runner.env},
+                env={**WORKER_ENV, **os.environ, **FORCED_ENV, **runner.env},
                 text=True,
                 start_new_session=True,
             )
@@ -54,21 +56,30 @@ class Worker:
         self._thread.start()
 
     def _talk(self, requests: list[dict[str, Any]], inbox: Inbox) -> None:
-        """Hand over the jobs and pass on each answer; a None says that the worker is gone."""
+        """Hand over the jobs and pass on each answer; a None says that nothing more will come."""
         stdin, stdout = self.process.stdin, self.process.stdout
         try:
             if stdin is not None and stdout is not None:  # as they are: both were asked for
-                with stdout:
-                    with contextlib.suppress(BrokenPipeError), stdin:
-                        stdin.write(json.dumps(requests) + "\n")
+                # The worker ends itself when its standard input closes: not before it has ended well.
+                with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired), stdin, stdout:
+                    stdin.write(json.dumps(requests) + "\n")
+                    stdin.flush()
                     for line in stdout:
                         inbox.put((self, json.loads(line)))
-            self.process.wait()
-        finally:  # also after half a line from a worker that was killed
+                    self.process.wait(GRACE)
+        except ValueError:  # half a line from a worker that was killed, or a line that is not ours
+            self.fault = "wrote to the harness's pipe what is no answer"
+        finally:
             inbox.put((self, None))
 
     def tail(self) -> str:
         return "\n".join(self._stderr.read_text(errors="replace").strip().splitlines()[-TAIL:])
+
+    def end(self) -> str:
+        """End what is left of a worker that says no more, and return how it ended."""
+        status = self.fault or f"exit status {self.process.poll()}"
+        self.kill()  # also the processes that it started itself
+        return status
 
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -83,7 +94,7 @@ def run_workers(
     *,
     workers: int,
     timeout: float,
-) -> Iterator[Message]:
+) -> Generator[Message]:
     """Run each runner's requests in a process, `workers` at a time, and yield what they say as they say it.
 
     A worker that dies, or says nothing for `timeout` seconds, costs its own results only. However this ends, no worker
@@ -99,27 +110,27 @@ def run_workers(
                 home = folder / runner.name.replace(":", "-")
                 home.mkdir()
                 running.add(Worker(runner, requests[runner.name], home, inbox))
+            for worker in [w for w in running if time.monotonic() - w.heard > timeout]:
+                running.discard(worker)
+                worker.kill()
+                detail = f"said nothing for {timeout:g} s\n{worker.tail()}".strip()
+                yield Message(worker.runner, "timed out", detail=detail)
             try:
                 worker, message = inbox.get(timeout=0.2)
             except queue.Empty:
-                for worker in [w for w in running if time.monotonic() - w.heard > timeout]:
-                    running.discard(worker)
-                    worker.kill()
-                    said = f"said nothing for {timeout:g} s"
-                    yield Message(worker.runner, "timed out", detail=f"{said}\n{worker.tail()}".strip())
                 continue
             if worker not in running:  # the last words of one that was killed
                 continue
             worker.heard = time.monotonic()
-            if message is None:
-                running.discard(worker)
-                code = worker.process.returncode
-                if code == 0:
-                    yield Message(worker.runner, "done")
-                else:
-                    yield Message(worker.runner, "crashed", detail=f"exit status {code}\n{worker.tail()}")
-            else:
+            if message is not None:
                 yield Message(worker.runner, "versions" if "versions" in message else "result", message)
+                continue
+            running.discard(worker)
+            status = worker.end()
+            if status == "exit status 0":
+                yield Message(worker.runner, "done")
+            else:
+                yield Message(worker.runner, "crashed", detail=f"{status}\n{worker.tail()}".strip())
     finally:
         for worker in running:
             worker.kill()

@@ -4,22 +4,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .budget import DTYPES, C
+from .budget import DTYPES, SAFETY
 from .report import Cell, Report, RunnerState, describe
 
 MOST = 20  # failing tensors that are listed; --json has all
 
 
-def render(report: Report, console: Console) -> None:
+def render(report: Report, console: Console, seconds: float) -> None:
     console.print(_matrix(report))
     console.print(
         f"Largest share of the error budget that was used (above 1 fails), and where. "
-        f"Budget: {C:g} x the analytic rounding error against the float64 oracle.",
+        f"Budget: {SAFETY:g} x the analytic rounding error against the float64 oracle.",
         style="dim",
     )
     _print_failures(report, console)
     console.print(_environment(report), style="dim", highlight=False)
-    console.print(_verdict(report))
+    console.print(f"{_verdict(report)} {seconds:.0f} s.")
 
 
 def _matrix(report: Report) -> Table:
@@ -29,11 +29,10 @@ def _matrix(report: Report) -> Table:
     table.add_column("runner", no_wrap=True)
     for dtype in dtypes:
         table.add_column(dtype)
+    table.add_column("")
     for state in report.runners:
         cells = [_cell(report.worst(state.name, dtype)) for dtype in dtypes]
-        if state.state != "ran" and cells:
-            cells[0] = _state(state)
-        table.add_row(escape(state.name), *cells)
+        table.add_row(escape(state.name), *cells, "" if state.state == "ran" else _state(state))
     return table
 
 
@@ -75,9 +74,11 @@ def _verdict(report: Report) -> str:
     counts = f"{total - failed} of {total} tensors within budget, {ran} of {len(report.runners)} runners ran"
     if report.exit_code == 0:
         return f"[bold green]All agree[/bold green]: {counts}."
-    reason = {
-        1: "a required runner is missing" if report.missing else "They do not agree",
-        3: "A runner crashed or timed out",
-        4: "Nothing was compared",
-    }[report.exit_code]
+    reasons = {
+        "They do not agree": report.disagreements,
+        "A required runner is missing": report.missing,
+        "A runner raised, crashed or timed out": report.exit_code == 3,
+        "Nothing was compared": report.exit_code == 4,
+    }
+    reason = ". ".join(text for text, holds in reasons.items() if holds)
     return f"[bold red]{reason}[/bold red]: {counts}."

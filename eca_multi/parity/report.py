@@ -2,12 +2,14 @@
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from eca_multi import __version__
+from eca_multi._files import write_atomically
 
-from .budget import C
+from .budget import SAFETY
 from .compare import Judgement, Verdict
 
 SCHEMA = 1
@@ -64,6 +66,11 @@ class Report:
         return [cell for cell in self.cells if not cell.green]
 
     @property
+    def disagreements(self) -> list[Cell]:
+        """The failures that are no exceptions."""
+        return [cell for cell in self.failures if cell.judgement.verdict is not Verdict.ERROR]
+
+    @property
     def missing(self) -> list[RunnerState]:
         """The required runners that could not run."""
         return [r for r in self.runners if r.name in self.required and r.state == "unavailable"]
@@ -71,8 +78,7 @@ class Report:
     @property
     def exit_code(self) -> int:
         """0 all agree; 1 a disagreement, or a required runner is missing; 3 a crash; 4 nothing was compared."""
-        disagreements = [c for c in self.failures if c.judgement.verdict is not Verdict.ERROR]
-        if disagreements or self.missing:
+        if self.disagreements or self.missing:
             return 1
         if self.failures or any(r.state in ("crashed", "timed out") for r in self.runners):
             return 3
@@ -93,13 +99,17 @@ class Report:
             lines = [f"{r.name}: {r.state}: {r.detail}" for r in self.runners if r.state != "ran"]
             raise RuntimeError("\n".join([*lines, *map(describe, self.failures)]) or "nothing was compared")
 
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write `to_json` to a file, whole or not at all."""
+        write_atomically(path, self.to_json().encode())
+
     def to_json(self) -> str:
         """Return the report as JSON: the same bytes for the same results."""
         content = {
             "schema": SCHEMA,
             "tool": f"eca-multi {__version__}",
             "exit_code": self.exit_code,
-            "c": C,
+            "c": SAFETY,
             "environment": self.environment,
             "required": sorted(self.required),
             "runners": [asdict(runner) for runner in self.runners],

@@ -1,5 +1,6 @@
 """The parity run: the same weights, inputs and cotangents to every runner, and a verdict on each tensor."""
 
+import contextlib
 import os
 import platform
 import tempfile
@@ -13,12 +14,11 @@ from safetensors.numpy import load_file, save_file
 from .budget import DTYPES, oracle, quantise
 from .cases import CASES, CASES_BY_NAME, Case
 from .compare import Judgement, Verdict, judge
-from .jobs import Tensor
+from .jobs import TENSORS, Tensor
 from .pool import Message, run_workers
 from .report import Cell, Report, RunnerState
-from .runners import Runner, find_runners
+from .runners import Runner, UsageError, find_runners
 
-TENSORS = ("y", "dx", "dw")
 Progress = Callable[[str, int, int], None]
 
 
@@ -47,7 +47,7 @@ def run(
         progress: Called as progress(what, done, total) as results come in.
 
     Raises:
-        ValueError: If a name is unknown.
+        UsageError: If a name is unknown, or a number out of range. It is a ValueError.
 
     Example:
         >>> from eca_multi import parity
@@ -59,6 +59,10 @@ def run(
     _check_names("dtype", dtypes, list(DTYPES))
     _check_names("case", cases, list(CASES_BY_NAME))
     _check_names("required runner", require, names)
+    limit = _processors() if workers is None else workers
+    for name, number in (("workers", limit), ("timeout", timeout)):
+        if not number > 0:
+            raise UsageError(f"{name} must be positive. Received: {name}={number}.")
     states = {runner.name: _state(runner) for runner in chosen}
     available = [runner for runner in chosen if states[runner.name].state == "ran"]
     grid = [
@@ -72,9 +76,10 @@ def run(
     with tempfile.TemporaryDirectory(prefix="eca-parity-") as folder:
         session = _Session(Path(folder), grid, available, report, progress)
         slowest_first = sorted(available, key=lambda runner: not runner.compiler)
-        limit = workers or os.cpu_count() or 1
-        for message in run_workers(slowest_first, session.requests, Path(folder), workers=limit, timeout=timeout):
-            session.take(message, states[message.runner.name])
+        messages = run_workers(slowest_first, session.requests, Path(folder), workers=limit, timeout=timeout)
+        with contextlib.closing(messages):  # its end is the workers' end, before their folder goes
+            for message in messages:
+                session.take(message, states[message.runner.name])
     return report
 
 
@@ -99,6 +104,7 @@ class _Session:
             runner.name: [{**job, "outputs": f"{job['inputs']}.{number}"} for job in jobs]
             for number, runner in enumerate(runners)
         }
+        self.missing = {runner.name: set(self.inputs) for runner in runners}
         self._tell("starting")
 
     def take(self, message: Message, state: RunnerState) -> None:
@@ -107,6 +113,10 @@ class _Session:
         elif message.kind == "result":
             self.report.cells += self._judge(state.name, message.content)
             self.done += 1
+            self.missing[state.name].discard((message.content["case"], message.content["dtype"]))
+        elif message.kind == "done" and self.missing[state.name]:
+            missing = sorted(self.missing[state.name])
+            state.state, state.detail = "crashed", f"ended without a result for {len(missing)} jobs, {missing[0]} first"
         elif message.kind in ("crashed", "timed out"):
             state.state, state.detail = message.kind, message.detail
         self._tell(state.name)
@@ -160,7 +170,11 @@ def _write_inputs(case: Case, dtype: str, folder: Path) -> dict[str, Any]:
 def _check_names(what: str, names: Sequence[str] | None, known: Sequence[str]) -> None:
     for name in names or ():
         if name not in known:
-            raise ValueError(f"{what} must be one of {', '.join(known)}. Received: {name!r}.")
+            raise UsageError(f"{what} must be one of {', '.join(known)}. Received: {name!r}.")
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _state(runner: Runner) -> RunnerState:
@@ -172,6 +186,6 @@ def _environment() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": f"{platform.machine()}, {os.cpu_count()} cores",
+        "processor": f"{platform.machine()}, {_processors()} cores",
         "numpy": np.__version__,
     }

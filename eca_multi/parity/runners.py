@@ -64,23 +64,34 @@ WORKER_ENV = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
 
+# A switch in the caller's shell must not turn a compiled runner into an eager one.
+FORCED_ENV = {"TORCHDYNAMO_DISABLE": "0", "TORCH_COMPILE_DISABLE": "0", "JAX_DISABLE_JIT": "0"}
+
+
+class UsageError(ValueError):
+    """A name or number that the caller got wrong, found before anything runs."""
+
 
 def find_runners(names: Sequence[str] | None) -> list[Runner]:
     """Return the named runners (all, for None). `file.py:Class` names an `Adapter` of the user's own.
 
     Raises:
-        ValueError: If a name is unknown, or a file does not exist.
+        UsageError: If a name is unknown or given twice, or a file does not exist.
     """
     if names is None:
         return list(RUNNERS)
     known = {runner.name: runner for runner in RUNNERS}
-    return [known[name] if name in known else _own_runner(name, list(known)) for name in names]
+    chosen = [known[name] if name in known else _own_runner(name, list(known)) for name in names]
+    for runner in chosen:
+        if [other.name for other in chosen].count(runner.name) > 1:
+            raise UsageError(f"each runner must be named once. Received: {runner.name!r} more than once.")
+    return chosen
 
 
 def _own_runner(name: str, known: list[str]) -> Runner:
     file, colon, cls = name.rpartition(":")
     if not colon or not file.endswith(".py"):
-        raise ValueError(f"runner must be one of {', '.join(known)}, or file.py:Adapter. Received: {name!r}.")
+        raise UsageError(f"runner must be one of {', '.join(known)}, or file.py:Adapter. Received: {name!r}.")
     if not Path(file).is_file():
-        raise ValueError(f"runner {name!r} must name an existing file. Received: {file!r}.")
+        raise UsageError(f"runner {name!r} must name an existing file. Received: {file!r}.")
     return Runner(f"{Path(file).stem}:{cls}", f"{Path(file).resolve()}:{cls}")

@@ -6,7 +6,9 @@ standard output as they like, so the answers go out through a copy of it made be
 
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from .jobs import Job, Outputs
+from .jobs import TENSORS, Job, Outputs
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -30,17 +32,26 @@ def main() -> None:
     adapter = load_class(sys.argv[1])()
     send({"versions": adapter.versions()})
     requests = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     jobs = [_read(request) for request in requests]
     paths = {id(job): request["outputs"] for job, request in zip(jobs, requests, strict=True)}
     for job, result in adapter.run_all(jobs):
         _answer(send, job, result, paths[id(job)])
 
 
+def _end_with_parent() -> None:
+    """Standard input closes when the harness is gone, however it went; end this process and all that it started."""
+    while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter ends
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
 def load_class(spec: str) -> Any:
     """Import "module:Class", or "file.py:Class"."""
     source, _, name = spec.rpartition(":")
     if source.endswith(".py"):
-        file = spec_from_file_location(os.path.basename(source)[:-3], source)
+        sys.path.append(os.path.dirname(source))  # at the end: what lies beside the file hides nothing
+        file = spec_from_file_location(f"eca_parity_{os.path.basename(source)[:-3]}", source)
         if file is None or file.loader is None:
             raise ImportError(f"cannot load {source}")
         module = module_from_spec(file)
@@ -58,6 +69,8 @@ def _read(request: dict[str, Any]) -> Job:
 
 def _answer(send: Send, job: Job, result: Outputs | str, path: str) -> None:
     message: dict[str, Any] = {"case": job.case, "dtype": job.dtype}
+    if not isinstance(result, str) and set(result) != set(TENSORS):
+        result = f"run must return exactly {', '.join(TENSORS)}. Received: {', '.join(result)}."
     if isinstance(result, str):
         send({**message, "error": result})
         return

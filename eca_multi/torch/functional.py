@@ -13,6 +13,7 @@ from eca_multi._errors import (
     check_circular,
     check_floating,
     check_gate,
+    check_gate_shape,
     check_kernel,
     check_mask,
     check_padding,
@@ -64,7 +65,8 @@ def eca(
 
     Args:
         x: Feature map (N, C, *S) or with the channels elsewhere; rank >= 3, a floating-point dtype.
-        weight: Kernel of odd size k, shape (1, 1, k) or (k,); for ECA-NS one per channel, shape (C, 1, k).
+        weight: Kernel of odd size k, shape (1, 1, k) or (k,); for ECA-NS one per channel, shape (C, 1, k). Where k = C,
+            a kernel in Keras's or Flax's layout (k, 1, 1) reads as C kernels of size 1: convert by `to_canonical`.
         padding: "zeros" or "circular", over the channels.
         gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid, exactly 1 at 0), or a function of the logits.
         channel_axis: Axis of the channels, not 0.
@@ -104,8 +106,7 @@ def eca(
         # A sum stays one all-reduce where x is a DTensor with uneven spatial shards; a mean gathers x.
         pooled = x.sum(axes, dtype=acc) / math.prod([x.shape[i] for i in axes])
     else:
-        is_tensor = isinstance(mask, torch.Tensor)
-        check_mask(is_tensor and mask.dtype == torch.bool, mask if is_tensor else type(mask), axis, x.shape)
+        require_mask(mask, axis, x)
         valid = mask.expand(*x.shape[:axis], *x.shape[axis + 1 :]).unsqueeze(axis)
         count = valid.sum(axes, dtype=acc).clamp(min=1)
         pooled = torch.where(valid, x, 0).sum(axes, dtype=acc) / count
@@ -121,6 +122,7 @@ def eca(
         logits = logits + padded[:, j : j + channels] * w[:, j]
 
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
+    check_gate_shape(g.shape, logits.shape)
     y = (x * g.reshape([-1 if i == 0 else channels if i == axis else 1 for i in range(x.ndim)])).to(x.dtype)
     return (y, g) if return_gate else y
 
@@ -129,3 +131,9 @@ def require_floating(name: str, x: torch.Tensor) -> None:
     """Raise TypeError for anything but a floating-point tensor; a NumPy array is named as such."""
     is_tensor = isinstance(x, torch.Tensor)
     check_floating(name, is_tensor and x.dtype.is_floating_point, x if is_tensor else type(x))
+
+
+def require_mask(mask: torch.Tensor, axis: int, x: torch.Tensor) -> None:
+    """Raise for anything but a boolean tensor that fits x."""
+    is_tensor = isinstance(mask, torch.Tensor)
+    check_mask(is_tensor and mask.dtype == torch.bool, mask if is_tensor else type(mask), axis, x.shape)

@@ -23,7 +23,7 @@ from eca_multi._errors import (
 )
 from eca_multi._kernel import eca_kernel_size
 
-from .functional import Gate, eca, require_floating
+from .functional import Gate, eca, require_floating, require_mask
 
 
 class ChannelKernel(nn.Module):
@@ -111,6 +111,8 @@ class ECA(nn.Module):
         return self.conv.weight.shape[-1]
 
     def reset_parameters(self) -> None:
+        if is_lazy(self.conv.weight):  # nothing to draw yet; the first call does
+            return
         bound = 0.0 if self.init == "identity" else self.kernel_size**-0.5
         nn.init.uniform_(self.conv.weight, -bound, bound)
 
@@ -209,6 +211,8 @@ class LazyECA(LazyModuleMixin, ECA):
         channels = check_positive_int("channels", x.shape[axis])
         fresh = self.has_uninitialized_params()
         shape = self._shape(channels) if fresh else tuple(self.conv.weight.shape)
+        if mask is not None:
+            require_mask(mask, axis, x)
         kernels, taps = native_kernel("torch", shape)
         check_circular(self.padding, check_kernel(kernels, taps, channels, shape), channels)
         del self._rule, self._given_size  # an ECA reads its size off the weight

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import meta
 from jax.nn.initializers import Initializer
 from jax.typing import ArrayLike, DTypeLike
 
@@ -84,11 +85,9 @@ class ECA(nn.Module):
         x = as_floating("x", x, self.dtype)
         axis = check_channel_axis(self.channel_axis, x.shape)
         channels = x.shape[axis]
-        k = self.kernel_size
-        if k is None:
-            k = eca_kernel_size(channels, gamma=self.gamma, beta=self.beta)
-        bound = 0.0 if self.kernel_init == "identity" else k**-0.5
+        k = self._size(channels)
         shape = native_shape("linen", 1 if self.shared else channels, k)
+        bound = 0.0 if self.kernel_init == "identity" else k**-0.5
         kernel = self.param("kernel", _uniform(bound), shape, self.param_dtype)
         return eca(
             x,
@@ -98,6 +97,13 @@ class ECA(nn.Module):
             channel_axis=axis,
             mask=mask,
         )
+
+    def _size(self, channels: int) -> int:
+        if self.kernel_size is not None:
+            return self.kernel_size
+        if self.has_variable("params", "kernel"):  # weights that exist keep their size, whatever the rule says
+            return int(meta.unbox(self.get_variable("params", "kernel")).shape[0])
+        return eca_kernel_size(channels, gamma=self.gamma, beta=self.beta)
 
 
 def _uniform(bound: float) -> Initializer:

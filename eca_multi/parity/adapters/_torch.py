@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
+from torch._dynamo.utils import counters
 
 from eca_multi._canonical import pack
 from eca_multi.parity.jobs import Job, Outputs, Tensor, move_channels, restore_channels
@@ -75,7 +76,13 @@ class TorchCompiledAdapter(TorchAdapter):
     """
 
     def run(self, job: Job) -> Outputs:
-        return self.run_together([job], _compiled())[0]
+        return self.run_compiled([job], _compiled())[0]
+
+    def run_compiled(self, jobs: list[Job], compiled: Forward) -> list[Outputs]:
+        outputs = self.run_together(jobs, compiled)
+        if not counters["stats"]["unique_graphs"]:
+            raise RuntimeError("torch.compile compiled nothing and ran eagerly")
+        return outputs
 
     def run_all(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outputs | str]]:
         for dtype in dict.fromkeys(job.dtype for job in jobs):
@@ -90,7 +97,7 @@ class TorchCompiledAdapter(TorchAdapter):
         for turn in range(max(map(len, places))):
             jobs = [place[min(turn, len(place) - 1)] for place in places]
             try:
-                results: list[Outputs | str] = list(self.run_together(jobs, compiled))
+                results: list[Outputs | str] = list(self.run_compiled(jobs, compiled))
             except Exception:
                 results = [self.attempt(job) for job in jobs]
             for place, job, result in zip(places, jobs, results, strict=True):
@@ -99,5 +106,6 @@ class TorchCompiledAdapter(TorchAdapter):
 
 
 def _compiled() -> Forward:
+    counters.clear()
     torch.compiler.reset()  # else the limit of graphs per function would be reached, and the rest run eagerly
     return torch.compile(forward, fullgraph=True, dynamic=False)

@@ -3,7 +3,8 @@
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
@@ -39,7 +40,14 @@ class Adapter(ABC):
         return -self.native_axis if job.other_axis else self.native_axis
 
     def versions(self) -> dict[str, str]:
-        return {name: version(name) for name in self.distributions}
+        return {name: _version(name) for name in self.distributions}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # installed under another name, as tensorflow-cpu is
+        return str(getattr(import_module(name), "__version__", "unknown"))
 
 
 def widen(array: np.ndarray) -> Tensor:
