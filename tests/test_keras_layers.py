@@ -6,6 +6,8 @@ oracle, masks, dtype policies, configs, files and each backend's compiler.
 
 import inspect
 import json
+from decimal import Decimal
+from fractions import Fraction
 
 import keras
 import numpy as np
@@ -16,7 +18,7 @@ from keras import layers, ops
 from keras.src.backend.common.masking import get_keras_mask
 from keras.src.testing import TestCase
 
-from eca_multi import reference
+from eca_multi import eca_kernel_size, reference
 from eca_multi.keras import ECA, eca
 
 pytestmark = pytest.mark.keras
@@ -535,3 +537,15 @@ def test_jax_jit_and_grad_of_stateless_call(masked, rng):
     dw = reference.backward(x, canonical(kernel), np.ones_like(x), channel_axis=-1, mask=mask).dw
     # dw adds 1512 products of up to 8: a sum of n terms rounds at sqrt(n) / 2**24 of their size.
     np.testing.assert_allclose(np.asarray(grad)[:, 0, 0], dw, rtol=0, atol=1512 * 8 * 2**-24)
+
+
+def test_a_config_loses_no_digit_of_a_constant():
+    layer = ECA(gamma=Fraction(5, 3), beta=Decimal(0), kernel_size=None)
+    config = json.loads(json.dumps(layer.get_config()))
+    for each in (layer, ECA.from_config(config)):
+        each.build((None, 5, 1024))
+        assert each.kernel.shape[0] == eca_kernel_size(1024, gamma=Fraction(5, 3), beta=0) == 7
+
+
+def test_a_short_config_takes_the_defaults():
+    assert ECA.from_config({"kernel_size": 3}).gate == "sigmoid"

@@ -8,6 +8,7 @@ import math
 from importlib import import_module
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
@@ -422,3 +423,12 @@ def test_gradients_of_a_detached_gate_are_rejected():
     detached = arrays["cotangent"] * gate[:, :, None]
     assert (np.abs(detached - right["dx"][0]) > 100 * right["dx"][1]).any()
     assert (np.abs(right["dw"][0][::-1] - right["dw"][0]) > 100 * right["dw"][1]).any()
+
+
+def test_a_callable_gate_must_keep_the_shape(framework):
+    x = np.ones((1, 6, 5, 4) if framework.native_axis == 1 else (1, 5, 4, 6))
+    double = {"torch": "cat", "keras": "concatenate"}.get(framework.kind, "concatenate")
+    module = {"torch": torch, "keras": keras.ops}.get(framework.kind, jnp)
+    with pytest.raises(ValueError, match=r"gate must be a function that keeps the shape \(1, 6\)"):
+        layer = framework.build(6, 3, gate=lambda logits: getattr(module, double)([logits, logits], 0))
+        layer(framework.tensor(x, "float32"))

@@ -607,6 +607,19 @@ BAD_FIRST_INPUTS = {
 }
 
 
+def test_a_bad_first_mask_leaves_it_lazy():
+    lazy = LazyECA()
+    with pytest.raises(TypeError, match="mask must be a boolean tensor"):
+        lazy(torch.ones(2, 20, 3, 5), mask=torch.ones(2, 3, 5))
+    assert lazy.has_uninitialized_params()
+
+
+def test_resetting_a_lazy_layer_is_nothing_yet():
+    lazy = LazyECA()
+    lazy.reset_parameters()
+    assert lazy.has_uninitialized_params()
+
+
 @pytest.mark.parametrize(("x", "options", "error", "match"), BAD_FIRST_INPUTS.values(), ids=BAD_FIRST_INPUTS)
 def test_a_bad_first_input_leaves_it_lazy(x, options, error, match):
     lazy = LazyECA(**options)

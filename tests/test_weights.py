@@ -564,3 +564,14 @@ def test_no_module_of_the_library_unpickles():
     assert words.search("state = torch.load(path)")  # the control
     found = [str(file) for file in package.rglob("*.py") if words.search(file.read_text(encoding="utf-8"))]
     assert found == []
+
+
+def test_saving_over_a_file_keeps_its_mode_and_its_link(tmp_path):
+    real, link = tmp_path / "real.safetensors", tmp_path / "link.safetensors"
+    convert.save_file({"weight": np.ones(3)}, real)
+    real.chmod(0o600)
+    link.symlink_to(real)
+    convert.save_file({"weight": np.zeros(3)}, link)
+    assert link.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o600
+    assert not convert.load_file(real)["weight"].any()
