@@ -134,6 +134,14 @@ def test_an_end_without_all_results_is_no_agreement(name):
     assert "ended without a result for 1 jobs" in done.output
 
 
+def test_an_adapter_that_the_file_lacks_is_named_beside_those_it_has():
+    done = cli("--runner", mutant("Flipped"), "--dtype", "float32", *CASE)
+    assert done.exit_code == 3
+    assert "mutants.py has no adapter 'Flipped'. It has: " in done.output
+    assert "FlippedKernel" in done.output
+    assert "Traceback" not in done.output
+
+
 def test_a_missing_tensor_is_an_error():
     done = cli("--runner", mutant("OnlyForward"), "--dtype", "float32", *CASE)
     assert done.exit_code == 3

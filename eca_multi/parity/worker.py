@@ -59,6 +59,9 @@ def load_class(spec: str) -> Any:
         file.loader.exec_module(module)
     else:
         module = import_module(source)
+    if not hasattr(module, name):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        sys.exit(f"{source} has no adapter {name!r}. It has: {', '.join(classes) or 'no class'}.")
     return getattr(module, name)
 
 
