@@ -6,23 +6,36 @@ Loaded by workers as `tests/mutants.py:Class`; nothing in the package knows of t
 import os
 import subprocess
 import time
+from contextlib import nullcontext
 
 import torch
 
-from eca_multi.parity.adapters._torch import Call, TorchAdapter
-from eca_multi.torch import eca
+from eca_multi.parity import Adapter, tap
+from eca_multi.parity.specs.eca import Torch
+from eca_multi.torch import ECA, eca
 
 
-class Mutant(TorchAdapter):
-    """ECA written out once, each step a method, so that a mutant changes one step and nothing else."""
+class Layer(ECA):
+    """ECA written out once, each step a method of the adapter, so that a mutant changes one step and nothing else."""
 
-    def run(self, job):
-        return self.run_together([job], lambda calls: [self.forward(*call) for call in calls])[0]
+    def forward(self, x, mask=None):
+        return self.adapter.forward(self, x, mask)
 
-    def forward(self, layer: Call, x, mask):
-        pooled = self.pool(x.float())
-        logits = self.convolve(pooled, layer.conv.weight.float()[0, 0])
-        gate = self.gate(logits)
+
+class Mutant(Torch):
+    def build(self, config):
+        layer = super().build(config)
+        layer.__class__ = Layer
+        layer.adapter = self
+        return layer
+
+    def tapping(self):
+        return nullcontext()  # it calls tap itself
+
+    def forward(self, layer, x, mask):
+        pooled = tap("pooled", self.pool(x.float()))
+        logits = tap("conv", self.convolve(pooled, layer.conv.weight.float()[0, 0]))
+        gate = tap("gate", self.gate(logits))
         return (x * gate[..., None, None]).to(x.dtype)
 
     def pool(self, x):
@@ -85,8 +98,8 @@ class BatchLeak(Mutant):
 
 
 class WrongShape(Mutant):
-    def _outputs(self, job, y, dx, dw):
-        return super()._outputs(job, y[:1], dx, dw)
+    def forward(self, layer, x, mask):
+        return super().forward(layer, x, mask).flatten(2)
 
 
 class WrongDtype(Mutant):
@@ -98,6 +111,23 @@ class NotFinite(Mutant):
     def gate(self, logits):
         gate = super().gate(logits)
         return torch.where(gate == gate.max(), torch.inf, gate)
+
+
+class Untapped(FlippedKernel):
+    """Lacks one of its taps."""
+
+    def forward(self, layer, x, mask):
+        gate = self.gate(
+            tap("conv", self.convolve(tap("pooled", self.pool(x.float())), layer.conv.weight.float()[0, 0]))
+        )
+        return (x * gate[..., None, None]).to(x.dtype)
+
+
+class Random(Faithful):
+    """Not the same twice."""
+
+    def gate(self, logits):
+        return super().gate(logits) + 1e-9 * torch.rand(())
 
 
 class Raising(Mutant):
@@ -123,14 +153,18 @@ class ExitsZero(Mutant):
         os._exit(0)
 
 
-class NoResults(Mutant):
-    def run_all(self, jobs):
-        return iter(())
+class NoBuild(Torch):
+    build = Adapter.build
 
 
-class OnlyForward(Mutant):
-    def run(self, job):
-        return {"y": super().run(job)["y"]}
+class Leftover(Torch):
+    def weights_for(self, config):
+        return {}
+
+
+class NoPermutation(Torch):
+    def weights_for(self, config):
+        return {"conv.weight": "w: k -> 1 1 k k"}
 
 
 class WritesNonsense(Mutant):

@@ -17,7 +17,7 @@ VIOLATIONS = [
     ("flax/linen/weights.py", "import eca_multi.flax.nnx", "linen and nnx do not know each other"),
     ("_kernel.py", "import torch", "The ground floor imports no framework"),
     ("_errors.py", "import eca_multi.reference", "Arrows point down only"),
-    ("parity/run.py", "import eca_multi.parity.adapters._torch", "The harness names its adapters"),
+    ("parity/run.py", "import eca_multi.parity.engines._torch", "The harness names its engines"),
 ]
 
 

@@ -8,6 +8,9 @@ from test_errors import TABLE
 
 from eca_multi import eca_kernel_size, parity
 from eca_multi._canonical import native_shape
+from eca_multi._cli_parity import app as parity_app
+from eca_multi.parity.runners import runners_of
+from eca_multi.parity.specs.eca import SPEC
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,15 +46,30 @@ def test_readme_examples_have_at_most_six_lines_of_code():
 
 
 def test_the_parity_page_lists_every_case():
-    section = (ROOT / "docs/parity.md").read_text().split("## The cases")[1].split("##")[0]
+    section = (ROOT / "docs/parity.md").read_text().split("## The cases of ECA")[1].split("##")[0]
     listed = re.findall(r"^\| ([a-z0-9-]+) \|", section, re.MULTILINE)[1:]
-    assert listed == [case.name for case in parity.CASES]
+    assert listed == [case.name for case in SPEC.cases]
+
+
+def test_the_parity_page_lists_every_check_verdict_and_command():
+    text = (ROOT / "docs/parity.md").read_text()
+
+    def listed(section: str) -> set[str]:
+        rows = re.findall(r"^\| ([^|]*) \|", text.split(f"## {section}\n")[1].split("\n## ")[0], re.MULTILINE)
+        return {name.strip() for row in rows for name in row.split(",")}
+
+    assert listed("Checks") >= set(parity.CHECKS)
+    assert listed("Verdicts") >= set(parity.Verdict)
+    table = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    shown = {name.split()[0] for row in table for name in re.findall(r"`([^`]*)`", row)}
+    assert shown == {command.name or command.callback.__name__ for command in parity_app.registered_commands}
 
 
 def test_the_readme_shows_every_runner():
     table = (ROOT / "README.md").read_text().split("<!-- parity table")[1].split("```")[1]
-    shown = [line.split()[0] for line in table.strip().splitlines()]
-    assert [name for name in shown if name != "runner"][: len(parity.RUNNERS)] == [r.name for r in parity.RUNNERS]
+    shown = [line.split()[0] for line in table.strip().splitlines() if not line.startswith(" ")]
+    names = [runner.name for runner in runners_of(SPEC)]
+    assert [name for name in shown if name != "runner"][: len(names)] == names
 
 
 def test_the_rule_table_is_right():

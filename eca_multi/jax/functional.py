@@ -99,7 +99,6 @@ def eca(
     k = check_kernel(kernels, taps, channels, weight.shape)
     check_circular(padding, k, channels)
     acc = jnp.float64 if jnp.float64 in (x.dtype, weight.dtype) else jnp.float32
-    half = k // 2
 
     # The gradient of a product in bfloat16 is summed in bfloat16 (20 % off on a 28x28 map), so x is widened once.
     wide = x.astype(acc)
@@ -112,17 +111,22 @@ def eca(
         count = jnp.maximum(valid.sum(axes, dtype=acc), 1)
         pooled = jnp.where(valid, wide, 0).sum(axes) / count
 
-    # Shifted copies instead of lax.conv: its kernel gradient is silently wrong where the channels are sharded.
-    w = weight.astype(acc).reshape(k, 1, -1)
-    logits = pooled * w[half]
-    for j in range(k):
-        if j != half:
-            logits = logits + _shift(pooled, j - half, padding) * w[j]
-
+    logits = _convolve(pooled, weight.astype(acc).reshape(k, 1, -1), padding)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
     y = (wide * jnp.expand_dims(g, axes)).astype(x.dtype)
     return (y, g) if return_gate else y
+
+
+def _convolve(pooled: jax.Array, w: jax.Array, padding: str) -> jax.Array:
+    """Correlate the means (N, C) with one kernel (k, 1, 1), or with one per channel (k, 1, C)."""
+    # Shifted copies instead of lax.conv: its kernel gradient is silently wrong where the channels are sharded.
+    half = len(w) // 2
+    logits = pooled * w[half]
+    for j in range(len(w)):
+        if j != half:
+            logits = logits + _shift(pooled, j - half, padding) * w[j]
+    return logits
 
 
 def _shift(a: jax.Array, offset: int, padding: str) -> jax.Array:

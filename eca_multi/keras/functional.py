@@ -81,7 +81,6 @@ def eca(
     check_circular(padding, k, channels)
     dtype = keras.backend.standardize_dtype(x.dtype)
     acc = "float64" if "float64" in (dtype, keras.backend.standardize_dtype(weight.dtype)) else "float32"
-    half = k // 2
 
     # TensorFlow sums float16 in float16 and JAX the gradient of a bfloat16 product in bfloat16: widen x once.
     wide = ops.cast(x, acc)
@@ -99,20 +98,26 @@ def eca(
         count = ops.where(count > 0, count, ops.ones_like(count))  # ops.maximum makes float32 of float64 in torch
         pooled = ops.sum(ops.where(valid, wide, ops.zeros((), acc)), axes) / count
 
-    # Shifted copies instead of ops.conv: on the JAX backend its kernel gradient is wrong for sharded channels.
-    if padding == "zeros":
-        padded = ops.pad(pooled, ((0, 0), (half, half)))
-    else:
-        padded = ops.concatenate([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
-    w = ops.reshape(ops.cast(weight, acc), (k, -1))
-    logits = padded[:, :channels] * w[0]
-    for j in range(1, k):
-        logits = logits + padded[:, j : j + channels] * w[j]
-
+    logits = _convolve(pooled, ops.reshape(ops.cast(weight, acc), (k, -1)), padding)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
     y = ops.cast(wide * ops.expand_dims(g, axes), dtype)
     return (y, g) if return_gate else y
+
+
+def _convolve(pooled: Tensor, w: Tensor, padding: str) -> Tensor:
+    """Correlate the means (N, C) with one kernel (k, 1), or with one per channel (k, C)."""
+    # Shifted copies instead of ops.conv: on the JAX backend its kernel gradient is wrong for sharded channels.
+    channels, k = pooled.shape[1], w.shape[0]
+    half = k // 2
+    if padding == "zeros":
+        padded = ops.pad(pooled, ((0, 0), (half, half)))
+    else:
+        padded = ops.concatenate([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
+    logits = padded[:, :channels] * w[0]
+    for j in range(1, k):
+        logits = logits + padded[:, j : j + channels] * w[j]
+    return logits
 
 
 def is_floating(x: Tensor) -> bool:

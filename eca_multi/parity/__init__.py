@@ -14,30 +14,66 @@ from eca_multi._errors import not_installed
 if _missing := [name for name in ("ml_dtypes", "scipy", "sklearn", "PIL") if _find_spec(name) is None]:
     raise ImportError(not_installed("eca_multi.parity", _missing[0], "parity"))
 
-from .adapters.base import Adapter as Adapter
-from .cases import CASES as CASES
-from .cases import Case as Case
+from ._axes import SpecError as SpecError
+from .adapters import Adapter as Adapter
+from .adapters import JaxAdapter as JaxAdapter
+from .adapters import KerasAdapter as KerasAdapter
+from .adapters import LinenAdapter as LinenAdapter
+from .adapters import NnxAdapter as NnxAdapter
+from .adapters import NumpyAdapter as NumpyAdapter
+from .adapters import TorchAdapter as TorchAdapter
 from .compare import Verdict as Verdict
-from .jobs import Job as Job
-from .jobs import Tensor as Tensor
+from .match import assert_close as assert_close
+from .match import assert_match as assert_match
+from .offline import compare as compare
+from .offline import replay as replay
+from .plan import CHECKS as CHECKS
 from .report import ParityError as ParityError
 from .report import Report as Report
+from .run import fingerprints as fingerprints
 from .run import run as run
-from .runners import RUNNERS as RUNNERS
 from .runners import Runner as Runner
 from .runners import UsageError as UsageError
+from .spec import Case as Case
+from .spec import Draw as Draw
+from .spec import Manual as Manual
+from .spec import Spec as Spec
+from .spec import Training as Training
+from .spec import booleans as booleans
+from .spec import integers as integers
+from .spec import normal as normal
+from .spec import uniform as uniform
+from .taps import tap as tap
 
 __all__ = [
-    "CASES",
-    "RUNNERS",
+    "CHECKS",
     "Adapter",
     "Case",
-    "Job",
+    "Draw",
+    "JaxAdapter",
+    "KerasAdapter",
+    "LinenAdapter",
+    "Manual",
+    "NnxAdapter",
+    "NumpyAdapter",
     "ParityError",
     "Report",
     "Runner",
-    "Tensor",
+    "Spec",
+    "SpecError",
+    "TorchAdapter",
+    "Training",
     "UsageError",
     "Verdict",
+    "assert_close",
+    "assert_match",
+    "booleans",
+    "compare",
+    "fingerprints",
+    "integers",
+    "normal",
+    "replay",
     "run",
+    "tap",
+    "uniform",
 ]

@@ -1,28 +1,43 @@
-"""A report on the terminal: the matrix, then only what failed, then the environment."""
+"""What the command line prints: the matrix, then only what failed, then the environment."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .budget import DTYPES, SAFETY
-from .report import Cell, Report, RunnerState, describe
+from .budget import DTYPES
+from .compare import Judgement, Verdict
+from .plan import BASE, CHECKS
+from .report import Cell, Localisation, Report, RunnerState, describe
 
 MOST = 20  # failing tensors that are listed; --json has all
+BUDGETS = {
+    "analytic": "the analytic rounding error against the float64 reference",
+    "stochastic": "the error of 16 float64 re-runs with rounding noise",
+    "manual": "the tolerance given by hand",
+}
 
 
 def render(report: Report, console: Console, seconds: float) -> None:
-    console.print(_matrix(report))
-    console.print(
-        f"Largest share of the error budget that was used (above 1 fails), and where. "
-        f"Budget: {SAFETY:g} x the analytic rounding error against the float64 oracle.",
-        style="dim",
-    )
+    console.print(matrix(report))
+    kind = report.spec.get("budget", "")
+    if kind in BUDGETS:
+        console.print(
+            f"Largest share of the error budget that was used (above 1 fails), and where. "
+            f"Budget: {report.spec['c']:g} x {BUDGETS[kind]}.",
+            style="dim",
+        )
     _print_failures(report, console)
+    if report.power:
+        print_power(report, console)
     console.print(_environment(report), style="dim", highlight=False)
     console.print(f"{_verdict(report)} {seconds:.0f} s.")
 
 
-def _matrix(report: Report) -> Table:
+def matrix(report: Report) -> Table:
+    """One row for each runner, and one more for each check beside outputs and gradients; a column for each dtype."""
     present = {cell.dtype for cell in report.cells}
     dtypes = [dtype for dtype in DTYPES if dtype in present]
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
@@ -31,17 +46,28 @@ def _matrix(report: Report) -> Table:
         table.add_column(dtype)
     table.add_column("")
     for state in report.runners:
-        cells = [_cell(report.worst(state.name, dtype)) for dtype in dtypes]
-        table.add_row(escape(state.name), *cells, "" if state.state == "ran" else _state(state))
+        checks = {cell.check for cell in report.cells if cell.runner == state.name}
+        rows: list[tuple[str, tuple[str, ...]]] = [("", BASE)] if checks & set(BASE) or not checks else []
+        rows += [(check, (check,)) for check in CHECKS if check in checks and check not in BASE]
+        for number, (label, group) in enumerate(rows):
+            cells = [_cell(report.worst(state.name, dtype, group)) for dtype in dtypes]
+            name = state.name if number == 0 else ""
+            title = f"{name or ' ' * len(state.name)}{f' {label}' if label else ''}"
+            table.add_row(escape(title), *cells, "" if state.state == "ran" or number else _state(state))
     return table
 
 
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return "[dim]-[/dim]"
+    if cell.verdict is Verdict.UNSUPPORTED:
+        return "[dim]unsupported[/dim]"
     use = cell.judgement.budget_use
     colour = "green" if cell.green else "bold red"
-    text = f"{use:.2f}" if use < 100 else f"{use:.0e}" if use < float("inf") else cell.judgement.verdict.value
+    if cell.budget == "bitwise" and cell.green:
+        return f"[{colour}]=[/{colour}]"
+    short = use is not None and (cell.green or cell.verdict is Verdict.EXCEEDS_BUDGET)
+    text = (f"{use:.2f}" if use < 100 else f"{use:.0e}") if short and use is not None else cell.verdict.value
     return f"[{colour}]{text}[/{colour}] {cell.case} {cell.tensor}"
 
 
@@ -57,6 +83,18 @@ def _print_failures(report: Report, console: Console) -> None:
         console.print(f"[red]FAIL[/red] {escape(describe(cell))}", highlight=False, soft_wrap=True)
     if len(report.failures) > MOST:
         console.print(f"... and {len(report.failures) - MOST} more; --json FILE lists all.")
+    for found in report.localisations:
+        console.print(f"[bold]{escape(found.line)}[/bold]", highlight=False, soft_wrap=True)
+        if found.shrunk:
+            sizes = ", ".join(f"{axis}={size}" for axis, size in found.shrunk.items())
+            console.print(f"  still fails with {sizes}", highlight=False)
+    reasons = dict.fromkeys(
+        f"{cell.runner} {cell.check}: {cell.reason}" for cell in report.cells if cell.verdict is Verdict.UNSUPPORTED
+    )
+    for reason in list(reasons)[:MOST]:
+        console.print(f"[dim]unsupported[/dim] {escape(reason)}", highlight=False, soft_wrap=True)
+    if report.replay:
+        console.print(f"Run it again: {escape(report.replay)}", highlight=False, soft_wrap=True)
 
 
 def _environment(report: Report) -> str:
@@ -69,16 +107,123 @@ def _environment(report: Report) -> str:
 
 
 def _verdict(report: Report) -> str:
-    total, failed = len(report.cells), len(report.failures)
+    total, green = len(report.compared), sum(1 for cell in report.cells if cell.green)
     ran = sum(1 for state in report.runners if state.state == "ran")
-    counts = f"{total - failed} of {total} tensors within budget, {ran} of {len(report.runners)} runners ran"
+    counts = f"{green} of {total} tensors within budget, {ran} of {len(report.runners)} runners ran"
     if report.exit_code == 0:
         return f"[bold green]All agree[/bold green]: {counts}."
     reasons = {
         "They do not agree": report.disagreements,
         "A required runner is missing": report.missing,
         "A runner raised, crashed or timed out": report.exit_code == 3,
-        "Nothing was compared": report.exit_code == 4,
+        "A case is inconclusive": report.inconclusive,
+        "Nothing was compared": report.exit_code == 4 and not report.compared and not report.inconclusive,
     }
     reason = ". ".join(text for text, holds in reasons.items() if holds)
     return f"[bold red]{reason}[/bold red]: {counts}."
+
+
+def print_chain(found: Localisation, console: Console) -> None:
+    table = Table(title=escape(found.line), title_justify="left", box=None, header_style="bold")
+    for name in ("stage", "direction", "as it came", "in isolation", "verdict"):
+        table.add_column(name)
+    for stage in found.chain:
+        mark = "[bold red]<-- here[/bold red]" if stage["tap"] == found.culprit else ""
+        numbers = ["-" if stage[k] is None else f"{stage[k]:.3g}" for k in ("propagated", "isolated")]
+        table.add_row(escape(stage["tap"]), stage["direction"], *numbers, f"{stage['verdict']} {mark}")
+    console.print(table)
+
+
+def print_comparison(result: Mapping[str, Judgement], console: Console) -> None:
+    table = Table(box=None, header_style="bold")
+    for name in (
+        "tensor",
+        "verdict",
+        "budget use",
+        "max abs",
+        "max rel",
+        "max ULP",
+        "RMSE",
+        "SNR dB",
+        "worst",
+        "values",
+    ):
+        table.add_column(name)
+    for name, j in result.items():
+        metrics = [j.metrics.get(key) for key in ("max_abs", "max_rel", "max_ulp", "rmse", "snr_db")]
+        numbers = ["-" if value is None else f"{value:.3g}" for value in (j.budget_use, *metrics)]
+        colour = "green" if j.verdict.green else "bold red"
+        values = f"{j.received} for {j.expected}" if j.received or j.expected else ""
+        table.add_row(escape(name), f"[{colour}]{j.verdict}[/{colour}]", *numbers, str(list(j.index)), escape(values))
+    console.print(table)
+
+
+def print_power(report: Report, console: Console) -> None:
+    table = Table(box=None, header_style="bold")
+    for name in ("case", "dtype", "killed", "survived", "not applicable"):
+        table.add_column(name)
+    for power in report.power:
+        survived = f"[yellow]{', '.join(power.survived)}[/yellow]" if power.survived else ""
+        killed = f"{len(power.killed)}" if power.killed else "[bold red]none[/bold red]"
+        table.add_row(power.case, power.dtype, killed, survived, ", ".join(power.not_applicable))
+    console.print(table)
+
+
+def print_fingerprints(states: Sequence[RunnerState], console: Console) -> None:
+    from .fingerprints import PROBES
+
+    ran = [state for state in states if state.fingerprint]
+    table = Table(box=None, header_style="bold")
+    table.add_column("probe")
+    for state in ran:
+        table.add_column(escape(state.name))
+    for probe in PROBES:
+        values = [_value(state.fingerprint.get(probe)) for state in ran]
+        table.add_row(escape(probe), *values, style="bold" if len(set(values)) > 1 else "dim")
+    console.print(table)
+    for state in states:
+        if state.detail:
+            console.print(f"{_state(state)} {escape(state.name)}: {escape(state.detail)}", highlight=False)
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
+
+
+def print_doctor(findings: Sequence[Any], console: Console) -> None:
+    colours = {"ok": "green", "missing": "yellow", "fault": "bold red"}
+    table = Table(box=None, show_header=False)
+    for finding in findings:
+        table.add_row(f"[{colours[finding.state]}]{finding.state}[/]", escape(finding.what), escape(finding.detail))
+    console.print(table)
+
+
+def print_summary(content: Mapping[str, Any], console: Console) -> None:
+    """Show a report that was read from a file."""
+    counts: dict[str, int] = {}
+    for result in content["results"]:
+        counts[result["verdict"]] = counts.get(result["verdict"], 0) + 1
+    console.print(f"{content['spec'].get('name', '')}: exit status {content['exit_code']}", highlight=False)
+    for verdict, count in sorted(counts.items()):
+        console.print(f"  {verdict} {count}", highlight=False)
+    for found in content["localisations"]:
+        console.print(f"  {escape(found['line'])}", highlight=False, soft_wrap=True)
+
+
+def print_list(wanted: str, console: Console) -> None:
+    from .runners import runners_of
+    from .specs import SHIPPED, find_spec
+
+    spec, _ = find_spec(wanted)
+    table = Table(box=None, show_header=False)
+    for name, what in SHIPPED.items():
+        table.add_row("spec", name, escape(what))
+    for runner in runners_of(spec):
+        table.add_row("runner", runner.name, escape(runner.unavailable() or ""))
+    for case in spec.cases:
+        table.add_row("case", case.name, escape(case.why))
+    for check in CHECKS:
+        table.add_row("check", check, "")
+    for dtype in DTYPES:
+        table.add_row("dtype", dtype, "")
+    console.print(table)

@@ -3,32 +3,39 @@
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from statistics import median
 from typing import Any
 
 from eca_multi import __version__
 from eca_multi._files import write_atomically
 
-from .budget import SAFETY
 from .compare import Judgement, Verdict
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One tensor of one case in one dtype by one runner. `error` is the text where the job raised."""
+    """One tensor of one case in one dtype by one runner, in one check. `reason` says why where nothing was compared."""
 
     runner: str
     case: str
     dtype: str
+    check: str
     tensor: str
     judgement: Judgement
-    error: str = ""
+    budget: str = ""
+    reason: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.judgement.verdict
 
     @property
     def green(self) -> bool:
-        return self.judgement.verdict.green
+        return self.verdict.green
 
 
 @dataclass
@@ -39,10 +46,54 @@ class RunnerState:
     state: str = "ran"
     detail: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """Where a failure begins: the chain of taps, each judged as propagated and in isolation.
+
+    `line` says it in one line; `shrunk` holds the sizes of the smallest case that still fails, `bundle` its folder.
+    """
+
+    runner: str
+    case: str
+    dtype: str
+    line: str
+    culprit: str | None = None
+    explanation: str = ""
+    chain: tuple[dict[str, Any], ...] = ()
+    shrunk: dict[str, int] = field(default_factory=dict)
+    bundle: str = ""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Free-running drift max |w - reference| over all weights at some steps, and the band of perturbed references."""
+
+    runner: str
+    case: str
+    dtype: str
+    optimizer: str
+    steps: tuple[int, ...]
+    drift: tuple[float, ...]
+    band: tuple[float, ...]
+    one_step: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Power:
+    """Which mutants a case kills: those whose verdict is not green, in any tensor."""
+
+    case: str
+    dtype: str
+    killed: tuple[str, ...]
+    survived: tuple[str, ...]
+    not_applicable: tuple[str, ...] = ()
 
 
 class ParityError(AssertionError):
-    """An implementation does not agree with the oracle."""
+    """An implementation does not agree with the reference."""
 
 
 @dataclass
@@ -50,25 +101,44 @@ class Report:
     """What a parity run found.
 
     Attributes:
+        spec: Name, source, layout, reference, kind of budget and c.
         runners: The state of every runner that was asked for.
-        cells: A judgement for each runner, case, dtype and tensor that was compared.
+        cells: A judgement for each runner, case, dtype, check and tensor.
         required: Names of runners that must have run.
         environment: Python, platform and processor.
+        cases: Name and reason of each case.
+        localisations, trajectories, power: See their classes.
+        replay: The command that runs a failure again.
     """
 
     runners: list[RunnerState]
-    cells: list[Cell]
+    cells: list[Cell] = field(default_factory=list)
     required: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    spec: dict[str, Any] = field(default_factory=dict)
+    cases: tuple[dict[str, str], ...] = ()
+    localisations: list[Localisation] = field(default_factory=list)
+    trajectories: list[Trajectory] = field(default_factory=list)
+    power: list[Power] = field(default_factory=list)
+    replay: str = ""
+
+    @property
+    def compared(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.green or cell.verdict.disagrees]
 
     @property
     def failures(self) -> list[Cell]:
-        return [cell for cell in self.cells if not cell.green]
+        """What is not green, but for what cannot be done and says so."""
+        return [cell for cell in self.cells if not cell.green and cell.verdict is not Verdict.UNSUPPORTED]
 
     @property
     def disagreements(self) -> list[Cell]:
         """The failures that are no exceptions."""
-        return [cell for cell in self.failures if cell.judgement.verdict is not Verdict.ERROR]
+        return [cell for cell in self.cells if cell.verdict.disagrees]
+
+    @property
+    def inconclusive(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.verdict is Verdict.INCONCLUSIVE]
 
     @property
     def missing(self) -> list[RunnerState]:
@@ -77,72 +147,128 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 all agree; 1 a disagreement, or a required runner is missing; 3 a crash; 4 nothing was compared."""
+        """0 all agree; 1 a disagreement, or a required runner is missing; 3 a crash; 4 nothing conclusive."""
         if self.disagreements or self.missing:
             return 1
-        if self.failures or any(r.state in ("crashed", "timed out") for r in self.runners):
+        errors = any(cell.verdict is Verdict.ERROR for cell in self.cells)
+        if errors or any(r.state in ("crashed", "timed out") for r in self.runners):
             return 3
-        return 0 if self.cells else 4
+        return 4 if self.inconclusive or not self.compared else 0
 
-    def worst(self, runner: str, dtype: str) -> Cell | None:
-        """The cell of the largest budget use, an error first; None where nothing was compared."""
-        cells = [c for c in self.cells if (c.runner, c.dtype) == (runner, dtype)]
-        return max(cells, key=lambda c: (not c.green, c.judgement.budget_use), default=None)
+    def worst(self, runner: str, dtype: str, checks: Iterable[str] = ()) -> Cell | None:
+        """The cell of the largest budget use, a failure first; None where there is none."""
+        wanted = set(checks)
+        cells = [c for c in self.cells if (c.runner, c.dtype) == (runner, dtype) and (not wanted or c.check in wanted)]
+        return max(cells, key=_severity, default=None)
 
     def raise_for_status(self) -> None:
-        """Raise ParityError if a runner disagrees, or RuntimeError if one crashed or nothing was compared."""
+        """Raise ParityError if a runner disagrees, or RuntimeError if one crashed or nothing was conclusive."""
         if self.exit_code == 1:
             lines = [describe(cell) for cell in self.failures]
             lines += [f"{runner.name}: {runner.detail}" for runner in self.missing]
+            lines += [found.line for found in self.localisations]
             raise ParityError("\n".join(lines))
         if self.exit_code:
             lines = [f"{r.name}: {r.state}: {r.detail}" for r in self.runners if r.state != "ran"]
             raise RuntimeError("\n".join([*lines, *map(describe, self.failures)]) or "nothing was compared")
 
+    def finish(self) -> None:
+        """Put the cells in order, and add to each how it compares with its peers' errors."""
+        groups: dict[tuple[str, ...], list[Cell]] = {}
+        for cell in self.cells:
+            groups.setdefault((cell.case, cell.dtype, cell.check, cell.tensor), []).append(cell)
+        self.cells = sorted((_beside(c, g) for g in groups.values() for c in g), key=_order)
+
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write `to_json` to a file, whole or not at all."""
         write_atomically(path, self.to_json().encode())
 
-    def to_json(self) -> str:
-        """Return the report as JSON: the same bytes for the same results."""
-        content = {
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON's types; docs/parity.md lists the fields."""
+        shown = {id(cell) for cell in self._pictured()}
+        return {
             "schema": SCHEMA,
             "tool": f"eca-multi {__version__}",
             "exit_code": self.exit_code,
-            "c": SAFETY,
+            "spec": self.spec,
             "environment": self.environment,
             "required": sorted(self.required),
             "runners": [asdict(runner) for runner in self.runners],
-            "results": [_plain(cell) for cell in sorted(self.cells, key=_order)],
+            "cases": list(self.cases),
+            "results": [_plain(cell, id(cell) in shown) for cell in self.cells],
+            "localisations": [_clean(asdict(item)) for item in self.localisations],
+            "trajectories": [_clean(asdict(item)) for item in self.trajectories],
+            "power": [_clean(asdict(item)) for item in self.power],
+            "replay": self.replay,
         }
-        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+    def to_json(self) -> str:
+        """Return the report as JSON: the same bytes for the same results."""
+        return as_json(self.to_dict())
+
+    def _pictured(self) -> list[Cell]:
+        """The cells whose profile a picture may want: the worst of each runner, dtype and check."""
+        worst: dict[tuple[str, ...], Cell] = {}
+        for cell in self.cells:
+            key = (cell.runner, cell.dtype, cell.check)
+            if cell.judgement.profile and (key not in worst or _severity(cell) > _severity(worst[key])):
+                worst[key] = cell
+        return list(worst.values())
+
+
+def as_json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def describe(cell: Cell) -> str:
     """One line that says what disagrees, where and by how much."""
     j = cell.judgement
-    head = f"{cell.runner} {cell.dtype} {cell.case} {cell.tensor}: {j.verdict}"
-    if j.verdict is Verdict.ERROR:
-        return f"{head}: {cell.error.strip().splitlines()[-1]}"
+    check = "" if cell.check in ("forward", "input_grad", "weight_grad") else f" {cell.check}"
+    head = f"{cell.runner} {cell.dtype} {cell.case}{check} {cell.tensor}: {j.verdict}"
+    if cell.reason:
+        return f"{head}: {cell.reason.strip().splitlines()[-1]}"
     tail = f"expected {j.expected}, received {j.received}"
-    if math.isfinite(j.budget_use):
+    if j.budget_use is not None:
         return f"{head}, {j.budget_use:.3g} x the budget at {list(j.index)}: {tail}"
     return f"{head}{f' at {list(j.index)}' if j.index else ''}: {tail}"
 
 
+def _severity(cell: Cell) -> tuple[bool, float]:
+    use = cell.judgement.budget_use
+    bad = not cell.green and cell.verdict is not Verdict.UNSUPPORTED
+    return bad, (math.inf if bad else -1.0) if use is None else use
+
+
 def _order(cell: Cell) -> tuple[str, ...]:
-    return (cell.runner, cell.dtype, cell.case, cell.tensor)
+    return (cell.runner, cell.dtype, cell.case, cell.check, cell.tensor)
 
 
-def _plain(cell: Cell) -> dict[str, Any]:
-    judgement = {k: _finite(v) for k, v in asdict(cell.judgement).items()}
-    content = {**_without(asdict(cell), "judgement"), **judgement}
-    return content if cell.error else _without(content, "error")
+def _beside(cell: Cell, group: list[Cell]) -> Cell:
+    """Add the ratio of this runner's largest error to the median of the others'."""
+    errors = [c.judgement.metrics.get("max_abs") for c in group if c.runner != cell.runner]
+    others = [error for error in errors if error is not None]
+    own = cell.judgement.metrics.get("max_abs")
+    if own is None or not others or median(others) == 0:
+        return cell
+    metrics = {**cell.judgement.metrics, "peer_ratio": own / median(others)}
+    return replace(cell, judgement=replace(cell.judgement, metrics=metrics))
 
 
-def _without(content: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in content.items() if key != name}
+def _plain(cell: Cell, with_profile: bool) -> dict[str, Any]:
+    content = {k: v for k, v in asdict(replace(cell, judgement=Judgement(cell.verdict))).items() if k != "judgement"}
+    j = cell.judgement
+    content |= {"verdict": j.verdict, "budget_use": j.budget_use, "index": j.index}
+    content |= {"expected": j.expected, "received": j.received, **j.metrics}
+    if with_profile:
+        content["profile"] = j.profile
+    cleaned: dict[str, Any] = _clean(content)
+    return cleaned
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _clean(value: Any) -> Any:
+    """JSON has no infinity: null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _clean(item) for key, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, (list, tuple)) else value

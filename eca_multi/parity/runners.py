@@ -3,59 +3,67 @@
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-ADAPTERS = "eca_multi.parity.adapters"
+from ._axes import SpecError
+from .loading import source_of
+from .spec import Spec
 
 
 @dataclass(frozen=True)
 class Runner:
-    """A framework, in a mode, in a process of its own.
+    """A framework in a process of its own.
 
-    `adapter` is "module:Class" or "file.py:Class"; `extra` is what to install where one of `requires` is missing; `env`
-    is set before the worker imports anything.
+    Attributes:
+        name: The name in reports.
+        adapter: "module:Class", "file.py:Class" or, in a `Spec`, the class.
+        requires: Packages that must be there; `extra` is what to install where one is missing.
+        env: Set before the worker imports anything.
+        python: Interpreter of another environment, to compare two versions of a framework. It needs numpy, safetensors
+            and ml_dtypes beside the framework.
     """
 
     name: str
-    adapter: str
+    adapter: Any
     requires: tuple[str, ...] = ()
     extra: str = ""
     env: Mapping[str, str] = field(default_factory=dict)
-    compiler: bool = False
+    python: str = ""
+    role: str = "runner"
+    slow: tuple[str, ...] = ()  # checks that are left out unless they are asked for
 
     def unavailable(self) -> str | None:
         """Return why the runner cannot run here, with the remedy, or None. Imports nothing."""
+        if self.python:
+            return None if shutil.which(self.python) else f"{self.python} is not an interpreter"
         missing = [name for name in self.requires if find_spec(name) is None]
         if missing:
             return f'{" and ".join(missing)} not installed; pip install "eca-multi[{self.extra}]"'
-        compilers = (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")
-        if self.compiler and not any(map(shutil.which, compilers)):
-            return "torch.compile needs a C++ compiler, and none was found; install g++ or set CXX"
         return None
 
 
 def _keras(backend: str, extra: str) -> Runner:
-    return Runner(
-        f"keras-{backend}",
-        f"{ADAPTERS}._keras:KerasAdapter",
-        ("keras", backend),
-        extra,
-        {"KERAS_BACKEND": backend},
-    )
+    slow = ("compiled",) if backend == "torch" else ()  # minutes in the C++ compiler
+    return Runner(f"keras-{backend}", "", ("keras", backend), extra, {"KERAS_BACKEND": backend}, slow=slow)
 
 
-RUNNERS: tuple[Runner, ...] = (
-    Runner("torch", f"{ADAPTERS}._torch:TorchAdapter", ("torch",), "torch"),
-    Runner("torch-compiled", f"{ADAPTERS}._torch:TorchCompiledAdapter", ("torch",), "torch", compiler=True),
+# Without an adapter: that is the specification's.
+FRAMEWORKS: tuple[Runner, ...] = (
+    Runner("torch", "", ("torch",), "torch"),
     _keras("tensorflow", "tensorflow"),
     _keras("jax", "keras,jax"),
     _keras("torch", "keras,torch"),
-    Runner("linen", f"{ADAPTERS}._linen:LinenAdapter", ("flax", "jax"), "flax"),
-    Runner("nnx", f"{ADAPTERS}._nnx:NnxAdapter", ("flax", "jax"), "flax"),
-    Runner("jax", f"{ADAPTERS}._jax:JaxAdapter", ("jax",), "jax"),
+    Runner("linen", "", ("flax", "jax"), "flax"),
+    Runner("nnx", "", ("flax", "jax"), "flax"),
+    Runner("jax", "", ("jax",), "jax"),
+    Runner("numpy", "", ("numpy",), "parity"),
 )
+_KNOWN = {runner.name: runner for runner in FRAMEWORKS}
+_BACKENDS = ("keras-tensorflow", "keras-jax", "keras-torch")
+_ENGINES = {"_torch": "torch", "_jax": "jax", "_linen": "linen", "_nnx": "nnx", "_numpy": "numpy"}
 
 # Several workers share a device, so none may take all of its memory at once; and no log lines of a framework's own.
 WORKER_ENV = {
@@ -68,24 +76,67 @@ WORKER_ENV = {
 FORCED_ENV = {"TORCHDYNAMO_DISABLE": "0", "TORCH_COMPILE_DISABLE": "0", "JAX_DISABLE_JIT": "0"}
 
 
-class UsageError(ValueError):
+class UsageError(SpecError):
     """A name or number that the caller got wrong, found before anything runs."""
 
 
-def find_runners(names: Sequence[str] | None) -> list[Runner]:
-    """Return the named runners (all, for None). `file.py:Class` names an `Adapter` of the user's own.
+def runners_of(spec: Spec) -> list[Runner]:
+    """Return a specification's runners; "keras" is one for each backend."""
+    runners = []
+    for key, adapter in spec.runners.items():
+        for name in _BACKENDS if key in ("keras", "flax.keras") else (key.replace(":", "-"),):
+            runners.append(_runner(name, adapter))
+    return runners
+
+
+def find_runners(spec: Spec, names: Sequence[str] | None) -> list[Runner]:
+    """Return the named runners (all, for None). `file.py:Class` names an adapter of the user's own.
 
     Raises:
         UsageError: If a name is unknown or given twice, or a file does not exist.
     """
+    every = runners_of(spec)
     if names is None:
-        return list(RUNNERS)
-    known = {runner.name: runner for runner in RUNNERS}
-    chosen = [known[name] if name in known else _own_runner(name, list(known)) for name in names]
+        return every
+    known = {runner.name: runner for runner in every}
+    chosen: list[Runner] = []
+    for name in names:
+        if name == "keras":
+            chosen += [runner for runner in every if runner.name in _BACKENDS]
+        else:
+            chosen.append(known[name] if name in known else _own_runner(name, list(known)))
     for runner in chosen:
         if [other.name for other in chosen].count(runner.name) > 1:
             raise UsageError(f"each runner must be named once. Received: {runner.name!r} more than once.")
     return chosen
+
+
+def reference_of(spec: Spec) -> Runner:
+    """Return the runner of the reference, which has a process of its own."""
+    if isinstance(spec.reference, str) and ":" not in spec.reference:
+        known = {runner.name: runner for runner in runners_of(spec)}
+        if spec.reference not in known:
+            raise UsageError(
+                f"reference must be one of the runners {', '.join(known)}, an adapter or a function. "
+                f"Received: {spec.reference!r}."
+            )
+        adapter = known[spec.reference].adapter
+    else:
+        adapter = source_of(spec.reference, "reference")
+    return Runner("reference", adapter, role="reference")
+
+
+def _runner(name: str, adapter: Any) -> Runner:
+    if isinstance(adapter, Runner):
+        return replace(adapter, name=name, adapter=source_of(adapter.adapter, f"runner {name!r}"))
+    base = next(
+        (known for key, known in _KNOWN.items() if name == key or name.startswith((f"{key}-", f"{key}:"))), None
+    )
+    if base is None and isinstance(adapter, type):
+        base = _KNOWN.get(_ENGINES.get(getattr(adapter, "engine", ""), ""))
+    if base is None:
+        base = Runner(name, "")
+    return replace(base, name=name, adapter=source_of(adapter, f"runner {name!r}"))
 
 
 def _own_runner(name: str, known: list[str]) -> Runner:
@@ -95,3 +146,8 @@ def _own_runner(name: str, known: list[str]) -> Runner:
     if not Path(file).is_file():
         raise UsageError(f"runner {name!r} must name an existing file. Received: {file!r}.")
     return Runner(f"{Path(file).stem}:{cls}", f"{Path(file).resolve()}:{cls}")
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile finds a C++ compiler."""
+    return any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")))

@@ -1,25 +1,41 @@
-"""A worker: one process, one adapter. `python -m eca_multi.parity.worker module:Class`.
+"""A worker: one process, one adapter. `python -m eca_multi.parity.worker runner|reference module:Class`.
 
-It reads one line of JSON, the list of jobs, from standard input and writes a line for each result. Frameworks print to
-standard output as they like, so the answers go out through a copy of it made before any framework is imported.
+It reads lines of JSON from standard input, each a list of requests, and writes a line for each result and one when a
+list is done; null ends it. Frameworks print to standard output as they like, so the answers go out through a copy of it
+made before any framework is imported.
 """
 
 import json
 import os
+import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from .jobs import TENSORS, Job, Outputs
+from ._axes import SpecError
+from .engines.base import Unsupported
+from .jobs import Job, Outputs, unpack_job
+from .loading import load_object
 
 Send = Callable[[dict[str, Any]], None]
+Request = dict[str, Any]
+
+REFERENCES = {"_torch": "_torch_reference:TorchReference", "_numpy": "_numpy:NumpyReference"}
+ENGINES = {
+    "_torch": "_torch:TorchEngine",
+    "_jax": "_jax:JaxEngine",
+    "_linen": "_linen:LinenEngine",
+    "_nnx": "_nnx:NnxEngine",
+    "_keras": "_keras:engine",
+    "_numpy": "_numpy:NumpyEngine",
+}
 
 
 def main() -> None:
@@ -29,56 +45,128 @@ def main() -> None:
     def send(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message) + "\n")
 
-    adapter = load_class(sys.argv[1])()
-    send({"versions": adapter.versions()})
-    requests = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    jobs = [_read(request) for request in requests]
-    paths = {id(job): request["outputs"] for job, request in zip(jobs, requests, strict=True)}
-    for job, result in adapter.run_all(jobs):
-        _answer(send, job, result, paths[id(job)])
+    engine = make_engine(sys.argv[1], sys.argv[2])
+    send(
+        {
+            "versions": engine.versions(),
+            "budget": getattr(engine, "kind", ""),
+            "cannot": dict(engine.adapter.unsupported),
+        }
+    )
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read, args=(lines,), daemon=True).start()
+    while (requests := json.loads(lines.get())) is not None:
+        answer_all(engine, requests, send)
+        send({"done": True})
 
 
-def _end_with_parent() -> None:
-    """Standard input closes when the harness is gone, however it went; end this process and all that it started."""
-    while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter ends
-        pass
+def _read(lines: "queue.Queue[str]") -> None:
+    """Pass lines on. Standard input closes when the harness is gone, however it went; then all here ends."""
+    rest = b""
+    while data := os.read(0, 65536):  # not sys.stdin: its lock would be held when the interpreter ends
+        *whole, rest = (rest + data).split(b"\n")
+        for line in whole:
+            lines.put(line.decode())
     os.killpg(0, signal.SIGKILL)
 
 
-def load_class(spec: str) -> Any:
-    """Import "module:Class", or "file.py:Class"."""
-    source, _, name = spec.rpartition(":")
-    if source.endswith(".py"):
-        sys.path.append(os.path.dirname(source))  # at the end: what lies beside the file hides nothing
-        file = spec_from_file_location(f"eca_parity_{os.path.basename(source)[:-3]}", source)
-        if file is None or file.loader is None:
-            raise ImportError(f"cannot load {source}")
-        module = module_from_spec(file)
-        sys.modules[file.name] = module
-        file.loader.exec_module(module)
+def make_engine(role: str, source: str) -> Any:
+    """Import an adapter, and the engine that it names."""
+    from .adapters import Adapter, NumpyAdapter
+
+    try:
+        found = load_object(source)
+        if not isinstance(found, type) and callable(found) and role == "reference":
+            found = type("Function", (NumpyAdapter,), {"build": lambda self, config: found})
+        if not (isinstance(found, type) and issubclass(found, Adapter)):
+            raise SpecError(f"{source} must be an adapter. Received: {found!r}. Subclass TorchAdapter or another one.")
+        if found.build is Adapter.build and getattr(found, "solve", None) is None:
+            raise SpecError(f"{source} must have build(config), which returns the layer. It has none.")
+        table = REFERENCES if role == "reference" else ENGINES
+        if found.engine not in table:
+            raise SpecError(f"{source} must be a {' or '.join(sorted(table))} adapter to be the reference.")
+    except SpecError as error:
+        sys.exit(str(error))  # one line on standard error is what the harness shows
+    module, _, name = table[found.engine].partition(":")
+    return getattr(import_module(f"eca_multi.parity.engines.{module}"), name)(found())
+
+
+def answer_all(engine: Any, requests: Sequence[Request], send: Send) -> None:
+    """Do all requests of a list: the evaluations together, since a compiler may take many as one."""
+    requests = [request for request in requests if not _refused(engine, request, send)]
+    evaluations = [request for request in requests if request["do"] == "evaluate"]
+    jobs = [_job(request) for request in evaluations]
+    for number, result in engine.evaluate_all(jobs) if jobs else ():
+        _answer(send, evaluations[number], result)
+    for request in requests:
+        if request["do"] != "evaluate":
+            try:
+                result = _DO[request["do"]](engine, request)
+            except Exception as error:
+                result = error
+            _answer(send, request, result)
+
+
+def _refused(engine: Any, request: Request, send: Send) -> bool:
+    reason = engine.adapter.unsupported.get(request.get("check"))
+    if reason:
+        send({"id": request["id"], "unsupported": reason})
+    return bool(reason)
+
+
+def _job(request: Request) -> Job:
+    return unpack_job(request["job"], load_file(request["inputs"]))
+
+
+def _solve(engine: Any, request: Request) -> Any:
+    from .jobs import Tensor
+
+    solved = engine.solve(_job(request))
+    results = {name: Tensor(np.asarray(value, np.float64), "float64") for name, (value, _) in solved.items()}
+    errors = {f"{name}@error": Tensor(np.asarray(error, np.float64), "float64") for name, (_, error) in solved.items()}
+    return {**results, **errors}
+
+
+def _train(engine: Any, request: Request) -> Any:
+    from .trajectory import reference_run, runner_run
+
+    run = reference_run if hasattr(engine, "solve") else runner_run
+    return run(engine, _job(request))
+
+
+def _power(engine: Any, request: Request) -> Any:
+    """Every mutant's results, under names that start with the mutant's."""
+    mutants = import_module("eca_multi.parity.engines._mutants").mutants
+    found = dict(mutants(engine, _job(request)))
+    results = {f"{mutant}|{name}": t for mutant, outputs in found.items() for name, t in (outputs or {}).items()}
+    return {**results, "not_applicable": [mutant for mutant, outputs in found.items() if outputs is None]}
+
+
+_DO: dict[str, Callable[[Any, Request], Any]] = {
+    "solve": _solve,
+    "train": _train,
+    "power": _power,
+    "roundtrip": lambda engine, request: engine.roundtrip(_job(request)),
+    "fingerprint": lambda engine, request: {"fingerprint": engine.fingerprint()},
+}
+
+
+def _answer(send: Send, request: Request, result: Outputs | Exception) -> None:
+    message: dict[str, Any] = {"id": request["id"]}
+    if isinstance(result, Exception):
+        if isinstance(result, (Unsupported, SpecError)):
+            send({**message, "unsupported" if isinstance(result, Unsupported) else "error": str(result)})
+        else:
+            text = "".join(traceback.format_exception(result, limit=-3))
+            send({**message, "error": text})
+    elif "fingerprint" in result:
+        send({**message, **result})
     else:
-        module = import_module(source)
-    if not hasattr(module, name):
-        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        sys.exit(f"{source} has no adapter {name!r}. It has: {', '.join(classes) or 'no class'}.")
-    return getattr(module, name)
-
-
-def _read(request: dict[str, Any]) -> Job:
-    fields = {name: request[name] for name in ("case", "dtype", "options", "other_axis")}
-    return Job(**fields, arrays=load_file(request["inputs"]))
-
-
-def _answer(send: Send, job: Job, result: Outputs | str, path: str) -> None:
-    message: dict[str, Any] = {"case": job.case, "dtype": job.dtype}
-    if not isinstance(result, str) and set(result) != set(TENSORS):
-        result = f"run must return exactly {', '.join(TENSORS)}. Received: {', '.join(result)}."
-    if isinstance(result, str):
-        send({**message, "error": result})
-        return
-    save_file({name: np.ascontiguousarray(tensor.values) for name, tensor in result.items()}, path)
-    send({**message, "outputs": path, "dtypes": {name: tensor.dtype for name, tensor in result.items()}})
+        if "not_applicable" in result:
+            message["not_applicable"] = result.pop("not_applicable")
+        # Not as they came: a transposed view would be stored by its memory.
+        save_file({name: np.ascontiguousarray(tensor.values) for name, tensor in result.items()}, request["out"])
+        send({**message, "out": request["out"], "dtypes": {name: tensor.dtype for name, tensor in result.items()}})
 
 
 if __name__ == "__main__":

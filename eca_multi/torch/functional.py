@@ -100,7 +100,6 @@ def eca(
     k = check_kernel(kernels, taps, channels, weight.shape)
     check_circular(padding, k, channels)
     acc = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
-    half = k // 2
 
     if mask is None:
         # A sum stays one all-reduce where x is a DTensor with uneven spatial shards; a mean gathers x.
@@ -111,20 +110,26 @@ def eca(
         count = valid.sum(axes, dtype=acc).clamp(min=1)
         pooled = torch.where(valid, x, 0).sum(axes, dtype=acc) / count
 
-    # Shifted copies instead of conv1d: that is silently wrong for spatial shards and recompiles per channel count.
-    if padding == "zeros":
-        padded = F.pad(pooled, (half, half))
-    else:
-        padded = torch.cat([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
-    w = weight.to(acc).reshape(-1, k)
-    logits = padded[:, :channels] * w[:, 0]
-    for j in range(1, k):
-        logits = logits + padded[:, j : j + channels] * w[:, j]
-
+    logits = _convolve(pooled, weight.to(acc).reshape(-1, k), padding)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
     y = (x * g.reshape([-1 if i == 0 else channels if i == axis else 1 for i in range(x.ndim)])).to(x.dtype)
     return (y, g) if return_gate else y
+
+
+def _convolve(pooled: torch.Tensor, w: torch.Tensor, padding: str) -> torch.Tensor:
+    """Correlate the means (N, C) with one kernel (1, k), or with one per channel (C, k)."""
+    # Shifted copies instead of conv1d: that is silently wrong for spatial shards and recompiles per channel count.
+    channels, k = pooled.shape[1], w.shape[1]
+    half = k // 2
+    if padding == "zeros":
+        padded = F.pad(pooled, (half, half))
+    else:
+        padded = torch.cat([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
+    logits = padded[:, :channels] * w[:, 0]
+    for j in range(1, k):
+        logits = logits + padded[:, j : j + channels] * w[:, j]
+    return logits
 
 
 def require_floating(name: str, x: torch.Tensor) -> None:

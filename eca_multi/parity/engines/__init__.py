@@ -1,4 +1,4 @@
-"""One adapter per framework: it builds the layer, loads the weights, and returns output and gradients as NumPy arrays.
+"""One engine per framework: it runs an adapter's layer and returns outputs, gradients, states and taps.
 
 Each module imports its framework at the top and is itself imported on use, by name, in a worker of its own process.
 """

@@ -1,0 +1,324 @@
+"""The command line of the harness: `eca-multi parity [SPEC] COMMAND`. It parses, calls and prints."""
+
+import json
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from typer.core import TyperGroup
+
+EXITS = (
+    "Exit status: 0 all agree; 1 one does not, or a required one is missing; 2 wrong usage; 3 a runner crashed or "
+    "timed out; 4 nothing conclusive was compared."
+)
+
+
+class _SpecFirst(TyperGroup):
+    """Takes the specification before the command as well as after it; `run` where there is no command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
+            if len(args) > 1 and args[1] in self.commands and not args[0].startswith("-"):
+                args = [args[1], args[0], *args[2:]]
+            else:
+                args = ["run", *args]
+        return super().parse_args(ctx, args or ["run"])
+
+
+app = typer.Typer(
+    cls=_SpecFirst,
+    help="Compare implementations of a layer across frameworks: parity [SPEC] COMMAND. Without a command, run.",
+    pretty_exceptions_enable=False,
+)
+
+Spec = Annotated[
+    str, typer.Argument(help="A specification by name (`list` shows them), or file.py[:NAME].", metavar="[SPEC]")
+]
+Runners = Annotated[
+    list[str] | None,
+    typer.Option("--runner", "-r", help="Only these, as in torch,linen. A file.py:Adapter is your own."),
+]
+Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="Only these dtypes.")]
+Cases = Annotated[list[str] | None, typer.Option("--case", help="Only these cases.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Write one self-contained page to this file.")]
+Junit = Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML to this file.")]
+Timeout = Annotated[float, typer.Option(min=1, help="Seconds that a worker may say nothing.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes at a time. [default: processors]")]
+Bundles = Annotated[Path | None, typer.Option(help="Folder for what `replay` needs of each failure.")]
+
+
+@app.command(epilog=EXITS)
+def run(
+    spec: Spec = "eca",
+    runner: Runners = None,
+    dtype: Dtypes = None,
+    case: Cases = None,
+    check: Annotated[list[str] | None, typer.Option(help="Only these checks, or all.")] = None,
+    require: Annotated[str, typer.Option(help="Runners that must be installed, as in torch,linen.")] = "",
+    json_file: Json = None,
+    html_file: Html = None,
+    junit_file: Junit = None,
+    bundles: Bundles = None,
+    timeout: Timeout = 180,
+    workers: Workers = None,
+) -> None:
+    """Load the same weights into every implementation, feed all of them the same data, and judge what comes out.
+
+    Each installed framework runs in a process of its own, in float32, bfloat16 and float16; outputs, input gradients
+    and weight gradients are compared with a float64 reference by an error budget.
+    """
+    files = _check_files(json_file, html_file, junit_file, bundles)
+    checks = _split(check)
+    _run_and_show(
+        lambda progress: _parity().run(
+            spec,
+            runners=_split(runner),
+            dtypes=_split(dtype),
+            cases=_split(case),
+            checks="all" if checks == ["all"] else checks,
+            require=_split([require]) or (),
+            timeout=timeout,
+            workers=workers,
+            bundles=bundles,
+            progress=progress,
+        ),
+        files,
+    )
+
+
+@app.command(epilog=EXITS)
+def replay(
+    bundle: Annotated[Path, typer.Argument(help="A folder that --bundles wrote.")],
+    runner: Annotated[str | None, typer.Option("--runner", "-r", help="Another one: file.py:Adapter.")] = None,
+    json_file: Json = None,
+    html_file: Html = None,
+    timeout: Timeout = 180,
+) -> None:
+    """Run a failure again from its bundle."""
+    files = _check_files(json_file, html_file)
+    _run_and_show(lambda progress: _parity().replay(bundle, runner=runner, timeout=timeout, progress=progress), files)
+
+
+@app.command(epilog=EXITS)
+def localize(
+    bundle: Annotated[Path, typer.Argument(help="A folder that --bundles wrote.")],
+    runner: Annotated[str | None, typer.Option("--runner", "-r", help="Another one: file.py:Adapter.")] = None,
+    timeout: Timeout = 180,
+) -> None:
+    """Show where a failure begins: every tap as it came, and in isolation."""
+    from eca_multi.parity.render import print_chain
+
+    report = _guard(lambda: _parity().replay(bundle, runner=runner, timeout=timeout))
+    for found in report.localisations:
+        print_chain(found, Console(emoji=False))
+    if not report.localisations:
+        typer.echo("It does not fail here.")
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A .safetensors file: what was computed.")],
+    second: Annotated[Path, typer.Argument(help="A .safetensors file: the reference, with name@error beside a name.")],
+    rtol: Annotated[float, typer.Option(min=0, help="Tolerance by hand, where there is no name@error.")] = 0.0,
+    atol: Annotated[float, typer.Option(min=0, help="The same, absolute.")] = 0.0,
+) -> None:
+    """Compare two files tensor by tensor: by the budget where one is there, else by a tolerance, else bit by bit.
+
+    Exit status: 0 equal within that; 1 not; 2 a file cannot be read.
+    """
+    from eca_multi.parity.render import print_comparison
+
+    result = _guard(lambda: _parity().compare(first, second, rtol=rtol, atol=atol))
+    print_comparison(result, Console(emoji=False))
+    raise typer.Exit(0 if all(judgement.verdict.green for judgement in result.values()) else 1)
+
+
+@app.command(epilog=EXITS)
+def power(
+    spec: Spec = "eca",
+    dtype: Dtypes = None,
+    case: Cases = None,
+    timeout: Timeout = 180,
+) -> None:
+    """Run seeded mutants of the PyTorch layer through the same verdict: what would each case catch?"""
+    from eca_multi.parity.render import print_power
+
+    report = _guard(
+        lambda: _parity().run(
+            spec, runners=[], dtypes=_split(dtype), cases=_split(case), checks=["power"], timeout=timeout
+        )
+    )
+    print_power(report, Console(emoji=False))
+    raise typer.Exit(4 if not report.power or any(not p.killed for p in report.power) else 0)
+
+
+@app.command()
+def fingerprint(spec: Spec = "eca", runner: Runners = None, json_file: Json = None, timeout: Timeout = 180) -> None:
+    """Measure how each framework computes here: accumulators, subnormals, sigmoid's end, threads, versions."""
+    from eca_multi.parity.render import print_fingerprints
+
+    _check_files(json_file)
+    states = _guard(lambda: _parity().fingerprints(spec, runners=_split(runner), timeout=timeout))
+    print_fingerprints(states, Console(emoji=False))
+    if json_file is not None:
+        content = {state.name: {"versions": state.versions, "fingerprint": state.fingerprint} for state in states}
+        _write(json_file, json.dumps(content, indent=1) + "\n")
+    raise typer.Exit(3 if any(state.state in ("crashed", "timed out") for state in states) else 0)
+
+
+@app.command()
+def doctor(spec: Spec = "eca", timeout: Timeout = 60) -> None:
+    """Check this machine: interpreter, frameworks, compiler, disk; start each worker once."""
+    from eca_multi.parity.doctor import examine
+    from eca_multi.parity.render import print_doctor
+
+    findings = _guard(lambda: examine(spec, timeout=timeout))
+    print_doctor(findings, Console(emoji=False))
+    raise typer.Exit(3 if any(finding.state == "fault" for finding in findings) else 0)
+
+
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(help="What run --json wrote.")],
+    html_file: Html = None,
+    junit_file: Junit = None,
+) -> None:
+    """Turn a JSON report into a page or JUnit XML, or show it."""
+    from eca_multi.parity.render import print_summary
+
+    files = _check_files(None, html_file, junit_file)
+    try:
+        content = json.loads(file.read_text())
+        if content.get("schema") != 2:
+            raise ValueError(f"schema {content.get('schema')!r}, expected 2")
+    except (OSError, ValueError, AttributeError) as error:
+        raise typer.BadParameter(f"{file} must be a report of run --json: {error}") from error
+    if not any(files.values()):
+        print_summary(content, Console(emoji=False))
+    _write_all(content, files)
+
+
+@app.command()
+def init(
+    frameworks: Annotated[list[str], typer.Argument(help="torch, keras, linen, nnx, jax, numpy.")],
+    file: Annotated[Path, typer.Option(help="The file to write.")] = Path("parity_my_layer.py"),
+) -> None:
+    """Write a file of adapters that works, to start from."""
+    from eca_multi.parity.scaffold import scaffold
+
+    text = _guard(lambda: scaffold(frameworks))
+    if file.exists():
+        raise typer.BadParameter(f"{file} is there already; --file names another.")
+    _write(file, text)
+    typer.echo(f"Wrote {file}. Run it: eca-multi parity {file}")
+
+
+@app.command("list")
+def list_(spec: Spec = "eca") -> None:
+    """List the specifications that come with the package, and the runners, cases and checks of one."""
+    from eca_multi.parity.render import print_list
+
+    _guard(lambda: print_list(spec, Console(emoji=False)))
+
+
+def _parity() -> Any:
+    from eca_multi import parity
+
+    return parity
+
+
+def _guard(work: Callable[[], Any]) -> Any:
+    """Do work; what the user got wrong is one line and exit 2, what we got wrong a traceback and exit 3."""
+    try:
+        try:
+            return work()
+        except ImportError as error:
+            if "eca-multi[" not in str(error):
+                raise
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from error
+        except ValueError as error:
+            if type(error).__name__ not in ("SpecError", "UsageError"):
+                raise
+            raise typer.BadParameter(str(error)) from error
+    except (typer.Exit, typer.BadParameter):
+        raise
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; the workers have been ended.", err=True)
+        raise typer.Exit(130) from None
+    except OSError as error:
+        typer.echo(f"The run could not go on: {error}", err=True)
+        raise typer.Exit(3) from error
+    except Exception as error:  # ours: it must not look like a disagreement, which is status 1
+        traceback.print_exc()
+        raise typer.Exit(3) from error
+
+
+def _run_and_show(work: Callable[[Any], Any], files: dict[str, Path | None]) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended ends its workers, as Ctrl-C does
+    start = time.monotonic()
+    with _bar() as progress:
+        report = _guard(lambda: work(progress))
+    from eca_multi.parity.render import render
+
+    render(report, Console(emoji=False), time.monotonic() - start)
+    _write_all(report.to_dict(), files, report.exit_code)
+    raise typer.Exit(report.exit_code)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, int, int], None]]:
+    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    with bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+def _check_files(
+    json_file: Path | None = None, html: Path | None = None, junit: Path | None = None, folder: Path | None = None
+) -> dict[str, Path | None]:
+    """Find out before the work that a file cannot be written after it."""
+    files = {"--json": json_file, "--html": html, "--junit": junit}
+    for option, file in files.items():
+        if file is not None and (file.is_dir() or not file.parent.is_dir()):
+            raise typer.BadParameter(f"{file} is not a file in an existing folder.", param_hint=option)
+    if folder is not None and (folder.is_file() or not folder.parent.is_dir()):
+        raise typer.BadParameter(f"{folder} is not a folder in an existing one.", param_hint="--bundles")
+    return files
+
+
+def _write_all(content: dict[str, Any], files: dict[str, Path | None], status: int = 0) -> None:
+    """Write what was asked for, each whole or not at all."""
+    from eca_multi.parity.html import to_html
+    from eca_multi.parity.junit import to_junit
+    from eca_multi.parity.report import as_json
+
+    makers = {"--json": as_json, "--html": to_html, "--junit": to_junit}
+    for option, file in files.items():
+        if file is not None:
+            _write(file, makers[option](content), option, status)
+
+
+def _write(file: Path, text: str, option: str = "", status: int = 0) -> None:
+    from eca_multi._files import write_atomically
+
+    try:
+        write_atomically(file, text.encode())
+    except OSError as error:
+        typer.echo(f"{option} {file} could not be written: {error}".strip(), err=True)
+        raise typer.Exit(status or 2) from error
+
+
+def _split(values: list[str] | None) -> list[str] | None:
+    """Take repeated and comma-separated names to one list; None where there are none."""
+    return [name.strip() for value in values or () for name in value.split(",") if name.strip()] or None

@@ -1,0 +1,191 @@
+"""The pytest plugin: `pytest.mark.parity` makes a test of every runner, case, dtype and check; docs/pytest.md.
+
+pytest imports this file in every run of everybody who has the package. The harness, which needs more than that, is
+imported for a test with the mark or an option of ours, and no sooner.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Generator
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from eca_multi.parity._pytest_marks import ParityCase
+    from eca_multi.parity._pytest_results import Results
+
+MARK = "parity(spec, runners=None, dtypes=None, cases=None, checks=None)"
+OPTIONS = {
+    "runners": "Only these runners out of those that the marks ask for, as in torch,linen.",
+    "dtypes": "Only these dtypes.",
+    "checks": "Only these checks.",
+    "require": 'Runners that must be installed, or "all": where one is not, its tests fail instead of being skipped.',
+}
+
+
+class Check:
+    """The fixture `parity`: call it to assert that the test's tensors agree with the reference."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.called = False
+
+    def __call__(self) -> None:
+        __tracebackhide__ = True
+        self.called = True
+        if self.error is not None:
+            raise self.error
+
+
+RESULTS = pytest.StashKey["Results"]()
+FOLDER = pytest.StashKey[Path]()  # where the workers of pytest-xdist leave their reports
+CHECK = pytest.StashKey[Check]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("parity", "cross-framework parity (eca-multi)")
+    for name, text in OPTIONS.items():
+        group.addoption(f"--parity-{name}", metavar="NAMES", default="", help=text)
+    text = "Write a report of each specification into this folder, as NAME.json, NAME.html and NAME.xml."
+    group.addoption("--parity-report", metavar="DIR", default="", help=text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{MARK}: a test for each runner, case, dtype and check")
+    for name, constant in (("dtypes", "DTYPES"), ("checks", "CHECKS")):
+        if config.getoption(f"parity_{name}"):
+            collect = _harness("_pytest_collect")
+            collect.check_option(name, collect.names_of(config, name), list(getattr(_harness("plan"), constant)))
+    if config.getoption("parity_report") and not _in_xdist_worker(config):
+        try:
+            _report_folder(config).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise pytest.UsageError(f"--parity-report must be a folder to write to. Received: {error}.") from error
+
+
+# --- collecting
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    mark = metafunc.definition.get_closest_marker("parity")
+    if mark is None or not ("parity_case" in metafunc.fixturenames or _is_ours(mark)):
+        return
+    try:
+        results = _results(metafunc.config)
+    except pytest.UsageError as error:  # what the harness needs is missing: an error of this file, not of the session
+        pytest.fail(str(error), pytrace=False)
+    _harness("_pytest_collect").parametrize(metafunc, mark, results)
+
+
+def _is_ours(mark: pytest.Mark) -> bool:
+    """Whether a mark names a specification: another project may have a mark of this name."""
+    spec = mark.args[0] if mark.args else mark.kwargs.get("spec")
+    return type(spec).__module__ == "eca_multi.parity.spec" or (
+        isinstance(spec, str) and (spec == "eca" or ".py" in spec)
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before -k, which may leave nothing of a runner that the marks ask for
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if RESULTS in config.stash:
+        _harness("_pytest_collect").leave_out(config, items, config.stash[RESULTS])
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if RESULTS in session.config.stash:
+        cells = map(_harness("_pytest_collect").cell_of, session.items)
+        session.config.stash[RESULTS].select(cell for cell in cells if cell is not None)
+
+
+# --- running
+
+
+@pytest.fixture
+def parity_case(request: pytest.FixtureRequest) -> "ParityCase":
+    """What a test marked with `parity` is for: .runner, .case, .dtype, .check and .spec."""
+    if not hasattr(request, "param"):
+        pytest.fail(f"the fixtures parity and parity_case need the mark @pytest.mark.{MARK}", pytrace=False)
+    case: ParityCase = request.param
+    return case
+
+
+@pytest.fixture
+def parity(request: pytest.FixtureRequest, parity_case: "ParityCase") -> Check:
+    """Call it to assert that the test's runner, case, dtype and check agree with the reference."""
+    outcome = _harness("_pytest_outcome").outcome(_results(request.config), parity_case, request.node.nodeid)
+    request.node.user_properties += outcome.properties
+    if outcome.crash:
+        pytest.fail(outcome.crash, pytrace=False)
+    if outcome.skip:
+        pytest.skip(outcome.skip)
+    check = request.node.stash[CHECK] = Check(outcome.error)
+    return check
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    result = yield
+    check = pyfuncitem.stash.get(CHECK, None)
+    if check is not None and not check.called:
+        pytest.fail("a test that takes the fixture `parity` must call it: parity()", pytrace=False)
+    return result
+
+
+# --- reporting
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist where to leave its reports."""
+    stash = node.config.stash
+    if FOLDER not in stash:
+        stash[FOLDER] = Path(tempfile.mkdtemp(prefix="eca-parity-"))
+    node.workerinput["eca_multi_parity"] = str(stash[FOLDER])
+
+
+@pytest.hookimpl(trylast=True)  # after pytest-xdist has ended its workers
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    config = session.config
+    if FOLDER in config.stash:
+        if any(config.stash[FOLDER].iterdir()):
+            _results(config).gather(config.stash[FOLDER])
+        shutil.rmtree(config.stash[FOLDER], ignore_errors=True)
+    if RESULTS in config.stash and config.getoption("parity_report") and not _in_xdist_worker(config):
+        config.stash[RESULTS].write(_report_folder(config))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for report in config.stash[RESULTS].joined() if RESULTS in config.stash else ():
+        terminal = {"width": terminalreporter._tw.fullwidth, "colour": terminalreporter.hasmarkup}
+        terminalreporter.section(f"parity of {report.spec['name']}")
+        terminalreporter.write_line(_harness("_pytest_summary").summary(report, **terminal))
+
+
+# --- shared
+
+
+def _harness(module: str) -> Any:
+    try:
+        return import_module(f"eca_multi.parity.{module}")
+    except ImportError as error:  # it names the package that is missing, and the extra that has it
+        raise pytest.UsageError(str(error)) from error
+
+
+def _results(config: pytest.Config) -> "Results":
+    """What this process has found, or will have."""
+    if RESULTS not in config.stash:
+        place = getattr(config, "workerinput", {}).get("eca_multi_parity")
+        required = tuple(_harness("_pytest_collect").names_of(config, "require"))
+        config.stash[RESULTS] = _harness("_pytest_results").Results(required, Path(place) if place else None)
+    return config.stash[RESULTS]
+
+
+def _in_xdist_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def _report_folder(config: pytest.Config) -> Path:
+    return config.invocation_params.dir / str(config.getoption("parity_report"))

@@ -1,0 +1,161 @@
+"""What follows a failure, while the workers are still there: fingerprint, localisation, shrinking, bundle."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import localize
+from .bundle import write_bundle
+from .compare import Judgement, Verdict
+from .fingerprints import explain
+from .jobs import Job, Outputs
+from .judging import Solution
+from .plan import BASE, Task
+from .report import Cell, Localisation, Power
+from .results import load
+from .runners import Runner, runners_of
+
+if TYPE_CHECKING:
+    from .run import Session
+
+Answer = tuple[Outputs, Solution]
+
+
+def investigate(session: "Session", bundles: Path | None) -> None:
+    """Localise the first failure of each runner and dtype."""
+    for runner in session.runners:
+        failures = [c for c in session.report.cells if c.runner == runner.name and c.verdict in localize.FAILS]
+        first = {cell.dtype: cell for cell in reversed(failures) if _task(session, cell) is not None}
+        if not first or session.states[runner.name].state != "ran":
+            continue
+        take_fingerprint(session, runner)
+        for dtype in sorted(first):
+            found = _localise(session, runner, first[dtype], shrink=dtype == min(first), bundles=bundles)
+            if found is not None:
+                session.report.localisations.append(found)
+    if bundles is not None and any(found.bundle for found in session.report.localisations):
+        session.report.replay = f"eca-multi parity replay {session.report.localisations[0].bundle}"
+
+
+def measure_power(session: "Session") -> None:
+    """Run mutants of the PyTorch layer through the same verdict; a case that kills none says nothing."""
+    from .power import judge_power
+
+    torch = next((r for r in runners_of(session.spec) if "torch" in r.requires and r.name.startswith("torch")), None)
+    reason = "no torch adapter to mutate" if torch is None else torch.unavailable()
+    tasks = [task for task in session.plan if task.do == "evaluate" and not task.check]
+    if torch is None or reason:
+        session.report.cells += [
+            Cell("torch", t.case, t.job.dtype, "power", "", Judgement(Verdict.UNSUPPORTED), reason=reason or "")
+            for t in tasks
+        ]
+        return
+    judge = replace(session.judge, checks=BASE)
+    breeder = replace(torch, name="mutants")
+    for task in tasks:
+        content = session.ask(breeder, [session.loose(replace(task.job, twice=False), "power")])[0]
+        if "out" not in content:
+            text = content.get("error", "the worker ended").strip().splitlines()[-1]
+            session.report.cells.append(
+                Cell("torch", task.case, task.job.dtype, "power", "", Judgement(Verdict.ERROR), reason=text)
+            )
+            continue
+        by_mutant: dict[str, Outputs | None] = dict.fromkeys(content["not_applicable"])
+        for name, tensor in load(content).items():
+            mutant, _, rest = name.partition("|")
+            by_mutant.setdefault(mutant, {})[rest] = tensor  # type: ignore[index]
+        power = judge_power(judge, task, by_mutant, session.solutions[task.oracle or ("", "", "")])
+        session.report.power.append(power)
+        if not power.killed:
+            session.report.cells = [_inconclusive(cell, power) for cell in session.report.cells]
+
+
+def _inconclusive(cell: Cell, power: Power) -> Cell:
+    if (cell.case, cell.dtype) != (power.case, power.dtype) or not cell.green:
+        return cell
+    reason = "this case kills no mutant: a wrong layer would pass it too"
+    return replace(cell, judgement=replace(cell.judgement, verdict=Verdict.INCONCLUSIVE), reason=reason)
+
+
+def take_fingerprint(session: "Session", runner: Runner) -> None:
+    """Measure how a runner computes, once."""
+    for content in session.ask(runner, [{"do": "fingerprint"}]):
+        session.states[runner.name].fingerprint = content.get("fingerprint", {})
+
+
+def _task(session: "Session", cell: Cell) -> Task | None:
+    """The task that a failing cell came from, if its job can be run again with taps."""
+    check = cell.check if cell.check in ("compiled", "mixed", "nonfinite") else ""
+    return next(
+        (t for t in session.plan if t.key == (cell.case, cell.dtype, check) and t.do == "evaluate"),
+        None,
+    )
+
+
+def _localise(
+    session: "Session", runner: Runner, cell: Cell, *, shrink: bool, bundles: Path | None
+) -> Localisation | None:
+    task = _task(session, cell)
+    if task is None:
+        return None
+    job = replace(task.job, taps=tuple(session.spec.taps), compiled=False, twice=False, gradients=True)
+    answer = _both(session, runner, [job])[0]
+    if answer is None:
+        return None
+    results, solution = answer
+    isolated = session.solve([localize.given(job, results)])[0]
+    stages = localize.chain(job, results, solution, isolated or solution, session.judge)
+    first = localize.culprit(stages)
+    if first is None and task.job.compiled and not any(s.propagated.verdict in localize.FAILS for s in stages):
+        line = "first divergence: none when run eagerly: compiling changes the result"
+    else:
+        why = explain(first.name, cell.dtype, session.states[runner.name].fingerprint) if first else None
+        line = localize.say(stages, why or "")
+    smallest = _shrink(session, runner, job, cell.tensor) if shrink else job
+    sizes = {axis: int(smallest.config[axis]) for axis in localize.axes_of(job)} if smallest is not job else {}
+    folder = ""
+    if bundles is not None:
+        final = _both(session, runner, [smallest])[0] or answer
+        place = bundles / f"{runner.name}-{cell.case}-{cell.dtype}".replace(":", "-").replace("+", "-")
+        head = f"{runner.name} {cell.dtype} {cell.case} {cell.tensor}: {line}"
+        by = session.judge
+        write_bundle(place, session.spec, runner, session.reference, by.kind, by.c, head, smallest, *final)
+        folder = str(place)
+    return Localisation(
+        runner.name,
+        cell.case,
+        cell.dtype,
+        f"{runner.name} {cell.dtype} {cell.case}: {line}",
+        first.name if first else None,
+        line.partition(" -> ")[2],
+        tuple(stage.plain() for stage in stages),
+        sizes,
+        folder,
+    )
+
+
+def _both(session: "Session", runner: Runner, jobs: Sequence[Job]) -> list[Answer | None]:
+    """Run jobs in the runner and in the reference; None where either cannot."""
+    results = session.evaluate(runner, jobs)
+    solutions = session.solve(jobs)
+    return [(r, s) if r is not None and s is not None else None for r, s in zip(results, solutions, strict=True)]
+
+
+def _shrink(session: "Session", runner: Runner, job: Job, tensor: str) -> Job:
+    """Cut axis after axis to the smallest size at which a tensor still fails."""
+    plain = replace(job, taps=())
+    for axis in localize.axes_of(plain):
+        tries = [localize.smaller(plain, axis, size) for size in localize.candidates(plain, axis)]
+        for tried, answer in zip(tries, _both(session, runner, tries) if tries else [], strict=True):
+            if answer is not None and _fails(session, tried, answer, tensor):
+                plain = tried
+                break
+    return replace(plain, taps=job.taps) if plain.config != job.config else job
+
+
+def _fails(session: "Session", job: Job, answer: Answer, tensor: str) -> bool:
+    name = tensor if tensor in answer[1] else next(iter(job.outputs))
+    if name not in answer[0] or name not in answer[1]:
+        return False
+    return localize._judge(name, answer[0], answer[1], session.judge).verdict in localize.FAILS

@@ -1,0 +1,102 @@
+"""What needs no run: a bundle again, and two files beside each other."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from ._axes import SpecError
+from .budget import SAFETY
+from .bundle import read_bundle
+from .compare import Judgement, Verdict, bits_differ, judge
+from .jobs import Tensor
+from .plan import BASE, Task
+from .report import Report
+from .run import run_tasks
+from .runners import Runner, find_runners
+from .spec import Case, Manual, Spec
+
+ERROR = "@error"
+
+
+def replay(
+    bundle: str | os.PathLike[str],
+    *,
+    runner: str | None = None,
+    timeout: float = 180.0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Report:
+    """Run a failure again from its bundle, and localise it.
+
+    Args:
+        bundle: A folder that `run(bundles=...)` wrote.
+        runner: "file.py:Class" to run another adapter on the same data; None takes the one that failed.
+        timeout, progress: As for `run`.
+
+    Raises:
+        SpecError: If it is no complete bundle.
+    """
+    found = read_bundle(bundle)
+    own = Runner(found.runner, found.adapter, env=found.env)
+    spec = Spec(
+        found.spec["name"],
+        found.spec["layout"],
+        weights={},
+        runners={found.runner: own},
+        reference=found.reference,
+        taps=tuple(found.spec["taps"]),
+        inputs=dict.fromkeys(found.job.inputs, "N"),
+        outputs=dict.fromkeys(found.job.outputs, ""),
+        cases=(Case(found.job.case),),
+        budget=Manual(**found.manual) if found.manual else None,
+    )
+    task = Task("", "evaluate", found.job.case, found.job, (found.job.case, found.job.dtype, ""))
+    return run_tasks(
+        spec,
+        str(bundle),
+        [task],
+        find_runners(spec, [runner] if runner else None),
+        BASE,
+        timeout=timeout,
+        progress=progress,
+    )
+
+
+def compare(
+    first: str | os.PathLike[str], second: str | os.PathLike[str], *, rtol: float = 0.0, atol: float = 0.0
+) -> dict[str, Judgement]:
+    """Compare two .safetensors files tensor by tensor.
+
+    A tensor "y" is judged by "y@error" of the second file, times the stochastic budget's c; else by atol + rtol |y|;
+    and bit by bit where neither is given.
+
+    Raises:
+        SpecError: If a file cannot be read.
+    """
+    left, right = (_read(path) for path in (first, second))
+    result = {}
+    for name in sorted({*left, *right}):
+        if name.endswith(ERROR):
+            continue
+        if name not in left or name not in right:
+            lacking = first if name not in left else second
+            result[name] = Judgement(Verdict.MISSING_TAP, None, (), "", f"{Path(lacking).name} has no {name}")
+            continue
+        actual, reference = Tensor(left[name], left[name].dtype.name), right[name].astype(np.float64)
+        if name + ERROR in right:
+            result[name] = judge(actual, reference, right[name + ERROR], None, SAFETY["stochastic"])
+        elif rtol or atol:
+            result[name] = judge(actual, reference, atol + rtol * np.abs(reference), None)
+        else:
+            result[name] = bits_differ(Tensor(right[name], actual.dtype), actual)
+    return result
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise SpecError(f"{os.fspath(path)} must be a complete .safetensors file: {error}") from error

@@ -1,0 +1,41 @@
+"""The harness's own update rules, once, in NumPy: so that a trajectory compares gradients and not optimizers.
+
+A weight is kept in its dtype: each update is computed in float64 for the reference and in float32 for a runner, and
+then rounded. The rules are the textbook ones: momentum m = 0.9 m + g, w -= rate m; Adam with bias correction and eps
+1e-8 outside of the root.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+Update = Callable[[Arrays, Arrays, Arrays, int, float], tuple[Arrays, Arrays]]
+
+MOMENTUM = 0.9
+ADAM = 0.9, 0.999, 1e-8
+
+
+def _sgd(weights: Arrays, grads: Arrays, slots: Arrays, step: int, rate: float) -> tuple[Arrays, Arrays]:
+    return {name: w - rate * grads[name] for name, w in weights.items()}, {}
+
+
+def _momentum(weights: Arrays, grads: Arrays, slots: Arrays, step: int, rate: float) -> tuple[Arrays, Arrays]:
+    new = {f"m.{n}": MOMENTUM * slots.get(f"m.{n}", np.zeros_like(w)) + grads[n] for n, w in weights.items()}
+    return {name: w - rate * new[f"m.{name}"] for name, w in weights.items()}, new
+
+
+def _adam(weights: Arrays, grads: Arrays, slots: Arrays, step: int, rate: float) -> tuple[Arrays, Arrays]:
+    first, second, eps = ADAM
+    new: Arrays = {}
+    updated: Arrays = {}
+    for name, w in weights.items():
+        g = grads[name]
+        m = first * slots.get(f"m.{name}", np.zeros_like(w)) + (1 - first) * g
+        v = second * slots.get(f"v.{name}", np.zeros_like(w)) + (1 - second) * g * g
+        new |= {f"m.{name}": m, f"v.{name}": v}
+        updated[name] = w - rate * (m / (1 - first**step)) / (np.sqrt(v / (1 - second**step)) + eps)
+    return updated, new
+
+
+OPTIMIZERS: dict[str, Update] = {"sgd": _sgd, "momentum": _momentum, "adam": _adam}

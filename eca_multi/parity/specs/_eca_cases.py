@@ -1,0 +1,101 @@
+"""The cases of ECA: what each one is there to show, and its data.
+
+Data matters more than tolerance: with zero-mean noise the means vanish, every gate is near 0.5 and even a flipped
+kernel goes unseen. So kernels are asymmetric, channels carry offsets, H != W, N > 1, and C is no power of two.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from eca_multi.parity.spec import Case, Rng, booleans
+
+from ._images import photograph_features
+
+Arrays = dict[str, np.ndarray]
+
+# The cases whose point is their data share these sizes, so that a compiler compiles them once. They have more than
+# 2048 positions, so that a sum of equal terms in float16 would stop growing.
+SIZES = {"N": 2, "C": 20, "H": 53, "W": 61, "k": 3}
+
+
+def _same_sign(rng: Rng, config: Mapping[str, Any]) -> Arrays:
+    x = _features(rng, config)
+    return {"x": np.abs(x), "dy": np.ones_like(x)}
+
+
+def _saturated(rng: Rng, config: Mapping[str, Any]) -> Arrays:
+    return {"w": 8 * rng.normal(size=config["k"])}
+
+
+def _fp16_range(rng: Rng, config: Mapping[str, Any]) -> Arrays:
+    # Small weights and cotangents: the gate stays off its ends and the gradients inside float16.
+    shape = tuple(config[axis] for axis in "NCHW")
+    return {
+        "x": rng.uniform(2e4, 6e4, shape),
+        "w": rng.normal(size=config["k"]) * 2.0**-16,
+        "dy": rng.normal(size=shape) * 2.0**-21,
+    }
+
+
+def _padded(rng: Rng, config: Mapping[str, Any]) -> Arrays:
+    lengths = np.array([37, 20, 1, 0])
+    return {"mask": np.arange(config["L"]) < lengths[: config["N"], None]}
+
+
+def _photographs(rng: Rng, config: Mapping[str, Any]) -> Arrays:
+    return {"x": photograph_features()[: config["N"], : config["C"], : config["H"], : config["W"]]}
+
+
+def _features(rng: Rng, config: Mapping[str, Any]) -> np.ndarray:
+    shape = tuple(config[axis] for axis in "NCHW")
+    return rng.normal(size=shape) + rng.uniform(-2, 2, (1, shape[1], 1, 1))
+
+
+def _signal(name: str, why: str, axes: str, config: Mapping[str, Any], **rest: Any) -> Case:
+    """A case whose features have other axes than N, C, H, W."""
+    return Case(name, why, config, {"x": axes, **rest.pop("inputs", {})}, outputs={"y": axes}, **rest)
+
+
+CASES: tuple[Case, ...] = (
+    Case(
+        "photographs",
+        "two real photographs as 8x8-block DCT maps, 192 channels",
+        {"C": 192, "H": 53, "W": 80, "k": 5},
+        draw=_photographs,
+    ),
+    Case("offsets", "H != W, N > 1, a mean of its own in each channel"),
+    Case("same-sign", "x > 0 and cotangent 1: long sums stagnate in half precision", draw=_same_sign),
+    Case("saturated", "gates near 0 and 1, where 1 - gate cancels", draw=_saturated),
+    Case("fp16-range", "x up to 6e4, where a float16 sum overflows", draw=_fp16_range),
+    Case("short-channels", "C < k: the kernel reaches over both ends", {"C": 3, "H": 5, "W": 4, "k": 7}),
+    Case("one-channel", "C = 1", {"N": 3, "C": 1, "H": 6, "W": 5}),
+    Case("one-position", "H = W = 1: the mean is the value itself", {"C": 18, "H": 1, "W": 1}),
+    Case(
+        "circular",
+        "channels wrap around, gate 2*sigmoid",
+        {"C": 12, "H": 7, "W": 5, "k": 5, "padding": "circular", "gate": "2sigmoid"},
+    ),
+    Case(
+        "per-channel",
+        "ECA-NS: one kernel per channel, gate hard_sigmoid",
+        {"C": 10, "H": 6, "W": 7, "gate": "hard_sigmoid", "shared": False},
+        weights={"w": "C k"},
+    ),
+    _signal(
+        "padded-sequences",
+        "1-D with a mask, one sample all masked",
+        "N C L",
+        {"N": 4, "C": 24, "L": 37},
+        inputs={"mask": booleans("N L")},
+        draw=_padded,
+    ),
+    _signal("volume", "3-D", "N C D H W", {"C": 14, "D": 3, "H": 5, "W": 4}),
+    _signal(
+        "other-axis",
+        "channels last in torch, first in JAX and Keras",
+        "N C L",
+        {"C": 11, "L": 9, "channels": "other"},
+    ),
+)

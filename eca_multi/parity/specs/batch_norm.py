@@ -1,0 +1,146 @@
+"""BatchNorm at inference and in training, with the running statistics that it leaves behind.
+
+The frameworks disagree about three things. eps is 1e-5 in torch and Flax and 1e-3 in Keras. A momentum of 0.1 in torch is
+one of 0.9 in Keras and Flax, where the default is 0.99. And the running variance is that of the sample, divided by n - 1,
+in torch, and that of the batch, divided by n, elsewhere. `SPEC` sets the first two and keeps the variance of the batch;
+`DEFAULTS` leaves all three alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from eca_multi.parity.adapters import KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.spec import Case, Rng, Spec, Training, normal, uniform
+
+Config = Mapping[str, Any]
+
+
+class TorchDefaults(TorchAdapter):
+    layout = "NCHW"
+    weights = {
+        "weight": "scale",
+        "bias": "bias",
+        "running_mean": "mean",
+        "running_var": "var",
+        "num_batches_tracked": None,
+    }
+
+    def build(self, config: Config) -> Any:
+        from torch import nn
+
+        return nn.BatchNorm2d(config["C"])
+
+
+class Torch(TorchDefaults):
+    """torch's layer, with its running variance taken back from n - 1 to n."""
+
+    def build(self, config: Config) -> Any:
+        import torch
+        from torch import nn
+
+        class BatchNorm(nn.BatchNorm2d):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                if not self.training:
+                    return super().forward(x)
+                mean, var, count = self.running_mean, self.running_var, x.numel() // x.shape[1]
+                mixed = var.clone()
+                y = nn.functional.batch_norm(x, mean, mixed, self.weight, self.bias, True, self.momentum, self.eps)
+                kept = (1 - self.momentum) * var
+                var.copy_(kept + (mixed - kept) * (count - 1) / count)
+                return y
+
+        return BatchNorm(config["C"], eps=1e-5, momentum=0.1)
+
+
+class Keras(KerasAdapter):
+    layout = "NHWC"
+    weights = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
+    settings: Config = {"epsilon": 1e-5, "momentum": 0.9}
+
+    def build(self, config: Config) -> Any:
+        from keras import layers
+
+        return layers.BatchNormalization(**self.settings)
+
+
+class Linen(LinenAdapter):
+    layout = "NHWC"
+    weights = {
+        "params/scale": "scale",
+        "params/bias": "bias",
+        "batch_stats/mean": "mean",
+        "batch_stats/var": "var",
+    }
+    settings: Config = {"epsilon": 1e-5, "momentum": 0.9}
+
+    def build(self, config: Config) -> Any:
+        from flax import linen as nn
+
+        dtypes = {"dtype": config["dtype"], "param_dtype": config["param_dtype"]}
+        return nn.BatchNorm(use_running_average=not config["training"], **dtypes, **self.settings)
+
+
+class Nnx(NnxAdapter):
+    layout = "NHWC"
+    weights = {"scale": "scale", "bias": "bias", "mean": "mean", "var": "var"}
+    settings: Config = {"epsilon": 1e-5, "momentum": 0.9}
+
+    def build(self, config: Config) -> Any:
+        from flax import nnx
+
+        dtypes = {"dtype": config["dtype"], "param_dtype": config["param_dtype"]}
+        return nnx.BatchNorm(config["C"], rngs=nnx.Rngs(0), **dtypes, **self.settings)
+
+
+class KerasDefaults(Keras):
+    settings: Config = {}
+
+
+class LinenDefaults(Linen):
+    settings: Config = {}
+
+
+class NnxDefaults(Nnx):
+    settings: Config = {}
+
+
+def _quiet(rng: Rng, config: Config) -> dict[str, np.ndarray]:
+    """Small variances, beside which eps counts."""
+    return {
+        "x": rng.normal(scale=0.02, size=[config[axis] for axis in "NCHW"]),
+        "mean": rng.normal(scale=0.01, size=config["C"]),
+        "var": rng.uniform(2e-4, 8e-4, config["C"]),
+    }
+
+
+TRAINING = {"training": True}
+
+SPEC = Spec(
+    "BatchNorm",
+    layout="NCHW",
+    weights={"scale": normal("C", 0.5, 1.0), "bias": "C"},
+    state={"mean": "C", "var": uniform("C", 0.5, 2.0)},
+    runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx},
+    reference=Torch,
+    config={"C": 20, "training": False},
+    cases=(
+        Case("inference", "by the running statistics"),
+        Case("training", "by the batch's statistics, and the running ones after it", TRAINING),
+        Case("small-batch", "in training on 6 values a channel, where n - 1 and n differ", {**TRAINING, "H": 3, "W": 1}),
+        Case("quiet", "in training with variances beside which eps counts", TRAINING, draw=_quiet),
+    ),
+    training=Training(steps=10, optimizer="momentum", rate=1e-3, cases=("training",)),
+)
+DEFAULTS = replace(
+    SPEC,
+    name="BatchNorm, each framework's defaults",
+    runners={"torch": TorchDefaults, "keras": KerasDefaults, "linen": LinenDefaults, "nnx": NnxDefaults},
+    cases=(
+        SPEC.case("inference"),
+        SPEC.case("small-batch"),
+        Case("quiet-inference", "at inference with variances beside which eps counts", draw=_quiet),
+    ),
+)

@@ -1,0 +1,139 @@
+"""A 3x3 convolution with stride 2: with one padding stated in every framework, and with each framework's own.
+
+`SPEC` pads one row and column on every side. `SAME` says padding=1 in torch and "same" elsewhere: on an even size that is
+one row and column behind alone, so that every window begins one pixel later.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from eca_multi.parity.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.spec import Case, Rng, Spec, Training, normal
+
+Config = Mapping[str, Any]
+Arrays = dict[str, np.ndarray]
+
+BOTH_SIDES = ((1, 1), (1, 1))
+CHANNELS_LAST = "N H W P Q C O"  # of the input, whose axes are N C H W, and of the output, N O P Q
+
+
+class Torch(TorchAdapter):
+    weights = {"weight": "kernel: kh kw C O -> O C kh kw", "bias": "bias"}
+
+    def build(self, config: Config) -> Any:
+        from torch import nn
+
+        return nn.Conv2d(config["C"], config["O"], 3, stride=2, padding=1)
+
+
+class Keras(KerasAdapter):
+    layout = CHANNELS_LAST
+    weights = {"conv/kernel": "kernel", "conv/bias": "bias"}
+
+    def build(self, config: Config) -> Any:
+        from keras import Sequential, layers
+
+        pad = layers.ZeroPadding2D(1, data_format="channels_last")
+        return Sequential([pad, layers.Conv2D(config["O"], 3, 2, data_format="channels_last", name="conv")])
+
+
+class KerasSame(Keras):
+    weights = {"kernel": "kernel", "bias": "bias"}
+
+    def build(self, config: Config) -> Any:
+        from keras import layers
+
+        return layers.Conv2D(config["O"], 3, 2, padding="same", data_format="channels_last")
+
+
+class Linen(LinenAdapter):
+    layout = CHANNELS_LAST
+    weights = {"params/kernel": "kernel", "params/bias": "bias"}
+    padding: Any = BOTH_SIDES
+
+    def build(self, config: Config) -> Any:
+        from flax import linen as nn
+
+        dtypes = {"dtype": config["dtype"], "param_dtype": config["param_dtype"]}
+        return nn.Conv(config["O"], (3, 3), 2, padding=self.padding, **dtypes)
+
+
+class LinenSame(Linen):
+    padding = "SAME"
+
+
+class Nnx(NnxAdapter):
+    layout = CHANNELS_LAST
+    weights = {"kernel": "kernel", "bias": "bias"}
+    padding: Any = BOTH_SIDES
+
+    def build(self, config: Config) -> Any:
+        from flax import nnx
+
+        dtypes = {"dtype": config["dtype"], "param_dtype": config["param_dtype"]}
+        return nnx.Conv(config["C"], config["O"], (3, 3), 2, padding=self.padding, rngs=nnx.Rngs(0), **dtypes)
+
+
+class NnxSame(Nnx):
+    padding = "SAME"
+
+
+class Jax(JaxAdapter):
+    layout = CHANNELS_LAST
+    padding: Any = BOTH_SIDES
+
+    def build(self, config: Config) -> Any:
+        from jax import lax
+
+        def convolve(inputs: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
+            kernel, bias = (weights[name].astype(config["dtype"]) for name in ("kernel", "bias"))
+            axes = ("NHWC", "HWIO", "NHWC")
+            return lax.conv_general_dilated(inputs["x"], kernel, (2, 2), self.padding, dimension_numbers=axes) + bias
+
+        return convolve
+
+
+class JaxSame(Jax):
+    padding = "SAME"
+
+
+def _impulse(rng: Rng, config: Config) -> Arrays:
+    """A single pixel, inside of the map: the output is the kernel, at the place that shows where windows begin."""
+    x = np.zeros([config[axis] for axis in "NCHW"])
+    x[:, 0, 2, 3] = 1.0
+    return {"x": x}
+
+
+EVEN = {"C": 6, "O": 5, "H": 8, "W": 10, "P": 4, "Q": 5}
+IMPULSE = Case("impulse", "one pixel: where it comes out says where windows begin", EVEN, draw=_impulse)
+
+SPEC = Spec(
+    "Conv2d",
+    layout="NCHW",
+    weights={"kernel": normal("kh kw C O", 0.3), "bias": "O"},
+    outputs={"y": "N O P Q"},
+    runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx, "jax": Jax},
+    reference=Torch,
+    config={"kh": 3, "kw": 3, "O": 5},
+    cases=(
+        Case("even", "sizes where padding may be uneven", EVEN),
+        Case("odd", "odd sizes, a window fewer than the size's half", {**EVEN, "H": 7, "W": 11, "Q": 6}),
+        Case("one-pixel", "H = W = 1: padding alone around it", {**EVEN, "N": 1, "H": 1, "W": 1, "P": 1, "Q": 1}),
+        Case("wide", "sums of 9 * 64 products", {**EVEN, "C": 64, "O": 3}),
+        IMPULSE,
+    ),
+    training=Training(steps=10, optimizer="momentum", rate=1e-3, cases=("even",)),
+)
+SAME = replace(
+    SPEC,
+    name="Conv2d, each framework's own padding",
+    runners={"torch": Torch, "keras": KerasSame, "linen": LinenSame, "nnx": NnxSame, "jax": JaxSame},
+    cases=(
+        SPEC.case("even"),
+        IMPULSE,
+        Case("odd", "here both paddings are the same", SPEC.case("odd").config),
+    ),
+)

@@ -1,0 +1,167 @@
+"""ECA in every framework of this package, against the NumPy oracle with its analytic budget."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+from unittest import mock
+
+from eca_multi.parity.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, NumpyAdapter, TorchAdapter
+from eca_multi.parity.jobs import Job
+from eca_multi.parity.spec import Spec, Training
+from eca_multi.parity.taps import tap
+
+from ._eca_cases import CASES, SIZES
+from ._eca_oracle import Solved, solve
+
+Config = Mapping[str, Any]
+Tensors = Mapping[str, Any]
+
+
+class _Here:
+    """What the adapters share: the channels at the framework's place, or in one case at the other."""
+
+    layout: str | None = "N*C"
+
+    def layout_for(self, config: Config) -> str:
+        there, elsewhere = ("NC*", "N*C") if self.layout == "NC*" else ("N*C", "NC*")
+        return there if config["channels"] == "usual" else elsewhere
+
+    def options(self, config: Config) -> dict[str, Any]:
+        return {name: config[name] for name in ("padding", "gate")}
+
+    def axis(self, config: Config) -> int:
+        return 1 if self.layout_for(config) == "NC*" else -1
+
+    def weights_for(self, config: Config) -> dict[str, str | None]:
+        name, shared, own = self.native  # type: ignore[attr-defined]  # each adapter's
+        return {name: f"w: k -> {shared}" if config["shared"] else f"w: C k -> {own}"}
+
+
+class Torch(_Here, TorchAdapter):
+    layout = "NC*"
+    native = "conv.weight", "1 1 k", "C 1 k"
+
+    def build(self, config: Config) -> Any:
+        from eca_multi.torch import ECA
+
+        return ECA(
+            config["C"], config["k"], shared=config["shared"], channel_axis=self.axis(config), **self.options(config)
+        )
+
+    def call(self, layer: Any, inputs: Tensors, config: Config) -> Any:
+        return layer(inputs["x"], inputs.get("mask"))
+
+    def tapping(self) -> AbstractContextManager[Any]:
+        from eca_multi.torch import functional
+
+        return _tapping(functional)
+
+
+class Keras(_Here, KerasAdapter):
+    native = "kernel", "k 1 1", "k 1 C"
+
+    def build(self, config: Config) -> Any:
+        from eca_multi.keras import ECA
+
+        data_format = "channels_first" if self.axis(config) == 1 else "channels_last"
+        return ECA(config["k"], shared=config["shared"], data_format=data_format, **self.options(config))
+
+    def call(self, layer: Any, inputs: Tensors, config: Config) -> Any:
+        return layer(inputs["x"], mask=inputs.get("mask"))
+
+    def tapping(self) -> AbstractContextManager[Any]:
+        from eca_multi.keras import functional
+
+        return _tapping(functional)
+
+
+class Linen(_Here, LinenAdapter):
+    native = "params/kernel", "k 1 1", "k 1 C"
+
+    def build(self, config: Config) -> Any:
+        from eca_multi.flax.linen import ECA
+
+        return ECA(config["k"], shared=config["shared"], channel_axis=self.axis(config), **self.options(config))
+
+    def call(self, layer: Any, inputs: Tensors, config: Config) -> Any:
+        return layer(inputs["x"], inputs.get("mask"))
+
+    def tapping(self) -> AbstractContextManager[Any]:
+        from eca_multi.jax import functional
+
+        return _tapping(functional)
+
+
+class Nnx(_Here, NnxAdapter):
+    native = "kernel", "k 1 1", "k 1 C"
+
+    def build(self, config: Config) -> Any:
+        from flax import nnx
+
+        from eca_multi.flax.nnx import ECA
+
+        axis, rngs = self.axis(config), nnx.Rngs(0)
+        return ECA(
+            config["C"],
+            config["k"],
+            shared=config["shared"],
+            channel_axis=axis,
+            rngs=rngs,
+            **self.options(config),
+        )
+
+    def call(self, layer: Any, inputs: Tensors, config: Config) -> Any:
+        return layer(inputs["x"], inputs.get("mask"))
+
+    def tapping(self) -> AbstractContextManager[Any]:
+        from eca_multi.jax import functional
+
+        return _tapping(functional)
+
+
+class Jax(_Here, JaxAdapter):
+    native = "w", "k 1 1", "k 1 C"
+
+    def build(self, config: Config) -> Any:
+        from eca_multi.jax import eca
+
+        options = {**self.options(config), "channel_axis": self.axis(config)}
+        return lambda inputs, weights: eca(inputs["x"], weights["w"], mask=inputs.get("mask"), **options)
+
+    def tapping(self) -> AbstractContextManager[Any]:
+        from eca_multi.jax import functional
+
+        return _tapping(functional)
+
+
+class Oracle(NumpyAdapter):
+    """The reference, with the error analysis of each stage."""
+
+    def solve(self, job: Job) -> Solved:
+        return solve(job)
+
+
+def _tapping(functional: Any) -> AbstractContextManager[Any]:
+    """Tap a framework's own function at its two seams: the convolution of the means, and the gate."""
+    convolve, gates = functional._convolve, functional.GATES
+
+    def tapped(pooled: Any, *arguments: Any) -> Any:
+        return tap("conv", convolve(tap("pooled", pooled), *arguments))
+
+    named = {name: lambda logits, gate=gate: tap("gate", gate(logits)) for name, gate in gates.items()}
+    return mock.patch.multiple(functional, _convolve=tapped, GATES=named)
+
+
+SPEC = Spec(
+    "ECA",
+    layout="NCHW",
+    weights={"w": "k"},
+    config={**SIZES, "padding": "zeros", "gate": "sigmoid", "shared": True, "channels": "usual"},
+    taps=("pooled", "conv", "gate"),
+    runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx, "jax": Jax},
+    reference=Oracle,
+    cases=CASES,
+    training=Training(
+        steps=10, optimizer="momentum", rate=1e-3, cases=("offsets", "circular", "per-channel", "padded-sequences")
+    ),
+)

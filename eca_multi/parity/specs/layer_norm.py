@@ -1,0 +1,117 @@
+"""LayerNorm in torch, Keras and Flax: once with equal settings, and twice with a framework's own.
+
+`SPEC` gives all of them eps 1e-5 and the variance as mean((x - mean)^2). `DEFAULTS` leaves eps alone: it is 1e-5 in torch,
+1e-3 in Keras and 1e-6 in Flax. `FAST_VARIANCE` leaves the variance alone: Flax's default is mean(x^2) - mean^2, which
+cancels far from zero.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from eca_multi.parity.adapters import KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.spec import Case, Rng, Spec, normal
+
+Config = Mapping[str, Any]
+
+
+class Torch(TorchAdapter):
+    weights = {"weight": "scale", "bias": "bias"}
+
+    def build(self, config: Config) -> Any:
+        from torch import nn
+
+        return nn.LayerNorm(config["C"], eps=1e-5)
+
+
+class Keras(KerasAdapter):
+    weights = {"gamma": "scale", "beta": "bias"}
+    settings: Config = {"epsilon": 1e-5}
+
+    def build(self, config: Config) -> Any:
+        from keras import layers
+
+        return layers.LayerNormalization(**self.settings)
+
+
+class Linen(LinenAdapter):
+    weights = {"params/scale": "scale", "params/bias": "bias"}
+    settings: Config = {"epsilon": 1e-5, "use_fast_variance": False}
+
+    def build(self, config: Config) -> Any:
+        from flax import linen as nn
+
+        return nn.LayerNorm(dtype=config["dtype"], param_dtype=config["param_dtype"], **self.settings)
+
+
+class Nnx(NnxAdapter):
+    weights = {"scale": "scale", "bias": "bias"}
+    settings: Config = {"epsilon": 1e-5, "use_fast_variance": False}
+
+    def build(self, config: Config) -> Any:
+        from flax import nnx
+
+        dtypes = {"dtype": config["dtype"], "param_dtype": config["param_dtype"]}
+        return nnx.LayerNorm(config["C"], rngs=nnx.Rngs(0), **dtypes, **self.settings)
+
+
+class KerasDefaults(Keras):
+    settings: Config = {}
+
+
+class LinenDefaults(Linen):
+    settings: Config = {}
+
+
+class NnxDefaults(Nnx):
+    settings: Config = {}
+
+
+class LinenFast(Linen):
+    settings: Config = {"epsilon": 1e-5}
+
+
+class NnxFast(Nnx):
+    settings: Config = {"epsilon": 1e-5}
+
+
+def _quiet(rng: Rng, config: Config) -> dict[str, np.ndarray]:
+    return {"x": rng.normal(scale=0.01, size=(config["N"], config["L"], config["C"]))}
+
+
+def _far_from_zero(rng: Rng, config: Config) -> dict[str, np.ndarray]:
+    return {"x": rng.normal(30.0, 1.0, (config["N"], config["L"], config["C"]))}
+
+
+QUIET = Case("quiet", "a variance of 1e-4, beside which eps counts", draw=_quiet)
+
+SPEC = Spec(
+    "LayerNorm",
+    layout="N L C",
+    weights={"scale": normal("C", 0.5, 1.0), "bias": "C"},
+    runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx},
+    reference=Torch,
+    config={"C": 20, "L": 11},
+    cases=(
+        Case("offsets", "a mean of its own in each channel"),
+        Case("one-sample", "N = 1 and one position", {"N": 1, "L": 1}),
+        Case("wide", "sums over 768 channels", {"C": 768, "L": 3}),
+        QUIET,
+    ),
+)
+DEFAULTS = replace(
+    SPEC,
+    name="LayerNorm with default eps",
+    runners={"torch": Torch, "keras": KerasDefaults, "linen": LinenDefaults, "nnx": NnxDefaults},
+    cases=(QUIET,),
+)
+# Not a case of SPEC: there the error of the mean, common to a row, nearly vanishes from some elements of dx in one way of
+# writing the gradient and not in another, and the budget knows one way.
+FAST_VARIANCE = replace(
+    SPEC,
+    name="LayerNorm with default variance",
+    runners={"torch": Torch, "linen": LinenFast, "nnx": NnxFast},
+    cases=(Case("far-from-zero", "mean 30, deviation 1: mean(x^2) - mean^2 cancels", draw=_far_from_zero),),
+)

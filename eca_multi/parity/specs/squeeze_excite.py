@@ -1,0 +1,181 @@
+"""Squeeze-and-Excitation (Hu et al., 2018) from each framework's own layers: y = x * sigmoid(expand(relu(reduce(mean x)))).
+
+The product is written in float32 everywhere: the gradient of a product in bfloat16 sums in bfloat16 under JAX, which
+`bf16_gate` shows by itself.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from eca_multi.parity.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.spec import Case, Rng, Spec, Training, normal
+from eca_multi.parity.taps import tap
+
+from ._images import photograph_features
+
+Config = Mapping[str, Any]
+Arrays = dict[str, np.ndarray]
+
+
+class Torch(TorchAdapter):
+    layout = "NCHW"
+    weights = {
+        "reduce.weight": "reduce: C S -> S C",
+        "reduce.bias": "reduce_bias",
+        "expand.weight": "expand: S C -> C S",
+        "expand.bias": "expand_bias",
+    }
+
+    def build(self, config: Config) -> Any:
+        import torch
+        from torch import nn
+
+        class SqueezeExcite(nn.Module):
+            def __init__(self, channels: int, squeezed: int) -> None:
+                super().__init__()
+                self.reduce, self.expand = nn.Linear(channels, squeezed), nn.Linear(squeezed, channels)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                pooled = tap("pooled", x.mean((2, 3)))
+                reduced = tap("reduced", self.reduce(pooled).relu())
+                gate = tap("gate", self.expand(reduced).sigmoid())
+                return (x.float() * gate.float()[:, :, None, None]).to(x.dtype)
+
+        return SqueezeExcite(config["C"], config["S"])
+
+
+class Keras(KerasAdapter):
+    layout = "NHWC"
+    weights = {
+        "reduce/kernel": "reduce",
+        "reduce/bias": "reduce_bias",
+        "expand/kernel": "expand",
+        "expand/bias": "expand_bias",
+    }
+
+    def build(self, config: Config) -> Any:
+        from keras import layers, ops
+
+        class SqueezeExcite(layers.Layer):
+            def __init__(self) -> None:
+                super().__init__()
+                self.pool = layers.GlobalAveragePooling2D(data_format="channels_last")
+                self.reduce = layers.Dense(config["S"], "relu", name="reduce")
+                self.expand = layers.Dense(config["C"], "sigmoid", name="expand")
+
+            def call(self, x: Any) -> Any:
+                pooled = tap("pooled", self.pool(x))
+                reduced = tap("reduced", self.reduce(pooled))
+                gate = tap("gate", self.expand(reduced))
+                y = ops.cast(x, "float32") * ops.cast(gate, "float32")[:, None, None, :]
+                return ops.cast(y, x.dtype)
+
+        return SqueezeExcite()
+
+
+class Linen(LinenAdapter):
+    layout = "NHWC"
+    weights = {
+        "params/reduce/kernel": "reduce",
+        "params/reduce/bias": "reduce_bias",
+        "params/expand/kernel": "expand",
+        "params/expand/bias": "expand_bias",
+    }
+
+    def build(self, config: Config) -> Any:
+        import jax
+        from flax import linen as nn
+
+        dtypes = {"dtype": config["dtype"], "param_dtype": config["param_dtype"]}
+
+        class SqueezeExcite(nn.Module):
+            @nn.compact
+            def __call__(self, x: jax.Array) -> jax.Array:
+                pooled = tap("pooled", x.mean((1, 2)))
+                reduced = tap("reduced", nn.relu(nn.Dense(config["S"], name="reduce", **dtypes)(pooled)))
+                gate = tap("gate", nn.sigmoid(nn.Dense(config["C"], name="expand", **dtypes)(reduced)))
+                return (x.astype("float32") * gate.astype("float32")[:, None, None, :]).astype(x.dtype)
+
+        return SqueezeExcite()
+
+
+class Nnx(NnxAdapter):
+    layout = "NHWC"
+    weights = {
+        "reduce.kernel": "reduce",
+        "reduce.bias": "reduce_bias",
+        "expand.kernel": "expand",
+        "expand.bias": "expand_bias",
+    }
+
+    def build(self, config: Config) -> Any:
+        import jax
+        from flax import nnx
+
+        dtypes = {"dtype": config["dtype"], "param_dtype": config["param_dtype"]}
+
+        class SqueezeExcite(nnx.Module):
+            def __init__(self, rngs: nnx.Rngs) -> None:
+                self.reduce = nnx.Linear(config["C"], config["S"], rngs=rngs, **dtypes)
+                self.expand = nnx.Linear(config["S"], config["C"], rngs=rngs, **dtypes)
+
+            def __call__(self, x: jax.Array) -> jax.Array:
+                pooled = tap("pooled", x.mean((1, 2)))
+                reduced = tap("reduced", nnx.relu(self.reduce(pooled)))
+                gate = tap("gate", nnx.sigmoid(self.expand(reduced)))
+                return (x.astype("float32") * gate.astype("float32")[:, None, None, :]).astype(x.dtype)
+
+        return SqueezeExcite(nnx.Rngs(0))
+
+
+class Jax(JaxAdapter):
+    def build(self, config: Config) -> Any:
+        import jax
+
+        def squeeze_excite(inputs: Mapping[str, jax.Array], weights: Mapping[str, jax.Array]) -> jax.Array:
+            x, w = inputs["x"], {name: weight.astype(config["dtype"]) for name, weight in weights.items()}
+            pooled = tap("pooled", x.mean((2, 3)))
+            reduced = tap("reduced", jax.nn.relu(pooled @ w["reduce"] + w["reduce_bias"]))
+            gate = tap("gate", jax.nn.sigmoid(reduced @ w["expand"] + w["expand_bias"]))
+            return (x.astype("float32") * gate.astype("float32")[:, :, None, None]).astype(x.dtype)
+
+        return squeeze_excite
+
+
+def _photographs(rng: Rng, config: Config) -> Arrays:
+    return {"x": photograph_features()[: config["N"], : config["C"], : config["H"], : config["W"]]}
+
+
+def _same_sign(rng: Rng, config: Config) -> Arrays:
+    x = rng.normal(size=[config[axis] for axis in "NCHW"])
+    return {"x": np.abs(x), "dy": np.ones_like(x)}
+
+
+SPEC = Spec(
+    "SqueezeExcite",
+    layout="NCHW",
+    weights={
+        "reduce": normal("C S", 0.3),
+        "reduce_bias": normal("S", 0.3),
+        "expand": normal("S C", 0.5),
+        "expand_bias": "C",
+    },
+    runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx, "jax": Jax},
+    reference=Torch,
+    config={"C": 20, "S": 5},
+    taps=("pooled", "reduced", "gate"),
+    cases=(
+        Case(
+            "photographs",
+            "two real photographs as 8x8-block DCT maps, the lowest 32 of 64 frequencies of one colour",
+            {"C": 32, "S": 6, "H": 53, "W": 80},
+            draw=_photographs,
+        ),
+        Case("offsets", "a mean of its own in each channel, H != W, N > 1"),
+        Case("one-position", "N = H = W = 1: the mean is the value itself", {"N": 1, "H": 1, "W": 1}),
+        Case("same-sign", "x > 0 and cotangent 1: long sums stagnate in half precision", {"H": 53, "W": 61}, draw=_same_sign),
+    ),
+    training=Training(steps=10, optimizer="momentum", rate=1e-3, cases=("offsets",)),
+)
