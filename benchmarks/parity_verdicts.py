@@ -1,21 +1,23 @@
-"""Measure the verdicts of the parity harness: how often they reject what is right, and how often they see what is wrong.
+"""Measure the parity harness: how often its verdicts reject what is right, and how often they see what is wrong.
 
     python benchmarks/parity_verdicts.py [--quick] [--output docs/measured-parity.md]
 
-Runs every runner of ECA through the harness and judges the same results by several policies; then judges mutants of the
-PyTorch layer, which have one fault each. Writes a page, each number of which comes from the run; --quick takes a part of
-the cases and runners, and prints the page.
+Runs every runner of ECA through the harness, and judges the same results by several policies; then judges mutants of
+the PyTorch layer, which have one fault each. Writes a page, every number of which comes from the run. --quick takes a
+part of the cases and runners, and prints the page.
 """
 
 import argparse
 import platform
 import sys
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from itertools import product
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 from unittest import mock
 
@@ -32,7 +34,7 @@ from eca_multi.parity.spec import Spec
 from eca_multi.parity.specs.eca import SPEC, Torch
 
 PAGE = Path(__file__).parents[1] / "docs" / "measured-parity.md"
-QUICK = {"runners": ["torch", "jax"], "cases": ["offsets", "same-sign", "circular", "per-channel"]}
+QUICK: dict[str, Any] = {"runners": ["torch", "jax"], "cases": ["offsets", "same-sign", "circular", "per-channel"]}
 
 
 class ChannelsLast(Torch):
@@ -41,6 +43,37 @@ class ChannelsLast(Torch):
     def call(self, layer: Any, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
         x = inputs["x"].movedim(1, -1).contiguous().movedim(-1, 1)
         return super().call(layer, {**inputs, "x": x}, config)
+
+
+class Stepwise(Torch):
+    """ECA as it is usually written in PyTorch: a mean, a convolution and a sigmoid, each rounded to the dtype."""
+
+    def build(self, config: Mapping[str, Any]) -> Any:
+        from torch import nn
+
+        layer, k = nn.Module(), config["k"]
+        layer.conv = nn.Conv1d(1, 1 if config["shared"] else config["C"], k, bias=False)
+        return layer
+
+    def call(self, layer: Any, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
+        import torch
+        from torch.nn import functional as F
+
+        x, mask, w = inputs["x"].movedim(self.axis(config), 1), inputs.get("mask"), layer.conv.weight
+        axes, half = tuple(range(2, x.ndim)), config["k"] // 2
+        if mask is None:
+            pooled = x.mean(axes)
+        else:
+            pooled = torch.where(mask[:, None], x, 0).sum(axes) / mask[:, None].sum(axes).clamp(min=1)
+        mode = "circular" if config["padding"] == "circular" else "constant"
+        padded = F.pad(pooled[:, None], (half, half), mode)
+        if config["shared"]:
+            logits = F.conv1d(padded, w)[:, 0]
+        else:
+            logits = (padded[:, 0].unfold(1, config["k"], 1) * w[:, 0]).sum(-1)
+        gate = F.hardsigmoid(logits) if config["gate"] == "hard_sigmoid" else torch.sigmoid(logits)
+        gate = 2 * gate if config["gate"] == "2sigmoid" else gate
+        return (x * gate.reshape(*gate.shape, *[1] * len(axes))).movedim(1, self.axis(config))
 
 
 # --- policies: may this result stand for this reference?
@@ -79,9 +112,10 @@ POLICIES: dict[str, Accepts] = {
     "1e-3, 1e-3": close(1e-3, 1e-3),
     "cosine 0.99": cosine,
 }
-GRADIENTS = ("dx", f"dx{ONES}", "dw", f"dw{ONES}")
-TAPS = tuple(f"{prefix}{tap}" for prefix in ("", "d_") for tap in SPEC.taps)
-LEVELS = {"y": ("y",), "y and gradients": ("y", *GRADIENTS), "and taps": ("y", *GRADIENTS, *TAPS)}
+OUTPUT, GRADIENTS, TAPS = "y", "y and gradients", "and taps"
+_GRADIENTS = ("dx", f"dx{ONES}", "dw", f"dw{ONES}")
+_TAPS = tuple(f"{prefix}{tap}" for prefix in ("", "d_") for tap in SPEC.taps)
+LEVELS = {OUTPUT: ("y",), GRADIENTS: ("y", *_GRADIENTS), TAPS: ("y", *_GRADIENTS, *_TAPS)}
 
 
 def rejected(results: Outputs, solution: Solution, names: Iterable[str]) -> dict[str, set[str]]:
@@ -102,23 +136,26 @@ class Correct:
     """What the policies said about runs of correct implementations."""
 
     runs: Counter[str] = field(default_factory=Counter)  # by dtype
-    rejections: dict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
-    ours: list[str] = field(default_factory=list)
+    rejections: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # by policy, dtype and level
+    places: set[tuple[str, str, str, str]] = field(default_factory=set)  # policy, dtype, level and case of rejections
     variants: dict[str, None] = field(default_factory=dict)
-    use: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    ours: list[str] = field(default_factory=list)  # rejections by the budget
+    use: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DTYPES, 0.0))  # the largest of the budget
 
     def add(self, variant: str, task: Task, results: Outputs, solution: Solution) -> None:
-        dtype = task.job.dtype
+        dtype, case = task.job.dtype, task.job.case
         self.variants[variant] = None
         self.runs[dtype] += 1
-        for policy, names in rejected(results, solution, LEVELS["y and gradients"]).items():
-            for level in ("y", "y and gradients"):
-                self.rejections[policy, dtype, level] += bool(names & set(LEVELS[level]))
+        for policy, names in rejected(results, solution, LEVELS[GRADIENTS]).items():
+            for level in (OUTPUT, GRADIENTS):
+                if names & set(LEVELS[level]):
+                    self.rejections[policy, dtype, level] += 1
+                    self.places.add((policy, dtype, level, case))
             if policy == OURS and names:
-                self.ours.append(f"{variant}, {task.job.case}, {dtype}: {', '.join(sorted(names))}")
+                self.ours.append(f"{variant}, {case}, {dtype}: {', '.join(sorted(names))}")
 
 
-def run_correct(spec: Spec, quick: bool) -> tuple[Correct, parity.Report]:
+def run_correct(spec: Spec, **chosen: Any) -> tuple[Correct, parity.Report]:
     """Run the harness as a user does, and judge each result by every policy as it comes in."""
     module = import_module("eca_multi.parity.run")
     correct = Correct()
@@ -128,11 +165,10 @@ def run_correct(spec: Spec, quick: bool) -> tuple[Correct, parity.Report]:
             if "out" in content:
                 arrays = load_file(content["out"])  # the session's own reading removes the file
                 results = {name: Tensor(array, content["dtypes"][name]) for name, array in arrays.items()}
-                variant = f"{runner.name}, {'compiled' if task.job.compiled else 'eager'}"
+                variant = f"{runner.name} {'compiled' if task.job.compiled else 'eager'}"
                 correct.add(variant, task, results, self.solutions[task.oracle])
             super()._judge(runner, task, content)
 
-    chosen: dict[str, Any] = QUICK if quick else {}
     with mock.patch.object(module, "Session", Measuring):
         report = parity.run(spec, **chosen, progress=_progress, timeout=600.0)
     for cell in report.cells:
@@ -152,48 +188,40 @@ def _progress(what: str, done: int, total: int) -> None:
 class Kills:
     """What the policies said about mutants. A pair is a case and a mutant that applies to it."""
 
+    mutants: dict[str, None] = field(default_factory=dict)
     pairs: Counter[str] = field(default_factory=Counter)  # by dtype
-    kills: dict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
-    useless: dict[tuple[str, str, str], int] = field(default_factory=lambda: defaultdict(int))
-    unseen: dict[tuple[str, str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
-    missed: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # by our budget, by case and dtype
-    names: dict[str, None] = field(default_factory=dict)
+    found: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # by policy, dtype and level
+    lost: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    missed: dict[tuple[str, str], list[str]] = field(default_factory=dict)  # by the budget, by case and dtype
 
 
-def run_mutants(cases: Sequence[str] | None) -> Kills:
+def run_mutants(cases: Sequence[str] | None, unusable: set[tuple[str, str, str, str]]) -> Kills:
     """Judge each mutant in each case by every policy.
 
-    A policy that rejects the right layer in a case cannot use that case: it would have to be switched off there.
+    A policy that rejects a correct run of a case cannot use the case: it would have to be switched off there.
     """
     from eca_multi.parity.engines._mutants import mutants
     from eca_multi.parity.engines._torch import TorchEngine
     from eca_multi.parity.specs._eca_oracle import solve
 
-    engine, found = TorchEngine(Torch()), Kills()
-    killed: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    engine, kills = TorchEngine(Torch()), Kills()
     chosen = [case for case in SPEC.cases if cases is None or case.name in cases]
     for task in tasks(SPEC, chosen, list(DTYPES), BASE):
-        job, dtype = replace(task.job, taps=tuple(SPEC.taps)), task.job.dtype
-        solution = solve(job)
-        every = LEVELS["and taps"]
-        right = rejected(engine.evaluate(job), solution, every)
-        by_mutant = {name: rejected(r, solution, every) for name, r in mutants(engine, job) if r is not None}
-        found.pairs[dtype] += len(by_mutant)
-        found.names |= dict.fromkeys(by_mutant)
-        found.missed[job.case, dtype] = [
-            n for n, r in by_mutant.items() if not r[OURS] & set(LEVELS["y and gradients"])
-        ]
-        for policy, level in ((p, level) for p in POLICIES for level in LEVELS):
-            key, names = (policy, dtype, level), set(LEVELS[level])
-            if right[policy] & names:
-                found.useless[key] += len(by_mutant)
-                continue
-            now = {mutant for mutant, tensors in by_mutant.items() if tensors[policy] & names}
-            found.kills[key] += len(now)
-            killed[key] |= now
-    for policy, dtype, level in ((p, d, level) for p in POLICIES for d in DTYPES for level in LEVELS):
-        found.unseen[policy, dtype, level] = set(found.names) - killed[policy, dtype, level]
-    return found
+        job = replace(task.job, taps=tuple(SPEC.taps))
+        case, dtype, solution = job.case, job.dtype, solve(job)
+        right = rejected(engine.evaluate(job), solution, LEVELS[TAPS])
+        by_mutant = {n: rejected(r, solution, LEVELS[TAPS]) for n, r in mutants(engine, job) if r is not None}
+        kills.mutants |= dict.fromkeys(by_mutant)
+        kills.pairs[dtype] += len(by_mutant)
+        kills.missed[case, dtype] = [n for n, r in by_mutant.items() if not r[OURS] & set(LEVELS[GRADIENTS])]
+        for policy, level in product(POLICIES, LEVELS):
+            names = set(LEVELS[level])
+            known = (policy, dtype, GRADIENTS if level == TAPS else level, case) in unusable
+            if known or right[policy] & names:
+                kills.lost[policy, dtype, level] += len(by_mutant)
+            else:
+                kills.found[policy, dtype, level] += sum(bool(r[policy] & names) for r in by_mutant.values())
+    return kills
 
 
 # --- the page
@@ -204,106 +232,154 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def false_alarms(correct: Correct) -> Iterator[Sequence[object]]:
+def alarm_table(correct: Correct) -> str:
+    rows = []
     for policy in POLICIES:
-        counts = ([correct.rejections[policy, dtype, level] for level in ("y", "y and gradients")] for dtype in DTYPES)
-        yield policy, *(f"{y} / {both}" for y, both in counts)
+        counts = ([correct.rejections[policy, dtype, level] for level in (OUTPUT, GRADIENTS)] for dtype in DTYPES)
+        rows.append([policy, *(f"{y} / {both}" for y, both in counts)])
+    return table(("policy", *(f"{dtype}, of {correct.runs[dtype]}" for dtype in DTYPES)), rows)
 
 
-def kill_rows(found: Kills, dtype: str) -> Iterator[Sequence[object]]:
-    for policy in POLICIES:
-        cells = []
-        for level in LEVELS:
-            key = policy, dtype, level
-            unseen = len(found.unseen[key])
-            cells.append(f"{found.kills[key]} · {found.useless[key]} · {len(found.names) - unseen}")
-        yield policy, *cells
+def kill_table(kills: Kills, dtype: str) -> str:
+    def cell(policy: str, level: str) -> str:
+        found, lost = kills.found[policy, dtype, level], kills.lost[policy, dtype, level]
+        return f"{found}, {lost} lost" if lost else str(found)
+
+    rows = [[policy, *(cell(policy, level) for level in LEVELS)] for policy in POLICIES]
+    return table((f"{dtype}, of {kills.pairs[dtype]}", *LEVELS), rows)
 
 
-def missed_rows(found: Kills) -> Iterator[Sequence[object]]:
-    cases = dict.fromkeys(case for case, _ in found.missed)
-    for case in cases:
-        yield case, *(", ".join(found.missed[case, dtype]) or "–" for dtype in DTYPES)
+def missed_table(kills: Kills) -> str:
+    rows = [
+        [case, *(", ".join(kills.missed[case, dtype]) or "none" for dtype in DTYPES)]
+        for case in dict.fromkeys(case for case, _ in kills.missed)
+    ]
+    return table(("case", *DTYPES), rows)
 
 
-def page(correct: Correct, report: parity.Report, found: Kills, command: str, seconds: Mapping[str, float]) -> str:
-    total = sum(correct.runs.values())
-    ours = correct.ours
-    alarms = "**no false alarm**" if not ours else f"{len(ours)} rejections, listed below"
-    versions = {name: v for runner in report.runners for name, v in runner.versions.items()}
-    largest = ", ".join(f"{dtype} {correct.use[dtype]:.2f}" for dtype in DTYPES)
-    names = ", ".join(found.names)
-    kills = "\n\n".join(
-        f"{dtype}, {found.pairs[dtype]} pairs:\n\n{table(('policy', *LEVELS), kill_rows(found, dtype))}"
-        for dtype in DTYPES
+def nowhere(kills: Kills) -> str:
+    """Say which faults the budget finds in no case."""
+    left = []
+    for dtype in DTYPES:
+        missed = [set(names) for (_, d), names in kills.missed.items() if d == dtype]
+        if everywhere := set.intersection(*missed):
+            left.append(f"{dtype}: {', '.join(sorted(everywhere))}")
+    return f"Found in no case: {'; '.join(left)}." if left else "Each fault is found in some case in each dtype."
+
+
+def alarms(correct: Correct) -> str:
+    text = f"{sum(correct.runs.values())} runs: {len(correct.variants)} variants ({', '.join(correct.variants)}). "
+    if correct.ours:
+        return text + "The error budget rejects:\n\n" + "\n".join(f"- {line}" for line in correct.ours)
+    largest = ", ".join(f"{correct.use[dtype]:.2f} in {dtype}" for dtype in DTYPES)
+    return text + f"The error budget rejects **none**. The largest share of it that any of them used: {largest}."
+
+
+PAGE_TEXT = """\
+# Measured: what the verdicts are worth
+
+`benchmarks/parity_verdicts.py` writes this page, every number of it. A verdict can be wrong in two ways: it rejects a
+correct implementation, or it accepts a faulty one. Both are counted here, for the error budget of
+[the harness](parity.md) and for tolerances in common use, on the same results.
+
+## False alarms
+
+A run is a variant of an implementation, a case and a dtype. Cells count the runs that a policy rejects: by the output
+y / by y or any of the gradients dx and dw, each with a random cotangent and with ones. Tolerances are rtol, atol,
+against the reference rounded to the dtype.
+
+The layers of this package: {own}
+
+{own_table}
+
+They compute in float32 and round once, which makes things easy for a tolerance. As correct is the formula as it is
+usually written in PyTorch, a mean, a convolution and a sigmoid, each rounded to the dtype: {step}
+
+{step_table}
+
+The latter is without the case fp16-range, in which its gradients overflow in float16.
+
+## Planted faults
+
+The PyTorch layer with one of {count} faults: {mutants}. A pair is a case and a fault that applies to it. Cells count
+the pairs in which a policy finds the fault, looking at y; at the gradients too; at the taps too, which are the means,
+the convolution, the gate, and their gradients. Lost are the pairs of cases in which the policy rejects one of the
+correct runs above: there it has to be switched off, and finds nothing.
+
+{kills}
+
+## What each case misses
+
+Faults that the error budget does not find by y and the gradients. {nowhere} In float32 a fault is missed only where it
+changes no result. In half precision some faults change less, in some of the cases, than the rounding of a correct
+implementation may.
+
+{missed}
+
+## How it was made
+
+`{command}` took {seconds}, on {processor}, {system}, without a GPU. Python {python}, {versions}. All data come from
+fixed seeds: another run on such a machine gives the same numbers, but for the seconds.
+
+## What it does not show
+
+- One layer. The budget of ECA comes from an analysis of its formula. Other layers get a stochastic one, which is
+  measured by tests, and not here.
+- Processors only: no GPU or TPU, where reduced precision and other orders of summation are usual.
+- That the runs are correct is what the oracle, the tests and the runs among themselves say. A mistake that all of them
+  share would count as correct.
+- The faults are typical ones, planted one at a time. Finding them is no proof that another one is found.
+- Keras on PyTorch is compared eagerly only, since compiling it takes minutes. Mixed precision, training, NaN and
+  infinity are not compared.
+{absent}"""
+
+
+def wrapped(text: str) -> str:
+    """Wrap the paragraphs, which have got longer by what was put in; tables, lists and headings have their lines."""
+    blocks = text.split("\n\n")
+    kept = ("|", "-", "#")
+    return "\n\n".join(
+        block if block.startswith(kept) else fill(block, 120, break_long_words=False, break_on_hyphens=False)
+        for block in blocks
     )
-    variants = "; ".join(correct.variants)
-    took = ", ".join(f"{what} {value:.0f} s" for what, value in seconds.items())
-    unavailable = [
-        f"{runner.name}: {runner.detail or runner.state}" for runner in report.runners if runner.state != "ran"
-    ]
-    sections = [
-        "# Measured: what the verdicts are worth",
-        "This page is written by `benchmarks/parity_verdicts.py`, every number of it. A verdict can be wrong in two ways: "
-        "it may reject a correct implementation, or accept a faulty one. Both are counted here, for the error budget "
-        "of [the harness](parity.md) and for tolerances in common use.",
-        "## False alarms",
-        f"{total} runs of correct implementations of ECA, a run being a variant of a runner, a case and a dtype: "
-        f"{len(correct.variants)} variants, {len(report.cases)} cases. Each cell counts the runs that a policy rejects "
-        "by the output y alone / by y or any of the gradients dx and dw, with a random cotangent and with ones. The "
-        f"error budget raises {alarms}.",
-        table(("policy", *(f"{dtype}, of {correct.runs[dtype]}" for dtype in DTYPES)), false_alarms(correct)),
-        f"The largest share of the budget that a correct run used, 1 being all of it: {largest}.",
-        *(["Rejected by the error budget:", "\n".join(f"- {line}" for line in ours)] if ours else []),
-        *(["Not run: " + "; ".join(unavailable) + "."] if unavailable else []),
-        "A tolerance compares with the reference rounded to the dtype; rtol and atol are given in that order. Cosine 0.99 "
-        "and 1e-3 hardly ever reject what is right. What they let pass is the next table.",
-        "## Planted faults",
-        f"The PyTorch layer with one of {len(found.names)} faults ({names}), in the same cases. A pair is a case and a "
-        "fault that applies to it. Each cell: pairs whose fault the policy finds · pairs that it cannot use, because in "
-        f"that case it rejects the right layer as well · faults, of {len(found.names)}, that some case finds. The columns "
-        "look at y, at the gradients too, and at the taps (means, convolution, gate, and their gradients) too.",
-        kills,
-        "A policy finds a fault only where it accepts the right layer: one that rejects everything has found nothing. The "
-        "more tensors a policy looks at, the more cases a wrong tolerance loses.",
-        "## What each case misses",
-        "Faults that the error budget does not find by y and the gradients. In float32 a fault is missed only where it "
-        "changes nothing. In half precision some of these faults are smaller than the rounding of a correct "
-        "implementation, and nobody could tell them from it; a case of another size can.",
-        table(("case", *DTYPES), missed_rows(found)),
-        "## How it was made",
-        f"`{command}`, {took}, on {report.environment['processor']}, {platform.system()}, without a GPU. "
-        f"Python {report.environment['python']}, numpy {report.environment['numpy']}, "
-        + ", ".join(f"{name} {version}" for name, version in sorted(versions.items()) if name != "numpy")
-        + ". All data come from fixed seeds: another run on the same machine gives the same numbers but for the seconds.",
-        f"Variants: {variants}. channels-last is the PyTorch layer on features whose channels lie last in memory.",
-        "## What it does not show",
-        "- One layer. The budget of ECA comes from an analysis of its formula; other layers get a stochastic one, which "
-        "is measured in tests, and not here.\n"
-        "- Processors only. Nothing here ran on a GPU or TPU, where reduced precision and other orders of summation "
-        "are usual.\n"
-        "- That the runs are correct is what the oracle, their tests and each other say; a mistake that all of them share "
-        "would be counted as correct.\n"
-        "- The faults are typical ones, planted one at a time in PyTorch. Finding all of them is no proof that the next "
-        "one is found.\n"
-        "- Keras on PyTorch is not compiled here, which takes minutes; nor is mixed precision, training or NaN compared.",
-    ]
-    return "\n\n".join(sections) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="two runners and four cases")
-    parser.add_argument("--output", type=Path, help=f"the page; {PAGE.name} in docs/, with --quick standard output")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two runners and four cases, to standard output")
+    parser.add_argument("--output", type=Path, help=f"the page; docs/{PAGE.name} unless --quick")
     options = parser.parse_args()
     start = time.monotonic()
     spec = replace(SPEC, runners={**SPEC.runners, "torch:channels-last": ChannelsLast})
-    correct, report = run_correct(spec, options.quick)
-    middle = time.monotonic()
-    found = run_mutants(QUICK["cases"] if options.quick else None)
-    seconds = {"runs": middle - start, "faults": time.monotonic() - middle}
-    command = "python benchmarks/parity_verdicts.py" + (" --quick" if options.quick else "")
-    text = page(correct, report, found, command, seconds)
+    own, report = run_correct(spec, **(QUICK if options.quick else {}))
+    cases = [c.name for c in SPEC.cases if c.name != "fp16-range" and (not options.quick or c.name in QUICK["cases"])]
+    step, _ = run_correct(replace(SPEC, runners={"torch:stepwise": Stepwise}), cases=cases)
+    kills = run_mutants(QUICK["cases"] if options.quick else None, own.places | step.places)
+    versions = {name: version for runner in report.runners for name, version in runner.versions.items()}
+    absent = [f"- Not installed, and so not run: {r.name}.\n" for r in report.runners if r.state == "unavailable"]
+    failed = [f"{r.name} {r.state}: {r.detail}" for r in report.runners if r.state not in ("ran", "unavailable")]
+    if failed:
+        sys.exit("\n".join(failed))
+    text = wrapped(
+        PAGE_TEXT.format(
+            own=alarms(own),
+            own_table=alarm_table(own),
+            step=alarms(step),
+            step_table=alarm_table(step),
+            count=len(kills.mutants),
+            mutants=", ".join(kills.mutants),
+            kills="\n\n".join(kill_table(kills, dtype) for dtype in DTYPES),
+            nowhere=nowhere(kills),
+            missed=missed_table(kills),
+            command="python benchmarks/parity_verdicts.py" + (" --quick" if options.quick else ""),
+            seconds=f"{time.monotonic() - start:.0f} s",
+            processor=report.environment["processor"],
+            system=platform.system(),
+            python=report.environment["python"],
+            versions=", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
+            absent="".join(absent),
+        )
+    )
     output = options.output or (None if options.quick else PAGE)
     if output is None:
         print(text)

@@ -29,9 +29,13 @@ OPTIONS = {
 class Check:
     """The fixture `parity`: call it to assert that the test's tensors agree with the reference."""
 
-    def __init__(self, error: Exception | None) -> None:
+    def __init__(self, name: str, error: Exception | None) -> None:
+        self.name = name
         self.error = error
         self.called = False
+
+    def __repr__(self) -> str:
+        return f"<parity {self.name}>"
 
     def __call__(self) -> None:
         __tracebackhide__ = True
@@ -43,6 +47,7 @@ class Check:
 RESULTS = pytest.StashKey["Results"]()
 FOLDER = pytest.StashKey[Path]()  # where the workers of pytest-xdist leave their reports
 CHECK = pytest.StashKey[Check]()
+USAGE = "usage.txt"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,10 +60,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{MARK}: a test for each runner, case, dtype and check")
-    for name, constant in (("dtypes", "DTYPES"), ("checks", "CHECKS")):
+    for name, constant in (("dtypes", "DTYPES"), ("checks", "TESTED")):
         if config.getoption(f"parity_{name}"):
             collect = _harness("_pytest_collect")
-            collect.check_option(name, collect.names_of(config, name), list(getattr(_harness("plan"), constant)))
+            collect.check_option(
+                name, collect.names_of(config, name), list(getattr(_harness("_pytest_marks"), constant))
+            )
     if config.getoption("parity_report") and not _in_xdist_worker(config):
         try:
             _report_folder(config).mkdir(parents=True, exist_ok=True)
@@ -90,8 +97,16 @@ def _is_ours(mark: pytest.Mark) -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before -k, which may leave nothing of a runner that the marks ask for
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if RESULTS in config.stash:
-        _harness("_pytest_collect").leave_out(config, items, config.stash[RESULTS])
+    if RESULTS not in config.stash:
+        return
+    results = config.stash[RESULTS]
+    try:
+        _harness("_pytest_collect").leave_out(config, items, results)
+    except pytest.UsageError as error:
+        if results.folder is None:
+            raise
+        (results.folder / USAGE).write_text(str(error))  # raised in a worker it would be an internal error
+        items.clear()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -121,7 +136,7 @@ def parity(request: pytest.FixtureRequest, parity_case: "ParityCase") -> Check:
         pytest.fail(outcome.crash, pytrace=False)
     if outcome.skip:
         pytest.skip(outcome.skip)
-    check = request.node.stash[CHECK] = Check(outcome.error)
+    check = request.node.stash[CHECK] = Check(str(parity_case), outcome.error)
     return check
 
 
@@ -139,10 +154,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of pytest-xdist where to leave its reports."""
+    """Tell the workers of pytest-xdist what they share."""
     stash = node.config.stash
     if FOLDER not in stash:
-        stash[FOLDER] = Path(tempfile.mkdtemp(prefix="eca-parity-"))
+        stash[FOLDER] = Path(tempfile.mkdtemp(prefix="eca-pytest-"))
     node.workerinput["eca_multi_parity"] = str(stash[FOLDER])
 
 
@@ -150,9 +165,13 @@ def pytest_configure_node(node: Any) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
     if FOLDER in config.stash:
-        if any(config.stash[FOLDER].iterdir()):
-            _results(config).gather(config.stash[FOLDER])
-        shutil.rmtree(config.stash[FOLDER], ignore_errors=True)
+        shared = config.stash[FOLDER]
+        wrong = (shared / USAGE).read_text() if (shared / USAGE).exists() else ""
+        if any(shared.iterdir()):
+            _results(config).gather(shared)
+        shutil.rmtree(shared, ignore_errors=True)
+        if wrong:
+            raise pytest.UsageError(wrong)
     if RESULTS in config.stash and config.getoption("parity_report") and not _in_xdist_worker(config):
         config.stash[RESULTS].write(_report_folder(config))
 

@@ -11,6 +11,7 @@ from .runners import UsageError, find_runners
 from .spec import Case, Spec
 from .specs import SHIPPED, find_spec
 
+TESTED = tuple(check for check in CHECKS if check != "power")  # which measures the cases, not a runner
 Place = tuple[str, str, str]  # case, dtype, check
 
 
@@ -28,7 +29,7 @@ class ParityCase:
     check: str
     spec: Spec = field(repr=False, compare=False)
     source: str = field(default="", repr=False, compare=False)
-    argument: str = field(default="", repr=False, compare=False)
+    argument: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         return f"{self.runner}-{self.case}-{self.dtype}-{self.check}"
@@ -58,7 +59,7 @@ def asked(
     files = [name for name in names if ".py:" in name]
     chosen = find_runners(found, None if runners is None else names)
     own = {runner.name: given for given in files for runner in find_runners(found, [given])}
-    wanted = check_names("check", None if checks in (None, "all") else _names(checks), CHECKS)
+    wanted = check_names("check", None if checks in (None, "all") else _names(checks), TESTED)
     kinds = check_names("dtype", _names(dtypes), list(DTYPES))
     known = check_names("case", _names(cases), [case.name for case in found.cases])
     cells = []
@@ -85,6 +86,7 @@ def comparable(
         trained = spec.training.cases if spec.training else None
         made = {
             "weight_grad": weights,
+            "taps": bool(spec.taps),
             "roundtrip": weights,
             "trajectory": weights and (trained is None or case.name in trained),
             "mixed": dtype != "float32",

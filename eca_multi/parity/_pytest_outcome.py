@@ -53,8 +53,8 @@ def outcome(results: Results, case: ParityCase, node: str) -> Outcome:
     use = max(uses, default=None)
     if bad:
         kind = ParityError if any(cell.verdict.disagrees for cell in bad) else RuntimeError
-        error = kind(failure(case, report, cells, bad, node))
-        return Outcome(error=error, verdict=worst(bad).verdict.value, budget_use=use)
+        disagreement = kind(failure(case, report, cells, bad, node))
+        return Outcome(error=disagreement, verdict=worst(bad).verdict.value, budget_use=use)
     compared = [cell for cell in cells if cell.green]
     if not compared:
         return Outcome(skip=f"{case.runner} {case.check}: {cells[0].reason}", verdict=Verdict.UNSUPPORTED.value)

@@ -1,5 +1,6 @@
 """The runs behind a session's tests: each made when the first of its tests needs it, kept, and joined into reports."""
 
+import fcntl
 import pickle
 import re
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from .report import Cell, Report, RunnerState, Trajectory
 class Run:
     """One call of `parity.run`: the cells of a runner that it is for, and what came of it."""
 
+    number: int
     cells: list[ParityCase]
     report: Report | None = None
     error: Exception | None = None
@@ -28,7 +30,7 @@ class Results:
 
     Attributes:
         required: Runners whose absence is a failure; "all" takes all.
-        folder: Where each report goes as soon as there is one, for the process that joins them.
+        folder: Shared by the workers of pytest-xdist, so that each run is made by one of them; None without it.
         known: The runners that the marks ask for.
     """
 
@@ -43,6 +45,7 @@ class Results:
 
     def select(self, cells: Iterable[ParityCase]) -> None:
         """Say what will be asked for: cells of one specification and runner share a run."""
+        number = 0  # of a run, the same in every worker: all of them collect the same tests in the same order
         groups: dict[tuple[int, str], list[ParityCase]] = {}
         for cell in cells:
             groups.setdefault((id(cell.spec), cell.argument), []).append(cell)
@@ -50,7 +53,7 @@ class Results:
             by_place = {cell.place: cell for cell in group}
             for cases, dtypes, checks in blocks(group[0].spec, by_place):
                 inside = [c for p, c in by_place.items() if p[0] in cases and p[1] in dtypes and p[2] in checks]
-                run = Run(inside)
+                run = Run(number := number + 1, inside)
                 self._runs.update({(id(cell.spec), cell): run for cell in inside})
 
     def report_of(self, cell: ParityCase) -> Report:
@@ -64,12 +67,22 @@ class Results:
             raise run.error.with_traceback(None)
         if run.report is None:
             try:
-                run.report = self._make(run.cells)
+                run.report = self._make(run.cells) if self.folder is None else self._share(run, self.folder)
             except Exception as error:
                 run.error = error
                 raise
-            self._keep(run.report)
+            self.reports.append(run.report)
         return run.report
+
+    def _share(self, run: Run, folder: Path) -> Report:
+        """Take the report that another worker made, waiting for it if need be, or make it for all."""
+        path = folder / f"{run.number}.pickle"
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                write_atomically(path, pickle.dumps(self._make(run.cells)))
+            report: Report = pickle.loads(path.read_bytes())
+        return report
 
     def _make(self, cells: Sequence[ParityCase]) -> Report:
         from eca_multi import parity
@@ -86,13 +99,8 @@ class Results:
         report.spec["source"] = first.source or first.spec.name
         return report
 
-    def _keep(self, report: Report) -> None:
-        self.reports.append(report)
-        if self.folder is not None:
-            write_atomically(self.folder / f"{id(self)}-{len(self.reports)}.pickle", pickle.dumps(report))
-
     def gather(self, folder: Path) -> None:
-        """Take what other processes kept in a folder."""
+        """Take what the workers made."""
         self.reports += [pickle.loads(path.read_bytes()) for path in sorted(folder.glob("*.pickle"))]
 
     def joined(self) -> list[Report]:

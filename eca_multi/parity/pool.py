@@ -75,7 +75,6 @@ class Worker:
         self.kill()
 
     def _say(self, line: str) -> None:
-        self._thread.join(GRACE)
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError, ValueError):  # it has died: its reader says so
                 self.process.stdin.write(line + "\n")

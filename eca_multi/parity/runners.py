@@ -65,8 +65,9 @@ _KNOWN = {runner.name: runner for runner in FRAMEWORKS}
 _BACKENDS = ("keras-tensorflow", "keras-jax", "keras-torch")
 _ENGINES = {"_torch": "torch", "_jax": "jax", "_linen": "linen", "_nnx": "nnx", "_numpy": "numpy"}
 
-# Several workers share a device, so none may take all of its memory at once; and no log lines of a framework's own.
+# Several workers share a machine, so none may take all of its memory at once; and no log lines of a framework's own.
 WORKER_ENV = {
+    "OMP_NUM_THREADS": "1",  # as many workers as processors: more threads would wait for each other
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",

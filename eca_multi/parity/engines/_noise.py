@@ -173,7 +173,8 @@ class RoundingNoise(TorchDispatchMode):
 
     def _perturb(self, parts: list[torch.Tensor], k: float) -> None:
         signs = self._signs
-        for chunk, *magnitude in zip(*(part.split(signs.chunk) for part in parts), strict=True):
+        fits = parts[0].numel() <= signs.chunk
+        for chunk, *magnitude in [parts] if fits else zip(*(p.split(signs.chunk) for p in parts), strict=True):
             size, device = chunk.numel(), chunk.device
             flushed = chunk.clamp(-self.tiny, self.tiny).mul_(signs.draw(size, device))
             # As a factor, which leaves infinities as they are.

@@ -246,9 +246,10 @@ def error_budget(reference: Arrays, runs: Iterable[Arrays], u: float, tiny: floa
     with np.errstate(all="ignore"):
         for run in runs:
             for name, r in reference.items():
-                difference = np.nan_to_num(np.abs(run[name] - r), nan=UNBOUNDED, posinf=UNBOUNDED)
-                np.maximum(errors[name], np.minimum(difference, UNBOUNDED), out=errors[name])
+                difference = np.asarray(run[name] - r)
+                np.maximum(errors[name], np.abs(difference, out=difference), out=errors[name])  # keeps NaN
     for name, r in reference.items():
+        errors[name][~(errors[name] < UNBOUNDED)] = UNBOUNDED
         errors[name][~np.isfinite(r)] = np.nan
     return errors
 
