@@ -118,7 +118,7 @@ def run_tasks(
         list(states.values()),
         required=tuple(require),
         environment=environment(),
-        spec={"name": spec.name, "source": source, "hash": spec.fingerprint(), "layout": spec.layout},
+        spec={"name": spec.name, "source": source, "hash": spec.digest(), "layout": spec.layout},
         cases=tuple({"name": case.name, "why": case.why} for case in spec.cases if case.name in names),
     )
     place = None if bundles is None else Path(bundles)

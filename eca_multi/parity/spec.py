@@ -174,7 +174,7 @@ class Spec:
         sources = {**(self.inputs or {}), **case.inputs, **(self.outputs or {}), **case.outputs}
         return {name: _axes(source) for name, source in sources.items() if _axes(source)}
 
-    def fingerprint(self) -> str:
+    def digest(self) -> str:
         """A hash of what is compared and on what: equal for equal specifications."""
         plain = {
             "name": self.name,
