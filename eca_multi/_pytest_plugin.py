@@ -95,7 +95,6 @@ def _is_ours(mark: pytest.Mark) -> bool:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before -k, which may leave nothing of a runner that the marks ask for
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if RESULTS not in config.stash:
         return
@@ -178,7 +177,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for report in config.stash[RESULTS].joined() if RESULTS in config.stash else ():
-        terminal = {"width": terminalreporter._tw.fullwidth, "colour": terminalreporter.hasmarkup}
+        terminal = {"width": shutil.get_terminal_size().columns, "colour": terminalreporter.hasmarkup}
         terminalreporter.section(f"parity of {report.spec['name']}")
         terminalreporter.write_line(_harness("_pytest_summary").summary(report, **terminal))
 

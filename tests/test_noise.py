@@ -121,7 +121,7 @@ def test_each_convolution_gradient_has_its_own_length():
 def test_scattered_sums_are_charged_by_how_many_terms_meet():
     x, places = draw(6, 3), torch.tensor([0, 1, 1, 4, 1, 1])
     size = torch.zeros(5, 3, dtype=torch.float64).index_add(0, places, x.abs())
-    count = torch.tensor([2.0, 5.0, 1.0, 2.0, 1.0], dtype=torch.float64)[:, None]  # with what was there
+    count = torch.tensor([2.0, 5.0, 1.0, 1.0, 2.0], dtype=torch.float64)[:, None]  # with what was there
     f = partial(torch.Tensor.index_add, torch.zeros(5, 3, dtype=torch.float64), 0, places)
     np.testing.assert_allclose(errors(f, x, u_acc=U_ACC), U_ACC * count.sqrt() * size, rtol=1e-5)
 

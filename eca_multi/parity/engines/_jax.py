@@ -134,7 +134,8 @@ class JaxEngine(Engine):
 def _cotangent(head: Any, given: Any) -> Any:
     if not jnp.issubdtype(head.dtype, jnp.floating):
         return np.zeros(head.shape, jax.dtypes.float0)
-    return jnp.ones_like(head) if given is None else given.astype(head.dtype)
+    fits = given is not None and given.shape == head.shape  # a wrong shape is judged as such, not raised
+    return given.astype(head.dtype) if fits else jnp.ones_like(head)
 
 
 def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:

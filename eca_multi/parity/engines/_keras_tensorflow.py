@@ -69,7 +69,10 @@ class KerasEngine(Engine):
             for suffix in ("", ONES) if job.gradients else ():
                 heads = {n: t for n, t in outputs.items() if n in job.outputs and t.dtype.is_floating}
                 given = [
-                    tf.ones_like(t) if suffix or n not in cotangents else tf.cast(cotangents[n], t.dtype)
+                    # A wrong shape is judged as such, not raised.
+                    tf.ones_like(t)
+                    if suffix or n not in cotangents or cotangents[n].shape != t.shape
+                    else tf.cast(cotangents[n], t.dtype)
                     for n, t in heads.items()
                 ]
                 sought = [leaves, {n: v.value for n, v in weights.items()}, taps]

@@ -5,14 +5,14 @@ pass, gives
 
     out + xi * (k * u * |out| + u_acc * sqrt(n) * op(|in|) + min(tiny, |out|)),    xi = +1 or -1 per element and term
 
-with `u` the unit roundoff of the dtype under test, `u_acc` that of its accumulator, `tiny` its smallest normal number, k
-= 1 or, for transcendental functions, 2. The second term is for sums of n products only (reductions, matrix products,
-convolutions, pools, scattered additions); op(|in|) is what the sum would be without cancellation. What copies, selects
-or compares gets none. What rounds several times inside (norms, softmax, gelu, losses, attention) is taken apart by
-PyTorch's own decompositions, so that each step gets its noise: frameworks fuse these differently.
+with `u` the unit roundoff of the dtype under test, `u_acc` that of its accumulator, `tiny` its smallest normal number,
+and k = 1 or, for transcendental functions, 2. The second term is for sums of n products only (reductions, matrix
+products, convolutions, pools, scattered additions); op(|in|) is what the sum would be without cancellation. What copies,
+selects or compares gets none. What rounds several times inside (norms, softmax, gelu, losses, attention) is taken apart,
+so that each step gets its noise: frameworks fuse these differently.
 
-`tiny` stands for flushing to zero, which changes no sign and leaves zero alone; hence the minimum. It keeps sqrt and log
-of small numbers finite.
+`tiny` stands for flushing to zero, which changes no sign and leaves zero alone; hence the minimum. It keeps square roots
+and logarithms of small numbers finite.
 
 How far the re-runs stray from the clean one is, up to second-order terms, how far a correct implementation may.
 """
@@ -27,6 +27,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from torch._C import _is_alias_of  # type: ignore[attr-defined]  # missing in torch's stub
 from torch._decomp import core_aten_decompositions, get_decompositions
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -40,8 +41,13 @@ Rule = Callable[["RoundingNoise", OpOverload, Args, dict[str, Any]], Any]
 aten = torch.ops.aten
 LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Values are copied, selected or compared: every result is one of the inputs, its negative, or a constant.
-EXACT = frozenset(
+EXACT = _words(
     """
     clone copy _to_copy alias lift_fresh lift_fresh_copy lift contiguous convert_element_type _conj_physical device_put
     _reshape_copy _reshape_alias _unsafe_view expand_copy repeat cat stack flip roll tril triu diag_embed block_diag
@@ -57,16 +63,14 @@ EXACT = frozenset(
     hardshrink_backward softshrink_backward
     max min amax amin aminmax cummax cummin _cummax_helper _cummin_helper sort topk kthvalue median nanmedian mode
     max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d unique_dim _unique2
-    empty empty_permuted complex zeros ones full arange eye scalar_tensor new_empty new_zeros new_ones new_full empty_like zeros_like ones_like
-    full_like empty_strided new_empty_strided fill zero set resize resize_as_ detach requires_grad tensor linspace item
+    empty empty_permuted complex zeros ones full arange eye scalar_tensor new_empty new_zeros new_ones
+    new_full empty_like zeros_like ones_like full_like empty_strided new_empty_strided fill zero set resize resize_as_ detach requires_grad tensor linspace item
     _local_scalar_dense is_same_size equal _nested_tensor_from_tensor_list record_stream pin_memory _pin_memory
-    """.split()
+    """
 )
 
 # Rounded once; any other elementwise operation counts as transcendental.
-ARITHMETIC = frozenset(
-    "add sub rsub mul div true_divide reciprocal sqrt square fmod remainder floor_divide leaky_relu softshrink".split()
-)
+ARITHMETIC = _words("add sub rsub mul div reciprocal sqrt square fmod remainder floor_divide leaky_relu softshrink")
 
 # Taken apart although PyTorch counts some of them among its core operations.
 COMPOSITE = (
@@ -177,8 +181,8 @@ class RoundingNoise(TorchDispatchMode):
         for chunk, *magnitude in [parts] if fits else zip(*(p.split(signs.chunk) for p in parts), strict=True):
             size, device = chunk.numel(), chunk.device
             flushed = chunk.clamp(-self.tiny, self.tiny).mul_(signs.draw(size, device))
-            # As a factor, which leaves infinities as they are.
-            torch.addcmul(flushed, chunk, signs.draw(size, device, k), out=chunk)
+            # As a factor, which leaves infinities as they are; after the flush, which may have left exactly zero.
+            chunk.add_(flushed).mul_(signs.draw(size, device, k))
             for terms in magnitude:
                 terms = terms.nan_to_num(0.0, 0.0, 0.0)  # infinite where chunk is, and inf - inf would be NaN
                 chunk.addcmul_(terms, signs.draw(size, device), value=self.u_acc)
@@ -295,7 +299,7 @@ def _unknown(mode: RoundingNoise, func: OpOverload, args: Args, kwargs: dict[str
     def noisy(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        fresh = value.clone() if any(torch._C._is_alias_of(value, t) for t in given) else value
+        fresh = value.clone() if any(_is_alias_of(value, t) for t in given) else value
         mode.perturb(func, fresh)
         return fresh
 
@@ -490,7 +494,9 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
         aten.native_batch_norm.default: _batch_norm,
         aten._native_batch_norm_legit.default: _batch_norm,
         aten._native_batch_norm_legit.no_stats: lambda x, w, b, *rest: _batch_norm(x, w, b, None, None, *rest),
-        aten._native_batch_norm_legit_no_training.default: lambda *args: _batch_norm(*args[:5], False, *args[5:]),
+        aten._native_batch_norm_legit_no_training.default: lambda x, w, b, mean, var, momentum, eps: _batch_norm(
+            x, w, b, mean, var, False, momentum, eps
+        ),
         aten._batch_norm_with_update.default: lambda x, w, b, mean, var, momentum, eps: (
             *_batch_norm(x, w, b, mean, var, True, momentum, eps),
             x.new_empty(0, dtype=torch.uint8),
@@ -544,42 +550,29 @@ def _power(mode: RoundingNoise, func: OpOverload, args: Args, kwargs: dict[str, 
     return _rounded(mode, func, args, kwargs, 1.0 if args[1] in (-1, 0.5, 1, 2) else 2.0)
 
 
+def _each(names: str, rule: Rule) -> dict[str, Rule]:
+    """Return the rule under each name; `#` stands for 1, 2 and 3 dimensions."""
+    return {name.replace("#", str(d)): rule for name in names.split() for d in (1, 2, 3)}
+
+
 LINEAR: dict[str, Rule] = {
     "convolution": _convolution,
     "convolution_backward": _convolution_backward,
-    "index_put": _scattered,
-    "_unsafe_index_put": _scattered,
-    "_index_put_impl": _scattered,
-    "scatter": _scattered,
-    "scatter_reduce": _scattered,
-    "index_reduce": _scattered,
     "linalg_vector_norm": _norm,
-    **dict.fromkeys(["sum", "mean", "nansum", "prod", "trace"], _sums(_fan_in)),
-    **dict.fromkeys(["mm", "bmm", "mv", "dot", "vdot"], _sums(_inner)),
-    **dict.fromkeys(["cumsum", "cumprod"], _sums(_position)),
-    **dict.fromkeys(["avg_pool1d", "avg_pool2d", "avg_pool3d"], _sums(_window)),
-    **dict.fromkeys(["avg_pool2d_backward", "avg_pool3d_backward"], _sums(_windows)),
-    **dict.fromkeys(
-        [
-            *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"),
-            *("_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward"),
-            *("upsample_linear1d_backward", "upsample_bilinear2d_backward", "upsample_trilinear3d_backward"),
-            *("upsample_bicubic2d_backward", "_upsample_bilinear2d_aa_backward", "_upsample_bicubic2d_aa_backward"),
-        ],
-        _sums(_fan_in),
-    ),
-    **dict.fromkeys(
-        [
-            *("index_add", "scatter_add", "embedding_dense_backward", "_unsafe_masked_index_put_accumulate", "col2im"),
-            *("max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward"),
-            *("adaptive_max_pool2d_backward", "adaptive_max_pool3d_backward", "unfold_backward"),
-            *("upsample_nearest1d_backward", "upsample_nearest2d_backward", "upsample_nearest3d_backward"),
-            *("_upsample_nearest_exact1d_backward", "_upsample_nearest_exact2d_backward", "_upsample_nearest_exact3d_backward"),
-            *("reflection_pad1d_backward", "reflection_pad2d_backward", "reflection_pad3d_backward"),
-            *("replication_pad1d_backward", "replication_pad2d_backward", "replication_pad3d_backward"),
-        ],
-        _sums(_multiplicity),
-    ),
+    **_each("index_put _unsafe_index_put _index_put_impl scatter scatter_reduce index_reduce", _scattered),
+    **_each("sum mean nansum prod trace", _sums(_fan_in)),
+    **_each("mm bmm mv dot vdot", _sums(_inner)),
+    **_each("cumsum cumprod", _sums(_position)),
+    **_each("avg_pool#d", _sums(_window)),
+    **_each("avg_pool#d_backward", _sums(_windows)),
+    **_each("_adaptive_avg_pool#d _adaptive_avg_pool#d_backward upsample_linear1d_backward", _sums(_fan_in)),
+    **_each("upsample_bilinear2d_backward upsample_trilinear3d_backward upsample_bicubic2d_backward", _sums(_fan_in)),
+    **_each("_upsample_bilinear2d_aa_backward _upsample_bicubic2d_aa_backward", _sums(_fan_in)),
+    **_each("index_add scatter_add embedding_dense_backward col2im unfold_backward", _sums(_multiplicity)),
+    **_each("_unsafe_masked_index_put_accumulate", _sums(_multiplicity)),
+    **_each("max_pool#d_with_indices_backward adaptive_max_pool#d_backward", _sums(_multiplicity)),
+    **_each("upsample_nearest#d_backward _upsample_nearest_exact#d_backward", _sums(_multiplicity)),
+    **_each("reflection_pad#d_backward replication_pad#d_backward", _sums(_multiplicity)),
 }
 
 

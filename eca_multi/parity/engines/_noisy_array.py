@@ -25,22 +25,24 @@ Wrap = Callable[[Any], Any]
 # defined, and a correct one may go either way. Divided, so that c * E does not overflow.
 UNBOUNDED = float(np.finfo(np.float64).max) / 1024
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Elementwise operations that copy or select.
-EXACT_UFUNCS = frozenset(
+EXACT_UFUNCS = _words(
     "negative positive absolute fabs sign maximum minimum fmax fmin floor ceil trunc rint copysign heaviside conjugate "
-    "nextafter spacing clip frexp modf".split()
+    "nextafter spacing clip frexp modf"
 )
 
 # Rounded once; any other elementwise operation counts as transcendental.
-ARITHMETIC_UFUNCS = frozenset(
-    "add subtract multiply divide true_divide reciprocal sqrt square fmod remainder floor_divide ldexp".split()
-)
+ARITHMETIC_UFUNCS = _words("add subtract multiply divide reciprocal sqrt square fmod remainder floor_divide ldexp")
 
-# The last two axes hold the terms; (arguments) -> n.
-PRODUCTS = frozenset("matmul vecdot matvec vecmat".split())
+PRODUCTS = _words("matmul vecdot matvec vecmat")
 
 # Functions that copy, select or make arrays.
-EXACT_FUNCTIONS = frozenset(
+EXACT_FUNCTIONS = _words(
     """
     where concatenate stack hstack vstack dstack column_stack block pad roll flip fliplr flipud rot90 tile repeat
     reshape ravel transpose permute_dims swapaxes moveaxis rollaxis expand_dims squeeze broadcast_to broadcast_arrays
@@ -51,11 +53,17 @@ EXACT_FUNCTIONS = frozenset(
     count_nonzero insert delete append resize trim_zeros clip round around sliding_window_view as_strided real imag
     isclose allclose iscomplexobj isrealobj shape ndim size result_type can_cast min_scalar_type common_type
     shares_memory may_share_memory array_repr array_str array2string ix_ fill_diagonal nan_to_num lexsort meshgrid
-    """.split()
+    """
 )
 
+
 class Noise:
-    """Adds the noise and counts it; `quiet` adds none."""
+    """Adds the noise.
+
+    Attributes:
+        noised: How often each operation got noise.
+        unknown_ops: Functions that no table knows and that NumPy computes in one piece; they count as one rounding.
+    """
 
     def __init__(self, u: float, u_acc: float, tiny: float, seed: int) -> None:
         self.u, self.u_acc, self.tiny = u, u_acc, tiny
@@ -80,9 +88,8 @@ class Noise:
             return
         self.noised[name] += 1
         with np.errstate(all="ignore"):
-            flushed = np.clip(out, -self.tiny, self.tiny) * self._signs(out.shape)
+            out += np.clip(out, -self.tiny, self.tiny) * self._signs(out.shape)
             out *= 1.0 + k * self.u * self._signs(out.shape)  # as a factor, which leaves infinities as they are
-            out += flushed
             if magnitude is not None:
                 terms = np.nan_to_num(magnitude, nan=0.0, posinf=0.0, neginf=0.0)
                 out += self.u_acc * terms * self._signs(out.shape)
