@@ -4,6 +4,8 @@ pytest imports this file in every run of everybody who has the package. The harn
 imported for a test with the mark or an option of ours, and no sooner.
 """
 
+from __future__ import annotations  # an old pytest may lack a type that is named here, and must not fail for it
+
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -45,7 +47,7 @@ class Check:
 
 
 RESULTS = pytest.StashKey["Results"]()
-FOLDER = pytest.StashKey[Path]()  # where the workers of pytest-xdist leave their reports
+FOLDER = pytest.StashKey[Path]()  # what the workers of pytest-xdist share
 CHECK = pytest.StashKey[Check]()
 USAGE = "usage.txt"
 
@@ -90,9 +92,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _is_ours(mark: pytest.Mark) -> bool:
     """Whether a mark names a specification: another project may have a mark of this name."""
     spec = mark.args[0] if mark.args else mark.kwargs.get("spec")
-    return type(spec).__module__ == "eca_multi.parity.spec" or (
-        isinstance(spec, str) and (spec == "eca" or ".py" in spec)
-    )
+    if not isinstance(spec, str):
+        return type(spec).__module__ == "eca_multi.parity.spec"
+    shipped = Path(__file__).parent / "parity" / "specs" / f"{spec}.py"
+    return ".py" in spec or (spec.isidentifier() and shipped.exists())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -118,7 +121,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture
-def parity_case(request: pytest.FixtureRequest) -> "ParityCase":
+def parity_case(request: pytest.FixtureRequest) -> ParityCase:
     """What a test marked with `parity` is for: .runner, .case, .dtype, .check and .spec."""
     if not hasattr(request, "param"):
         pytest.fail(f"the fixtures parity and parity_case need the mark @pytest.mark.{MARK}", pytrace=False)
@@ -127,7 +130,7 @@ def parity_case(request: pytest.FixtureRequest) -> "ParityCase":
 
 
 @pytest.fixture
-def parity(request: pytest.FixtureRequest, parity_case: "ParityCase") -> Check:
+def parity(request: pytest.FixtureRequest, parity_case: ParityCase) -> Check:
     """Call it to assert that the test's runner, case, dtype and check agree with the reference."""
     outcome = _harness("_pytest_outcome").outcome(_results(request.config), parity_case, request.node.nodeid)
     request.node.user_properties += outcome.properties
@@ -192,7 +195,7 @@ def _harness(module: str) -> Any:
         raise pytest.UsageError(str(error)) from error
 
 
-def _results(config: pytest.Config) -> "Results":
+def _results(config: pytest.Config) -> Results:
     """What this process has found, or will have."""
     if RESULTS not in config.stash:
         place = getattr(config, "workerinput", {}).get("eca_multi_parity")

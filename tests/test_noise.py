@@ -1,13 +1,21 @@
-"""The stochastic error budget: what each operation is charged, and that it accepts correct runs and rejects wrong ones."""
+"""The stochastic error budget: what an operation is charged; that correct runs are accepted and wrong ones rejected."""
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow as tf
 import torch
 import torch.nn.functional as F
+from flax import linen
+
+from eca_multi.jax import eca as jax_eca
 from eca_multi.parity.engines._noise import RoundingNoise, budget
 from eca_multi.parity.engines._noisy_array import UNBOUNDED, Noise, budget_numpy, error_budget
 from eca_multi.torch import eca
@@ -143,7 +151,7 @@ def test_a_chain_of_products_adds_up_its_roundings():
 
     units = errors(chain, x, u=2**-24) / (2**-24 * chain(x).abs().numpy())
     assert units.max() <= 8.001
-    assert 3 < np.median(units)
+    assert np.median(units) > 3
 
 
 def test_flushing_to_zero_changes_no_sign_and_leaves_zero():
@@ -548,3 +556,365 @@ def test_numpy_nonfinite_values_and_repeatability():
 def test_the_floor_of_a_budget():
     E = error_budget({"y": np.array([3.0, 0.0])}, [], 2**-8, TINY)["y"]
     assert E.tolist() == [3 * 2**-8 + TINY, TINY]
+
+
+# Correct runs are accepted
+
+
+class Layer(NamedTuple):
+    """A layer with its data."""
+
+    draw: Callable[[np.random.Generator], dict[str, np.ndarray]]
+    torch: Callable[..., torch.Tensor]
+
+
+def _maps(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    """Draw maps whose channels have means of their own, so that something cancels."""
+    return rng.normal(size=shape) + rng.uniform(-2, 2, (1, shape[1]) + (1,) * (len(shape) - 2))
+
+
+def _affine(rng: np.random.Generator, *shape: int) -> dict[str, np.ndarray]:
+    return {"x": _maps(rng, *shape), "w": rng.normal(size=shape[1]), "b": rng.normal(size=shape[1])}
+
+
+def _dense(rng: np.random.Generator, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    return {n: rng.normal(size=s) * (s[-1] ** -0.5 if len(s) > 1 else 1.0) for n, s in shapes.items()}
+
+
+def attention(x, wq, wk, wv, wo):
+    n, t, d = x.shape
+    q, k, v = (F.linear(x, w).view(n, t, 4, d // 4).transpose(1, 2) for w in (wq, wk, wv))
+    weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(d // 4), -1)
+    return F.linear((weights @ v).transpose(1, 2).reshape(n, t, d), wo)
+
+
+def squeeze_excite(x, w1, b1, w2, b2):
+    s = torch.sigmoid(F.linear(F.relu(F.linear(x.mean((2, 3)), w1, b1)), w2, b2))
+    return x * s[:, :, None, None]
+
+
+def batch_norm_eval(x, w, b):
+    mean, var = (torch.from_numpy(a).to(x.dtype) for a in STATISTICS)
+    return F.batch_norm(x, mean, var, w, b, training=False)
+
+
+def mlp(x, w1, b1, w2, b2):
+    return F.linear(F.gelu(F.linear(x, w1, b1)), w2, b2)
+
+
+TARGETS = np.arange(33) % 20
+STATISTICS = np.arange(10) / 2 - 2, np.arange(1, 11) / 4  # exact in every dtype
+
+LAYERS = {
+    "eca": Layer(lambda r: {"x": _maps(r, 2, 20, 13, 11), "w": r.normal(size=5)}, lambda x, w: eca(x, w)),
+    "eca 2sigmoid": Layer(
+        lambda r: {"x": _maps(r, 2, 20, 13, 11), "w": 8 * r.normal(size=3)},
+        lambda x, w: eca(x, w, padding="circular", gate="2sigmoid"),
+    ),
+    "layer norm": Layer(lambda r: _affine(r, 30, 48), lambda x, w, b: F.layer_norm(x, (48,), w, b)),
+    "batch norm": Layer(
+        lambda r: _affine(r, 4, 10, 9, 7),
+        lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
+    ),
+    "batch norm eval": Layer(lambda r: _affine(r, 4, 10, 9, 7), batch_norm_eval),
+    "group norm": Layer(lambda r: _affine(r, 4, 12, 9, 7), lambda x, w, b: F.group_norm(x, 3, w, b)),
+    "conv stride 2": Layer(
+        lambda r: {"x": _maps(r, 3, 8, 15, 13), "w": r.normal(size=(12, 8, 3, 3)), "b": r.normal(size=12)},
+        lambda x, w, b: F.conv2d(x, w, b, stride=2, padding=1),
+    ),
+    "attention": Layer(
+        lambda r: {"x": r.normal(size=(2, 17, 32))} | _dense(r, wq=(32, 32), wk=(32, 32), wv=(32, 32), wo=(32, 32)),
+        attention,
+    ),
+    "gelu mlp": Layer(
+        lambda r: _dense(r, w1=(64, 32), b1=(64,), w2=(32, 64), b2=(32,)) | {"x": r.normal(size=(30, 32))},
+        mlp,
+    ),
+    "cross entropy": Layer(
+        lambda r: {"x": 3 * r.normal(size=(33, 20))},
+        lambda x: F.cross_entropy(x, torch.from_numpy(TARGETS)),
+    ),
+    "squeeze excite": Layer(
+        lambda r: _dense(r, w1=(8, 32), b1=(8,), w2=(32, 8), b2=(32,)) | {"x": _maps(r, 4, 32, 14, 13)},
+        squeeze_excite,
+    ),
+}
+
+# Sums that torch's own kernels accumulate in half precision on the CPU: real defects, found by this budget.
+HALF_SUMS = {
+    ("layer norm", "bfloat16"): {"dw", "db"},  # 5 % off at 3000 rows
+    ("layer norm", "float16"): {"dw", "db"},
+    ("conv stride 2", "float16"): {"dx", "dw"},  # slow_conv2d: col2im, and the sum over the batch
+}
+
+
+def quantised(layer: Layer, dtype: str, seed: int) -> tuple[Tensors, torch.Tensor]:
+    """Return inputs and weights, and a cotangent, in float64 but with values of `dtype`."""
+    rng = np.random.default_rng(seed)
+    to = getattr(torch, dtype)
+    tensors = {n: torch.from_numpy(np.asarray(a)).to(to).double() for n, a in layer.draw(rng).items()}
+    shape = layer.torch(**tensors).shape
+    cotangent = torch.from_numpy(np.asarray(rng.normal(size=tuple(shape)) + 0.3))
+    return tensors, cotangent.to(to).double()
+
+
+def evaluate(f: Callable[..., torch.Tensor], tensors: Tensors, cotangent: torch.Tensor, dtype: torch.dtype) -> Tensors:
+    """Return y and the gradients of sum(y * cotangent), computed in `dtype`."""
+    leaves = {n: t.to(dtype).clone().requires_grad_() for n, t in tensors.items()}
+    y = f(**leaves)
+    grads = torch.autograd.grad(y, list(leaves.values()), cotangent.to(dtype))
+    return {"y": y.detach()} | {f"d{n}": g for n, g in zip(leaves, grads, strict=True)}
+
+
+def budget_use(
+    layer: Layer, dtype: str, seed: int, run: Callable[[Tensors, torch.Tensor], Mapping[str, torch.Tensor]]
+) -> dict[str, float]:
+    """Return max |error| / E for each result of a run."""
+    tensors, cotangent = quantised(layer, dtype, seed)
+    reference = partial(evaluate, layer.torch, tensors, cotangent, torch.float64)
+    r, E = budget(reference, *_levels(dtype), seed=seed)
+    results = run(tensors, cotangent)
+    assert results.keys() == r.keys()
+    use = {}
+    for name, result in results.items():
+        assert result.shape == r[name].shape
+        use[name] = float(np.max(np.abs(result.double().numpy() - r[name]) / E[name]))
+    return use
+
+
+def _levels(dtype: str) -> tuple[float, float, float]:
+    u, tiny = LEVELS[dtype]
+    return u, U_ACC, tiny
+
+
+def torch_use(layer: Layer, dtype: str, seed: int, f: Callable[..., torch.Tensor] | None = None) -> dict[str, float]:
+    to = getattr(torch, dtype)
+    return budget_use(layer, dtype, seed, lambda tensors, cot: evaluate(f or layer.torch, tensors, cot, to))
+
+
+def check_torch_runs(name: str, dtype: str, seeds: range) -> None:
+    uses = [torch_use(LAYERS[name], dtype, seed) for seed in seeds]
+    worst = {result: max(use[result] for use in uses) for result in uses[0]}
+    print(f"\nerr/E torch {name} {dtype}: " + ", ".join(f"{n} {use:.2f}" for n, use in worst.items()))
+    skipped = HALF_SUMS.get((name, dtype), set())
+    assert {n: use for n, use in worst.items() if use > C and n not in skipped} == {}
+
+
+@pytest.mark.parametrize("dtype", LEVELS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_correct_torch_runs_are_accepted(name, dtype):
+    check_torch_runs(name, dtype, range(2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", LEVELS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_correct_torch_runs_are_accepted_whatever_the_seed(name, dtype):
+    check_torch_runs(name, dtype, range(100, 140))
+
+
+def _jax_norm(training: bool):
+    def norm(x, w, b):
+        stats = {n: jnp.asarray(a, x.dtype) for n, a in zip(("mean", "var"), STATISTICS, strict=True)}
+        layer = linen.BatchNorm(use_running_average=not training, epsilon=1e-5, axis=1, dtype=x.dtype)
+        return layer.apply({"params": {"scale": w, "bias": b}, "batch_stats": stats}, x, mutable=["batch_stats"])[0]
+
+    return norm
+
+
+def _jax_attention(x, wq, wk, wv, wo):
+    q, k, v = ((x @ w.T).reshape(*x.shape[:2], 4, -1) for w in (wq, wk, wv))
+    return jax.nn.dot_product_attention(q, k, v).reshape(x.shape) @ wo.T
+
+
+def _jax_squeeze_excite(x, w1, b1, w2, b2):
+    s = jax.nn.sigmoid(jax.nn.relu(x.mean((2, 3)) @ w1.T + b1) @ w2.T + b2)
+    return x * s[:, :, None, None]
+
+
+def _jax_conv(x, w, b):
+    order = ("NCHW", "OIHW", "NCHW")
+    return jax.lax.conv_general_dilated(x, w, (2, 2), [(1, 1), (1, 1)], dimension_numbers=order) + b[:, None, None]
+
+
+JAX = {
+    "eca": lambda x, w: jax_eca(x, w.reshape(-1, 1, 1), channel_axis=1),
+    "layer norm": lambda x, w, b: linen.LayerNorm(1e-5, dtype=x.dtype).apply({"params": {"scale": w, "bias": b}}, x),
+    "batch norm": _jax_norm(True),
+    "batch norm eval": _jax_norm(False),
+    "conv stride 2": _jax_conv,
+    "attention": _jax_attention,
+    "gelu mlp": lambda x, w1, b1, w2, b2: jax.nn.gelu(x @ w1.T + b1, approximate=False) @ w2.T + b2,
+    "cross entropy": lambda x: -jnp.take_along_axis(jax.nn.log_softmax(x), TARGETS[:, None], 1).mean(),
+    "squeeze excite": _jax_squeeze_excite,
+}
+
+
+def _tf_norm(axes: tuple[int, ...], shape: tuple[int, ...]):
+    def norm(x, w, b):
+        mean, var = tf.nn.moments(x, axes, keepdims=True)
+        w, b = tf.reshape(w, shape), tf.reshape(b, shape)
+        return tf.nn.batch_normalization(x, mean, var, b, w, tf.cast(1e-5, x.dtype))
+
+    return norm
+
+
+def _tf_norm_eval(x, w, b):
+    mean, var = (tf.cast(a, x.dtype) for a in STATISTICS)
+    parts = (tf.reshape(a, (1, -1, 1, 1)) for a in (mean, var, b, w))
+    return tf.nn.batch_normalization(x, *parts, tf.cast(1e-5, x.dtype))
+
+
+def _tf_attention(x, wq, wk, wv, wo):
+    n, t, d = x.shape
+    q, k, v = (tf.transpose(tf.reshape(x @ tf.transpose(w), (n, t, 4, d // 4)), (0, 2, 1, 3)) for w in (wq, wk, wv))
+    weights = tf.nn.softmax(tf.matmul(q, k, transpose_b=True) / tf.cast(math.sqrt(d // 4), x.dtype), -1)
+    return tf.reshape(tf.transpose(weights @ v, (0, 2, 1, 3)), (n, t, d)) @ tf.transpose(wo)
+
+
+def _tf_conv(x, w, b):
+    padded = tf.pad(tf.transpose(x, (0, 2, 3, 1)), [[0, 0], [1, 1], [1, 1], [0, 0]])
+    y = tf.nn.bias_add(tf.nn.conv2d(padded, tf.transpose(w, (2, 3, 1, 0)), 2, "VALID"), b)
+    return tf.transpose(y, (0, 3, 1, 2))
+
+
+def _tf_mlp(x, w1, b1, w2, b2):
+    return tf.nn.gelu(x @ tf.transpose(w1) + b1) @ tf.transpose(w2) + b2
+
+
+def _tf_squeeze_excite(x, w1, b1, w2, b2):
+    s = tf.sigmoid(tf.nn.relu(tf.reduce_mean(x, (2, 3)) @ tf.transpose(w1) + b1) @ tf.transpose(w2) + b2)
+    return x * s[:, :, None, None]
+
+
+TENSORFLOW = {
+    "layer norm": _tf_norm((-1,), (1, -1)),
+    "batch norm": _tf_norm((0, 2, 3), (1, -1, 1, 1)),
+    "batch norm eval": _tf_norm_eval,
+    "conv stride 2": _tf_conv,
+    "attention": _tf_attention,
+    "gelu mlp": _tf_mlp,
+    "cross entropy": lambda x: tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(TARGETS, x)),
+    "squeeze excite": _tf_squeeze_excite,
+}
+
+
+def run_jax(name: str, dtype: str, tensors: Tensors, cotangent: torch.Tensor) -> Tensors:
+    inputs = {n: jnp.asarray(t.numpy()).astype(dtype) for n, t in tensors.items()}
+    y, vjp = jax.vjp(lambda inputs: JAX[name](**inputs), inputs)
+    grads = vjp(jnp.asarray(cotangent.numpy()).astype(dtype))[0]
+    results = {"y": y} | {f"d{n}": grads[n] for n in inputs}
+    assert {r.dtype.name for r in results.values()} == {dtype}
+    return {n: torch.from_numpy(np.asarray(r, np.float64)) for n, r in results.items()}
+
+
+def run_tensorflow(name: str, dtype: str, tensors: Tensors, cotangent: torch.Tensor) -> Tensors:
+    inputs = {n: tf.cast(t.numpy(), dtype) for n, t in tensors.items()}
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        y = TENSORFLOW[name](**inputs)
+    grads = tape.gradient(y, inputs, tf.cast(cotangent.numpy(), dtype))
+    results = {"y": y} | {f"d{n}": grads[n] for n in inputs}
+    assert {r.dtype.name for r in results.values()} == {dtype}
+    return {n: torch.from_numpy(np.asarray(tf.cast(r, "float64"))) for n, r in results.items()}
+
+
+# The same defect in the other frameworks' kernels: a vector's gradient is summed in half precision.
+SUMMED_IN_HALF = {"dw", "db", "db1", "db2"}
+ALSO_IN_FLOAT16 = {"conv stride 2": {"dx"}, "batch norm": {"dx"}}  # of TensorFlow
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", LEVELS)
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [(run_jax, n) for n in JAX] + [(run_tensorflow, n) for n in TENSORFLOW],
+    ids=[f"jax {n}" for n in JAX] + [f"tensorflow {n}" for n in TENSORFLOW],
+)
+def test_correct_jax_and_tensorflow_runs_are_accepted(run, name, dtype):
+    uses = [budget_use(LAYERS[name], dtype, seed, partial(run, name, dtype)) for seed in range(4)]
+    worst = {result: max(use[result] for use in uses) for result in uses[0]}
+    print(
+        f"\nerr/E {run.__name__.removeprefix('run_')} {name} {dtype}: "
+        + ", ".join(f"{n} {use:.2f}" for n, use in worst.items())
+    )
+    skipped = set() if dtype == "float32" or name == "eca" else set(SUMMED_IN_HALF)
+    if dtype == "float16" and run is run_tensorflow:
+        skipped |= ALSO_IN_FLOAT16.get(name, set())
+    assert {n: use for n, use in worst.items() if use > C and n not in skipped} == {}
+
+
+# Wrong ones are rejected
+
+
+def _mean(x, divisor=0):
+    return x.sum((2, 3)) / (math.prod(x.shape[2:]) - divisor)
+
+
+def _eca_by_hand(x, w, *, pool=_mean, shift=0):
+    p = F.pad(pool(x), (len(w) // 2 + shift, len(w) // 2 - shift))
+    z = sum(p[:, j : j + x.shape[1]] * w[j] for j in range(len(w)))
+    return x * torch.sigmoid(z)[:, :, None, None]
+
+
+def _unbiased_batch_norm(x, w, b, correction=1, eps=1e-5):
+    var, mean = torch.var_mean(x, (0, 2, 3), correction=correction, keepdim=True)
+    return (x - mean) * (var + eps).rsqrt() * w[:, None, None] + b[:, None, None]
+
+
+WRONG = {
+    "kernel flip": ("eca", lambda x, w: eca(x, w.flip(0))),
+    "hard sigmoid": ("eca", lambda x, w: eca(x, w, gate="hard_sigmoid")),
+    "2 * sigmoid": ("eca", lambda x, w: eca(x, w, gate="2sigmoid")),
+    "n - 1 divisor": ("eca", lambda x, w: _eca_by_hand(x, w, pool=partial(_mean, divisor=1))),
+    "shifted padding": ("eca", lambda x, w: _eca_by_hand(x, w, shift=1)),
+    "circular padding": ("eca", lambda x, w: eca(x, w, padding="circular")),
+    "max pool": ("eca", lambda x, w: _eca_by_hand(x, w, pool=lambda x: x.amax((2, 3)))),
+    "detached gate": ("eca", lambda x, w: x * eca(x, w, return_gate=True)[1].detach()[:, :, None, None] + 0 * w.sum()),
+    "layer norm eps": ("layer norm", lambda x, w, b: F.layer_norm(x, (48,), w, b, 1e-3)),
+    "batch norm eps": ("batch norm", lambda x, w, b: F.batch_norm(x, None, None, w, b, True, eps=1e-3)),
+    "group norm eps": ("group norm", lambda x, w, b: F.group_norm(x, 3, w, b, 1e-3)),
+    "unbiased variance": ("batch norm", _unbiased_batch_norm),
+    "tanh gelu": (
+        "gelu mlp",
+        lambda x, w1, b1, w2, b2: F.linear(F.gelu(F.linear(x, w1, b1), approximate="tanh"), w2, b2),
+    ),
+    "missing bias": ("gelu mlp", lambda x, w1, b1, w2, b2: F.linear(F.gelu(F.linear(x, w1, b1)), w2) + 0.999 * b2),
+    "attention scale": ("attention", lambda x, wq, **rest: attention(x, wq * 1.001, **rest)),
+    "kernel transposed": ("conv stride 2", lambda x, w, b: F.conv2d(x, w.mT, b, stride=2, padding=1)),
+    "smoothed labels": (
+        "cross entropy",
+        lambda x: F.cross_entropy(x, torch.from_numpy(TARGETS), label_smoothing=1e-3),
+    ),
+}
+
+
+def test_the_formula_by_hand_is_accepted():
+    for seed in range(2):
+        assert max(torch_use(LAYERS["eca"], "float32", seed, _eca_by_hand).values()) < C
+        by_hand = partial(_unbiased_batch_norm, correction=0)
+        assert max(torch_use(LAYERS["batch norm"], "float32", seed, by_hand).values()) < C
+
+
+@pytest.mark.parametrize(("name", "wrong"), WRONG.values(), ids=WRONG)
+def test_wrong_results_are_rejected(name, wrong, request):
+    uses = [max(torch_use(LAYERS[name], "float32", seed, wrong).values()) for seed in range(3)]
+    print(f"\nerr/E {request.node.callspec.id}: " + ", ".join(f"{use:.3g}" for use in uses))
+    assert min(uses) > C
+
+
+def _mean_in_half(x):
+    """Accumulate in the storage dtype, one term after the other."""
+    total = torch.zeros_like(x[:, 0])
+    for column in x.unbind(1):
+        total = total + column
+    return total / x.shape[1]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_sum_in_half_precision_is_rejected(dtype):
+    layer = Layer(lambda r: {"x": np.abs(r.normal(size=(8, 4096)))}, lambda x: x.mean(1))
+    right, wrong = (torch_use(layer, dtype, 0, f)["y"] for f in (None, _mean_in_half))
+    print(f"\nerr/E mean of 4096 in {dtype}: {right:.2f}, accumulated in {dtype}: {wrong:.3g}")
+    assert right < 1.01
+    assert wrong > C

@@ -11,12 +11,12 @@ from ._axes import SpecError
 from .adapters import Adapter, JaxAdapter, NumpyAdapter, TorchAdapter
 from .budget import DTYPES
 from .compare import Verdict, judge
+from .engines import ENGINES, REFERENCES
 from .fingerprints import explain
 from .jobs import ONES, Job, Tensor, is_float
 from .judging import Judge, Solution
 from .plan import BASE, Task, rounded
 from .report import Cell, ParityError, describe
-from .worker import ENGINES, REFERENCES
 
 Function = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 ArrayLike = Any

@@ -20,22 +20,13 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from ._axes import SpecError
+from .engines import ENGINES, REFERENCES
 from .engines.base import Unsupported
 from .jobs import Job, Outputs, unpack_job
 from .loading import load_object
 
 Send = Callable[[dict[str, Any]], None]
 Request = dict[str, Any]
-
-REFERENCES = {"_torch": "_torch_reference:TorchReference", "_numpy": "_numpy:NumpyReference"}
-ENGINES = {
-    "_torch": "_torch:TorchEngine",
-    "_jax": "_jax:JaxEngine",
-    "_linen": "_linen:LinenEngine",
-    "_nnx": "_nnx:NnxEngine",
-    "_keras": "_keras:engine",
-    "_numpy": "_numpy:NumpyEngine",
-}
 
 
 def main() -> None:
@@ -77,7 +68,8 @@ def make_engine(role: str, source: str) -> Any:
     try:
         found = load_object(source)
         if not isinstance(found, type) and callable(found) and role == "reference":
-            found = type("Function", (NumpyAdapter,), {"build": lambda self, config: found})
+            function = found
+            found = type("Function", (NumpyAdapter,), {"build": lambda self, config: function})
         if not (isinstance(found, type) and issubclass(found, Adapter)):
             raise SpecError(f"{source} must be an adapter. Received: {found!r}. Subclass TorchAdapter or another one.")
         if found.build is Adapter.build and getattr(found, "solve", None) is None:

@@ -7,12 +7,12 @@ pass, gives
 
 with `u` the unit roundoff of the dtype under test, `u_acc` that of its accumulator, `tiny` its smallest normal number,
 and k = 1 or, for transcendental functions, 2. The second term is for sums of n products only (reductions, matrix
-products, convolutions, pools, scattered additions); op(|in|) is what the sum would be without cancellation. What copies,
-selects or compares gets none. What rounds several times inside (norms, softmax, gelu, losses, attention) is taken apart,
-so that each step gets its noise: frameworks fuse these differently.
+products, convolutions, pools, scattered additions); op(|in|) is what the sum would be without cancellation. What copies
+or selects gets none. What rounds several times inside (norms, softmax, gelu, losses, attention) is taken apart, so that
+each step gets its noise: frameworks fuse these differently.
 
-`tiny` stands for flushing to zero, which changes no sign and leaves zero alone; hence the minimum. It keeps square roots
-and logarithms of small numbers finite.
+`tiny` stands for flushing to zero, which changes no sign and leaves zero alone; hence the minimum. It keeps roots and
+logarithms of small numbers finite.
 
 How far the re-runs stray from the clean one is, up to second-order terms, how far a correct implementation may.
 """
@@ -63,9 +63,9 @@ EXACT = _words(
     hardshrink_backward softshrink_backward
     max min amax amin aminmax cummax cummin _cummax_helper _cummin_helper sort topk kthvalue median nanmedian mode
     max_pool2d_with_indices max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d unique_dim _unique2
-    empty empty_permuted complex zeros ones full arange eye scalar_tensor new_empty new_zeros new_ones
-    new_full empty_like zeros_like ones_like full_like empty_strided new_empty_strided fill zero set resize resize_as_ detach requires_grad tensor linspace item
-    _local_scalar_dense is_same_size equal _nested_tensor_from_tensor_list record_stream pin_memory _pin_memory
+    empty empty_permuted complex zeros ones full arange eye scalar_tensor new_empty new_zeros new_ones new_full
+    empty_like zeros_like ones_like full_like empty_strided new_empty_strided fill zero set resize resize_as_ detach
+    requires_grad tensor linspace item _local_scalar_dense is_same_size equal record_stream pin_memory _pin_memory
     """
 )
 

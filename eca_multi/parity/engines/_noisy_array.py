@@ -70,7 +70,7 @@ class Noise:
         self.noised: Counter[str] = Counter()
         self.unknown_ops: set[str] = set()
         self._rng = np.random.default_rng(seed)
-        self._table = 1.0 - 2.0 * self._rng.integers(0, 2, 2**17, dtype=np.int8)
+        self._table = self._draw(2**17)
 
     @property
     def count(self) -> int:
@@ -94,12 +94,14 @@ class Noise:
                 terms = np.nan_to_num(magnitude, nan=0.0, posinf=0.0, neginf=0.0)
                 out += self.u_acc * terms * self._signs(out.shape)
 
+    def _draw(self, size: int) -> Array:
+        return 1.0 - 2.0 * self._rng.integers(0, 2, size).astype(np.float64)
+
     def _signs(self, shape: tuple[int, ...]) -> Array:
         """Read signs from the table at a random place: drawing them costs most otherwise."""
         size = math.prod(shape)
         while 2 * size > self._table.size:
-            more = 1.0 - 2.0 * self._rng.integers(0, 2, self._table.size, dtype=np.int8)
-            self._table = np.concatenate([self._table, more])
+            self._table = np.concatenate([self._table, self._draw(self._table.size)])
         start = int(self._rng.integers(self._table.size - size + 1))
         signs: Array = self._table[start : start + size].reshape(shape)
         return signs

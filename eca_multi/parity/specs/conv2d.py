@@ -1,7 +1,8 @@
 """A 3x3 convolution with stride 2: with one padding stated in every framework, and with each framework's own.
 
 `SPEC` pads one row and column on every side. `SAME` says padding=1 in torch and "same" elsewhere: on an even size that is
-one row and column behind alone, so that every window begins one pixel later.
+one row and column behind alone, so that every window begins one pixel later. There is no bias: `bf16_gate:BIAS` shows what
+its gradient does.
 """
 
 from collections.abc import Mapping
@@ -26,39 +27,40 @@ class Torch(TorchAdapter):
     def build(self, config: Config) -> Any:
         from torch import nn
 
-        return nn.Conv2d(config["C"], config["O"], 3, stride=2, padding=1)
+        return nn.Conv2d(config["C"], config["O"], 3, stride=2, padding=1, bias=False)
 
 
 class Keras(KerasAdapter):
     layout = CHANNELS_LAST
-    weights = {"conv/kernel": "kernel", "conv/bias": "bias"}
+    weights = {"conv/kernel": "kernel"}
 
     def build(self, config: Config) -> Any:
         from keras import Sequential, layers
 
+        options = {"use_bias": False, "data_format": "channels_last"}
         pad = layers.ZeroPadding2D(1, data_format="channels_last")
-        return Sequential([pad, layers.Conv2D(config["O"], 3, 2, data_format="channels_last", name="conv")])
+        return Sequential([pad, layers.Conv2D(config["O"], 3, 2, name="conv", **options)])
 
 
 class KerasSame(Keras):
-    weights = {"kernel": "kernel", "bias": "bias"}
+    weights = {"kernel": "kernel"}
 
     def build(self, config: Config) -> Any:
         from keras import layers
 
-        return layers.Conv2D(config["O"], 3, 2, padding="same", data_format="channels_last")
+        return layers.Conv2D(config["O"], 3, 2, padding="same", use_bias=False, data_format="channels_last")
 
 
 class Linen(LinenAdapter):
     layout = CHANNELS_LAST
-    weights = {"params/kernel": "kernel", "params/bias": "bias"}
+    weights = {"params/kernel": "kernel"}
     padding: Any = BOTH_SIDES
 
     def build(self, config: Config) -> Any:
         from flax import linen as nn
 
         dtypes = {"dtype": config["dtype"], "param_dtype": config["param_dtype"]}
-        return nn.Conv(config["O"], (3, 3), 2, padding=self.padding, **dtypes)
+        return nn.Conv(config["O"], (3, 3), 2, padding=self.padding, use_bias=False, **dtypes)
 
 
 class LinenSame(Linen):
@@ -67,14 +69,15 @@ class LinenSame(Linen):
 
 class Nnx(NnxAdapter):
     layout = CHANNELS_LAST
-    weights = {"kernel": "kernel", "bias": "bias"}
+    weights = {"kernel": "kernel"}
     padding: Any = BOTH_SIDES
 
     def build(self, config: Config) -> Any:
         from flax import nnx
 
         dtypes = {"dtype": config["dtype"], "param_dtype": config["param_dtype"]}
-        return nnx.Conv(config["C"], config["O"], (3, 3), 2, padding=self.padding, rngs=nnx.Rngs(0), **dtypes)
+        options = {"padding": self.padding, "use_bias": False, "rngs": nnx.Rngs(0)}
+        return nnx.Conv(config["C"], config["O"], (3, 3), 2, **options, **dtypes)
 
 
 class NnxSame(Nnx):
@@ -89,9 +92,8 @@ class Jax(JaxAdapter):
         from jax import lax
 
         def convolve(inputs: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
-            kernel, bias = (weights[name].astype(config["dtype"]) for name in ("kernel", "bias"))
-            axes = ("NHWC", "HWIO", "NHWC")
-            return lax.conv_general_dilated(inputs["x"], kernel, (2, 2), self.padding, dimension_numbers=axes) + bias
+            kernel, axes = weights["kernel"].astype(config["dtype"]), ("NHWC", "HWIO", "NHWC")
+            return lax.conv_general_dilated(inputs["x"], kernel, (2, 2), self.padding, dimension_numbers=axes)
 
         return convolve
 
@@ -113,7 +115,7 @@ IMPULSE = Case("impulse", "one pixel: where it comes out says where windows begi
 SPEC = Spec(
     "Conv2d",
     layout="NCHW",
-    weights={"kernel": normal("kh kw C O", 0.3), "bias": "O"},
+    weights={"kernel": normal("kh kw C O", 0.3)},
     outputs={"y": "N O P Q"},
     runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx, "jax": Jax},
     reference=Torch,

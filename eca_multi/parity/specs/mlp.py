@@ -1,7 +1,8 @@
 """A small network trained on scikit-learn's digits: 64-32-10 with relu, cross entropy in the layer's call.
 
 All runners start from the same weights and see the same 200 batches of 32 digits, so what the trajectory check shows is
-how far rounding alone drives them apart. The labels are integers, an input that has no gradient.
+how far rounding alone drives them apart. The labels are integers, an input that has no gradient. There are no biases:
+`bf16_gate:BIAS` shows what their gradients do.
 """
 
 from collections.abc import Mapping
@@ -19,12 +20,7 @@ Tensors = Mapping[str, Any]
 
 
 class Torch(TorchAdapter):
-    weights = {
-        "hidden.weight": "w1: F M -> M F",
-        "hidden.bias": "b1",
-        "out.weight": "w2: M K -> K M",
-        "out.bias": "b2",
-    }
+    weights = {"hidden.weight": "w1: F M -> M F", "out.weight": "w2: M K -> K M"}
 
     def build(self, config: Config) -> Any:
         import torch
@@ -33,7 +29,8 @@ class Torch(TorchAdapter):
         class Mlp(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.hidden, self.out = nn.Linear(config["F"], config["M"]), nn.Linear(config["M"], config["K"])
+                self.hidden = nn.Linear(config["F"], config["M"], bias=False)
+                self.out = nn.Linear(config["M"], config["K"], bias=False)
 
             def forward(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
                 logits = self.out(tap("hidden", self.hidden(x).relu()))
@@ -43,7 +40,7 @@ class Torch(TorchAdapter):
 
 
 class Keras(KerasAdapter):
-    weights = {"hidden/kernel": "w1", "hidden/bias": "b1", "out/kernel": "w2", "out/bias": "b2"}
+    weights = {"hidden/kernel": "w1", "out/kernel": "w2"}
 
     def build(self, config: Config) -> Any:
         from keras import layers, losses, ops
@@ -51,8 +48,8 @@ class Keras(KerasAdapter):
         class Mlp(layers.Layer):
             def __init__(self) -> None:
                 super().__init__()
-                self.hidden = layers.Dense(config["M"], "relu", name="hidden")
-                self.out = layers.Dense(config["K"], name="out")
+                self.hidden = layers.Dense(config["M"], "relu", use_bias=False, name="hidden")
+                self.out = layers.Dense(config["K"], use_bias=False, name="out")
 
             def call(self, x: Any, labels: Any) -> Any:
                 logits = self.out(tap("hidden", self.hidden(x)))
@@ -65,42 +62,37 @@ class Keras(KerasAdapter):
 
 
 class Linen(LinenAdapter):
-    weights = {
-        "params/hidden/kernel": "w1",
-        "params/hidden/bias": "b1",
-        "params/out/kernel": "w2",
-        "params/out/bias": "b2",
-    }
+    weights = {"params/hidden/kernel": "w1", "params/out/kernel": "w2"}
 
     def build(self, config: Config) -> Any:
         import jax
         from flax import linen as nn
 
-        dtypes = {"dtype": config["dtype"], "param_dtype": config["param_dtype"]}
+        options = {"use_bias": False, "dtype": config["dtype"], "param_dtype": config["param_dtype"]}
 
         class Mlp(nn.Module):
             @nn.compact
             def __call__(self, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-                hidden = tap("hidden", nn.relu(nn.Dense(config["M"], name="hidden", **dtypes)(x)))
-                logits = nn.Dense(config["K"], name="out", **dtypes)(hidden)
+                hidden = tap("hidden", nn.relu(nn.Dense(config["M"], name="hidden", **options)(x)))
+                logits = nn.Dense(config["K"], name="out", **options)(hidden)
                 return logits, _cross_entropy(logits, labels)
 
         return Mlp()
 
 
 class Nnx(NnxAdapter):
-    weights = {"hidden.kernel": "w1", "hidden.bias": "b1", "out.kernel": "w2", "out.bias": "b2"}
+    weights = {"hidden.kernel": "w1", "out.kernel": "w2"}
 
     def build(self, config: Config) -> Any:
         import jax
         from flax import nnx
 
-        dtypes = {"dtype": config["dtype"], "param_dtype": config["param_dtype"]}
+        options = {"use_bias": False, "dtype": config["dtype"], "param_dtype": config["param_dtype"]}
 
         class Mlp(nnx.Module):
             def __init__(self, rngs: nnx.Rngs) -> None:
-                self.hidden = nnx.Linear(config["F"], config["M"], rngs=rngs, **dtypes)
-                self.out = nnx.Linear(config["M"], config["K"], rngs=rngs, **dtypes)
+                self.hidden = nnx.Linear(config["F"], config["M"], rngs=rngs, **options)
+                self.out = nnx.Linear(config["M"], config["K"], rngs=rngs, **options)
 
             def __call__(self, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
                 logits = self.out(tap("hidden", nnx.relu(self.hidden(x))))
@@ -115,8 +107,8 @@ class Jax(JaxAdapter):
 
         def mlp(inputs: Tensors, weights: Tensors) -> tuple[jax.Array, jax.Array]:
             w = {name: weight.astype(config["dtype"]) for name, weight in weights.items()}
-            hidden = tap("hidden", jax.nn.relu(inputs["x"] @ w["w1"] + w["b1"]))
-            logits = hidden @ w["w2"] + w["b2"]
+            hidden = tap("hidden", jax.nn.relu(inputs["x"] @ w["w1"]))
+            logits = hidden @ w["w2"]
             return logits, _cross_entropy(logits, inputs["labels"])
 
         return mlp
@@ -146,7 +138,7 @@ SPEC = Spec(
     "MLP on digits",
     layout="NF",
     inputs={"x": "N F", "labels": integers("N", 0, 10)},
-    weights={"w1": normal("F M", 0.15), "b1": normal("M", 0.1), "w2": normal("M K", 0.2), "b2": normal("K", 0.1)},
+    weights={"w1": normal("F M", 0.15), "w2": normal("M K", 0.2)},
     outputs={"logits": "N K", "loss": ""},
     runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx, "jax": Jax},
     reference=Torch,

@@ -1,0 +1,134 @@
+"""A defect to find: the gradient of a gate that multiplies a feature map in bfloat16 under JAX.
+
+y = x * gate with gate = sigmoid(w * mean(x) + b). The gradient of the gate is sum(dy * x) over all positions, and JAX adds
+it up in bfloat16: on a 28 x 28 map after a relu it comes out a fifth too small, and that of every weight before it with
+it. torch adds up in float32. `SPEC` is the plain form; `REPAIRED` multiplies in float32 and rounds the product.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from eca_multi.parity.adapters import JaxAdapter, KerasAdapter, LinenAdapter, TorchAdapter
+from eca_multi.parity.spec import Case, Rng, Spec
+from eca_multi.parity.taps import tap
+
+Config = Mapping[str, Any]
+Arrays = dict[str, np.ndarray]
+
+
+class Torch(TorchAdapter):
+    layout = "NCHW"
+
+    def build(self, config: Config) -> Any:
+        import torch
+
+        def gated(inputs: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+            x = inputs["x"]
+            pooled = tap("pooled", x.mean((2, 3)))
+            gate = tap("gate", torch.sigmoid(pooled * weights["w"] + weights["b"]))
+            return x * gate[:, :, None, None]
+
+        return gated
+
+
+class Jax(JaxAdapter):
+    layout = "NHWC"
+    wide = False
+
+    def build(self, config: Config) -> Any:
+        import jax
+
+        def gated(inputs: Mapping[str, jax.Array], weights: Mapping[str, jax.Array]) -> jax.Array:
+            x = inputs["x"]
+            pooled = tap("pooled", x.mean((1, 2)))
+            gate = tap("gate", jax.nn.sigmoid(pooled * weights["w"] + weights["b"]))[:, None, None, :]
+            return (x.astype("float32") * gate.astype("float32")).astype(x.dtype) if self.wide else x * gate
+
+        return gated
+
+
+class JaxRepaired(Jax):
+    wide = True
+
+
+class Linen(LinenAdapter):
+    layout = "NHWC"
+    weights = {"params/w": "w", "params/b": "b"}
+    wide = False
+
+    def build(self, config: Config) -> Any:
+        import jax
+        from flax import linen as nn
+
+        wide = self.wide
+
+        class Gate(nn.Module):
+            @nn.compact
+            def __call__(self, x: jax.Array) -> jax.Array:
+                w = self.param("w", nn.initializers.ones, (config["C"],), config["param_dtype"])
+                b = self.param("b", nn.initializers.zeros, (config["C"],), config["param_dtype"])
+                pooled = tap("pooled", x.mean((1, 2)))
+                gate = tap("gate", nn.sigmoid(pooled * w + b))[:, None, None, :]
+                return (x.astype("float32") * gate.astype("float32")).astype(x.dtype) if wide else x * gate
+
+        return Gate()
+
+
+class LinenRepaired(Linen):
+    wide = True
+
+
+class Keras(KerasAdapter):
+    layout = "NHWC"
+    weights = {"w": "w", "b": "b"}
+    wide = False
+
+    def build(self, config: Config) -> Any:
+        from keras import layers, ops
+
+        wide = self.wide
+
+        class Gate(layers.Layer):
+            def build(self, shape: Any) -> None:
+                self.w = self.add_weight(shape=shape[-1:], name="w")
+                self.b = self.add_weight(shape=shape[-1:], name="b")
+
+            def call(self, x: Any) -> Any:
+                pooled = tap("pooled", ops.mean(x, (1, 2)))
+                gate = tap("gate", ops.sigmoid(pooled * self.w + self.b))[:, None, None, :]
+                return ops.cast(ops.cast(x, "float32") * ops.cast(gate, "float32"), x.dtype) if wide else x * gate
+
+        return Gate()
+
+
+class KerasRepaired(Keras):
+    wide = True
+
+
+def _features(rng: Rng, config: Config) -> Arrays:
+    """A map after a relu, and the cotangent of its sum."""
+    shape = [config[axis] for axis in "NCHW"]
+    return {"x": np.maximum(rng.normal(1.0, 1.0, shape), 0), "dy": np.ones(shape)}
+
+
+SPEC = Spec(
+    "A gate in bfloat16",
+    layout="NCHW",
+    weights={"w": "C", "b": "C"},
+    runners={"torch": Torch, "keras": Keras, "linen": Linen, "jax": Jax},
+    reference=Torch,
+    config={"C": 12},
+    taps=("pooled", "gate"),
+    cases=(
+        Case("28x28", "784 positions, as late in a network", {"H": 28, "W": 28}, draw=_features),
+        Case("56x56", "3136 positions, as early in a network", {"H": 56, "W": 56}, draw=_features),
+    ),
+)
+REPAIRED = replace(
+    SPEC,
+    name="A gate in bfloat16, multiplied in float32",
+    runners={"torch": Torch, "keras": KerasRepaired, "linen": LinenRepaired, "jax": JaxRepaired},
+)
