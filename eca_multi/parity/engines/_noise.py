@@ -79,7 +79,6 @@ COMPOSITE = (
     aten.batch_norm_backward,
     aten.gelu,
     aten.elu,
-    aten.addmm,
     aten.addmv,
     aten.upsample_bilinear2d,
     aten.upsample_linear1d,
@@ -423,6 +422,12 @@ def _std_mean(x: torch.Tensor, dim: Any = None, *, correction: float | None = No
     return var.sqrt(), mean
 
 
+def _addmm(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: float = 1, alpha: float = 1) -> torch.Tensor:
+    """As PyTorch's own, which multiplies by 1 and so would round."""
+    product = a.mm(b) if alpha == 1 else alpha * a.mm(b)
+    return product + (bias if beta == 1 else beta * bias)
+
+
 def _normalised(
     x: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
 ) -> torch.Tensor:
@@ -489,6 +494,7 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
     return {
         **core_aten_decompositions(),
         **get_decompositions(COMPOSITE),
+        aten.addmm.default: _addmm,
         aten.native_layer_norm.default: _layer_norm,
         aten.native_group_norm.default: _group_norm,
         aten.native_batch_norm.default: _batch_norm,

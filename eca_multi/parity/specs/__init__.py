@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from eca_multi.parity._axes import SpecError
@@ -10,6 +11,13 @@ from eca_multi.parity.spec import Spec
 
 SHIPPED = {
     "eca": "Efficient Channel Attention, this package's own",
+    "squeeze_excite": "Squeeze-and-Excitation",
+    "layer_norm": "LayerNorm; DEFAULTS: each framework's own eps; FAST_VARIANCE: Flax's own variance",
+    "batch_norm": "BatchNorm and its running statistics; DEFAULTS: eps, momentum and n - 1",
+    "conv2d": "a 3x3 convolution of stride 2; SAME: each framework's own padding",
+    "attention": "multi-head self-attention with a mask",
+    "mlp": "a small network trained on digits",
+    "bf16_gate": "a gradient that JAX adds up in bfloat16; REPAIRED; BIAS: the same in a Dense layer",
 }
 
 
@@ -17,27 +25,31 @@ def find_spec(wanted: "Spec | str") -> tuple[Spec, str]:
     """Return a specification and where it comes from.
 
     Args:
-        wanted: A `Spec`; the name of a shipped one; or "file.py", "file.py:NAME", where a single `Spec` needs no name.
+        wanted: A `Spec`; the name of a shipped one, "layer_norm" or "layer_norm:DEFAULTS"; or "file.py",
+            "file.py:NAME", where a single `Spec` needs no name.
 
     Raises:
         SpecError: If there is none.
     """
     if isinstance(wanted, Spec):
         return wanted, wanted.name
-    if wanted in SHIPPED:
-        return import_module(f"eca_multi.parity.specs.{wanted}").SPEC, wanted
+    shipped, _, name = wanted.partition(":")
+    if shipped in SHIPPED:
+        return _named(import_module(f"eca_multi.parity.specs.{shipped}"), shipped, name or "SPEC"), wanted
     place, _, name = wanted.partition(".py:")
     place = f"{place}.py" if name else place
     if not place.endswith(".py"):
         raise SpecError(f"spec must be one of {', '.join(SHIPPED)}, or file.py:NAME. Received: {wanted!r}.")
     if not Path(place).is_file():
         raise SpecError(f"spec {wanted!r} must name an existing file. Received: {place!r}.")
-    module = load_module(place)
+    return _named(load_module(place), place, name), wanted
+
+
+def _named(module: ModuleType, place: str, name: str) -> Spec:
     found: dict[str, Any] = {key: value for key, value in vars(module).items() if isinstance(value, Spec)}
+    have = ", ".join(found) or "none"
     if name and name not in found:
-        raise SpecError(f"{place} must hold the Spec {name!r}. It has: {', '.join(found) or 'none'}.")
+        raise SpecError(f"{place} must hold the Spec {name!r}. It has: {have}.")
     if not name and len(found) != 1:
-        raise SpecError(
-            f"{place} must hold one Spec, or say which: {place}:NAME. It has: {', '.join(found) or 'none'}."
-        )
-    return found[name or next(iter(found))], wanted
+        raise SpecError(f"{place} must hold one Spec, or say which: {place}:NAME. It has: {have}.")
+    return found[name or next(iter(found))]

@@ -1,8 +1,8 @@
 """Multi-head self-attention over a padded sequence: two inputs, the sequence and a mask of its valid positions.
 
-Keras and Flax bring a layer; in torch and JAX it is the framework's attention function between four projections, since a
-weight map only permutes axes and nn.MultiheadAttention keeps query, key and value in one matrix. There are no biases: the
-key's has no effect on a softmax, and `bf16_gate:BIAS` shows what the gradients of the others do.
+Keras and Flax bring a layer; in torch and JAX it is the framework's attention function between four projections, since
+a weight map only permutes axes and nn.MultiheadAttention keeps query, key and value in one matrix. There are no biases:
+the key's has no effect on a softmax, and `bf16_gate:BIAS` shows what the gradients of the others do.
 """
 
 from collections.abc import Mapping
@@ -32,8 +32,7 @@ class Torch(TorchAdapter):
         def attend(inputs: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
             x, w = inputs["x"], weights
             query, key, value = (
-                tap(part, torch.einsum("nlc,chd->nlhd", x, w[f"w_{part}"])).transpose(1, 2)
-                for part in PARTS
+                tap(part, torch.einsum("nlc,chd->nlhd", x, w[f"w_{part}"])).transpose(1, 2) for part in PARTS
             )
             mask = inputs["mask"][:, None, None, :]
             mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask)
@@ -92,9 +91,7 @@ class Jax(JaxAdapter):
 
         def attend(inputs: Mapping[str, jax.Array], weights: Mapping[str, jax.Array]) -> jax.Array:
             x, w = inputs["x"], {name: weight.astype(config["dtype"]) for name, weight in weights.items()}
-            query, key, value = (
-                tap(part, jnp.einsum("nlc,chd->nlhd", x, w[f"w_{part}"])) for part in PARTS
-            )
+            query, key, value = (tap(part, jnp.einsum("nlc,chd->nlhd", x, w[f"w_{part}"])) for part in PARTS)
             mixed = jax.nn.dot_product_attention(query, key, value, mask=inputs["mask"][:, None, None, :])
             return jnp.einsum("nlhd,hdc->nlc", mixed, w["w_out"])
 

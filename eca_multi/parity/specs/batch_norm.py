@@ -1,9 +1,10 @@
 """BatchNorm at inference and in training, with the running statistics that it leaves behind.
 
-The frameworks disagree about three things. eps is 1e-5 in torch and Flax and 1e-3 in Keras. A momentum of 0.1 in torch is
-one of 0.9 in Keras and Flax, where the default is 0.99. And the running variance is that of the sample, divided by n - 1,
-in torch, and that of the batch, divided by n, elsewhere. `SPEC` sets the first two and keeps the variance of the batch;
-`DEFAULTS` leaves all three alone.
+The frameworks disagree about three things. eps is 1e-5 in torch and Flax and 1e-3 in Keras. A momentum of 0.1 in torch
+is one of 0.9 in Keras and Flax, where the default is 0.99. And the running variance is that of the sample, divided by n
+- 1, in torch, and that of the batch, divided by n, elsewhere. `SPEC` sets the first two and keeps the variance of the
+batch; `DEFAULTS` leaves all three alone. Flax's layers compute in float32 here: in bfloat16 nnx adds up the gradient of
+the bias in bfloat16, as `bf16_gate:BIAS` shows.
 """
 
 from collections.abc import Mapping
@@ -79,8 +80,11 @@ class Linen(LinenAdapter):
     def build(self, config: Config) -> Any:
         from flax import linen as nn
 
-        dtypes = {"dtype": config["dtype"], "param_dtype": config["param_dtype"]}
-        return nn.BatchNorm(use_running_average=not config["training"], **dtypes, **self.settings)
+        options = {"dtype": "float32", "param_dtype": config["param_dtype"], **self.settings}
+        return nn.BatchNorm(use_running_average=not config["training"], **options)
+
+    def call(self, layer: Any, inputs: Mapping[str, Any], config: Config) -> Any:
+        return layer(inputs["x"]).astype(config["dtype"])
 
 
 class Nnx(NnxAdapter):
@@ -91,8 +95,11 @@ class Nnx(NnxAdapter):
     def build(self, config: Config) -> Any:
         from flax import nnx
 
-        dtypes = {"dtype": config["dtype"], "param_dtype": config["param_dtype"]}
-        return nnx.BatchNorm(config["C"], rngs=nnx.Rngs(0), **dtypes, **self.settings)
+        options = {"dtype": "float32", "param_dtype": config["param_dtype"], **self.settings}
+        return nnx.BatchNorm(config["C"], rngs=nnx.Rngs(0), **options)
+
+    def call(self, layer: Any, inputs: Mapping[str, Any], config: Config) -> Any:
+        return layer(inputs["x"]).astype(config["dtype"])
 
 
 class KerasDefaults(Keras):
@@ -129,7 +136,9 @@ SPEC = Spec(
     cases=(
         Case("inference", "by the running statistics"),
         Case("training", "by the batch's statistics, and the running ones after it", TRAINING),
-        Case("small-batch", "in training on 6 values a channel, where n - 1 and n differ", {**TRAINING, "H": 3, "W": 1}),
+        Case(
+            "small-batch", "in training on 6 values a channel, where n - 1 and n differ", {**TRAINING, "H": 3, "W": 1}
+        ),
         Case("quiet", "in training with variances beside which eps counts", TRAINING, draw=_quiet),
     ),
     training=Training(steps=10, optimizer="momentum", rate=1e-3, cases=("training",)),

@@ -1,8 +1,10 @@
-"""A defect to find: the gradient of a gate that multiplies a feature map in bfloat16 under JAX.
+"""A defect to find: under JAX, what is broadcast in bfloat16 has a gradient that is added up in bfloat16.
 
-y = x * gate with gate = sigmoid(w * mean(x) + b). The gradient of the gate is sum(dy * x) over all positions, and JAX adds
-it up in bfloat16: on a 28 x 28 map after a relu it comes out a fifth too small, and that of every weight before it with
-it. torch adds up in float32. `SPEC` is the plain form; `REPAIRED` multiplies in float32 and rounds the product.
+y = x * gate with gate = sigmoid(w * mean(x) + b). The gradient of the gate is sum(dy * x) over all positions, and JAX
+adds it up in bfloat16: on a 28 x 28 map after a relu it comes out a fifth too small, and that of every weight before it
+with it. torch adds up in float32. `SPEC` is the plain form; `REPAIRED` multiplies in float32 and rounds the product.
+`BIAS` is the same fault in the layer that everybody has: the bias of Keras's and Flax's own Dense, over a sequence of
+tokens.
 """
 
 from collections.abc import Mapping
@@ -11,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.adapters import JaxAdapter, KerasAdapter, LinenAdapter, TorchAdapter
-from eca_multi.parity.spec import Case, Rng, Spec
+from eca_multi.parity.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.spec import Case, Rng, Spec, normal
 from eca_multi.parity.taps import tap
 
 Config = Mapping[str, Any]
@@ -26,9 +28,9 @@ class Torch(TorchAdapter):
         import torch
 
         def gated(inputs: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-            x = inputs["x"]
+            x, w, b = inputs["x"], *(weights[name].to(inputs["x"].dtype) for name in "wb")
             pooled = tap("pooled", x.mean((2, 3)))
-            gate = tap("gate", torch.sigmoid(pooled * weights["w"] + weights["b"]))
+            gate = tap("gate", torch.sigmoid(pooled * w + b))
             return x * gate[:, :, None, None]
 
         return gated
@@ -42,9 +44,9 @@ class Jax(JaxAdapter):
         import jax
 
         def gated(inputs: Mapping[str, jax.Array], weights: Mapping[str, jax.Array]) -> jax.Array:
-            x = inputs["x"]
+            x, w, b = inputs["x"], *(weights[name].astype(inputs["x"].dtype) for name in "wb")
             pooled = tap("pooled", x.mean((1, 2)))
-            gate = tap("gate", jax.nn.sigmoid(pooled * weights["w"] + weights["b"]))[:, None, None, :]
+            gate = tap("gate", jax.nn.sigmoid(pooled * w + b))[:, None, None, :]
             return (x.astype("float32") * gate.astype("float32")).astype(x.dtype) if self.wide else x * gate
 
         return gated
@@ -68,8 +70,9 @@ class Linen(LinenAdapter):
         class Gate(nn.Module):
             @nn.compact
             def __call__(self, x: jax.Array) -> jax.Array:
-                w = self.param("w", nn.initializers.ones, (config["C"],), config["param_dtype"])
-                b = self.param("b", nn.initializers.zeros, (config["C"],), config["param_dtype"])
+                ones, zeros, shape = nn.initializers.ones, nn.initializers.zeros, (x.shape[-1],)
+                w = self.param("w", ones, shape, config["param_dtype"]).astype(x.dtype)
+                b = self.param("b", zeros, shape, config["param_dtype"]).astype(x.dtype)
                 pooled = tap("pooled", x.mean((1, 2)))
                 gate = tap("gate", nn.sigmoid(pooled * w + b))[:, None, None, :]
                 return (x.astype("float32") * gate.astype("float32")).astype(x.dtype) if wide else x * gate
@@ -108,6 +111,43 @@ class KerasRepaired(Keras):
     wide = True
 
 
+class TorchDense(TorchAdapter):
+    weights = {"weight": "kernel: C O -> O C", "bias": "bias"}
+
+    def build(self, config: Config) -> Any:
+        from torch import nn
+
+        return nn.Linear(config["C"], config["O"])
+
+
+class KerasDense(KerasAdapter):
+    weights = {"kernel": "kernel", "bias": "bias"}
+
+    def build(self, config: Config) -> Any:
+        from keras import layers
+
+        return layers.Dense(config["O"])
+
+
+class LinenDense(LinenAdapter):
+    weights = {"params/kernel": "kernel", "params/bias": "bias"}
+
+    def build(self, config: Config) -> Any:
+        from flax import linen as nn
+
+        return nn.Dense(config["O"], dtype=config["dtype"], param_dtype=config["param_dtype"])
+
+
+class NnxDense(NnxAdapter):
+    weights = {"kernel": "kernel", "bias": "bias"}
+
+    def build(self, config: Config) -> Any:
+        from flax import nnx
+
+        dtypes = {"dtype": config["dtype"], "param_dtype": config["param_dtype"]}
+        return nnx.Linear(config["C"], config["O"], rngs=nnx.Rngs(0), **dtypes)
+
+
 def _features(rng: Rng, config: Config) -> Arrays:
     """A map after a relu, and the cotangent of its sum."""
     shape = [config[axis] for axis in "NCHW"]
@@ -131,4 +171,14 @@ REPAIRED = replace(
     SPEC,
     name="A gate in bfloat16, multiplied in float32",
     runners={"torch": Torch, "keras": KerasRepaired, "linen": LinenRepaired, "jax": JaxRepaired},
+)
+BIAS = Spec(
+    "A bias in bfloat16",
+    layout="N L C",
+    weights={"kernel": normal("C O", 0.2), "bias": "O"},
+    outputs={"y": "N L O"},
+    runners={"torch": TorchDense, "keras": KerasDense, "linen": LinenDense, "nnx": NnxDense},
+    reference=TorchDense,
+    config={"N": 4, "L": 200, "C": 12, "O": 7},
+    cases=(Case("tokens", "800 tokens, whose cotangents add up to the gradient of the bias"),),
 )

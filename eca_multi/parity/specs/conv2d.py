@@ -1,8 +1,8 @@
 """A 3x3 convolution with stride 2: with one padding stated in every framework, and with each framework's own.
 
-`SPEC` pads one row and column on every side. `SAME` says padding=1 in torch and "same" elsewhere: on an even size that is
-one row and column behind alone, so that every window begins one pixel later. There is no bias: `bf16_gate:BIAS` shows what
-its gradient does.
+`SPEC` pads one row and column on every side. `SAME` says padding=1 in torch and "same" elsewhere: on an even size that
+is one row and column behind alone, so that every window begins one pixel later. There is no bias: `bf16_gate:BIAS`
+shows what its gradient does.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ CHANNELS_LAST = "N H W P Q C O"  # of the input, whose axes are N C H W, and of 
 
 
 class Torch(TorchAdapter):
-    weights = {"weight": "kernel: kh kw C O -> O C kh kw", "bias": "bias"}
+    weights = {"weight": "kernel: kh kw C O -> O C kh kw"}
 
     def build(self, config: Config) -> Any:
         from torch import nn

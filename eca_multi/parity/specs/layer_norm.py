@@ -1,8 +1,8 @@
 """LayerNorm in torch, Keras and Flax: once with equal settings, and twice with a framework's own.
 
-`SPEC` gives all of them eps 1e-5 and the variance as mean((x - mean)^2). `DEFAULTS` leaves eps alone: it is 1e-5 in torch,
-1e-3 in Keras and 1e-6 in Flax. `FAST_VARIANCE` leaves the variance alone: Flax's default is mean(x^2) - mean^2, which
-cancels far from zero.
+`SPEC` gives all of them eps 1e-5 and the variance as mean((x - mean)^2). `DEFAULTS` leaves eps alone: it is 1e-5 in
+torch, 1e-3 in Keras and 1e-6 in Flax. `FAST_VARIANCE` leaves the variance alone: Flax's default is mean(x^2) - mean^2,
+which cancels far from zero.
 """
 
 from collections.abc import Mapping
@@ -107,7 +107,7 @@ DEFAULTS = replace(
     runners={"torch": Torch, "keras": KerasDefaults, "linen": LinenDefaults, "nnx": NnxDefaults},
     cases=(QUIET,),
 )
-# Not a case of SPEC: there the error of the mean, common to a row, nearly vanishes from some elements of dx in one way of
+# Not a case of SPEC: the error of the mean, common to a row, nearly vanishes from some elements of dx in one way of
 # writing the gradient and not in another, and the budget knows one way.
 FAST_VARIANCE = replace(
     SPEC,

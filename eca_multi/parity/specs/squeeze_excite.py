@@ -1,4 +1,4 @@
-"""Squeeze-and-Excitation (Hu et al., 2018) from each framework's own layers: y = x * sigmoid(expand(relu(reduce(mean x)))).
+"""Squeeze-and-Excitation (Hu et al., 2018) from each framework's layers: y = x * sigmoid(expand(relu(reduce(mean x)))).
 
 The product is written in float32 everywhere: the gradient of a product in bfloat16 sums in bfloat16 under JAX, which
 `bf16_gate` shows by itself.
@@ -175,7 +175,12 @@ SPEC = Spec(
         ),
         Case("offsets", "a mean of its own in each channel, H != W, N > 1"),
         Case("one-position", "N = H = W = 1: the mean is the value itself", {"N": 1, "H": 1, "W": 1}),
-        Case("same-sign", "x > 0 and cotangent 1: long sums stagnate in half precision", {"H": 53, "W": 61}, draw=_same_sign),
+        Case(
+            "same-sign",
+            "x > 0 and cotangent 1: long sums stagnate in half precision",
+            {"H": 53, "W": 61},
+            draw=_same_sign,
+        ),
     ),
     training=Training(steps=10, optimizer="momentum", rate=1e-3, cases=("offsets",)),
 )
