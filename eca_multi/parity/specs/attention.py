@@ -18,6 +18,7 @@ Config = Mapping[str, Any]
 Tensors = Mapping[str, Any]
 
 PARTS = ("query", "key", "value")
+NO_FLOAT16 = {"float16": "jax.nn.dot_product_attention has no gradient in float16 on a CPU"}
 
 
 def _weights(kernel: str, out: str) -> dict[str, str | None]:
@@ -55,6 +56,18 @@ class Keras(KerasAdapter):
         return layer(x, x, attention_mask=inputs["mask"][:, None, :])
 
 
+class KerasTensorFlow(Keras):
+    unsupported = {"float16": "on a CPU tf.einsum adds up in float16"}
+
+
+class KerasJax(Keras):
+    unsupported = NO_FLOAT16
+
+
+class KerasTorch(Keras):
+    unsupported = {"compiled": "dynamo cannot trace Keras's attention"}
+
+
 class Linen(LinenAdapter):
     weights = _weights("params/{}/kernel", "params/out/kernel")
     taps = {part: part for part in PARTS}
@@ -70,6 +83,7 @@ class Linen(LinenAdapter):
 
 
 class Nnx(NnxAdapter):
+    unsupported = NO_FLOAT16
     weights = _weights("{}.kernel", "out.kernel")
     taps = {part: part for part in PARTS}
 
@@ -85,6 +99,8 @@ class Nnx(NnxAdapter):
 
 
 class Jax(JaxAdapter):
+    unsupported = NO_FLOAT16
+
     def build(self, config: Config) -> Any:
         import jax
         from jax import numpy as jnp
@@ -113,7 +129,15 @@ SPEC = Spec(
     layout="N L C",
     inputs={"x": "N L C", "mask": booleans("N L")},
     weights={**{f"w_{part}": normal("C heads D", 0.3) for part in PARTS}, "w_out": normal("heads D C", 0.3)},
-    runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx, "jax": Jax},
+    runners={
+        "torch": Torch,
+        "keras-tensorflow": KerasTensorFlow,
+        "keras-jax": KerasJax,
+        "keras-torch": KerasTorch,
+        "linen": Linen,
+        "nnx": Nnx,
+        "jax": Jax,
+    },
     reference=Torch,
     config={"N": 3, "L": 9, "C": 12, "heads": 2, "D": 5},
     taps=PARTS,

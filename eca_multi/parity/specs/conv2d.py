@@ -2,7 +2,8 @@
 
 `SPEC` pads one row and column on every side. `SAME` says padding=1 in torch and "same" elsewhere: on an even size that
 is one row and column behind alone, so that every window begins one pixel later. There is no bias: `bf16_gate:BIAS`
-shows what its gradient does.
+shows what its gradient does. In float16 the gradients of torch and TensorFlow are left out: on a CPU both add partial
+sums up in float16, which `HALF` shows.
 """
 
 from collections.abc import Mapping
@@ -18,16 +19,22 @@ Config = Mapping[str, Any]
 Arrays = dict[str, np.ndarray]
 
 BOTH_SIDES = ((1, 1), (1, 1))
+GRADIENTS = ("input_grad", "weight_grad", "compiled", "mixed", "trajectory")
+FLOAT16 = {f"{check} float16": "on a CPU its gradients are added up in float16" for check in GRADIENTS}
 CHANNELS_LAST = "N H W P Q C O"  # of the input, whose axes are N C H W, and of the output, N O P Q
 
 
-class Torch(TorchAdapter):
+class TorchHalf(TorchAdapter):
     weights = {"weight": "kernel: kh kw C O -> O C kh kw"}
 
     def build(self, config: Config) -> Any:
         from torch import nn
 
         return nn.Conv2d(config["C"], config["O"], 3, stride=2, padding=1, bias=False)
+
+
+class Torch(TorchHalf):
+    unsupported = FLOAT16
 
 
 class Keras(KerasAdapter):
@@ -40,6 +47,14 @@ class Keras(KerasAdapter):
         options = {"use_bias": False, "data_format": "channels_last"}
         pad = layers.ZeroPadding2D(1, data_format="channels_last")
         return Sequential([pad, layers.Conv2D(config["O"], 3, 2, name="conv", **options)])
+
+
+class KerasTensorFlow(Keras):
+    unsupported = FLOAT16
+
+
+class KerasTorch(Keras):
+    unsupported = {**FLOAT16, "compiled": "dynamo cannot trace Keras's Conv2D after another layer"}
 
 
 class KerasSame(Keras):
@@ -117,7 +132,15 @@ SPEC = Spec(
     layout="NCHW",
     weights={"kernel": normal("kh kw C O", 0.3)},
     outputs={"y": "N O P Q"},
-    runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx, "jax": Jax},
+    runners={
+        "torch": Torch,
+        "keras-tensorflow": KerasTensorFlow,
+        "keras-jax": Keras,
+        "keras-torch": KerasTorch,
+        "linen": Linen,
+        "nnx": Nnx,
+        "jax": Jax,
+    },
     reference=Torch,
     config={"kh": 3, "kw": 3, "O": 5},
     cases=(
@@ -138,4 +161,10 @@ SAME = replace(
         IMPULSE,
         Case("odd", "here both paddings are the same", SPEC.case("odd").config),
     ),
+)
+HALF = replace(
+    SPEC,
+    name="Conv2d in half precision",
+    runners={"torch": TorchHalf, "keras": Keras, "linen": Linen, "nnx": Nnx, "jax": Jax},
+    cases=(SPEC.case("even"),),
 )

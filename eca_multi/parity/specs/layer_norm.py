@@ -1,8 +1,9 @@
-"""LayerNorm in torch, Keras and Flax: once with equal settings, and twice with a framework's own.
+"""LayerNorm in torch, Keras and Flax: once with equal settings, and three times with a framework's own.
 
-`SPEC` gives all of them eps 1e-5 and the variance as mean((x - mean)^2). `DEFAULTS` leaves eps alone: it is 1e-5 in
-torch, 1e-3 in Keras and 1e-6 in Flax. `FAST_VARIANCE` leaves the variance alone: Flax's default is mean(x^2) - mean^2,
-which cancels far from zero.
+`SPEC` gives all of them eps 1e-5, float32 inside, and the variance as mean((x - mean)^2). `DEFAULTS` leaves eps alone:
+it is 1e-5 in torch, 1e-3 in Keras and 1e-6 in Flax. `FAST_VARIANCE` leaves the variance alone: Flax's default is
+mean(x^2) - mean^2, which cancels far from zero. `HALF` leaves torch's precision alone: on a CPU it adds up the
+gradients of scale and bias in the dtype of the input, and in bfloat16 a sum of ones ends at 256.
 """
 
 from collections.abc import Mapping
@@ -12,18 +13,37 @@ from typing import Any
 import numpy as np
 
 from eca_multi.parity.adapters import KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.spec import Case, Rng, Spec, normal
+from eca_multi.parity.spec import Case, Rng, Spec, Training, normal
 
 Config = Mapping[str, Any]
 
 
-class Torch(TorchAdapter):
+class TorchDefaults(TorchAdapter):
     weights = {"weight": "scale", "bias": "bias"}
 
     def build(self, config: Config) -> Any:
         from torch import nn
 
-        return nn.LayerNorm(config["C"], eps=1e-5)
+        return nn.LayerNorm(config["C"])
+
+
+class Torch(TorchAdapter):
+    """torch's layer in float32, as Keras calls it on torch."""
+
+    weights = {"weight": "scale", "bias": "bias"}
+
+    def build(self, config: Config) -> Any:
+        import torch
+        from torch import nn
+
+        class LayerNorm(nn.LayerNorm):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                if x.dtype == torch.float64:  # the reference
+                    return super().forward(x)
+                scale, bias = self.weight.float(), self.bias.float()
+                return nn.functional.layer_norm(x.float(), self.normalized_shape, scale, bias, self.eps).to(x.dtype)
+
+        return LayerNorm(config["C"], eps=1e-5)
 
 
 class Keras(KerasAdapter):
@@ -94,6 +114,7 @@ SPEC = Spec(
     runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx},
     reference=Torch,
     config={"C": 20, "L": 11},
+    training=Training(steps=10, optimizer="momentum", rate=1e-3, cases=("offsets",)),
     cases=(
         Case("offsets", "a mean of its own in each channel"),
         Case("one-sample", "N = 1 and one position", {"N": 1, "L": 1}),
@@ -104,8 +125,9 @@ SPEC = Spec(
 DEFAULTS = replace(
     SPEC,
     name="LayerNorm with default eps",
-    runners={"torch": Torch, "keras": KerasDefaults, "linen": LinenDefaults, "nnx": NnxDefaults},
+    runners={"torch": TorchDefaults, "keras": KerasDefaults, "linen": LinenDefaults, "nnx": NnxDefaults},
     cases=(QUIET,),
+    training=None,
 )
 # Not a case of SPEC: the error of the mean, common to a row, nearly vanishes from some elements of dx in one way of
 # writing the gradient and not in another, and the budget knows one way.
@@ -114,4 +136,12 @@ FAST_VARIANCE = replace(
     name="LayerNorm with default variance",
     runners={"torch": Torch, "linen": LinenFast, "nnx": NnxFast},
     cases=(Case("far-from-zero", "mean 30, deviation 1: mean(x^2) - mean^2 cancels", draw=_far_from_zero),),
+    training=None,
+)
+HALF = replace(
+    SPEC,
+    name="LayerNorm in half precision",
+    runners={"torch": TorchDefaults, "keras": Keras, "linen": Linen, "nnx": Nnx},
+    cases=(Case("tokens", "800 tokens, whose cotangents add up to the gradient of the bias", {"N": 4, "L": 200}),),
+    training=None,
 )
