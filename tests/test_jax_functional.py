@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from jax import export, lax
 from jax.test_util import check_grads
+from oracle import oracle
 
 from eca_multi import reference
 from eca_multi.jax import eca
-from eca_multi.parity.budget import oracle, quantise
+from eca_multi.parity.budget import quantise
 
 # float64 rounds at 1e-16 and no sum here has more than 500 terms, so 1e-12 leaves room for any order of adding them up;
 # a step that fell back to float32 would be off by 1e-7.

@@ -15,11 +15,11 @@ from flax import nnx
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from oracle import oracle
 
 from eca_multi.flax import linen
 from eca_multi.flax.nnx import ECA
 from eca_multi.jax import eca
-from eca_multi.parity.budget import oracle
 
 SHAPE = (8, 8, 16, 24)  # on 8 devices three channels each, fewer than a kernel of 9 reaches to either side
 

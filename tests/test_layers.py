@@ -13,11 +13,11 @@ import keras
 import numpy as np
 import pytest
 import torch
+from oracle import case_job, judged, oracle
+from oracle import run as run_job
 
 from eca_multi import eca_kernel_size, reference
 from eca_multi.parity import budget
-from eca_multi.parity.cases import CASES_BY_NAME
-from eca_multi.parity.jobs import Job, move_channels, restore_channels
 
 SHAPE = (2, 11, 5, 7)
 SHAPES = {3: (2, 11, 7), 4: SHAPE, 5: (2, 11, 3, 4, 5)}
@@ -64,15 +64,15 @@ def run(framework, arrays, axis=None, x_dtype="float32", **options):
     """Return y of a layer, channels first, in float64; its dtype is checked on the way."""
     axis = framework.native_axis if axis is None else axis
     layer = build(framework, arrays["weight"], arrays["x"].shape[1], axis, **options)
-    x = framework.tensor(move_channels(arrays["x"], axis), x_dtype)
+    x = framework.tensor(np.moveaxis(arrays["x"], 1, axis), x_dtype)
     y = layer(x, framework.tensor(arrays["mask"]) if "mask" in arrays else None)
     assert framework.dtype_of(y) == x_dtype
-    return restore_channels(framework.numpy(y), axis)
+    return np.moveaxis(framework.numpy(y), axis, 1)
 
 
 def budget_use(y, arrays, dtype="float32", **options):
     """The largest error as a part of what is allowed there; above 1 is wrong."""
-    expected, allowed = budget.oracle(arrays, options, dtype)["y"]
+    expected, allowed = oracle(arrays, options, dtype)["y"]
     assert y.shape == expected.shape
     return np.max(np.abs(y - expected) / allowed, initial=0.0)
 
@@ -222,7 +222,7 @@ def test_function_returns_the_gate(framework, rng):
     assert framework.dtype_of(gate) == "float32"
     assert framework.numpy(gate).shape == (2, 11)
     # y / x bounds the gate's error by y's, where x is largest.
-    allowed = budget.oracle(arrays, {}, "float32")["y"][1] / np.abs(arrays["x"])
+    allowed = oracle(arrays, {}, "float32")["y"][1] / np.abs(arrays["x"])
     assert (np.abs(framework.numpy(gate) - expected.gate) <= allowed.min((2, 3))).all()
     product = framework.numpy(x) * framework.numpy(gate)[:, :, None, None]
     np.testing.assert_allclose(framework.numpy(y), product, rtol=2**-24)
@@ -256,10 +256,10 @@ def test_function_takes_the_layers_weight_and_a_plain_one(framework, rng, shared
 @pytest.mark.parametrize("axis", [1, 2, 3, -1, -2, -3])
 def test_function_takes_any_channel_axis(framework, rng, axis):
     arrays = draw(rng, mask="full")
-    x, mask = move_channels(arrays["x"], axis), framework.tensor(arrays["mask"])
+    x, mask = np.moveaxis(arrays["x"], 1, axis), framework.tensor(arrays["mask"])
     weight = framework.tensor(arrays["weight"], "float32")
     y = framework.package.eca(framework.tensor(x, "float32"), weight, channel_axis=axis, mask=mask)
-    assert budget_use(restore_channels(framework.numpy(y), axis), arrays) <= 1
+    assert budget_use(np.moveaxis(framework.numpy(y), axis, 1), arrays) <= 1
 
 
 # --- dtypes ------------------------------------------------------------------------------------------------------
@@ -386,27 +386,11 @@ def test_identity_is_zeros(framework, shared):
 
 # --- gradients ---------------------------------------------------------------------------------------------------
 
-ADAPTERS = {
-    "torch": "TorchAdapter",
-    "keras": "KerasAdapter",
-    "linen": "LinenAdapter",
-    "nnx": "NnxAdapter",
-    "jax": "JaxAdapter",
-}
-
-
-def gradients(framework, name):
-    """Return (outputs, {"dx": (expected, allowed), ...}) of a case of the parity harness in float32."""
-    case = CASES_BY_NAME[name]
-    arrays = {key: a if key == "mask" else budget.quantise(a, "float32") for key, a in case.arrays().items()}
-    job = Job(name, "float32", case.options, case.other_axis, arrays)
-    module = import_module(f"eca_multi.parity.adapters._{framework.kind}")
-    return getattr(module, ADAPTERS[framework.kind])().run(job), budget.oracle(arrays, case.options, "float32")
-
 
 @pytest.mark.parametrize("name", ["circular", "per-channel", "padded-sequences", "short-channels", "other-axis"])
 def test_gradients(framework, name):
-    outputs, expected = gradients(framework, name)
+    job = case_job(name)
+    outputs, expected = run_job(framework.kind, job), judged(job)
     for key in ("y", "dx", "dw"):
         assert outputs[key].dtype == "float32"
         values, (right, allowed) = outputs[key].values, expected[key]
@@ -416,11 +400,10 @@ def test_gradients(framework, name):
 
 def test_gradients_of_a_detached_gate_are_rejected():
     """The control: without the path through the gate dx is far outside the budget, and so is a flipped dw."""
-    case = CASES_BY_NAME["padded-sequences"]
-    arrays = case.arrays()
-    right = budget.oracle(arrays, case.options, "float32")
-    gate = reference.forward(arrays["x"], arrays["weight"], mask=arrays["mask"]).gate
-    detached = arrays["cotangent"] * gate[:, :, None]
+    job = case_job("padded-sequences")
+    right = judged(job)
+    gate = reference.forward(job.inputs["x"], job.weights["w"], mask=job.inputs["mask"]).gate
+    detached = job.cotangents["y"] * gate[:, :, None]
     assert (np.abs(detached - right["dx"][0]) > 100 * right["dx"][1]).any()
     assert (np.abs(right["dw"][0][::-1] - right["dw"][0]) > 100 * right["dw"][1]).any()
 

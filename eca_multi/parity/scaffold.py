@@ -6,15 +6,15 @@ from ._axes import SpecError
 
 _HEAD = '''"""Is my layer the same in every framework? Run: eca-multi parity {file}
 
-Change the layer in each `build`, the names and axes in each `weights`, and `SPEC` at the end. A worker loads this file and
-imports only the framework that it runs, so import frameworks within the methods.
+Change the layer in each `build`, the names and axes in each `weights`, and `SPEC` at the end. A worker loads this file
+and imports only the framework that it runs, so import frameworks within the methods.
 """
 
 from eca_multi.parity import {imports}, Spec
 '''
 
 _CLASSES = {
-    "torch": '''
+    "torch": """
 
 class Torch(TorchAdapter):
     layout = "NCHW"
@@ -32,8 +32,8 @@ class Torch(TorchAdapter):
                 return torch.sigmoid(self.linear(x.mean((2, 3))))
 
         return Layer()
-''',
-    "keras": '''
+""",
+    "keras": """
 
 class Keras(KerasAdapter):
     layout = "NHWC"
@@ -46,8 +46,8 @@ class Keras(KerasAdapter):
         return keras.Sequential(
             [layers.GlobalAveragePooling2D(), layers.Dense(config["F"], "sigmoid", name="dense")], name="layer"
         )
-''',
-    "linen": '''
+""",
+    "linen": """
 
 class Linen(LinenAdapter):
     layout = "NHWC"
@@ -62,8 +62,8 @@ class Linen(LinenAdapter):
                 return nn.sigmoid(nn.Dense(config["F"])(x.mean((1, 2))))
 
         return Layer()
-''',
-    "nnx": '''
+""",
+    "nnx": """
 
 class Nnx(NnxAdapter):
     layout = "NHWC"
@@ -80,8 +80,8 @@ class Nnx(NnxAdapter):
                 return nnx.sigmoid(self.linear(x.mean((1, 2))))
 
         return Layer(nnx.Rngs(0))
-''',
-    "jax": '''
+""",
+    "jax": """
 
 class Jax(JaxAdapter):
     def build(self, config):
@@ -90,8 +90,8 @@ class Jax(JaxAdapter):
         return lambda inputs, weights: jax.nn.sigmoid(
             inputs["x"].mean((1, 2)) @ weights["kernel"] + weights["bias"]
         )
-''',
-    "numpy": '''
+""",
+    "numpy": """
 
 class Numpy(NumpyAdapter):
     def build(self, config):
@@ -100,7 +100,7 @@ class Numpy(NumpyAdapter):
         return lambda inputs, weights: 1 / (
             1 + np.exp(-(inputs["x"].mean((1, 2)) @ weights["kernel"] + weights["bias"]))
         )
-''',
+""",
 }
 
 _SPEC = """

@@ -1,6 +1,5 @@
 """PyTorch in float64 as the oracle, with the stochastic budget."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import torch
 
 from eca_multi.parity.budget import U_ACC, rounding
-from eca_multi.parity.jobs import Job
+from eca_multi.parity.jobs import Arrays, Job
 from eca_multi.parity.taps import Recorder
 
 from ._noise import RoundingNoise, budget
@@ -65,7 +64,7 @@ class _Substitute(torch.autograd.Function):
     """Puts given values in the place of a tap's value and of its gradient, and keeps the gradient that came."""
 
     @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, given: Mapping[str, np.ndarray], name: str, kept: Native) -> torch.Tensor:
+    def forward(ctx: Any, value: torch.Tensor, given: Arrays, name: str, kept: Native) -> torch.Tensor:
         ctx.given, ctx.name, ctx.kept = given.get(f"d_{name}"), name, kept
         return value.clone() if name not in given else torch.from_numpy(np.float64(given[name])).reshape(value.shape)
 

@@ -72,7 +72,7 @@ class TorchPrimitives(Primitives):
 
 
 def _onednn() -> bool:
-    there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch leaves it without types
+    there = torch.backends.mkldnn.is_available()
     return bool(there and torch.backends.mkldnn.enabled)
 
 

@@ -46,10 +46,13 @@ class Torch(TorchDefaults):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 if not self.training:
                     return super().forward(x)
-                mean, var, count = self.running_mean, self.running_var, x.numel() // x.shape[1]
+                mean, var, momentum = self.running_mean, self.running_var, self.momentum or 0.0
+                count = x.numel() // x.shape[1]
+                if var is None:
+                    raise RuntimeError("the layer must track its statistics")
                 mixed = var.clone()
-                y = nn.functional.batch_norm(x, mean, mixed, self.weight, self.bias, True, self.momentum, self.eps)
-                kept = (1 - self.momentum) * var
+                y = nn.functional.batch_norm(x, mean, mixed, self.weight, self.bias, True, momentum, self.eps)
+                kept = (1 - momentum) * var
                 var.copy_(kept + (mixed - kept) * (count - 1) / count)
                 return y
 
@@ -67,6 +70,10 @@ class Keras(KerasAdapter):
         return layers.BatchNormalization(**self.settings)
 
 
+class KerasTorch(Keras):
+    unsupported = {"compiled": "dynamo cannot trace Keras's BatchNormalization in training"}
+
+
 class Linen(LinenAdapter):
     layout = "NHWC"
     weights = {
@@ -75,7 +82,7 @@ class Linen(LinenAdapter):
         "batch_stats/mean": "mean",
         "batch_stats/var": "var",
     }
-    settings: Config = {"epsilon": 1e-5, "momentum": 0.9}
+    settings: Config = {"epsilon": 1e-5, "momentum": 0.9, "use_fast_variance": False}
 
     def build(self, config: Config) -> Any:
         from flax import linen as nn
@@ -90,7 +97,7 @@ class Linen(LinenAdapter):
 class Nnx(NnxAdapter):
     layout = "NHWC"
     weights = {"scale": "scale", "bias": "bias", "mean": "mean", "var": "var"}
-    settings: Config = {"epsilon": 1e-5, "momentum": 0.9}
+    settings: Config = {"epsilon": 1e-5, "momentum": 0.9, "use_fast_variance": False}
 
     def build(self, config: Config) -> Any:
         from flax import nnx
@@ -117,9 +124,9 @@ class NnxDefaults(Nnx):
 def _quiet(rng: Rng, config: Config) -> dict[str, np.ndarray]:
     """Small variances, beside which eps counts."""
     return {
-        "x": rng.normal(scale=0.02, size=[config[axis] for axis in "NCHW"]),
-        "mean": rng.normal(scale=0.01, size=config["C"]),
-        "var": rng.uniform(2e-4, 8e-4, config["C"]),
+        "x": 0.02 * rng.normal(size=[config[axis] for axis in "NCHW"]),
+        "mean": 0.01 * rng.normal(size=(config["C"],)),
+        "var": rng.uniform(2e-4, 8e-4, (config["C"],)),
     }
 
 
@@ -130,7 +137,14 @@ SPEC = Spec(
     layout="NCHW",
     weights={"scale": normal("C", 0.5, 1.0), "bias": "C"},
     state={"mean": "C", "var": uniform("C", 0.5, 2.0)},
-    runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx},
+    runners={
+        "torch": Torch,
+        "keras-tensorflow": Keras,
+        "keras-jax": Keras,
+        "keras-torch": KerasTorch,
+        "linen": Linen,
+        "nnx": Nnx,
+    },
     reference=Torch,
     config={"C": 20, "training": False},
     cases=(

@@ -24,7 +24,7 @@ FLOAT16 = {f"{check} float16": "on a CPU its gradients are added up in float16" 
 CHANNELS_LAST = "N H W P Q C O"  # of the input, whose axes are N C H W, and of the output, N O P Q
 
 
-class TorchHalf(TorchAdapter):
+class Torch(TorchAdapter):
     weights = {"weight": "kernel: kh kw C O -> O C kh kw"}
 
     def build(self, config: Config) -> Any:
@@ -33,7 +33,7 @@ class TorchHalf(TorchAdapter):
         return nn.Conv2d(config["C"], config["O"], 3, stride=2, padding=1, bias=False)
 
 
-class Torch(TorchHalf):
+class TorchLimited(Torch):
     unsupported = FLOAT16
 
 
@@ -133,7 +133,7 @@ SPEC = Spec(
     weights={"kernel": normal("kh kw C O", 0.3)},
     outputs={"y": "N O P Q"},
     runners={
-        "torch": Torch,
+        "torch": TorchLimited,
         "keras-tensorflow": KerasTensorFlow,
         "keras-jax": Keras,
         "keras-torch": KerasTorch,
@@ -165,6 +165,6 @@ SAME = replace(
 HALF = replace(
     SPEC,
     name="Conv2d in half precision",
-    runners={"torch": TorchHalf, "keras": Keras, "linen": Linen, "nnx": Nnx, "jax": Jax},
+    runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx, "jax": Jax},
     cases=(SPEC.case("even"),),
 )

@@ -34,7 +34,8 @@ class Torch(TorchAdapter):
 
             def forward(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
                 logits = self.out(tap("hidden", self.hidden(x).relu()))
-                return logits, nn.functional.cross_entropy(logits, labels.long())
+                # Cast: under autocast the loss would be float32, and so it is in Keras on JAX.
+                return logits, nn.functional.cross_entropy(logits, labels.long()).to(logits.dtype)
 
         return Mlp()
 
@@ -53,7 +54,8 @@ class Keras(KerasAdapter):
 
             def call(self, x: Any, labels: Any) -> Any:
                 logits = self.out(tap("hidden", self.hidden(x)))
-                return logits, ops.mean(losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+                loss = ops.mean(losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+                return logits, ops.cast(loss, logits.dtype)
 
         return Mlp()
 

@@ -1,0 +1,42 @@
+"""ECA's oracle and budget for the tests of the layers: channels first, the weight canonical."""
+
+from collections.abc import Mapping
+from importlib import import_module
+
+import numpy as np
+
+from eca_multi.parity.budget import SAFETY
+from eca_multi.parity.engines import ENGINES
+from eca_multi.parity.jobs import Job
+from eca_multi.parity.plan import base_job
+from eca_multi.parity.spec import draw
+from eca_multi.parity.specs import eca
+from eca_multi.parity.specs._eca_oracle import solve
+
+RESULTS = ("y", "dx", "dw")
+
+
+def oracle(arrays: Mapping[str, np.ndarray], options: Mapping[str, str], dtype: str):
+    """Return {"y": (reference, budget), "dx": ..., "dw": ...} for x, weight, cotangent and perhaps mask."""
+    config = {"padding": "zeros", "gate": "sigmoid", **options}
+    inputs = {name: arrays[name] for name in ("x", "mask") if name in arrays}
+    given = {"inputs": inputs, "weights": {"w": arrays["weight"]}, "cotangents": {"y": arrays["cotangent"]}}
+    return judged(Job("case", dtype, config, {}, ("y",), **given))
+
+
+def judged(job: Job):
+    solved = solve(job)
+    return {name: (solved[name][0], SAFETY["analytic"] * solved[name][1]) for name in RESULTS}
+
+
+def case_job(name: str) -> Job:
+    """A case of the parity run, in float32."""
+    case = eca.SPEC.case(name)
+    return base_job(eca.SPEC, case, draw(eca.SPEC, case), "float32")
+
+
+def run(kind: str, job: Job):
+    """Run a job in this process by the engine of a framework."""
+    module, _, engine = ENGINES[f"_{kind}"].partition(":")
+    adapter = getattr(eca, kind.capitalize())()
+    return getattr(import_module(f"eca_multi.parity.engines.{module}"), engine)(adapter).evaluate(job)
