@@ -22,6 +22,8 @@ FRAMEWORKS = {"torch", "tensorflow", "jax", "keras"}
 PROBE = """
 import json, sys
 from eca_multi.parity.fingerprints._{module} import probe
+
+pytestmark = pytest.mark.slow  # each framework is measured in a process of its own
 {setting}
 values = probe()
 print("VALUES" + json.dumps({{"values": values, "loaded": sorted(sys.modules)}}, allow_nan=False))

@@ -16,6 +16,7 @@ from eca_multi.parity._pytest_marks import TESTED, blocks, comparable
 from eca_multi.parity.plan import DTYPES, tasks
 
 pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.slow  # each test is a run of pytest of its own
 
 ROOT = Path(__file__).parent.parent
 FRAMEWORKS = ("torch", "tensorflow", "keras", "jax", "flax")

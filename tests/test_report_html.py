@@ -560,6 +560,7 @@ def seen(request, tmp_path_factory):
     return request.param, dict(zip(places, found, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_browser_shows_the_page_well(seen, page, width):
@@ -596,6 +597,7 @@ DEFECTS = {
 }
 
 
+@pytest.mark.slow
 def test_each_defect_would_be_found(tmp_path):
     """All in one visit: a frame for each."""
     plain_page = "<!doctype html><meta charset='utf-8'><body style='background:#fff'>"
