@@ -21,14 +21,23 @@ from eca_multi.parity.specs import squeeze_excite as se
 from eca_multi.parity.worker import make_engine
 
 EXAMPLE = Path(__file__).parent.parent / "examples/parity_my_layer.py"
-EVERY = ("torch", "keras-tensorflow", "keras-jax", "keras-torch", "linen", "nnx", "jax")
-CHECKS = ("forward", "input_grad", "weight_grad", "mixed", "roundtrip", "trajectory", "determinism", "nonfinite", "taps")
+CHECKS = (
+    "forward",
+    "input_grad",
+    "weight_grad",
+    "mixed",
+    "roundtrip",
+    "trajectory",
+    "determinism",
+    "nonfinite",
+    "taps",
+)
 
-# Specification -> cases: what differs in kind. The others differ in size or data.
+# Specification and cases that differ in kind; the others differ in size or data. The first is for the quick tests.
 ALIGNED = {
     "layer_norm": (layer_norm.SPEC, ("offsets", "quiet")),
-    "conv2d": (conv2d.SPEC, ("even", "one-pixel")),
-    "batch_norm": (batch_norm.SPEC, ("inference", "small-batch")),
+    "conv2d": (conv2d.SPEC, ("even", "one-window")),
+    "batch_norm": (batch_norm.SPEC, ("small-batch", "inference")),
     "squeeze_excite": (se.SPEC, ("offsets", "same-sign")),
     "attention": (attention.SPEC, ("padded", "all-valid")),
     "mlp": (mlp.SPEC, ("digits",)),
@@ -70,7 +79,7 @@ def test_every_spec_of_the_package_is_tested():
 def test_aligned_settings_agree(name):
     spec, cases = ALIGNED[name]
     runners = [runner for runner in ("torch", "linen", "jax") if runner in spec.runners][:2]
-    assert agrees(here(spec, runners, "float32", cases))
+    assert agrees(here(spec, runners, "float32", cases[:1]))
 
 
 @pytest.mark.slow
@@ -78,7 +87,9 @@ def test_aligned_settings_agree(name):
 def test_every_runner_agrees_in_every_dtype(name):
     spec, cases = ALIGNED[name]
     short = spec if spec.training is None else replace(spec, training=replace(spec.training, steps=3))
-    report = parity.run(short, cases=cases, checks=CHECKS, require=[r.name for r in find_runners(spec, None)], timeout=600)
+    report = parity.run(
+        short, cases=cases, checks=CHECKS, require=[r.name for r in find_runners(spec, None)], timeout=600
+    )
     report.raise_for_status()
     assert {cell.check for cell in report.compared} >= {"forward", "input_grad", "weight_grad", "mixed", "determinism"}
 
@@ -144,7 +155,9 @@ def test_taps_lead_to_the_gate():
     (jax,) = find_runners(spec, ["jax"])
     job = replace(task.job, taps=tuple(spec.taps))
     results, solution = make_engine("runner", jax.adapter).evaluate(job), reference.solve(job)
-    stages = localize.chain(job, results, solution, reference.solve(localize.given(job, results)), Judge(BASE, "stochastic"))
+    stages = localize.chain(
+        job, results, solution, reference.solve(localize.given(job, results)), Judge(BASE, "stochastic")
+    )
     assert localize.culprit(stages).name == "d_gate"
 
 
@@ -152,6 +165,20 @@ def test_a_bias_in_bfloat16_has_a_wrong_gradient_in_flax():
     cells = here(bf16_gate.BIAS, ["torch", "linen"], "bfloat16")
     assert not red(cells, "torch")
     assert red(cells, "linen") == {"dbias"}
+
+
+def test_layer_norm_in_bfloat16_has_wrong_gradients_in_torch():
+    cells = here(layer_norm.HALF, ["torch", "linen"], "bfloat16")
+    assert red(cells, "torch") >= {"dbias", "dbias@ones"}
+    assert not red(cells, "torch") & {"y", "dx"}
+    assert not red(cells, "linen")
+
+
+def test_a_convolution_in_float16_has_wrong_gradients_in_torch():
+    cells = here(conv2d.HALF, ["torch", "jax"], "float16", ["batch"])
+    assert "dkernel" in red(cells, "torch")
+    assert "y" not in red(cells, "torch")
+    assert not red(cells, "jax")
 
 
 # --- every runner ------------------------------------------------------------------------------------------------
@@ -189,15 +216,26 @@ def test_defects_are_found_in_every_runner_and_localised():
         (runner, "d_gate") for runner in ("jax", "linen", "keras-jax")
     }
     bias = whole(bf16_gate.BIAS, dtypes=["bfloat16"])
-    assert disagreeing(bias, "dbias") == {"linen", "nnx", "keras-jax"} | {"keras-tensorflow"}
+    assert disagreeing(bias, "dbias") == {"linen", "nnx", "keras-jax", "keras-tensorflow"}
     assert disagreeing(bias, "y") == set()
+    norm = whole(layer_norm.HALF, dtypes=["bfloat16"])
+    assert disagreeing(norm, "dbias") == {"torch"}
+    batch = whole(conv2d.HALF, dtypes=["bfloat16", "float16"], cases=["batch"])
+    assert {(cell.runner, cell.dtype) for cell in batch.disagreements if cell.tensor == "dkernel"} == {
+        ("torch", "float16"),
+        ("keras-torch", "float16"),
+        ("keras-tensorflow", "float16"),
+        ("keras-tensorflow", "bfloat16"),
+    }
 
 
 @pytest.mark.slow
 def test_training_on_digits_drifts_no_further_than_rounding_does():
-    report = parity.run(mlp.SPEC, runners=["torch", "linen", "jax"], dtypes=["float32"], checks="trajectory", timeout=600)
+    report = parity.run(
+        mlp.SPEC, runners=["torch", "linen", "jax"], dtypes=["float32"], checks="trajectory", timeout=600
+    )
     report.raise_for_status()
-    assert [trained.runner for trained in report.trajectories] == ["torch", "linen", "jax"] or len(report.trajectories) == 3
+    assert {trained.runner for trained in report.trajectories} == {"torch", "linen", "jax"}
     for trained in report.trajectories:
         assert trained.steps[-1] == 200
         # The band is the largest of eight runs, so that a ninth one may be a little outside of it.

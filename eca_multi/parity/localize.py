@@ -36,7 +36,7 @@ class Stage:
 
 def order(job: Job) -> list[tuple[str, str]]:
     """The stages of a layer in the order in which they are computed, with their direction."""
-    forward = [*job.taps, *job.outputs]
+    forward = [*job.taps, *job.outputs, *(f"new_{name}" for name in job.state)]
     backward = [f"d_{name}" for name in reversed(job.taps)]
     ends = [f"d{name}" for name, array in job.inputs.items() if is_float(array)] + [f"d{name}" for name in job.weights]
     return [(name, "forward") for name in forward] + [(name, "backward") for name in [*backward, *ends]]
@@ -76,7 +76,7 @@ def say(stages: list[Stage], explanation: str) -> str:
     missing = [stage.name for stage in stages if stage.isolated.verdict is Verdict.MISSING_TAP]
     without = f" (no tap {', '.join(missing)})" if missing else ""
     if first is None and not failing:
-        return f"first divergence: none with the taps on{without}; they change what is compiled"
+        return f"first divergence: none when it is run again with taps{without}"
     if first is None:
         return f"first divergence: {failing[0]}, but no stage fails alone: the error accumulates{without}"
     use = first.isolated.budget_use

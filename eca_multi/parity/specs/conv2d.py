@@ -3,7 +3,8 @@
 `SPEC` pads one row and column on every side. `SAME` says padding=1 in torch and "same" elsewhere: on an even size that
 is one row and column behind alone, so that every window begins one pixel later. There is no bias: `bf16_gate:BIAS`
 shows what its gradient does. In float16 the gradients of torch and TensorFlow are left out: on a CPU both add up in
-float16. `HALF` shows how far that goes over a large batch, and that TensorFlow adds up in bfloat16 too.
+float16. `HALF` shows how far that goes over a large batch, that TensorFlow adds up in bfloat16 too, and that on some
+processors torch never writes the gradients of those elements of a bfloat16 kernel that meet padding alone.
 """
 
 from collections.abc import Mapping
@@ -130,6 +131,7 @@ def _same_sign(rng: Rng, config: Config) -> Arrays:
 
 
 EVEN = {"C": 6, "O": 5, "H": 8, "W": 10, "P": 4, "Q": 5}
+ONE_PIXEL = {**EVEN, "N": 1, "C": 16, "O": 16, "H": 1, "W": 1, "P": 1, "Q": 1}
 IMPULSE = Case("impulse", "one pixel: where it comes out says where windows begin", EVEN, draw=_impulse)
 
 SPEC = Spec(
@@ -151,7 +153,7 @@ SPEC = Spec(
     cases=(
         Case("even", "sizes where padding may be uneven", EVEN),
         Case("odd", "odd sizes, a window fewer than the size's half", {**EVEN, "H": 7, "W": 11, "Q": 6}),
-        Case("one-pixel", "H = W = 1: padding alone around it", {**EVEN, "N": 1, "H": 1, "W": 1, "P": 1, "Q": 1}),
+        Case("one-window", "H = W = 2: a single window, half of it padding", {**EVEN, "H": 2, "W": 2, "P": 1, "Q": 1}),
         Case("wide", "sums of 9 * 64 products", {**EVEN, "C": 64, "O": 3}),
         IMPULSE,
     ),
@@ -173,6 +175,7 @@ HALF = replace(
     runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx, "jax": Jax},
     cases=(
         Case("batch", "10240 terms of one sign in each gradient", {**EVEN, "N": 512, "C": 2, "O": 2}, draw=_same_sign),
+        Case("one-pixel", "H = W = 1: most of the kernel meets padding alone", ONE_PIXEL),
     ),
     training=None,
 )

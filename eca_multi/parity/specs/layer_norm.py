@@ -18,7 +18,7 @@ from eca_multi.parity.spec import Case, Rng, Spec, Training, normal
 Config = Mapping[str, Any]
 
 
-class TorchDefaults(TorchAdapter):
+class TorchHalf(TorchAdapter):
     weights = {"weight": "scale", "bias": "bias"}
 
     def build(self, config: Config) -> Any:
@@ -125,7 +125,7 @@ SPEC = Spec(
 DEFAULTS = replace(
     SPEC,
     name="LayerNorm with default eps",
-    runners={"torch": TorchDefaults, "keras": KerasDefaults, "linen": LinenDefaults, "nnx": NnxDefaults},
+    runners={"torch": Torch, "keras": KerasDefaults, "linen": LinenDefaults, "nnx": NnxDefaults},
     cases=(QUIET,),
     training=None,
 )
@@ -141,7 +141,7 @@ FAST_VARIANCE = replace(
 HALF = replace(
     SPEC,
     name="LayerNorm in half precision",
-    runners={"torch": TorchDefaults, "keras": Keras, "linen": Linen, "nnx": Nnx},
+    runners={"torch": TorchHalf, "keras": Keras, "linen": Linen, "nnx": Nnx},
     cases=(Case("tokens", "800 tokens, whose cotangents add up to the gradient of the bias", {"N": 4, "L": 200}),),
     training=None,
 )
