@@ -105,6 +105,23 @@ class DiesInTheSecondCase(DiesLater):
     build = DiesLater.build
 
 
+class WrongCompiled(KerasAdapter):
+    """Right when it is run eagerly."""
+
+    def build(self, config):
+        import keras
+        import tensorflow as tf
+
+        class Layer(keras.layers.Layer):
+            def build(self, shape):
+                self.s = self.add_weight(shape=(shape[-1],), name="s")
+
+            def call(self, x):
+                return x * self.s * (1.0 if tf.executing_eagerly() else 1.01)
+
+        return Layer()
+
+
 FIELDS = {"layout": "N C", "weights": {"s": "C"}, "reference": Truth}
 SCALE = Spec("Scale", runners={"numpy": Scale, "numpy-off": Off}, **FIELDS)
 RIGHT = replace(SCALE, runners={"numpy": Scale})
@@ -357,6 +374,25 @@ def test_a_bundle_that_is_not_whole_is_one_line_and_exit_2(bundle, tmp_path, how
     assert "copy must be a" in text_of(done)
     assert "bundle" in text_of(done)
     assert "Traceback" not in done.output
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    spec = replace(SCALE, runners={"keras-tensorflow": WrongCompiled})
+    return quick(spec, checks=["forward", "compiled"], bundles=tmp_path_factory.mktemp("compiled") / "bundles")
+
+
+@pytest.mark.slow
+def test_what_fails_compiled_alone_says_so(compiled):
+    assert {(c.check, c.verdict.green) for c in compiled.compared} == {("forward", True), ("compiled", False)}
+    [one] = compiled.localisations
+    assert one.line.endswith("first divergence: none when run eagerly: compiling changes the result")
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(reason="the job in the bundle is the eager one: the replay is green")
+def test_a_replay_of_what_fails_compiled_fails_too(compiled):
+    assert parity.replay(compiled.localisations[0].bundle).exit_code == 1
 
 
 # --- two files -----------------------------------------------------------------------------------------------------
@@ -838,6 +874,40 @@ SPEC = Spec("Scale", "N C", weights={{"s": "C"}}, runners={{"numpy": Runner("old
         timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "size",
+    [
+        1,
+        pytest.param(200_000, marks=pytest.mark.xfail(reason="the pipe is full: the run waits for the worker forever")),
+    ],
+    ids=["few requests", "more requests than a pipe holds"],
+)
+def test_a_worker_that_hangs_while_it_starts_is_timed_out(tmp_path, size):
+    """ECA with all checks asks more than 64 KiB at once."""
+    (tmp_path / "hangs.py").write_text("import time\ntime.sleep(40)")
+    (tmp_path / "mine.py").write_text(
+        f"""
+from eca_multi.parity import NumpyAdapter, Spec
+
+class Truth(NumpyAdapter):
+    def build(self, config):
+        return lambda inputs, weights: inputs["x"] * weights["s"]
+
+SPEC = Spec("Scale", "N C", weights={{"s": "C"}}, config={{"long": "x" * {size}}}, reference=Truth,
+            runners={{"numpy-hangs": {f"{tmp_path}/hangs.py:Hangs"!r}, "numpy": Truth}})
+"""
+    )
+    command = [sys.executable, "-m", "eca_multi", "parity", tmp_path / "mine.py", *QUICK, "--timeout", "3"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            output, _ = process.communicate(timeout=25)
+        finally:
+            process.terminate()  # and with it its workers
+    assert process.returncode == 3
+    assert "said nothing for 3 s" in output
 
 
 # --- the smallest case ---------------------------------------------------------------------------------------------

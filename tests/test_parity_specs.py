@@ -225,7 +225,6 @@ def test_defects_are_found_in_every_runner_and_localised():
         ("torch", "float16"),
         ("keras-torch", "float16"),
         ("keras-tensorflow", "float16"),
-        ("keras-tensorflow", "bfloat16"),
     }
 
 

@@ -3,8 +3,8 @@
 `SPEC` pads one row and column on every side. `SAME` says padding=1 in torch and "same" elsewhere: on an even size that
 is one row and column behind alone, so that every window begins one pixel later. There is no bias: `bf16_gate:BIAS`
 shows what its gradient does. In float16 the gradients of torch and TensorFlow are left out: on a CPU both add up in
-float16. `HALF` shows how far that goes over a large batch, that TensorFlow adds up in bfloat16 too, and that on some
-processors torch never writes the gradients of those elements of a bfloat16 kernel that meet padding alone.
+float16. `HALF` shows how far that goes over a large batch, and that on some processors torch never writes the gradients
+of those elements of a bfloat16 kernel that meet padding alone.
 """
 
 from collections.abc import Mapping
