@@ -2,9 +2,10 @@
 
 y = x * gate with gate = sigmoid(w * mean(x) + b). The gradient of the gate is sum(dy * x) over all positions, and JAX
 adds it up in bfloat16: on a 28 x 28 map after a relu it comes out a fifth too small, and that of every weight before it
-with it. torch adds up in float32; so does TensorFlow here, but in float16 it has the same fault. `SPEC` is the plain form; `REPAIRED`
-multiplies in float32 and rounds the product. `BIAS` is the same fault in the layer that everybody has, the bias of
-Keras's and Flax's own Dense over a sequence of tokens; there TensorFlow has it too, and a sum of 800 ones is 256.
+with it. torch adds up in float32; so does TensorFlow here, but in float16 it has the same fault. `SPEC` is the plain
+form; `REPAIRED` multiplies in float32 and rounds the product. `BIAS` is the same fault in the layer that everybody has,
+the bias of Keras's and Flax's own Dense over a sequence of tokens; there TensorFlow has it too, and a sum of 800 ones
+is 256.
 """
 
 from collections.abc import Mapping
