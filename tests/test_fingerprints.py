@@ -16,14 +16,14 @@ import torch
 from eca_multi.parity.fingerprints import _FACTS, _UPSTREAM, PROBES, _common, explain
 from eca_multi.parity.fingerprints._numpy import NumpyPrimitives
 
+pytestmark = pytest.mark.slow  # each framework is measured in a process of its own
+
 ROOT = Path(__file__).parents[1]
 RUNNERS = ("torch", "tensorflow", "jax", "numpy", "keras-torch", "keras-tensorflow", "keras-jax")
 FRAMEWORKS = {"torch", "tensorflow", "jax", "keras"}
 PROBE = """
 import json, sys
 from eca_multi.parity.fingerprints._{module} import probe
-
-pytestmark = pytest.mark.slow  # each framework is measured in a process of its own
 {setting}
 values = probe()
 print("VALUES" + json.dumps({{"values": values, "loaded": sorted(sys.modules)}}, allow_nan=False))

@@ -44,7 +44,8 @@ class LinenEngine(JaxEngine):
                     return out
 
             given = {} if variables is None else variables
-            return self.adapter.call(layer, inputs, settings), changed
+            ordered = {name: inputs[name] for name in job.inputs}  # eval_shape sorts a dict
+            return self.adapter.call(layer, ordered, settings), changed
 
         shapes = jax.eval_shape(lambda inputs: run(None, inputs, start=True)[1], inputs)
         native = flatten_dict(shapes, sep="/")

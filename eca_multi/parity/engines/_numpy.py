@@ -35,8 +35,8 @@ class NumpyEngine(Engine):
             cotangents = {n: self.to_layout(job, n)(a).astype(dtype) for n, a in job.cotangents.items()}
             for suffix, given in (("", cotangents), (ONES, {n: np.ones_like(named[n]) for n in cotangents})):
                 grads = differentiate(inputs, weights, given, settings)
-                done.input_grads[suffix] = {n: g for n, g in grads.items() if n in inputs}
-                done.weight_grads[suffix] = {n: g for n, g in grads.items() if n in weights}
+                done.input_grads[suffix] = {n: grads[f"d{n}"] for n in inputs if f"d{n}" in grads}
+                done.weight_grads[suffix] = {n: grads[f"d{n}"] for n in weights if f"d{n}" in grads}
         return done
 
     def dtype(self, name: str) -> np.dtype[Any]:
