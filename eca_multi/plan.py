@@ -86,7 +86,13 @@ class ECAEntry:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A candidate that was not taken, and why."""
+    """A candidate that was not taken, and why.
+
+    Example:
+        >>> from eca_multi.plan import Skipped
+        >>> Skipped("layer1.0.bn2", "in exclude").reason
+        'in exclude'
+    """
 
     path: str
     reason: str

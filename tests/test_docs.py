@@ -13,18 +13,30 @@ from eca_multi.parity.runners import runners_of
 from eca_multi.parity.specs.eca import SPEC
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
 
 
-@pytest.mark.keras
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def with_code(pages: list[Path]) -> list[object]:
+    """A page on Keras runs on every backend, the others once."""
+    return [pytest.param(page, marks=[pytest.mark.keras] * ("keras" in page.read_text())) for page in pages]
+
+
+@pytest.mark.parametrize("page", with_code(PAGES), ids=name_of)
 def test_code_runs(page, tmp_path, monkeypatch):
+    """A block runs on its own, except on the pages on surgery: they walk from one block to the next."""
     monkeypatch.chdir(tmp_path)
+    walk = {}
     for number, code in enumerate(BLOCK.findall(page.read_text())):
         name = f"{page.name}, block {number + 1}"
-        exec(compile(code, name, "exec"), {"__name__": name})
+        names = walk if page.stem.startswith("surgery") else {}
+        names["__name__"] = name
+        exec(compile(code, name, "exec"), names)
 
 
 def test_a_broken_block_would_be_found():
@@ -34,7 +46,7 @@ def test_a_broken_block_would_be_found():
         exec(code, {})
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
     for target in LINK.findall(page.read_text()):
         assert (page.parent / target).exists(), f"{page.name} links to {target}"

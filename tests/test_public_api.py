@@ -19,6 +19,7 @@ PACKAGES = {
 }
 # Modules that are imported by their own name: what of them is for users.
 MODULES = {
+    "eca_multi.plan": ["ECAEntry", "ECAPlan", "Skipped"],  # its errors are raised, not made
     "eca_multi.reference": ["backward", "forward"],
     "eca_multi.convert": ["load_file", "save_file"],
 }
