@@ -133,11 +133,14 @@ def compare(
 ) -> None:
     """Compare two files tensor by tensor: by the budget where one is there, else by a tolerance, else bit by bit.
 
-    Exit status: 0 equal within that; 1 not; 2 a file cannot be read.
+    Exit status: 0 equal within that; 1 not; 2 a file cannot be read; 4 there is nothing to compare.
     """
     from eca_multi.parity.render import print_comparison
 
     result = _guard(lambda: _parity().compare(first, second, rtol=rtol, atol=atol))
+    if not result:
+        typer.echo(f"Nothing was compared: {first} and {second} hold no tensors.", err=True)
+        raise typer.Exit(4)
     print_comparison(result, Console(emoji=False))
     raise typer.Exit(0 if all(judgement.verdict.green for judgement in result.values()) else 1)
 
@@ -194,13 +197,12 @@ def report(
 ) -> None:
     """Turn a JSON report into a page or JUnit XML, or show it."""
     from eca_multi.parity.render import print_summary
+    from eca_multi.parity.report import check_content
 
     files = _check_files(None, html_file, junit_file)
     try:
-        content = json.loads(file.read_text())
-        if content.get("schema") != 2:
-            raise ValueError(f"schema {content.get('schema')!r}, expected 2")
-    except (OSError, ValueError, AttributeError) as error:
+        content = check_content(json.loads(file.read_text()))
+    except (OSError, ValueError, RecursionError) as error:
         raise typer.BadParameter(f"{file} must be a report of run --json: {error}") from error
     if not any(files.values()):
         print_summary(content, Console(emoji=False))

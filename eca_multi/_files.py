@@ -6,7 +6,14 @@ from pathlib import Path
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write `data` beside `path` and rename it, so that a full disk or a crash leaves the old file as it was."""
+    """Write `data` beside `path` and rename it, so that a full disk or a crash leaves the old file as it was.
+
+    A pipe or a device, /dev/null say, is written to: a rename would put a file in its place.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "wb") as file:
+            file.write(data)
+        return
     path = Path(os.path.realpath(path))  # through a link, the file that it names is written
     handle, temporary = tempfile.mkstemp(prefix=".eca-", suffix=".tmp", dir=path.parent)
     try:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from eca_multi._files import write_atomically
 from eca_multi.cli import app
 from eca_multi.parity import Case, KerasAdapter, Manual, NumpyAdapter, Runner, Spec, SpecError, UsageError, Verdict
 from eca_multi.parity.bundle import read_bundle
-from eca_multi.parity.runners import runners_of
+from eca_multi.parity.runners import FRAMEWORKS, runners_of
 
 HERE = Path(__file__)
 MUTANTS = HERE.with_name("mutants.py")
@@ -176,6 +177,7 @@ def where(report, name, dtype):
     return one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype", "culprit"),
     [
@@ -192,6 +194,7 @@ def test_the_first_divergence_is_the_stage_with_the_defect(found, name, dtype, c
     assert "x the budget), upstream clean" in one.line
 
 
+@pytest.mark.slow
 def test_what_follows_the_culprit_only_carries_it_on(found):
     """As it came, all after it is wrong; in isolation, the culprit alone."""
     chain = {stage["tap"]: stage for stage in where(found, "FlippedKernel", "float32").chain}
@@ -202,11 +205,13 @@ def test_what_follows_the_culprit_only_carries_it_on(found):
         assert chain[later]["isolated"] <= 1
 
 
+@pytest.mark.slow
 def test_the_chain_is_in_the_order_of_the_computation(found):
     stages = [stage["tap"] for stage in where(found, "FlippedKernel", "float32").chain]
     assert stages == ["pooled", "conv", "gate", "y", "d_gate", "d_conv", "d_pooled", "dx", "dw"]
 
 
+@pytest.mark.slow
 def test_a_tap_that_is_missing_is_named_beside_the_culprit(found):
     one = where(found, "Untapped", "float32")
     assert one.culprit == "conv"
@@ -215,6 +220,7 @@ def test_a_tap_that_is_missing_is_named_beside_the_culprit(found):
     assert missing == {"gate", "d_gate"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["FlippedKernel", "Float16Mean", "DetachedGate"])
 def test_the_case_is_shrunk_and_what_is_left_still_fails(found, name):
     one = min((f for f in found.localisations if f.runner == f"mutants:{name}"), key=lambda f: f.dtype)
@@ -238,6 +244,7 @@ def exceeding(bundle) -> set[str]:
     return {n for n in results if n in truth and (abs(results[n] - truth[n]) > about["c"] * truth[f"{n}@error"]).any()}
 
 
+@pytest.mark.slow
 def test_the_same_verdict_is_in_the_text_of_the_error(found):
     with pytest.raises(parity.ParityError, match=r"FlippedKernel float32 same-sign: first divergence: conv"):
         found.raise_for_status()
@@ -269,7 +276,8 @@ def bundle(tmp_path_factory) -> Path:
     assert report.exit_code == 1
     [one] = report.localisations
     assert one.bundle == str(folder / "of it" / "numpy-off-offsets-float32")
-    assert report.replay == f"eca-multi parity replay {one.bundle}"
+    assert report.replay == one.replay
+    assert shlex.split(report.replay) == ["eca-multi", "parity", "replay", one.bundle]  # whose folder has a space
     return Path(one.bundle)
 
 
@@ -337,6 +345,9 @@ SPOILT = {
     "bytes": lambda folder: (folder / "bundle.json").write_bytes(b"\xff\xfe\x00"),
     "axes of another kind": lambda folder: _edit(folder, lambda about: about["job"].update(axes=[])),
     "an array changed": lambda folder: _flip(folder / "job.safetensors"),
+    "a result changed": lambda folder: _flip(folder / "results.safetensors"),
+    "no reference": lambda folder: (folder / "reference.safetensors").unlink(),
+    "a field of another type": lambda folder: _edit(folder, lambda about: about.update(env=3)),
 }
 
 
@@ -356,16 +367,7 @@ def _edit(folder: Path, change) -> None:
     (folder / "bundle.json").write_text(json.dumps(about))
 
 
-UNSEEN = {
-    "bytes": "UnicodeDecodeError: a traceback",
-    "axes of another kind": "AttributeError: a traceback",
-    "an array changed": "no checksum: other data is replayed as if it were the failure's",
-}
-
-
-@pytest.mark.parametrize(
-    "how", [pytest.param(how, marks=pytest.mark.xfail(reason=UNSEEN[how]) if how in UNSEEN else ()) for how in SPOILT]
-)
+@pytest.mark.parametrize("how", SPOILT)
 def test_a_bundle_that_is_not_whole_is_one_line_and_exit_2(bundle, tmp_path, how):
     copy = shutil.copytree(bundle, tmp_path / "copy")
     SPOILT[how](copy)
@@ -390,7 +392,6 @@ def test_what_fails_compiled_alone_says_so(compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the job in the bundle is the eager one: the replay is green")
 def test_a_replay_of_what_fails_compiled_fails_too(compiled):
     assert parity.replay(compiled.localisations[0].bundle).exit_code == 1
 
@@ -439,14 +440,12 @@ def test_a_file_that_is_none_is_exit_2(files, tmp_path):
     assert "b.safetensors must be a complete .safetensors file" in text_of(done)
 
 
-@pytest.mark.xfail(reason="ValueError: operands could not be broadcast together: a traceback")
 def test_a_budget_of_another_shape_is_exit_2(files):
     done = cli("compare", files("a.safetensors", y=ONES), files("b.safetensors", y=ONES, y_error=ONES[:2]))
     assert done.exit_code == 2
     assert "y@error" in text_of(done)
 
 
-@pytest.mark.xfail(reason="status 0 although nothing was compared; 4 is for that")
 def test_two_files_without_tensors_are_no_agreement(files):
     assert cli("compare", files("a.safetensors"), files("b.safetensors")).exit_code == 4
 
@@ -522,14 +521,12 @@ def test_a_full_disk_under_a_bundle_is_one_line(full, tmp_path):
     assert "Traceback" not in done.output
 
 
-@pytest.mark.xfail(reason="the run ends with status 3 and without its verdict")
 def test_a_full_disk_under_a_bundle_leaves_the_verdict(full, tmp_path):
     done = cli(here("SCALE"), *QUICK, "--bundles", tmp_path / "bundles")
     assert done.exit_code == 1
     assert "FAIL numpy-off float32 offsets y: EXCEEDS_BUDGET" in done.output
 
 
-@pytest.mark.xfail(reason="the files before the one that did not fit stay")
 def test_a_bundle_is_written_whole_or_not_at_all(monkeypatch, tmp_path):
     def write(path, data):
         if Path(path).name == "repro.py":
@@ -541,7 +538,6 @@ def test_a_bundle_is_written_whole_or_not_at_all(monkeypatch, tmp_path):
     assert not [path for path in (tmp_path / "bundles").rglob("*") if path.is_file()]
 
 
-@pytest.mark.xfail(reason="safetensors raises its own error, no OSError: a traceback")
 def test_a_full_disk_under_the_run_itself_is_one_line():
     """The files of the run may not become larger than nothing."""
     done = subprocess.run(
@@ -556,7 +552,6 @@ def test_a_full_disk_under_the_run_itself_is_one_line():
     assert "Traceback" not in done.stderr + done.stdout
 
 
-@pytest.mark.xfail(reason="the rename puts a file in its place: --json /dev/null of a root user removes the device")
 def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
@@ -589,7 +584,6 @@ def test_a_file_that_is_no_specification_is_one_line_and_exit_2(tmp_path, conten
     assert "Traceback" not in done.output
 
 
-@pytest.mark.xfail(reason="SystemExit is no Exception: the command ends with the file's status, 1, and no word")
 def test_a_file_that_exits_is_no_disagreement(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("import sys\nsys.exit(1)")
@@ -672,6 +666,12 @@ def test_a_name_that_is_unknown_is_refused_before_anything_runs(options, message
         quick(SCALE, **options)
 
 
+def test_a_name_alone_is_a_list_of_one():
+    """And not one of its letters."""
+    report = quick(SCALE, runners="numpy", dtypes="float32", cases="offsets", checks="forward", require="numpy")
+    assert [cell.runner for cell in report.cells] == list(report.required) == ["numpy"]
+
+
 class Instance(Scale):
     pass
 
@@ -683,19 +683,24 @@ class Instance(Scale):
         ({"config": {"eps": np.float32(1e-5)}}, "config"),
         ({"config": {"function": abs}}, "config"),
         ({"runners": {"reference": Off, "numpy": Scale}}, "reference"),
+        ({"runners": {"mutants": Off, "numpy": Scale}}, "mutants"),
     ],
-    ids=["an instance", "a NumPy number", "a function", "a runner called reference"],
+    ids=["an instance", "a NumPy number", "a function", "a runner called reference", "a runner called mutants"],
 )
-@pytest.mark.xfail(reason="AttributeError, TypeError (a traceback, exit 3); the last lets numpy crash in its place")
 def test_a_specification_that_no_worker_can_be_given_is_refused(changes, message):
     with pytest.raises(SpecError, match=message):
         quick(replace(RIGHT, **changes)).raise_for_status()
 
 
-@pytest.mark.xfail(reason="env of a Runner replaces KERAS_BACKEND: all three run on the default, labelled as three")
 def test_a_runner_of_ones_own_keeps_the_backend_of_its_name():
     runners = runners_of(replace(SCALE, runners={"keras": Runner("keras", KerasAdapter, env={"A": "1"})}))
-    assert [runner.env.get("KERAS_BACKEND") for runner in runners] == ["tensorflow", "jax", "torch"]
+    assert [runner.env for runner in runners] == [
+        {"A": "1", "KERAS_BACKEND": backend} for backend in ("tensorflow", "jax", "torch")
+    ]
+    for runner, known in zip(runners, FRAMEWORKS[1:4], strict=True):
+        assert (runner.requires, runner.extra, runner.slow) == (known.requires, known.extra, known.slow)
+    [own] = runners_of(replace(SCALE, runners={"keras-jax": Runner("mine", KerasAdapter, ("keras", "jax", "mine"))}))
+    assert own.requires == ("keras", "jax", "mine")
 
 
 GUARDLESS = f"""
@@ -720,12 +725,11 @@ parity.run(SPEC, dtypes=["float32"], cases=["offsets"], checks=["forward"]).rais
 """
 
 
-@pytest.mark.slow
-@pytest.mark.xfail(reason="each worker runs the file, which starts workers: 2, 4, 8, ... processes without end")
 def test_a_script_without_a_main_guard_starts_no_workers_of_workers(tmp_path):
     file = tmp_path / "script.py"
     file.write_text(GUARDLESS)
-    subprocess.run([sys.executable, file], capture_output=True, check=False, timeout=120)
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, check=False, timeout=120)
+    assert 'Put the call under `if __name__ == "__main__":`.' in done.stderr.splitlines()[-1]
     assert set(file.with_suffix(".log").read_text().split()) <= {"0", "1"}
 
 
@@ -758,19 +762,20 @@ def test_a_worker_that_dies_while_its_failure_is_localised_costs_nothing_else(tm
         "numpy-off": False,
         "numpy": True,
     }
-    assert [one.runner for one in report.localisations] == ["numpy-off"]
-    assert [path.name for path in (tmp_path / "bundles").iterdir()] == ["numpy-off-offsets-float32"]
+    assert [(one.runner, one.culprit) for one in report.localisations] == [("numpy-dies", None), ("numpy-off", "y")]
     assert report.exit_code == 1
+    # It has a bundle too: of the case as it was judged, where a worker that starts anew may say more.
+    again = parity.replay(report.localisations[0].bundle)
+    assert {cell.verdict for cell in again.cells if cell.tensor == "y"} == {Verdict.EXCEEDS_BUDGET}
 
 
-@pytest.mark.xfail(reason="the failure has no localisation, no bundle, and no word why")
 def test_a_failure_that_cannot_be_localised_says_so():
     report = quick(replace(SCALE, runners={"numpy-dies": DiesLater}))
-    assert any("exit status 9" in text for text in [*(s.detail for s in report.runners), *_lines(report)])
-
-
-def _lines(report) -> list[str]:
-    return [one.line for one in report.localisations]
+    [one] = report.localisations
+    assert one.line == (
+        "numpy-dies float32 offsets: first divergence: not found, since it cannot be run again: "
+        "the worker crashed: exit status 9"
+    )
 
 
 @pytest.fixture
@@ -808,7 +813,6 @@ def test_an_interpreter_that_is_something_else_costs_its_own_cells(tmp_path):
     assert [(cell.runner, cell.green) for cell in report.cells] == [("numpy", True)]
 
 
-@pytest.mark.xfail(reason="OSError: Exec format error, of the whole run")
 def test_an_interpreter_that_does_not_start_costs_its_own_cells(tmp_path):
     other = tmp_path / "python"
     other.write_text("no program")
@@ -817,7 +821,6 @@ def test_an_interpreter_that_does_not_start_costs_its_own_cells(tmp_path):
     assert [(cell.runner, cell.green) for cell in report.cells] == [("numpy", True)]
 
 
-@pytest.mark.xfail(reason="a bundle does not say which interpreter: the replay runs in this one, and is green or not")
 def test_a_replay_runs_in_the_interpreter_of_the_failure(tmp_path, wrapper):
     broken = tmp_path / "broken"
     broken.write_text(f'#!/bin/sh\nunset PARITY_TEST_MARK\nexec {sys.executable} "$@"\n')
@@ -832,7 +835,6 @@ def test_a_replay_runs_in_the_interpreter_of_the_failure(tmp_path, wrapper):
         del os.environ["PARITY_TEST_MARK"]
 
 
-@pytest.mark.xfail(reason="PYTHONPATH is the folder around the package: all that is installed beside it is lent too")
 def test_another_interpreter_is_lent_this_package_and_nothing_beside_it(tmp_path):
     """As when the package is installed: a framework beside it hides that of the other environment."""
     site = tmp_path / "site-packages"
@@ -879,10 +881,7 @@ SPEC = Spec("Scale", "N C", weights={{"s": "C"}}, runners={{"numpy": Runner("old
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "size",
-    [
-        1,
-        pytest.param(200_000, marks=pytest.mark.xfail(reason="the pipe is full: the run waits for the worker forever")),
-    ],
+    [1, 200_000],
     ids=["few requests", "more requests than a pipe holds"],
 )
 def test_a_worker_that_hangs_while_it_starts_is_timed_out(tmp_path, size):
@@ -913,14 +912,12 @@ SPEC = Spec("Scale", "N C", weights={{"s": "C"}}, config={{"long": "x" * {size}}
 # --- the smallest case ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(reason="inputs are cut along an axis and weights are not: the smallest case is another layer")
 def test_the_smallest_case_has_weights_of_its_size(bundle):
     job = read_bundle(bundle).job
     assert job.weights["s"].shape == (job.config["C"],)
     assert job.inputs["x"].shape == (job.config["N"], job.config["C"])
 
 
-@pytest.mark.xfail(reason="the repro knows the stochastic error alone: it prints 167772 x the budget for a 20th of it")
 def test_the_repro_of_a_tolerance_by_hand_is_judged_by_it(manual):
     done = subprocess.run([sys.executable, f"{manual}/repro.py"], capture_output=True, text=True, check=True)
     assert float(done.stdout.split()[-1]) == pytest.approx(10, rel=0.01)
@@ -1018,7 +1015,6 @@ def test_fingerprint_of_one_runner_is_shown_and_written(tmp_path):
     assert content["numpy"]["versions"] == {"numpy": np.__version__}
 
 
-@pytest.mark.xfail(reason="the engine of NumPy does not call its probe")
 def test_numpy_has_a_fingerprint():
     [state] = parity.fingerprints(RIGHT)
     assert state.fingerprint["version.numpy"] == np.__version__
@@ -1046,7 +1042,6 @@ def test_a_file_that_is_no_report_is_exit_2(tmp_path, content):
     assert "must be a report of run --json" in text_of(done)
 
 
-@pytest.mark.xfail(reason="KeyError: a traceback and status 1, which says that a runner disagrees")
 def test_a_report_that_lacks_its_results_is_exit_2(tmp_path):
     (tmp_path / "report.json").write_text('{"schema": 2}')
     assert cli("report", tmp_path / "report.json").exit_code == 2

@@ -1,7 +1,10 @@
 """A failure in a folder: what it takes to run it again, elsewhere and later, and a short script that does."""
 
+import hashlib
 import json
 import os
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,11 @@ from eca_multi._files import write_atomically
 
 from ._axes import SpecError
 from .jobs import Job, Outputs, pack_job, unpack_job
-from .judging import Solution
+from .judging import Judge, Solution
 from .runners import Runner
 from .spec import Spec
 
-SCHEMA = 1
+SCHEMA = 2
 REPRO = '''"""{line}"""
 
 import json, os
@@ -47,6 +50,7 @@ class Bundle:
     spec: dict[str, Any]
     runner: str
     adapter: str
+    python: str
     reference: str
     env: dict[str, str]
     kind: str
@@ -56,55 +60,88 @@ class Bundle:
     job: Job
 
 
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "spec": dict, "runner": str, "adapter": str, "python": str, "reference": str, "env": dict, "kind": str,
+    "c": (int, float), "manual": (dict, type(None)), "line": str,
+}  # fmt: skip
+
+
 def write_bundle(
-    folder: Path, spec: Spec, runner: Runner, reference: Runner, kind: str, c: float, line: str, job: Job,
-    results: Outputs, solution: Solution,
+    folder: Path, spec: Spec, runner: Runner, reference: Runner, by: Judge, line: str, job: Job, results: Outputs,
+    solution: Solution,
 ) -> None:  # fmt: skip
-    """Write a bundle: bundle.json, the job's arrays, the runner's results, the reference with its errors, repro.py."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a bundle, whole or not at all, in the place of one of the same name.
+
+    It holds bundle.json, the job's arrays, the runner's results, the reference with the errors E that are allowed
+    (by hand, or those of the analysis or the re-runs), and repro.py.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     plain, arrays = pack_job(job)
+    truth = {name: value for name, (value, _) in solution.items()}
+    truth |= {f"{name}@error": by.budget(value, error) for name, (value, error) in solution.items()}
+    files = {
+        "job.safetensors": _packed(arrays),
+        "results.safetensors": _packed({name: tensor.values for name, tensor in results.items()}),
+        "reference.safetensors": _packed(truth),
+    }
     about = {
         "schema": SCHEMA,
         "spec": {"name": spec.name, "layout": spec.layout, "taps": list(spec.taps)},
         "runner": runner.name,
         "adapter": runner.adapter,
+        "python": runner.python,
         "reference": reference.adapter,
         "env": dict(runner.env),
-        "kind": kind,
-        "c": c,
+        "kind": by.kind,
+        "c": by.c,
         "manual": asdict(spec.budget) if spec.budget else None,
         "line": line,
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         "job": plain,
     }
-    truth = {n: v for n, (v, _) in solution.items()} | {f"{n}@error": e for n, (_, e) in solution.items()}
-    for name, tensors in (
-        ("job", arrays),
-        ("results", {n: t.values for n, t in results.items()}),
-        ("reference", truth),
-    ):
-        write_atomically(folder / f"{name}.safetensors", save({n: np.ascontiguousarray(a) for n, a in tensors.items()}))
-    write_atomically(folder / "repro.py", REPRO.format(line=line.replace('"', "'")).encode())
-    write_atomically(
-        folder / "bundle.json", (json.dumps(about, indent=1) + "\n").encode()
-    )  # last: it says all is there
+    files["repro.py"] = REPRO.format(line=line.replace('"', "'").replace("\\", "/")).encode()
+    files["bundle.json"] = (json.dumps(about, indent=1) + "\n").encode()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".eca-", dir=folder.parent) as temporary:
+        new = Path(temporary, "new")
+        new.mkdir()
+        for name, data in files.items():
+            write_atomically(new / name, data)
+        if folder.exists():
+            os.replace(folder, Path(temporary, "old"))
+        os.replace(new, folder)
 
 
 def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
     """Read a bundle.
 
     Raises:
-        SpecError: If it is no complete bundle.
+        SpecError: If it is no complete bundle, or a file of it has changed.
     """
     path = Path(folder)
     try:
         about = json.loads((path / "bundle.json").read_text())
         if about["schema"] != SCHEMA:
-            raise SpecError(f"{folder} must be a bundle of schema {SCHEMA}. Received: {about['schema']}.")
+            raise ValueError(f"schema {about['schema']}, expected {SCHEMA}")
+        for name, digest in about["sha256"].items():
+            if hashlib.sha256((path / name).read_bytes()).hexdigest() != digest:
+                raise ValueError(f"{name} has changed since it was written")
+        for name, kind in _TYPES.items():
+            if not isinstance(about[name], kind):
+                raise TypeError(f"{name} is {about[name]!r}")
+        if lacking := {"name", "layout", "taps"} - set(about["spec"]):
+            raise KeyError(f"spec.{min(lacking)}")
         job = unpack_job(about["job"], load_file(path / "job.safetensors"))
-        names = ("spec", "runner", "adapter", "reference", "env", "kind", "c", "manual", "line")
-        return Bundle(**{name: about[name] for name in names}, job=job)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        return Bundle(**{name: about[name] for name in _TYPES}, job=job)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
         raise SpecError(
             f"{folder} must be a complete bundle. Received: {type(error).__name__}: {error}. Write it again with "
             "`eca-multi parity run --bundles FOLDER`."
         ) from error
+
+
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    data: bytes = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    return data

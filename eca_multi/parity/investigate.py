@@ -1,5 +1,6 @@
 """What follows a failure, while the workers are still there: fingerprint, localisation, shrinking, bundle."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,16 +27,13 @@ def investigate(session: "Session", bundles: Path | None) -> None:
     """Localise the first failure of each runner and dtype."""
     for runner in session.runners:
         failures = [c for c in session.report.cells if c.runner == runner.name and c.verdict in localize.FAILS]
-        first = {cell.dtype: cell for cell in reversed(failures) if _task(session, cell) is not None}
-        if not first or session.states[runner.name].state != "ran":
-            continue
-        take_fingerprint(session, runner)
+        first = {cell.dtype: (cell, task) for cell in reversed(failures) if (task := _task(session, cell)) is not None}
+        if first and not session.states[runner.name].fingerprint:
+            take_fingerprint(session, runner)
         for dtype in sorted(first):
-            found = _localise(session, runner, first[dtype], shrink=dtype == min(first), bundles=bundles)
-            if found is not None:
-                session.report.localisations.append(found)
-    if bundles is not None and any(found.bundle for found in session.report.localisations):
-        session.report.replay = f"eca-multi parity replay {session.report.localisations[0].bundle}"
+            found = _localise(session, runner, *first[dtype], shrink=dtype == min(first), bundles=bundles)
+            session.report.localisations.append(found)
+    session.report.replay = next((found.replay for found in session.report.localisations if found.replay), "")
 
 
 def measure_power(session: "Session") -> None:
@@ -94,51 +92,77 @@ def _task(session: "Session", cell: Cell) -> Task | None:
 
 
 def _localise(
-    session: "Session", runner: Runner, cell: Cell, *, shrink: bool, bundles: Path | None
-) -> Localisation | None:
-    task = _task(session, cell)
-    if task is None:
-        return None
+    session: "Session", runner: Runner, cell: Cell, task: Task, *, shrink: bool, bundles: Path | None
+) -> Localisation:
     job = replace(task.job, taps=tuple(session.spec.taps), compiled=False, twice=False, gradients=True)
     answer = _both(session, runner, [job])[0]
+    stages: list[localize.Stage] = []
+    first = None
     if answer is None:
-        return None
-    results, solution = answer
-    isolated = session.solve([localize.given(job, results)])[0]
-    stages = localize.chain(job, results, solution, isolated or solution, session.judge)
-    first = localize.culprit(stages)
-    if first is None and task.job.compiled and not any(s.propagated.verdict in localize.FAILS for s in stages):
-        line = "first divergence: none when run eagerly: compiling changes the result"
+        line = f"first divergence: not found, since it cannot be run again: {_fault(session, runner)}"
+        smallest, answer = replace(task.job, twice=False), ({}, session.solutions[task.oracle or ("", "", "")])
     else:
-        why = explain(first.name, cell.dtype, session.states[runner.name].fingerprint) if first else None
-        line = localize.say(stages, why or "")
-    smallest = _shrink(session, runner, job, cell.tensor) if shrink else job
-    sizes = {axis: int(smallest.config[axis]) for axis in localize.axes_of(job)} if smallest is not job else {}
-    folder = ""
-    if bundles is not None:
-        final = _both(session, runner, [smallest])[0] or answer
-        place = bundles / f"{runner.name}-{cell.case}-{cell.dtype}".replace(":", "-").replace("+", "-")
-        head = f"{runner.name} {cell.dtype} {cell.case} {cell.tensor}: {line}"
-        by = session.judge
-        write_bundle(place, session.spec, runner, session.reference, by.kind, by.c, head, smallest, *final)
-        folder = str(place)
+        results, solution = answer
+        isolated = session.solve([localize.given(job, results)])[0]
+        stages = localize.chain(job, results, solution, isolated or solution, session.judge)
+        first = localize.culprit(stages)
+        if first is None and task.job.compiled and not any(s.propagated.verdict in localize.FAILS for s in stages):
+            line = "first divergence: none when run eagerly: compiling changes the result"
+            # As it is: each size to try would be compiled anew, which takes minutes.
+            smallest, answer = _again(session, runner, replace(task.job, twice=False)) or (job, answer)
+        else:
+            why = explain(first.name, cell.dtype, session.states[runner.name].fingerprint) if first else None
+            line = localize.say(stages, why or "")
+            smaller = _shrink(session, runner, job, cell.tensor) if shrink else job
+            smallest, answer = (smaller is not job and _again(session, runner, smaller)) or (job, answer)
+    cut = smallest.config != job.config
+    sizes = {axis: int(smallest.config[axis]) for axis in localize.axes_of(job)} if cut else {}
+    folder, note = _bundle(session, runner, cell, line, bundles, smallest, answer)
     return Localisation(
         runner.name,
         cell.case,
         cell.dtype,
-        f"{runner.name} {cell.dtype} {cell.case}: {line}",
+        f"{runner.name} {cell.dtype} {cell.case}: {line}{note}",
         first.name if first else None,
         line.partition(" -> ")[2],
         tuple(stage.plain() for stage in stages),
         sizes,
         folder,
+        f"eca-multi parity replay {shlex.quote(folder)}" if folder else "",
     )
+
+
+def _bundle(
+    session: "Session", runner: Runner, cell: Cell, line: str, bundles: Path | None, job: Job, answer: Answer
+) -> tuple[str, str]:
+    """Write what `replay` needs; return its folder, or else a note. The verdict stands either way."""
+    if bundles is None:
+        return "", ""
+    folder = bundles / f"{runner.name}-{cell.case}-{cell.dtype}".replace(":", "-").replace("+", "-")
+    head = f"{runner.name} {cell.dtype} {cell.case} {cell.tensor}: {line}"
+    try:
+        write_bundle(folder, session.spec, runner, session.reference, session.judge, head, job, *answer)
+    except OSError as error:
+        return "", f"; no bundle was written: {error}"
+    return str(folder), ""
+
+
+def _fault(session: "Session", runner: Runner) -> str:
+    """Why a job has no answer: the runner says it, or else the reference."""
+    own, of_reference = (session.faults.get(name, "") for name in (runner.name, session.reference.name))
+    return own or f"the reference: {of_reference or 'no answer'}"
+
+
+def _again(session: "Session", runner: Runner, job: Job) -> tuple[Job, Answer] | None:
+    answer = _both(session, runner, [job])[0]
+    return None if answer is None else (job, answer)
 
 
 def _both(session: "Session", runner: Runner, jobs: Sequence[Job]) -> list[Answer | None]:
     """Run jobs in the runner and in the reference; None where either cannot."""
+    session.faults.clear()
     results = session.evaluate(runner, jobs)
-    solutions = session.solve(jobs)
+    solutions = session.solve([replace(job, compiled=False) for job in jobs])
     return [(r, s) if r is not None and s is not None else None for r, s in zip(results, solutions, strict=True)]
 
 
@@ -158,4 +182,4 @@ def _fails(session: "Session", job: Job, answer: Answer, tensor: str) -> bool:
     name = tensor if tensor in answer[1] else next(iter(job.outputs))
     if name not in answer[0] or name not in answer[1]:
         return False
-    return localize._judge(name, answer[0], answer[1], session.judge).verdict in localize.FAILS
+    return localize.judge_one(name, answer[0], answer[1], session.judge).verdict in localize.FAILS

@@ -34,8 +34,8 @@ class Job:
     """One case in one dtype, as a worker gets it.
 
     `config` holds the specification's settings and the sizes of the axes. `axes` says, for each input and output whose
-    axes have names, their order. `given` replaces taps in the reference. `batches` are inputs and cotangents of
-    training, stacked along a first axis of steps.
+    axes have names, their order; `weight_axes` for each weight and state. `given` replaces taps in the reference.
+    `batches` are inputs and cotangents of training, stacked along a first axis of steps.
     """
 
     case: str
@@ -43,6 +43,7 @@ class Job:
     config: Mapping[str, Any]
     axes: Mapping[str, tuple[str, ...]]
     outputs: tuple[str, ...]
+    weight_axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     taps: tuple[str, ...] = ()
     param_dtype: str = ""
     compiled: bool = False
@@ -88,8 +89,8 @@ def unpack_job(plain: Mapping[str, Any], arrays: Arrays) -> Job:
     for key, array in arrays.items():
         name, _, rest = key.partition("/")
         grouped[name][rest] = array
-    axes = {name: tuple(axes) for name, axes in plain["axes"].items()}
-    fixed = {"axes": axes, "outputs": tuple(plain["outputs"]), "taps": tuple(plain["taps"])}
+    axes = {key: {n: tuple(a) for n, a in plain[key].items()} for key in ("axes", "weight_axes")}
+    fixed = {**axes, "outputs": tuple(plain["outputs"]), "taps": tuple(plain["taps"])}
     return Job(**{**plain, **fixed, **grouped})
 
 

@@ -48,7 +48,7 @@ def load_module(place: str) -> ModuleType:
         except BaseException:
             del sys.modules[name]
             raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a file that ends the program has not agreed, nor disagreed
         raise SpecError(f"{place} must import. It raised {type(error).__name__}: {error}") from error
     return module
 
@@ -61,6 +61,11 @@ def source_of(thing: Any, what: str) -> str:
     """
     if isinstance(thing, str):
         return thing
+    if not callable(thing) or not hasattr(thing, "__qualname__"):
+        raise SpecError(
+            f'{what} must be a class, or "file.py:Class" or "module:Class". Received: {thing!r}. '
+            "Give the class itself, not an instance of it."
+        )
     module, name = sys.modules.get(thing.__module__), thing.__qualname__
     file = getattr(module, "__file__", None)
     if file is None or "<" in name:

@@ -51,13 +51,14 @@ def given(job: Job, results: Outputs) -> Job:
 def chain(job: Job, results: Outputs, solution: Solution, isolated: Solution, by: Judge) -> list[Stage]:
     """Judge every stage twice."""
     return [
-        Stage(name, direction, _judge(name, results, solution, by), _judge(name, results, isolated, by))
+        Stage(name, direction, judge_one(name, results, solution, by), judge_one(name, results, isolated, by))
         for name, direction in order(job)
         if name in solution
     ]
 
 
-def _judge(name: str, results: Outputs, solution: Mapping[str, Any], by: Judge) -> Judgement:
+def judge_one(name: str, results: Outputs, solution: Mapping[str, Any], by: Judge) -> Judgement:
+    """Judge one tensor; the dtype is not looked at."""
     if name not in results:
         return Judgement(Verdict.MISSING_TAP)
     value, error = solution[name]
@@ -86,14 +87,15 @@ def say(stages: list[Stage], explanation: str) -> str:
 
 
 def smaller(job: Job, axis: str, size: int) -> Job:
-    """Cut every tensor of a job to the first `size` along an axis."""
+    """Cut every tensor of a job to the first `size` along an axis: data, weights and states."""
+    axes = {**job.axes, **job.weight_axes}
 
-    def cut(name: str, array: Any, axes: Mapping[str, tuple[str, ...]]) -> Any:
+    def cut(name: str, array: Any) -> Any:
         named = axes.get(name, ())
         return array[tuple(slice(size) if a == axis else slice(None) for a in named)] if axis in named else array
 
     groups: dict[str, Any] = {
-        group: {name: cut(name, array, job.axes) for name, array in getattr(job, group).items()}
+        group: {name: cut(name, array) for name, array in getattr(job, group).items()}
         for group in ("inputs", "weights", "state", "cotangents")
     }
     return replace(job, config={**job.config, axis: size}, **groups)

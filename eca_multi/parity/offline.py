@@ -16,7 +16,7 @@ from .jobs import Tensor
 from .plan import BASE, Task
 from .report import Report
 from .run import run_tasks
-from .runners import Runner, find_runners
+from .runners import Runner, find_runners, refuse_in_worker
 from .spec import Case, Manual, Spec
 
 ERROR = "@error"
@@ -39,8 +39,9 @@ def replay(
     Raises:
         SpecError: If it is no complete bundle.
     """
+    refuse_in_worker("replay")
     found = read_bundle(bundle)
-    own = Runner(found.runner, found.adapter, env=found.env)
+    own = Runner(found.runner, found.adapter, env=found.env, python=found.python)
     spec = Spec(
         found.spec["name"],
         found.spec["layout"],
@@ -74,7 +75,7 @@ def compare(
     and bit by bit where neither is given.
 
     Raises:
-        SpecError: If a file cannot be read.
+        SpecError: If a file cannot be read, or a budget is not of its tensor's shape.
     """
     left, right = (_read(path) for path in (first, second))
     result = {}
@@ -86,8 +87,14 @@ def compare(
             result[name] = Judgement(Verdict.MISSING_TAP, None, (), "", f"{Path(lacking).name} has no {name}")
             continue
         actual, reference = Tensor(left[name], left[name].dtype.name), right[name].astype(np.float64)
-        if name + ERROR in right:
-            result[name] = judge(actual, reference, right[name + ERROR], None, SAFETY["stochastic"])
+        budget = right.get(name + ERROR)
+        if budget is not None and budget.shape != reference.shape:
+            raise SpecError(
+                f"{name}{ERROR} of {os.fspath(second)} must have the shape of {name}, {reference.shape}. "
+                f"Received: {budget.shape}."
+            )
+        if budget is not None:
+            result[name] = judge(actual, reference, budget, None, SAFETY["stochastic"])
         elif rtol or atol:
             result[name] = judge(actual, reference, atol + rtol * np.abs(reference), None)
         else:

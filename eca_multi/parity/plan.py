@@ -1,7 +1,9 @@
 """From a specification to jobs: which evaluations the checks need, and on which data."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +56,7 @@ def tasks(spec: Spec, cases: Sequence[Case], dtypes: Sequence[str], checks: Sequ
     for dtype in dtypes:
         for case in cases:
             drawn = draw(spec, case)
+            _check_config(case, drawn.config)
             every += _case_tasks(spec, case, drawn, dtype, checks)
     if "nonfinite" in checks:
         case = next((case for case in cases if case.draw is None), cases[0])
@@ -61,6 +64,18 @@ def tasks(spec: Spec, cases: Sequence[Case], dtypes: Sequence[str], checks: Sequ
         for dtype in dtypes:
             every += _nonfinite(spec, case, drawn, dtype)
     return every
+
+
+def _check_config(case: Case, config: Mapping[str, Any]) -> None:
+    """Refuse settings that cannot be handed to a worker."""
+    for name, value in config.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise SpecError(
+                f"config must hold numbers, strings, booleans, None, and lists and dicts of them. "
+                f"Received: {name}={value!r} in case {case.name}. Give a NumPy number as float(...) or int(...)."
+            ) from error
 
 
 def _case_tasks(spec: Spec, case: Case, drawn: Drawn, dtype: str, checks: Sequence[str]) -> list[Task]:
@@ -120,6 +135,7 @@ def base_job(spec: Spec, case: Case, drawn: Drawn, dtype: str, param_dtype: str 
         drawn.config,
         drawn.axes,
         tuple(spec.outputs or ()),
+        weight_axes={name: drawn.shapes[name] for name in (*drawn.weights, *drawn.state)},
         inputs=rounded(drawn.inputs, dtype),
         weights=rounded(weights, param_dtype or dtype),
         state=rounded(drawn.state, param_dtype or dtype),
@@ -164,10 +180,11 @@ def training_job(spec: Spec, case: Case, drawn: Drawn, dtype: str) -> Job:
     )
 
 
-def check_names(what: str, names: Sequence[str] | None, known: Sequence[str]) -> list[str]:
+def check_names(what: str, names: Sequence[str] | str | None, known: Sequence[str]) -> list[str]:
     """Return the chosen names in the order of the known ones; None takes all."""
     from .runners import UsageError
 
+    names = [names] if isinstance(names, str) else names
     for name in names or ():
         if name not in known:
             raise UsageError(f"{what} must be one of {', '.join(known)}. Received: {name!r}.")

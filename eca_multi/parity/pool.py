@@ -36,8 +36,16 @@ class Message:
 Inbox: TypeAlias = "queue.Queue[tuple[Worker, dict[str, Any] | None]]"
 
 
+class NotStarted(Exception):
+    """The interpreter of a worker is none that this machine can run."""
+
+
 class Worker:
-    """One process with one adapter, in a group of its own so that all it started can be ended with it."""
+    """One process with one adapter, in a group of its own so that all it started can be ended with it.
+
+    Raises:
+        NotStarted: If its interpreter cannot be run.
+    """
 
     def __init__(self, runner: Runner, folder: Path, inbox: Inbox) -> None:
         self.runner = runner
@@ -46,21 +54,32 @@ class Worker:
         self.fault = ""
         self._stderr = folder / "stderr.txt"
         environment = {**WORKER_ENV, **os.environ, **FORCED_ENV, **runner.env}
-        if runner.python:  # another environment finds this package where it lies
-            environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+        if runner.python:  # another environment finds this package, and nothing that is installed beside it
+            (folder / "lent").mkdir()
+            (folder / "lent" / "eca_multi").symlink_to(Path(__file__).parents[1])
+            environment["PYTHONPATH"] = str(folder / "lent")
+        python = runner.python or sys.executable
         with self._stderr.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                # -P: a folder named after a framework in the current directory must not be taken for it
-                [runner.python or sys.executable, "-P", "-m", "eca_multi.parity.worker", runner.role, runner.adapter],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=environment,
-                text=True,
-                start_new_session=True,
-            )
-        self._thread = threading.Thread(target=self._listen, args=(inbox,), daemon=True)
-        self._thread.start()
+            try:
+                self.process = subprocess.Popen(
+                    # -P: a folder named after a framework in the current directory must not be taken for it
+                    [python, "-P", "-m", "eca_multi.parity.worker", runner.role, runner.adapter],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    env=environment,
+                    text=True,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise NotStarted(f"{python} did not start: {error}. Correct python= of the runner.") from error
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._threads = [
+            threading.Thread(target=self._listen, args=(inbox,), daemon=True),
+            threading.Thread(target=self._write, daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def ask(self, requests: Sequence[Request]) -> None:
         """Hand over a batch of jobs."""
@@ -75,10 +94,15 @@ class Worker:
         self.kill()
 
     def _say(self, line: str) -> None:
-        if self.process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError, ValueError):  # it has died: its reader says so
-                self.process.stdin.write(line + "\n")
-                self.process.stdin.flush()
+        self._lines.put(line + "\n")
+
+    def _write(self) -> None:
+        """Write from a thread: a worker that does not read yet must not keep the others waiting."""
+        if self.process.stdin is not None:  # as it is: it was asked for
+            with contextlib.suppress(OSError), self.process.stdin as pipe:  # it has died: its reader says so
+                while (line := self._lines.get()) is not None:
+                    pipe.write(line)
+                    pipe.flush()
 
     def _listen(self, inbox: Inbox) -> None:
         """Pass on each answer; a None says that nothing more will come."""
@@ -107,10 +131,9 @@ class Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self._thread.join(GRACE)
-        if self.process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
+        self._lines.put(None)
+        for thread in self._threads:
+            thread.join(GRACE)
 
 
 class Pool:
@@ -123,7 +146,7 @@ class Pool:
     def __init__(self, folder: Path, *, workers: int, timeout: float) -> None:
         self.folder, self.limit, self.timeout = folder, workers, timeout
         self.workers: dict[str, Worker] = {}
-        self.dead: set[str] = set()
+        self.dead: dict[str, str] = {}  # how each of them ended
         self._inbox: Inbox = queue.Queue()
 
     def __enter__(self) -> "Pool":
@@ -149,20 +172,20 @@ class Pool:
             while waiting and len(busy) < self.limit:
                 runner, requests = waiting.pop(0)
                 if runner.name in self.dead:
-                    yield Message(runner, "crashed", detail="ended earlier in this run")
+                    yield Message(runner, "crashed", detail=f"ended earlier in this run: {self.dead[runner.name]}")
                     continue
-                worker = self._worker(runner)
+                try:
+                    worker = self._worker(runner)
+                except NotStarted as error:
+                    self.dead[runner.name] = str(error)
+                    yield Message(runner, "crashed", detail=str(error))
+                    continue
                 worker.ask(requests)
                 busy.add(worker)
             for worker in [w for w in busy if time.monotonic() - w.heard > self.timeout]:
                 busy.discard(worker)
                 worker.kill()
-                self._bury(worker)
-                yield Message(
-                    worker.runner,
-                    "timed out",
-                    detail=f"said nothing for {self.timeout:g} s\n{worker.tail()}".strip(),
-                )
+                yield self._bury(worker, "timed out", f"said nothing for {self.timeout:g} s")
             try:
                 worker, message = self._inbox.get(timeout=0.2)
             except queue.Empty:
@@ -172,9 +195,7 @@ class Pool:
             worker.heard = time.monotonic()
             if message is None:
                 busy.discard(worker)
-                status = worker.end()
-                self._bury(worker)
-                yield Message(worker.runner, "crashed", detail=f"{status}\n{worker.tail()}".strip())
+                yield self._bury(worker, "crashed", worker.end())
             elif message.get("done"):
                 busy.discard(worker)
                 worker.busy = False
@@ -189,6 +210,7 @@ class Pool:
             self.workers[runner.name] = Worker(runner, home, self._inbox)
         return self.workers[runner.name]
 
-    def _bury(self, worker: Worker) -> None:
-        self.dead.add(worker.runner.name)
+    def _bury(self, worker: Worker, kind: str, status: str) -> Message:
+        self.dead[worker.runner.name] = status
         self.workers.pop(worker.runner.name, None)
+        return Message(worker.runner, kind, detail=f"{status}\n{worker.tail()}".strip())

@@ -53,7 +53,8 @@ class RunnerState:
 class Localisation:
     """Where a failure begins: the chain of taps, each judged as propagated and in isolation.
 
-    `line` says it in one line; `shrunk` holds the sizes of the smallest case that still fails, `bundle` its folder.
+    `line` says it in one line, or why it is not known; `shrunk` holds the sizes of the smallest case that still fails,
+    `bundle` its folder and `replay` the command that runs it again.
     """
 
     runner: str
@@ -65,6 +66,7 @@ class Localisation:
     chain: tuple[dict[str, Any], ...] = ()
     shrunk: dict[str, int] = field(default_factory=dict)
     bundle: str = ""
+    replay: str = ""
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,33 @@ class Report:
             if cell.judgement.profile and (key not in worst or _severity(cell) > _severity(worst[key])):
                 worst[key] = cell
         return list(worst.values())
+
+
+# Of a report in JSON: the type of each field, and the texts in the rows that are always read.
+_FIELDS = {
+    "exit_code": int, "spec": dict, "environment": dict, "required": list, "runners": list, "cases": list,
+    "results": list, "localisations": list, "trajectories": list, "power": list, "replay": str,
+}  # fmt: skip
+_ROWS = {"runners": ("name", "state"), "results": ("runner", "verdict"), "localisations": ("line",)}
+
+
+def check_content(content: Any) -> dict[str, Any]:
+    """Return what was read from a file, if it is a whole report.
+
+    Raises:
+        ValueError: Naming what it lacks.
+    """
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        schema = content.get("schema") if isinstance(content, dict) else None
+        raise ValueError(f"schema {schema!r}, expected {SCHEMA}")
+    for name, kind in _FIELDS.items():
+        if not isinstance(content.get(name), kind):
+            raise ValueError(f"{name} is {content.get(name)!r}, expected a {kind.__name__}")
+    for name, texts in _ROWS.items():
+        for row in content[name]:
+            if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in texts):
+                raise ValueError(f"a row of {name} lacks {' or '.join(texts)}")
+    return content
 
 
 def as_json(content: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from ._axes import SpecError
 from .budget import DTYPES
@@ -22,8 +21,8 @@ from .judging import Judge, Solution, check_finite, unavailable
 from .plan import CHECKS, DEFAULT_CHECKS, Task, check_names, tasks
 from .pool import Message, Pool
 from .report import Report, RunnerState
-from .results import load, solution_of
-from .runners import Runner, UsageError, find_runners, reference_of
+from .results import load, solution_of, write_arrays
+from .runners import Runner, UsageError, find_runners, reference_of, refuse_in_worker
 from .spec import Spec
 from .specs import find_spec
 
@@ -33,11 +32,11 @@ Progress = Callable[[str, int, int], None]
 def run(
     spec: "Spec | str" = "eca",
     *,
-    runners: Sequence[str] | None = None,
-    dtypes: Sequence[str] | None = None,
-    cases: Sequence[str] | None = None,
+    runners: Sequence[str] | str | None = None,
+    dtypes: Sequence[str] | str | None = None,
+    cases: Sequence[str] | str | None = None,
     checks: Sequence[str] | str | None = None,
-    require: Sequence[str] = (),
+    require: Sequence[str] | str = (),
     timeout: float = 180.0,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -46,7 +45,8 @@ def run(
     """Compare implementations of a layer with the float64 reference.
 
     Every runner gets a process of its own, the same quantised weights, inputs and cotangents, and is judged by the same
-    elementwise error budget (docs/parity.md).
+    elementwise error budget (docs/parity.md). Workers import the file of their adapter: in a script, put the call under
+    `if __name__ == "__main__":`. Where names are listed, a str is one name.
 
     Args:
         spec: A `Spec`, the name of one that comes with the package, or "file.py" or "file.py:NAME".
@@ -68,11 +68,11 @@ def run(
         >>> report = parity.run(runners=["torch"], dtypes=["float32"], cases=["offsets"])
         >>> report.raise_for_status()
     """
+    refuse_in_worker("run")
     spec, source = find_spec(spec)
     chosen = find_runners(spec, runners)
+    require = [require] if isinstance(require, str) else require
     wanted = CHECKS if checks == "all" else DEFAULT_CHECKS if checks is None else checks
-    if isinstance(wanted, str):
-        wanted = [wanted]
     asked = tuple(check_names("check", wanted, CHECKS))
     kinds = check_names("dtype", dtypes, list(DTYPES))
     names = check_names("case", cases, [case.name for case in spec.cases])
@@ -133,9 +133,10 @@ def run_tasks(
 
 
 def fingerprints(
-    spec: "Spec | str" = "eca", *, runners: Sequence[str] | None = None, timeout: float = 180.0
+    spec: "Spec | str" = "eca", *, runners: Sequence[str] | str | None = None, timeout: float = 180.0
 ) -> list[RunnerState]:
     """Measure how each runner computes here; see `eca_multi.parity.fingerprints`."""
+    refuse_in_worker("fingerprints")
     spec, _ = find_spec(spec)
     chosen = find_runners(spec, runners)
     states = {runner.name: state_of(runner) for runner in chosen}
@@ -184,6 +185,7 @@ class Session:
         self.asked: dict[int, tuple[Runner, Task]] = {}
         self.unsupported: dict[str, dict[str, str]] = {}
         self.failure = ""  # of the reference
+        self.faults: dict[str, str] = {}  # by runner: why what was asked beside the plan has no answer
         self.done = self.files = 0
         self.total = sum(len(self._tasks_of(runner)) for runner in runners)
 
@@ -253,13 +255,18 @@ class Session:
         for message in self.pool.run([(runner, numbered)]):
             if message.kind == "result":
                 answers[message.content["id"]] = message.content
+                fault = message.content.get("error") or message.content.get("unsupported")
+                if fault:
+                    self.faults[runner.name] = fault.strip().splitlines()[-1]
+            elif message.kind in ("crashed", "timed out"):
+                self.faults[runner.name] = f"the worker {message.kind}: {message.detail.splitlines()[0]}"
         return answers
 
     def loose(self, job: Job, do: str) -> dict[str, Any]:
         self.files += 1
         plain, arrays = pack_job(job)
         path = self.folder / f"loose-{self.files}.safetensors"
-        save_file(arrays, path)
+        write_arrays(arrays, path)
         return {"do": do, "job": json.loads(json.dumps(plain)), "inputs": str(path), "out": f"{path}.out", "check": ""}
 
     # --- what is asked
@@ -278,7 +285,7 @@ class Session:
         name = f"{task.job.case}.{task.job.dtype}.{task.oracle[2] if task.oracle else ''}.{len(task.job.given)}"
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
-            save_file(arrays, path)
+            write_arrays(arrays, path)
         return json.loads(json.dumps(plain)), path
 
     # --- what comes in

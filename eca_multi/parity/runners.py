@@ -17,8 +17,10 @@ from .spec import Spec
 class Runner:
     """A framework in a process of its own.
 
+    As a value in a `Spec` it adds to what its framework's has: "keras-jax" keeps its backend beside an `env` of yours.
+
     Attributes:
-        name: The name in reports.
+        name: The name in reports; in a `Spec` the key is.
         adapter: "module:Class", "file.py:Class" or, in a `Spec`, the class.
         requires: Packages that must be there; `extra` is what to install where one is missing.
         env: Set before the worker imports anything.
@@ -73,24 +75,47 @@ WORKER_ENV = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
 
+# Names of workers that a run starts by itself: the reference's, and that of the mutants of `power`.
+RESERVED = ("reference", "mutants")
+
 # A switch in the caller's shell must not turn a compiled runner into an eager one.
-FORCED_ENV = {"TORCHDYNAMO_DISABLE": "0", "TORCH_COMPILE_DISABLE": "0", "JAX_DISABLE_JIT": "0"}
+IN_WORKER = "ECA_MULTI_PARITY_WORKER"
+FORCED_ENV = {"TORCHDYNAMO_DISABLE": "0", "TORCH_COMPILE_DISABLE": "0", "JAX_DISABLE_JIT": "0", IN_WORKER: "1"}
 
 
 class UsageError(SpecError):
     """A name or number that the caller got wrong, found before anything runs."""
 
 
+def refuse_in_worker(what: str) -> None:
+    """Refuse to start workers from a worker: each would import the same file and start its own, without end.
+
+    Raises:
+        SpecError: In a worker, whose harness shows it.
+    """
+    if IN_WORKER in os.environ:
+        raise SpecError(
+            f"parity.{what} must not run when a file is imported: each worker imports the file of its adapter. "
+            'Put the call under `if __name__ == "__main__":`.'
+        )
+
+
 def runners_of(spec: Spec) -> list[Runner]:
-    """Return a specification's runners; "keras" is one for each backend."""
+    """Return a specification's runners; "keras" is one for each backend.
+
+    Raises:
+        SpecError: If one has a name that is not to be had, or an adapter that no worker can import.
+    """
     runners = []
     for key, adapter in spec.runners.items():
+        if key in RESERVED:
+            raise SpecError(f"a runner must not be called {' or '.join(RESERVED)}. Received: {key!r} in {spec.name}.")
         for name in _BACKENDS if key in ("keras", "flax.keras") else (key.replace(":", "-"),):
             runners.append(_runner(name, adapter))
     return runners
 
 
-def find_runners(spec: Spec, names: Sequence[str] | None) -> list[Runner]:
+def find_runners(spec: Spec, names: Sequence[str] | str | None) -> list[Runner]:
     """Return the named runners (all, for None). `file.py:Class` names an adapter of the user's own.
 
     Raises:
@@ -99,6 +124,7 @@ def find_runners(spec: Spec, names: Sequence[str] | None) -> list[Runner]:
     every = runners_of(spec)
     if names is None:
         return every
+    names = [names] if isinstance(names, str) else names
     known = {runner.name: runner for runner in every}
     chosen: list[Runner] = []
     for name in names:
@@ -127,9 +153,10 @@ def reference_of(spec: Spec) -> Runner:
     return Runner("reference", adapter, role="reference")
 
 
-def _runner(name: str, adapter: Any) -> Runner:
-    if isinstance(adapter, Runner):
-        return replace(adapter, name=name, adapter=source_of(adapter.adapter, f"runner {name!r}"))
+def _runner(name: str, given: Any) -> Runner:
+    """The framework's runner with the adapter that is given; a `Runner` adds to it what it says itself."""
+    own = given if isinstance(given, Runner) else Runner(name, given)
+    adapter = own.adapter
     base = next(
         (known for key, known in _KNOWN.items() if name == key or name.startswith((f"{key}-", f"{key}:"))), None
     )
@@ -137,7 +164,15 @@ def _runner(name: str, adapter: Any) -> Runner:
         base = _KNOWN.get(_ENGINES.get(getattr(adapter, "engine", ""), ""))
     if base is None:
         base = Runner(name, "")
-    return replace(base, name=name, adapter=source_of(adapter, f"runner {name!r}"))
+    return replace(
+        own,
+        name=name,
+        adapter=source_of(adapter, f"runner {name!r}"),
+        requires=own.requires or base.requires,
+        extra=own.extra or base.extra,
+        env={**base.env, **own.env},
+        slow=own.slow or base.slow,
+    )
 
 
 def _own_runner(name: str, known: list[str]) -> Runner:

@@ -17,13 +17,14 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from ._axes import SpecError
 from .engines import ENGINES, REFERENCES
 from .engines.base import Unsupported
 from .jobs import Job, Outputs, unpack_job
 from .loading import load_object
+from .results import write_arrays
 
 Send = Callable[[dict[str, Any]], None]
 Request = dict[str, Any]
@@ -36,6 +37,9 @@ def main() -> None:
     def send(message: dict[str, Any]) -> None:
         answers.write(json.dumps(message) + "\n")
 
+    # Before the engine, whose import may take long or hang: nobody has to wait until what is asked is read.
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read, args=(lines,), daemon=True).start()
     engine = make_engine(sys.argv[1], sys.argv[2])
     send(
         {
@@ -44,8 +48,6 @@ def main() -> None:
             "cannot": dict(engine.adapter.unsupported),
         }
     )
-    lines: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_read, args=(lines,), daemon=True).start()
     while (requests := json.loads(lines.get())) is not None:
         answer_all(engine, requests, send)
         send({"done": True})
@@ -156,8 +158,11 @@ def _answer(send: Send, request: Request, result: Outputs | Exception) -> None:
     else:
         if "not_applicable" in result:
             message["not_applicable"] = result.pop("not_applicable")
-        # Not as they came: a transposed view would be stored by its memory.
-        save_file({name: np.ascontiguousarray(tensor.values) for name, tensor in result.items()}, request["out"])
+        try:
+            write_arrays({name: tensor.values for name, tensor in result.items()}, request["out"])
+        except OSError as error:  # a full disk
+            send({**message, "error": str(error)})
+            return
         send({**message, "out": request["out"], "dtypes": {name: tensor.dtype for name, tensor in result.items()}})
 
 

@@ -50,6 +50,11 @@ class NumpyEngine(Engine):
     def save_and_load(self, job: Job) -> Native:
         raise Unsupported("a NumPy function keeps no weights")
 
+    def fingerprint(self) -> dict[str, Any]:
+        from eca_multi.parity.fingerprints._numpy import probe
+
+        return probe()
+
 
 class NumpyReference(NumpyEngine):
     """A NumPy function in float64 as the oracle: with its own error analysis, or else re-run with rounding noise."""
