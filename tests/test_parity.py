@@ -54,6 +54,7 @@ def test_runners_agree_and_report_says_so(tmp_path):
     assert all(0 <= r["budget_use"] <= 1 for r in results)
 
 
+@pytest.mark.slow
 def test_report_has_the_same_bytes_for_the_same_results():
     options = {"runners": ["torch"], "cases": ["offsets", "padded-sequences"], "checks": ["forward", "weight_grad"]}
     assert parity.run(**options).to_json() == parity.run(**options).to_json()
@@ -71,11 +72,11 @@ def test_the_mutants_base_is_right():
     ("name", "dtype", "tensors"),
     [
         ("FlippedKernel", "float32", {"y", "dx", "dw"}),
-        ("ShiftedPadding", "float32", {"y", "dx", "dw"}),
+        pytest.param("ShiftedPadding", "float32", {"y", "dx", "dw"}, marks=pytest.mark.slow),
         ("DetachedGate", "float32", {"dx", "dw"}),
-        ("Float16Mean", "float16", {"y", "dx"}),
-        ("WrongAxis", "float32", {"y", "dx", "dw"}),
-        ("BatchLeak", "float32", {"y", "dx"}),
+        pytest.param("Float16Mean", "float16", {"y", "dx"}, marks=pytest.mark.slow),
+        pytest.param("WrongAxis", "float32", {"y", "dx", "dw"}, marks=pytest.mark.slow),
+        pytest.param("BatchLeak", "float32", {"y", "dx"}, marks=pytest.mark.slow),
     ],
 )
 def test_a_defect_exits_1_and_names_the_runner(name, dtype, tensors, tmp_path):
@@ -95,12 +96,14 @@ def test_a_defect_exits_1_and_names_the_runner(name, dtype, tensors, tmp_path):
         ("NotFinite", "NONFINITE_MISMATCH"),
     ],
 )
+@pytest.mark.slow
 def test_a_mismatch_has_its_verdict(name, verdict):
     done = cli("--runner", mutant(name), "--dtype", "float32", *CASE)
     assert done.exit_code == 1, done.output
     assert f"mutants:{name} float32 same-sign y: {verdict}" in done.output
 
 
+@pytest.mark.slow
 def test_a_defect_beside_a_right_runner_names_the_wrong_one():
     done = cli("--runner", "torch", "--runner", mutant("FlippedKernel"), "--dtype", "float32", *CASE)
     assert done.exit_code == 1
@@ -125,6 +128,7 @@ def test_a_crash_is_exit_3_with_the_last_words_and_costs_only_its_own_cells():
     assert "5 of 5 tensors within budget, 1 of 2 runners ran" in done.output
 
 
+@pytest.mark.slow
 def test_silence_is_exit_3():
     done = cli("--runner", mutant("Hanging"), "--dtype", "float32", *CASE, "--timeout", "8")
     assert done.exit_code == 3
@@ -132,6 +136,7 @@ def test_silence_is_exit_3():
     assert "said nothing for 8 s" in done.output
 
 
+@pytest.mark.slow
 def test_an_end_without_all_results_is_no_agreement():
     done = cli("--runner", mutant("ExitsZero"), "--dtype", "float32", *CASE)
     assert done.exit_code == 3, done.output
@@ -146,12 +151,14 @@ def test_an_adapter_that_the_file_lacks_is_named_beside_those_it_has():
     assert "Traceback" not in done.output
 
 
+@pytest.mark.slow
 def test_nonsense_in_the_pipe_ends_the_worker():
     done = cli("--runner", mutant("WritesNonsense"), "--dtype", "float32", *CASE)
     assert done.exit_code == 3
     assert "what is no answer" in done.output
 
 
+@pytest.mark.slow
 def test_the_children_of_a_crashed_worker_end_with_it():
     done = cli("--runner", mutant("LeavesAChild"), "--dtype", "float32", *CASE)
     assert done.exit_code == 3
@@ -159,6 +166,7 @@ def test_the_children_of_a_crashed_worker_end_with_it():
     assert not _is_alive(child)
 
 
+@pytest.mark.slow
 def test_a_disagreement_beats_a_crash():
     done = cli("--runner", mutant("Crashing"), "--runner", mutant("FlippedKernel"), "--dtype", "float32", *CASE)
     assert done.exit_code == 1
@@ -196,6 +204,7 @@ def _is_alive(process: int, seconds: float = 10) -> bool:
     [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)],
     ids=["Ctrl-C", "SIGTERM", "SIGKILL"],
 )
+@pytest.mark.slow
 def test_the_workers_end_with_the_run(number, status):
     command = [sys.executable, "-m", "eca_multi", "parity", "--runner", mutant("Hanging"), "--dtype", "float32"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -220,6 +229,7 @@ def test_the_python_api_checks_its_numbers():
             parity.run(runners=["torch"], **wrong)
 
 
+@pytest.mark.slow
 def test_a_switch_in_the_shell_does_not_make_a_compiled_runner_eager(monkeypatch):
     """It would be green without having compiled anything."""
     monkeypatch.setattr("eca_multi.parity.pool.FORCED_ENV", {})
@@ -265,6 +275,7 @@ def test_nothing_compared_is_exit_4(without_jax):
     assert "Nothing was compared" in done.output
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_compiler_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)

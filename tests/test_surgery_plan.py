@@ -222,7 +222,7 @@ def test_all_differences_are_listed():
     found = {c.path: c for c in RESNET[1:]}
     found["layer1.1.bn3"] = replace(RESNET[1], channels=64)
     found["layer1.2.bn3"] = replace(RESNET[2], module_type="Identity")
-    with pytest.raises(PlanMismatchError) as caught:
+    with pytest.raises(PlanMismatchError, match="plan must fit the model") as caught:
         replay(plan(), "nnx", found)
     for text in (
         "4 differences: framework is nnx, the plan's torch",
