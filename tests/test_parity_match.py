@@ -510,7 +510,6 @@ def test_an_input_and_a_weight_of_one_name_are_both_compared_or_refused():
         assert_match(functions, {"a": X}, {"a": V})
 
 
-@pytest.mark.xfail(reason="once for each wrong tensor: seconds each")
 def test_a_fingerprint_is_taken_once(monkeypatch):
     calls = []
     monkeypatch.setattr("eca_multi.parity.engines._jax.JaxEngine.fingerprint", lambda self: calls.append(1) or {})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -78,7 +79,8 @@ def assert_match(
             here = job
         cells = list(by.cells(runner, Task("", "evaluate", "inputs", here, None), results, solution))
         wrong = [cell for cell in cells if cell.verdict.disagrees or cell.verdict is Verdict.ERROR]
-        faults += [_say(cell, engine) for cell in wrong]
+        fingerprint = cache(engine.fingerprint)  # seconds: once, however many tensors are wrong
+        faults += [_say(cell, fingerprint) for cell in wrong]
     if faults:
         raise ParityError("\n".join(faults))
 
@@ -202,9 +204,9 @@ def _without_gradients(job: Job) -> Job:
     return replace(job, gradients=False)
 
 
-def _say(cell: Cell, engine: Any) -> str:
+def _say(cell: Cell, fingerprint: Callable[[], Mapping[str, Any]]) -> str:
     try:
-        why = explain(cell.tensor, cell.dtype, engine.fingerprint())
+        why = explain(cell.tensor, cell.dtype, fingerprint())
     except Exception:  # a fingerprint explains; what it cannot say must not hide the fault
         why = None
     return describe(cell) + (f" -> {why}" if why else "")
