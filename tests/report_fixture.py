@@ -213,6 +213,7 @@ def localisations() -> list[dict[str, Any]]:
         "chain": chain,
         "shrunk": {"N": 1, "C": 3, "H": 17, "W": 16, "k": 3},
         "bundle": "parity-bundles/linen-offsets-bfloat16",
+        "replay": "eca-multi parity replay parity-bundles/linen-offsets-bfloat16",
     }
     keras = {
         "runner": "keras-jax",
@@ -224,6 +225,7 @@ def localisations() -> list[dict[str, Any]]:
         "chain": [*chain[:4], _tap("d_gate", 0.9, 0.8, "backward"), _tap("dx", 2.8, 0.7, "backward")],
         "shrunk": None,
         "bundle": "",
+        "replay": "",
     }
     return [linen, keras]
 

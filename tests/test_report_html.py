@@ -21,6 +21,7 @@ import report_fixture
 from PIL import Image
 from report_fixture import HOSTILE, TRACEBACK
 
+from eca_multi.parity.fingerprints import PROBES
 from eca_multi.parity.html import to_html
 from eca_multi.parity.html.formats import plain, use
 from eca_multi.parity.html.markup import Markup, clean, element
@@ -287,6 +288,7 @@ def test_the_culprit_is_marked_in_the_chain_and_only_there():
     assert "first divergence d_gate" in chain
     assert "first divergence none by itself" in chain
     assert "N=1, C=3, H=17, W=16, k=3" in chain
+    assert chain.count("Run it again: ") == 1  # the other has no bundle
 
 
 def test_the_fingerprint_shows_only_what_differs_and_marks_the_minority():
@@ -294,6 +296,11 @@ def test_the_fingerprint_shows_only_what_differs_and_marks_the_minority():
     assert "rounding" not in part
     assert "2 of 7 probes have the same answer everywhere." in part
     assert re.search(r'class="minority"><td><b class="mark">◆ </b>no</td><td>linen</td>', part)
+
+
+def test_a_probe_is_shown_with_what_it_measures():
+    runners = [{"name": name, "fingerprint": {"repeatable": name == "a"}} for name in "ab"]
+    assert PROBES["repeatable"] in to_html({"runners": runners})
 
 
 def test_equal_camps_have_no_minority():

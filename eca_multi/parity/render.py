@@ -88,13 +88,13 @@ def _print_failures(report: Report, console: Console) -> None:
         if found.shrunk:
             sizes = ", ".join(f"{axis}={size}" for axis, size in found.shrunk.items())
             console.print(f"  still fails with {sizes}", highlight=False)
+        if found.replay:
+            console.print(f"  run it again: {escape(found.replay)}", highlight=False, soft_wrap=True)
     reasons = dict.fromkeys(
         f"{cell.runner} {cell.check}: {cell.reason}" for cell in report.cells if cell.verdict is Verdict.UNSUPPORTED
     )
     for reason in list(reasons)[:MOST]:
         console.print(f"[dim]unsupported[/dim] {escape(reason)}", highlight=False, soft_wrap=True)
-    if report.replay:
-        console.print(f"Run it again: {escape(report.replay)}", highlight=False, soft_wrap=True)
 
 
 def _environment(report: Report) -> str:
@@ -177,9 +177,11 @@ def print_fingerprints(states: Sequence[RunnerState], console: Console) -> None:
     table.add_column("probe")
     for state in ran:
         table.add_column(escape(state.name))
-    for probe in PROBES:
+    table.add_column("what it measures")
+    for probe, meaning in PROBES.items():
         values = [_value(state.fingerprint.get(probe)) for state in ran]
-        table.add_row(escape(probe), *values, style="bold" if len(set(values)) > 1 else "dim")
+        said = f"[not bold]{escape(meaning)}[/]"
+        table.add_row(escape(probe), *values, said, style="bold" if len(set(values)) > 1 else "dim")
     console.print(table)
     for state in states:
         if state.detail:

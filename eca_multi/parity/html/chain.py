@@ -35,8 +35,8 @@ def _panel(found: Row) -> Markup:
     if shrunk:
         sizes = ", ".join(f"{name}={value_text(shrunk[name])}" for name in shrunk)
         facts.append(element("p", "Smallest sizes that still fail: ", element("code", sizes)))
-    if text(found, "bundle"):
-        facts.append(element("p", "Bundle: ", element("code", text(found, "bundle"))))
+    if text(found, "replay"):
+        facts.append(element("p", "Run it again: ", element("code", text(found, "replay"), class_="command")))
     return element("figure", caption, _drawn(where, found, taps) if taps else None, *facts, class_="panel")
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from eca_multi.parity.fingerprints import PROBES
+
 from .formats import count, value_text
 from .markup import Markup, breakable, element, join
 from .read import Row, mapping, rows, text
@@ -38,7 +40,8 @@ def _rows(probe: str, answers: Mapping[str, list[str]]) -> list[Markup]:
     lines: list[Markup] = []
     for answer, runners in answers.items():
         few = len(runners) < most
-        name = None if lines else element("th", breakable(probe), scope="rowgroup", rowspan=len(answers))
+        meaning = element("p", PROBES[probe], class_="note") if probe in PROBES else None
+        name = None if lines else element("th", breakable(probe), meaning, scope="rowgroup", rowspan=len(answers))
         mark = element("b", "◆ ", class_="mark") if few else None
         cells = (element("td", mark, answer), element("td", ", ".join(runners)))
         lines.append(element("tr", name, *cells, class_="minority" if few else None))

@@ -16,7 +16,7 @@ def legend(results: Sequence[Row], blanks: bool) -> Markup:
     marks = {
         "=": ("every bit is right", "BITWISE" in verdicts),
         "✕": ("fails", any(map(fails, results))),
-        "∞": ("no number: other bits, or no budget at all", infinite),
+        "∞": ("no share (null in the JSON): compared bit by bit, or an error where the budget is 0", infinite),
         "inf": ("an infinity or NaN where none belongs, or none where one does", "NONFINITE_MISMATCH" in verdicts),
         "tap": ("a named value is missing", "MISSING_TAP" in verdicts),
         "?": ("inconclusive", "INCONCLUSIVE" in verdicts),
