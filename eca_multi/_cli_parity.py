@@ -62,6 +62,9 @@ def run(
     dtype: Dtypes = None,
     case: Cases = None,
     check: Annotated[list[str] | None, typer.Option(help="Only these checks, or all.")] = None,
+    optimizer: Annotated[
+        str, typer.Option(help="For the check trajectory: the harness's own rule (textbook), or native.")
+    ] = "textbook",
     require: Annotated[str, typer.Option(help="Runners that must be installed, as in torch,linen.")] = "",
     json_file: Json = None,
     html_file: Html = None,
@@ -84,6 +87,7 @@ def run(
             dtypes=_split(dtype),
             cases=_split(case),
             checks="all" if checks == ["all"] else checks,
+            optimizer=optimizer,
             require=_split([require]) or (),
             timeout=timeout,
             workers=workers,

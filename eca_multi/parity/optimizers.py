@@ -6,6 +6,7 @@ then rounded. The rules are the textbook ones: momentum m = 0.9 m + g, w -= rate
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,6 +37,14 @@ def _adam(weights: Arrays, grads: Arrays, slots: Arrays, step: int, rate: float)
         new |= {f"m.{name}": m, f"v.{name}": v}
         updated[name] = w - rate * (m / (1 - first**step)) / (np.sqrt(v / (1 - second**step)) + eps)
     return updated, new
+
+
+@dataclass(frozen=True)
+class NativeOptimizer:
+    """A framework's own optimizer as an update rule of float32 arrays, and what it is called and does otherwise."""
+
+    update: Update
+    note: str
 
 
 OPTIMIZERS: dict[str, Update] = {"sgd": _sgd, "momentum": _momentum, "adam": _adam}

@@ -46,8 +46,12 @@ class Task:
         return self.case, self.job.dtype, self.check
 
 
-def tasks(spec: Spec, cases: Sequence[Case], dtypes: Sequence[str], checks: Sequence[str]) -> list[Task]:
+def tasks(
+    spec: Spec, cases: Sequence[Case], dtypes: Sequence[str], checks: Sequence[str], *, native: bool = False
+) -> list[Task]:
     """Return all that a runner is asked, in the order of dtypes, cases and checks.
+
+    `native` has frameworks train with their own optimizers.
 
     Raises:
         SpecError: If the data of a case cannot be right.
@@ -57,7 +61,7 @@ def tasks(spec: Spec, cases: Sequence[Case], dtypes: Sequence[str], checks: Sequ
         for case in cases:
             drawn = draw(spec, case)
             _check_config(case, drawn.config)
-            every += _case_tasks(spec, case, drawn, dtype, checks)
+            every += _case_tasks(spec, case, drawn, dtype, checks, native)
     if "nonfinite" in checks:
         case = next((case for case in cases if case.draw is None), cases[0])
         drawn = draw(spec, case)
@@ -78,7 +82,7 @@ def _check_config(case: Case, config: Mapping[str, Any]) -> None:
             ) from error
 
 
-def _case_tasks(spec: Spec, case: Case, drawn: Drawn, dtype: str, checks: Sequence[str]) -> list[Task]:
+def _case_tasks(spec: Spec, case: Case, drawn: Drawn, dtype: str, checks: Sequence[str], native: bool) -> list[Task]:
     job = base_job(spec, case, drawn, dtype)
     key = (case.name, dtype, "")
     found = []
@@ -97,7 +101,7 @@ def _case_tasks(spec: Spec, case: Case, drawn: Drawn, dtype: str, checks: Sequen
         found.append(Task("roundtrip", "roundtrip", case.name, job, None))
     trained = spec.training.cases if spec.training else None
     if "trajectory" in checks and job.weights and (trained is None or case.name in trained):
-        training = training_job(spec, case, drawn, dtype)
+        training = training_job(spec, case, drawn, dtype, native)
         found.append(Task("trajectory", "train", case.name, training, (case.name, dtype, "trajectory")))
     return found
 
@@ -150,7 +154,7 @@ def rounded(arrays: Arrays, dtype: str) -> Arrays:
     }
 
 
-def training_job(spec: Spec, case: Case, drawn: Drawn, dtype: str) -> Job:
+def training_job(spec: Spec, case: Case, drawn: Drawn, dtype: str, native: bool = False) -> Job:
     """The batches of the trajectory check: the specification's, or the case's inputs drawn anew for each step."""
     training = spec.training or Training()
     job = base_job(spec, case, drawn, dtype)
@@ -169,7 +173,7 @@ def training_job(spec: Spec, case: Case, drawn: Drawn, dtype: str) -> Job:
                 f"batches of {name!r} must have {training.steps} steps first. Received: {batches[name].shape}."
             )
     inputs = {name: array[0] for name, array in rounded(batches, dtype).items()}
-    settings = {"steps": training.steps, "optimizer": training.optimizer, "rate": training.rate}
+    settings = {"steps": training.steps, "optimizer": training.optimizer, "rate": training.rate, "native": native}
     cotangents = job.cotangents
     if training.loss is not None:
         cotangents = {

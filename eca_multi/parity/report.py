@@ -254,9 +254,9 @@ def describe(cell: Cell) -> str:
     j = cell.judgement
     check = "" if cell.check in ("forward", "input_grad", "weight_grad") else f" {cell.check}"
     head = f"{cell.runner} {cell.dtype} {cell.case}{check} {cell.tensor}: {j.verdict}"
-    if cell.reason:
+    if cell.reason and cell.verdict is not Verdict.EXCEEDS_BUDGET:
         return f"{head}: {cell.reason.strip().splitlines()[-1]}"
-    tail = f"expected {j.expected}, received {j.received}"
+    tail = f"expected {j.expected}, received {j.received}" + (f" ({cell.reason})" if cell.reason else "")
     if j.budget_use is not None:
         return f"{head}, {j.budget_use:.3g} x the budget at {list(j.index)}: {tail}"
     return f"{head}{f' at {list(j.index)}' if j.index else ''}: {tail}"

@@ -36,6 +36,7 @@ def run(
     dtypes: Sequence[str] | str | None = None,
     cases: Sequence[str] | str | None = None,
     checks: Sequence[str] | str | None = None,
+    optimizer: str = "textbook",
     require: Sequence[str] | str = (),
     timeout: float = 180.0,
     workers: int | None = None,
@@ -54,6 +55,8 @@ def run(
         dtypes: Out of "float32", "bfloat16", "float16". None takes all.
         cases: Names of the specification's cases. None takes all.
         checks: Names out of `CHECKS`, or "all". None takes forward, input_grad, weight_grad and compiled.
+        optimizer: What updates the weights in the check trajectory: "textbook", the harness's own rule for all, so that
+            gradients are compared; or "native", each framework's own optimizer of that kind.
         require: Runners whose absence is a failure. Others that are not installed are only reported.
         timeout: Seconds that a worker may say nothing.
         workers: Processes at a time. None takes the number of processors.
@@ -74,6 +77,9 @@ def run(
     require = [require] if isinstance(require, str) else require
     wanted = CHECKS if checks == "all" else DEFAULT_CHECKS if checks is None else checks
     asked = tuple(check_names("check", wanted, CHECKS))
+    check_names("optimizer", optimizer, ("textbook", "native"))
+    if optimizer == "native" and "trajectory" not in asked:
+        raise UsageError("optimizer='native' is for the check trajectory. Ask for it, or leave the optimizer out.")
     kinds = check_names("dtype", dtypes, list(DTYPES))
     names = check_names("case", cases, [case.name for case in spec.cases])
     check_names("required runner", require, [runner.name for runner in chosen])
@@ -81,7 +87,7 @@ def run(
     for name, number in (("workers", limit), ("timeout", timeout)):
         if not number > 0:
             raise UsageError(f"{name} must be positive. Received: {name}={number}.")
-    plan = tasks(spec, [spec.case(name) for name in names], kinds, asked)
+    plan = tasks(spec, [spec.case(name) for name in names], kinds, asked, native=optimizer == "native")
     return run_tasks(
         spec,
         source,
@@ -344,9 +350,13 @@ class Session:
             return
         results = load(content)
         solution = self.solutions[task.oracle] if task.oracle else {}
-        cells += self.judge.cells(runner.name, task, results, solution)
+        note = content.get("note", "")  # whose optimizer, and where it is not the textbook's
+        found = self.judge.cells(runner.name, task, results, solution)
+        cells += [replace(cell, reason=note) for cell in found] if note else found
         if task.do == "train":
-            self.report.trajectories.append(self.judge.trajectory(runner.name, task, results, solution))
+            trained = self.judge.trajectory(runner.name, task, results, solution)
+            own = f"{trained.optimizer}, native" if note else trained.optimizer
+            self.report.trajectories.append(replace(trained, optimizer=own))
 
     def _tell(self, what: str) -> None:
         if self.progress is not None:

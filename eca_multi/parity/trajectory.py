@@ -1,4 +1,4 @@
-"""The trajectory check: training with the harness's own update rule.
+"""The trajectory check: training with the harness's own update rule, or with a framework's own optimizer.
 
 Teacher-forced: every step starts from the reference's weights and optimizer state, so that one step's error is judged
 and not what it grew to; that decides. Free-running: each runner goes on from its own weights, and how far it drifts is
@@ -13,7 +13,7 @@ import numpy as np
 
 from .budget import quantise, rounding
 from .jobs import Job, Outputs, Tensor
-from .optimizers import OPTIMIZERS
+from .optimizers import OPTIMIZERS, Update
 
 Arrays = dict[str, np.ndarray]
 Gradients = Callable[[int, Arrays], Arrays]
@@ -31,8 +31,14 @@ def step_job(job: Job, step: int, weights: Arrays) -> Job:
 
 
 def runner_run(engine: Any, job: Job) -> Outputs:
-    """One step from each of the reference's points, then a run of one's own; `job.given` holds the points."""
-    steps = (job.training or {})["steps"]
+    """One step from each of the reference's points, then a run of one's own; `job.given` holds the points.
+
+    With `native` in the training's settings the framework's own optimizer updates, from the same gradients, float32
+    copies of the weights, as mixed precision does; they are rounded to the weights' dtype as with the own rule.
+    """
+    settings = job.training or {}
+    steps, kind = settings["steps"], settings["optimizer"]
+    rule = engine.optimizer(kind).update if settings.get("native") else OPTIMIZERS[kind]
     work = replace(job, given={}, training=None)
 
     def gradients(step: int, weights: Arrays) -> Arrays:
@@ -43,11 +49,11 @@ def runner_run(engine: Any, job: Job) -> Outputs:
     for step in range(steps):
         weights = {name: job.given[f"w.{name}"][step] for name in job.weights}
         slots = {k[2:]: array[step] for k, array in job.given.items() if k.startswith("s.")}
-        new, _ = _update(job, weights, gradients(step, weights), slots, step, np.float32)
+        new, _ = _update(job, weights, gradients(step, weights), slots, step, np.float32, rule=rule)
         for name, array in new.items():
             one_step[name].append(array)
     free: dict[str, list[np.ndarray]] = {name: [] for name in job.weights}
-    for step, weights in _free(job, gradients, np.float32):
+    for step, weights in _free(job, gradients, np.float32, rule=rule):
         if step in marks(steps):
             for name, array in weights.items():
                 free[name].append(array)
@@ -107,14 +113,18 @@ def reference_run(engine: Any, job: Job) -> Outputs:
 
 
 def _free(
-    job: Job, gradients: Gradients, dtype: Any, noise: tuple[float, np.random.Generator] | None = None
+    job: Job,
+    gradients: Gradients,
+    dtype: Any,
+    noise: tuple[float, np.random.Generator] | None = None,
+    rule: Update | None = None,
 ) -> Iterator[tuple[int, Arrays]]:
     """Train from the job's weights; yield the number of updates made and the weights."""
     weights: Arrays = {name: w.astype(dtype) for name, w in job.weights.items()}
     slots: Arrays = {}
     for step in range((job.training or {})["steps"]):
         round_to = job.parameters if dtype == np.float32 else None
-        weights, slots = _update(job, weights, gradients(step, weights), slots, step, dtype, round_to)
+        weights, slots = _update(job, weights, gradients(step, weights), slots, step, dtype, round_to, rule)
         if noise:
             u, rng = noise
             weights = {n: w + u * np.abs(w) * rng.choice([-1.0, 1.0], w.shape) for n, w in weights.items()}
@@ -122,11 +132,18 @@ def _free(
 
 
 def _update(
-    job: Job, weights: Arrays, grads: Arrays, slots: Arrays, step: int, dtype: Any, round_to: str | None = ""
+    job: Job,
+    weights: Arrays,
+    grads: Arrays,
+    slots: Arrays,
+    step: int,
+    dtype: Any,
+    round_to: str | None = "",
+    rule: Update | None = None,
 ) -> tuple[Arrays, Arrays]:
     settings = job.training or {}
-    w, g, s = ({n: a.astype(dtype) for n, a in arrays.items()} for arrays in (weights, grads, slots))
-    new, new_slots = OPTIMIZERS[settings["optimizer"]](w, g, s, step + 1, dtype(settings["rate"]))
+    w, g, s = ({n: np.asarray(a, dtype) for n, a in arrays.items()} for arrays in (weights, grads, slots))
+    new, new_slots = (rule or OPTIMIZERS[settings["optimizer"]])(w, g, s, step + 1, dtype(settings["rate"]))
     if round_to is not None:
         new = {n: quantise(w, round_to or job.parameters).astype(dtype) for n, w in new.items()}
     return new, new_slots

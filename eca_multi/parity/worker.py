@@ -124,8 +124,12 @@ def _solve(engine: Any, request: Request) -> Any:
 def _train(engine: Any, request: Request) -> Any:
     from .trajectory import reference_run, runner_run
 
-    run = reference_run if hasattr(engine, "solve") else runner_run
-    return run(engine, _job(request))
+    job, is_reference = _job(request), hasattr(engine, "solve")
+    found: dict[str, Any] = dict((reference_run if is_reference else runner_run)(engine, job))
+    settings = job.training or {}
+    if settings.get("native") and not is_reference:
+        found["note"] = engine.optimizer(settings["optimizer"]).note
+    return found
 
 
 def _power(engine: Any, request: Request) -> Any:
@@ -156,8 +160,9 @@ def _answer(send: Send, request: Request, result: Outputs | Exception) -> None:
     elif "fingerprint" in result:
         send({**message, **result})
     else:
-        if "not_applicable" in result:
-            message["not_applicable"] = result.pop("not_applicable")
+        for key in ("not_applicable", "note"):
+            if key in result:
+                message[key] = result.pop(key)
         try:
             write_arrays({name: tensor.values for name, tensor in result.items()}, request["out"])
         except OSError as error:  # a full disk

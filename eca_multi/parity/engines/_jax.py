@@ -14,6 +14,7 @@ import numpy as np
 
 from eca_multi.parity.adapters import Adapter
 from eca_multi.parity.jobs import ONES, Job, Tensor
+from eca_multi.parity.optimizers import NativeOptimizer
 
 from .base import Computed, Engine, Native
 
@@ -127,6 +128,11 @@ class JaxEngine(Engine):
         from eca_multi.parity.fingerprints._jax import probe
 
         return probe()
+
+    def optimizer(self, kind: str) -> NativeOptimizer:
+        from ._optimizer_optax import optimizer
+
+        return optimizer(kind)
 
 
 def _cotangent(head: Any, given: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from eca_multi.parity.jobs import Job
+from eca_multi.parity.optimizers import NativeOptimizer
 
 from . import _keras
 from ._jax import Apply, JaxEngine
@@ -46,3 +47,8 @@ class KerasEngine(JaxEngine):
         from eca_multi.parity.fingerprints._keras import probe
 
         return probe()
+
+    def optimizer(self, kind: str) -> NativeOptimizer:
+        from ._optimizer_keras import optimizer
+
+        return optimizer(kind)

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from eca_multi.parity.adapters import Adapter
 from eca_multi.parity.jobs import ONES, Job, Tensor, is_float
+from eca_multi.parity.optimizers import NativeOptimizer
 
 from . import _keras
 from .base import Computed, Engine, Native, Slot
@@ -108,6 +109,11 @@ class KerasEngine(Engine):
         from eca_multi.parity.fingerprints._keras import probe
 
         return probe()
+
+    def optimizer(self, kind: str) -> NativeOptimizer:
+        from ._optimizer_keras import optimizer
+
+        return optimizer(kind)
 
 
 def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from eca_multi.parity.jobs import Job
+from eca_multi.parity.optimizers import NativeOptimizer
 
 from . import _keras
 from ._torch import TorchEngine
@@ -31,3 +32,8 @@ class KerasEngine(TorchEngine):
         from eca_multi.parity.fingerprints._keras import probe
 
         return probe()
+
+    def optimizer(self, kind: str) -> NativeOptimizer:
+        from ._optimizer_keras import optimizer
+
+        return optimizer(kind)

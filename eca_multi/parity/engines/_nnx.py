@@ -6,6 +6,7 @@ from typing import Any
 from flax import nnx, serialization
 
 from eca_multi.parity.jobs import Job
+from eca_multi.parity.optimizers import NativeOptimizer
 from eca_multi.parity.taps import tap
 
 from ._jax import Apply, JaxEngine
@@ -58,6 +59,11 @@ class NnxEngine(JaxEngine):
     def reloaded(self, job: Job, arrays: Native) -> Native:
         data = serialization.to_bytes(arrays)
         return dict(serialization.from_bytes({name: array * 0 for name, array in arrays.items()}, data))
+
+    def optimizer(self, kind: str) -> NativeOptimizer:
+        from ._optimizer_nnx import optimizer
+
+        return optimizer(kind)
 
 
 def _path(keys: tuple[Any, ...]) -> str:

@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 
 from eca_multi.parity.adapters import Adapter
 from eca_multi.parity.jobs import ONES, Job, Tensor, is_float
+from eca_multi.parity.optimizers import NativeOptimizer
 from eca_multi.parity.runners import has_compiler
 from eca_multi.parity.taps import Recorder, tap
 
@@ -181,6 +182,11 @@ class TorchEngine(Engine):
         from eca_multi.parity.fingerprints._torch import probe
 
         return probe()
+
+    def optimizer(self, kind: str) -> NativeOptimizer:
+        from ._optimizer_torch import optimizer
+
+        return optimizer(kind)
 
     def evaluate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         """Run eager jobs one by one, and compile all structurally different jobs of a dtype as one graph.

@@ -13,6 +13,7 @@ import numpy as np
 from eca_multi.parity._axes import Rearrangement, SpecError, order, parse
 from eca_multi.parity.adapters import Adapter
 from eca_multi.parity.jobs import AGAIN, Job, Outputs, Tensor, missing
+from eca_multi.parity.optimizers import NativeOptimizer
 from eca_multi.parity.taps import Recorder, recording
 
 Result = Outputs | Exception
@@ -73,6 +74,10 @@ class Engine(ABC):
     def fingerprint(self) -> dict[str, Any]:
         """Measure how the framework computes here."""
         return {}
+
+    def optimizer(self, kind: str) -> NativeOptimizer:
+        """Return the framework's own optimizer: "sgd", "momentum" or "adam"."""
+        raise Unsupported("the framework has no optimizers")
 
     def versions(self) -> dict[str, str]:
         return {name: _version(name) for name in self.distributions}
