@@ -451,9 +451,12 @@ def test_two_files_without_tensors_are_no_agreement(files):
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [(ONES, ONES.astype(np.float64)), (ONES * 0, ONES * -0.0)], ids=["dtype", "sign of zero"]
+    ("first", "second"),
+    [
+        pytest.param(ONES, ONES.astype(np.float64), id="dtype"),
+        pytest.param(ONES * 0, ONES * -0.0, id="sign of zero", marks=pytest.mark.xfail(reason="-0 == 0: BITWISE")),
+    ],
 )
-@pytest.mark.xfail(reason="the dtype of the second is taken for that of the first, and -0 == 0: BITWISE")
 def test_bit_by_bit_means_every_bit(files, first, second):
     assert cli("compare", files("a.safetensors", y=first), files("b.safetensors", y=second)).exit_code == 1
 
@@ -954,7 +957,7 @@ def test_specification_and_command_come_in_either_order(asked, args, spec):
     assert done.exit_code == 4, done.output
     [(received, options)] = asked
     assert received == spec
-    del options["progress"], options["timeout"]
+    del options["progress"], options["timeout"], options["optimizer"]
     assert options == {"dtypes": ["float32"], "cases": ["offsets", "large-map"], "runners": ["torch", "jax"]}
 
 

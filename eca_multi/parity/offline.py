@@ -97,8 +97,10 @@ def compare(
             result[name] = judge(actual, reference, budget, None, SAFETY["stochastic"])
         elif rtol or atol:
             result[name] = judge(actual, reference, atol + rtol * np.abs(reference), None)
+        elif actual.dtype != (dtype := right[name].dtype.name):
+            result[name] = Judgement(Verdict.DTYPE_MISMATCH, None, (), dtype, actual.dtype)
         else:
-            result[name] = bits_differ(Tensor(right[name], actual.dtype), actual)
+            result[name] = bits_differ(Tensor(right[name], dtype), actual)
     return result
 
 
