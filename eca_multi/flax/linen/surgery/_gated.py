@@ -1,0 +1,161 @@
+"""How a linen module carries its ECAs: as an instance of a subclass of its own class, with one field more.
+
+A linen module is a recipe without weights and its submodules exist during a call alone, so there is nothing to put a
+layer into. The subclass intercepts the calls of the listed submodules instead and gates what they return, with an ECA
+whose scope is a child of the submodule's own. Every path that was there before stays what it was, in init too, and
+lifted transforms (remat, scan, vmap) treat the kernel as one of the submodule's parameters.
+
+A subclass, and not a module around the user's: the fields, the other public methods (`apply(method="features")` and
+`apply(method=Net.features)`), `isinstance` and the automatic name inside a larger network stay.
+"""
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
+
+from flax import linen as nn
+
+from eca_multi.flax.linen.layers import ECA
+from eca_multi.plan import ECAEntry
+
+NAME = "eca"  # of the scope inside the site's own
+KERNEL = (NAME, "kernel")
+FIELD = "eca_sites"
+
+# Paths of the gated modules that are being called. A method that calls another one, or is called again by a lifted
+# transform on a copy of the module, is not intercepted a second time.
+_active: ContextVar[frozenset[tuple[str, ...]]] = ContextVar("active", default=frozenset())
+
+
+@dataclass(frozen=True, repr=False)
+class Site:
+    """One inserted ECA: the entry of its plan, and what the plan says for the whole network."""
+
+    entry: ECAEntry
+    gate: str
+    init: str
+    dtype: str
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Path of the gated submodule, as keys of the parameters."""
+        return tuple(self.entry.path.split("/"))
+
+    def layer(self, scope: Any) -> ECA:
+        return ECA(
+            kernel_size=self.entry.kernel_size,
+            gate=self.gate,
+            kernel_init=self.init,
+            channel_axis=self.entry.channel_axis,
+            param_dtype=self.dtype,
+            parent=scope,
+        )
+
+    def __repr__(self) -> str:
+        return f"{self.entry.path} (k={self.entry.kernel_size})"
+
+
+def with_sites(module: nn.Module, sites: Sequence[Site]) -> nn.Module:
+    """Return the module with these ECAs and no others."""
+    base = base_class(module)
+    values = {f.name: getattr(module, f.name) for f in fields(base) if f.init and f.name != "parent"}
+    if sites:
+        return _gated_class(base)(**values, **{FIELD: tuple(sites)}, parent=None)
+    return base(**values, parent=None)
+
+
+def sites_of(module: nn.Module) -> tuple[Site, ...]:
+    return getattr(module, FIELD) if hasattr(type(module), "eca_base") else ()
+
+
+def base_class(module: nn.Module) -> Any:
+    return getattr(type(module), "eca_base", type(module))
+
+
+@cache  # one class for each: two modules with the same fields are equal
+def _gated_class(base: Any) -> Any:
+    class Gated(base):
+        eca_sites: tuple[Site, ...] = ()
+
+        # Every method of a module passes here, also one that is named to `apply` as a function of the base class.
+        # It is flax's own, not public; a test sees when it is gone.
+        @nn.nowrap
+        def _call_wrapped_method(self, fun: Any, args: Any, kwargs: Any) -> Any:
+            call = super()._call_wrapped_method
+            if self.scope is None or self.path in _active.get():
+                return call(fun, args, kwargs)
+            token = _active.set(_active.get() | {self.path})
+            try:
+                with nn.intercept_methods(_interceptor(self)):
+                    return call(fun, args, kwargs)
+            finally:
+                _active.reset(token)
+
+        @nn.nowrap
+        def __reduce__(self) -> Any:
+            return _empty, (base,), self.__dict__
+
+    Gated.eca_base = base
+    Gated.__name__, Gated.__qualname__ = base.__name__, base.__qualname__
+    Gated.__module__, Gated.__doc__ = base.__module__, base.__doc__
+    return Gated
+
+
+def _empty(base: Any) -> nn.Module:
+    """What pickle and copy start from: the class is made anew where it is read, from the user's own."""
+    return object.__new__(_gated_class(base))
+
+
+def _interceptor(root: nn.Module) -> Callable[..., Any]:
+    sites = {site.keys: site for site in sites_of(root)}
+    depth = len(root.path)
+    missing = _missing(root)
+    inside: set[tuple[str, ...]] = set()
+
+    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        path = context.module.path
+        site = sites.get(path[depth:]) if path[:depth] == root.path else None
+        if site is None or context.method_name != "__call__" or path in inside:  # inside: a call of super().__call__
+            return call(*args, **kwargs)
+        if missing and not context.module.scope.is_mutable_collection("params"):
+            raise _without_kernels(missing)
+        if site.entry.action == "replace":
+            x = args[0] if args else next(iter(kwargs.values()))
+        else:
+            inside.add(path)
+            try:
+                x = call(*args, **kwargs)
+            finally:
+                inside.discard(path)
+        # Called a second time, a shared submodule has its ECA's scope already.
+        return site.layer(context.module.scope.push(NAME, reuse=True))(x)
+
+    return intercept
+
+
+def _missing(root: nn.Module) -> list[str]:
+    """Where the variables have no kernel."""
+    params = root.variables.get("params", {})
+    return ["/".join((*site.keys, *KERNEL)) for site in sites_of(root) if not has(params, (*site.keys, *KERNEL))]
+
+
+def has(tree: Any, keys: Sequence[str]) -> bool:
+    for key in keys:
+        if key not in tree:
+            return False
+        tree = tree[key]
+    return True
+
+
+def _without_kernels(missing: Sequence[str]) -> ValueError:
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return ValueError(
+        f"variables must hold a kernel for each ECA of the module. Received: none at {', '.join(missing[:3])}{more}. "
+        "Variables of the network without ECA go through load_base_state(module, variables, state)."
+    )
+
+
+def is_eca(module: Any) -> bool:
+    return isinstance(module, ECA)

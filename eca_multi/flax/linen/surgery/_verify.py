@@ -1,0 +1,56 @@
+"""Run a network before and after insertion: are the outputs equal, and is each ECA called as often as its base?"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from eca_multi._sites import check_verified
+from eca_multi.flax.linen.surgery._gated import NAME
+from eca_multi.flax.linen.surgery._inputs import Inputs, runner
+from eca_multi.plan import ECAPlan
+
+
+def verify(plan: ECAPlan, old: tuple[nn.Module, Any], new: tuple[nn.Module, Any], inputs: Inputs) -> None:
+    """Raise unless the new network does what the plan says.
+
+    Operation by operation, since XLA may fuse, and so round, differently around a product with 1.
+
+    Raises:
+        VerifyError: If not.
+    """
+    counted: dict[str, int] = {}
+
+    def watch(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        if context.method_name == "__call__":
+            path = "/".join(context.module.path)
+            counted[path] = counted.get(path, 0) + 1
+        return call(*args, **kwargs)
+
+    with jax.disable_jit():
+        before = _call(*old, inputs) if plan.keeps_output else None
+        with nn.intercept_methods(watch):
+            after = _call(*new, inputs)
+    same = _equal(before, after) if plan.keeps_output else None
+    calls = {path: (counted.get(path, 0), counted.get(f"{path}/{NAME}", 0)) for path in plan.paths}
+    check_verified(plan, same, calls)
+
+
+def _call(module: nn.Module, variables: Any, inputs: Inputs) -> Any:
+    run, arrays = runner(module, inputs)
+    return run(variables, arrays)
+
+
+def _equal(first: Any, second: Any) -> bool:
+    one, two = jax.tree.leaves(first), jax.tree.leaves(second)
+    return len(one) == len(two) and all(_same(a, b) for a, b in zip(one, two, strict=True))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+        a, b = jax.random.key_data(a), jax.random.key_data(b)
+    a, b = np.asarray(a), np.asarray(b)
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

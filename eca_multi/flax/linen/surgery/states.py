@@ -1,0 +1,226 @@
+"""The variables of the base and those of the ECAs, apart: for optimisers and checkpoints."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.core import meta
+from flax.traverse_util import empty_node
+
+from eca_multi.flax.linen.surgery._gated import KERNEL, sites_of
+from eca_multi.flax.linen.surgery._inputs import Keys, check_type, check_variables, flat, like
+from eca_multi.flax.linen.surgery.insertion import without_kernels
+from eca_multi.plan import NoSiteError
+
+
+def eca_parameters(module: nn.Module, variables: Mapping[str, Any]) -> Any:
+    """Return the parameters of the ECAs alone, as a tree in the structure of variables["params"].
+
+    Args:
+        module, variables: As `insert_eca` returned them, or trained.
+
+    Raises:
+        NoSiteError: If the module has no ECA. ValueError: If a kernel is missing.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen as nn
+        >>> from eca_multi.flax.linen import eca_parameters, insert_eca
+        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
+        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> variables = net.init(jax.random.key(0), x)
+        >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
+        >>> jax.tree.map(jnp.shape, eca_parameters(net, variables))
+        {'layers_1': {'eca': {'kernel': (3, 1, 1)}}}
+    """
+    return eca_state(module, variables)["params"]
+
+
+def freeze_except_eca(module: nn.Module, variables: Mapping[str, Any]) -> Any:
+    """Return a label for each parameter, "eca" or "frozen", as `optax.multi_transform` takes them.
+
+    Statistics of norms are no parameters: call the network as in evaluation where they have to stay, too.
+
+    Args:
+        module, variables: As `insert_eca` returned them, or trained.
+
+    Raises:
+        NoSiteError: If the module has no ECA. ValueError: If a kernel is missing.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from flax import linen as nn
+        >>> from eca_multi.flax.linen import freeze_except_eca, insert_eca
+        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
+        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> variables = net.init(jax.random.key(0), x)
+        >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
+        >>> labels = freeze_except_eca(net, variables)
+        >>> labels["layers_1"]
+        {'bias': 'frozen', 'scale': 'frozen', 'eca': {'kernel': 'eca'}}
+        >>> optimizer = optax.multi_transform({"eca": optax.adam(1e-3), "frozen": optax.set_to_zero()}, labels)
+        >>> state = optimizer.init(variables["params"])
+    """
+    kernels = _kernels(module, variables)
+    params = variables["params"]
+    labels = {
+        keys: leaf if leaf is empty_node else "eca" if ("params", *keys) in kernels else "frozen"
+        for keys, leaf in flat(params).items()
+    }
+    return like(params, labels)
+
+
+def eca_state(module: nn.Module, variables: Mapping[str, Any]) -> Any:
+    """Return the variables of the ECAs alone: a file of a few hundred bytes.
+
+    Args:
+        module, variables: As `insert_eca` returned them, or trained.
+
+    Raises:
+        NoSiteError: If the module has no ECA. ValueError: If a kernel is missing.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen as nn, serialization
+        >>> from eca_multi.flax.linen import eca_state, insert_eca
+        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
+        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> variables = net.init(jax.random.key(0), x)
+        >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
+        >>> data = serialization.msgpack_serialize(eca_state(net, variables))
+    """
+    kernels = _kernels(module, variables)
+    return like(variables, {keys: leaf for keys, leaf in flat(variables).items() if keys in kernels})
+
+
+def load_eca_state(module: nn.Module, variables: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
+    """Return the variables with the kernels of a state that `eca_state` returned.
+
+    Args:
+        module: With ECA.
+        variables: Of it; their kernels are not used.
+        state: From the same sites.
+
+    Raises:
+        ValueError: With every difference between the state and the module's sites.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen as nn
+        >>> from eca_multi.flax.linen import eca_state, insert_eca, load_eca_state
+        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
+        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> variables = net.init(jax.random.key(0), x)
+        >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
+        >>> variables = load_eca_state(net, variables, eca_state(net, variables))
+    """
+    kernels = _kernels(module, variables)
+    return _loaded(variables, kernels, state, "eca_state")
+
+
+def base_state(module: nn.Module, variables: Mapping[str, Any]) -> Any:
+    """Return the variables without the ECAs: what the network without ECA takes.
+
+    Args:
+        module, variables: As `insert_eca` returned them, or trained.
+
+    Raises:
+        NoSiteError: If the module has no ECA.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen as nn
+        >>> from eca_multi.flax.linen import base_state, insert_eca
+        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
+        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> variables = net.init(jax.random.key(0), x)
+        >>> with_eca, more = insert_eca(net, variables, "conv_norm", example_inputs=x)
+        >>> net.apply(base_state(with_eca, more), x).shape
+        (2, 8, 8, 64)
+    """
+    _check(module, variables)
+    return without_kernels(variables, sites_of(module))
+
+
+def load_base_state(module: nn.Module, variables: Mapping[str, Any], state: Mapping[str, Any]) -> Any:
+    """Return the variables with the base of a network without ECA, and the kernels back at their start.
+
+    Args:
+        module: With ECA.
+        variables: Of it, for their structure, shapes and dtypes: new ones, trained ones, or the shapes that
+            `jax.eval_shape(module.init, ...)` returns.
+        state: Variables of the network without ECA: an old checkpoint. Parameters of SE blocks that ECA replaced are
+            left out.
+
+    Raises:
+        ValueError: With every difference between the state and the module's base.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen as nn
+        >>> from eca_multi.flax.linen import insert_eca, load_base_state
+        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
+        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> old = net.init(jax.random.key(0), x)
+        >>> net, variables = insert_eca(net, old, "conv_norm", example_inputs=x)
+        >>> variables = load_base_state(net, variables, old)
+    """
+    kernels = _kernels(module, variables)
+    check_variables(state)
+    replaced = [("params", *site.keys) for site in sites_of(module) if site.entry.action == "replace"]
+    kept = {keys: v for keys, v in flat(state).items() if not any(keys[: len(r)] == r for r in replaced)}
+    base = {keys for keys, leaf in flat(variables).items() if keys not in kernels and leaf is not empty_node}
+    loaded = flat(_loaded(variables, base, like({}, kept), "base_state"))
+    for site in sites_of(module):
+        keys = ("params", *site.keys, *KERNEL)
+        if site.gate == "2sigmoid":
+            loaded[keys] = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), loaded[keys])
+    return like(variables, loaded)
+
+
+def _check(module: nn.Module, variables: Mapping[str, Any]) -> None:
+    check_type(module)
+    check_variables(variables)
+    if not sites_of(module):
+        raise NoSiteError(
+            f"module must have ECA. Received: a {type(module).__name__} without any. Pass what insert_eca returned."
+        )
+
+
+def _kernels(module: nn.Module, variables: Mapping[str, Any]) -> set[Keys]:
+    """The keys of the kernels, all of which are there."""
+    _check(module, variables)
+    kernels = {("params", *site.keys, *KERNEL) for site in sites_of(module)}
+    missing = sorted("/".join(keys) for keys in kernels - set(flat(variables)))
+    if missing:
+        raise ValueError(
+            f"variables must hold a kernel for each ECA of the module. Received: none at {', '.join(missing)}. "
+            "Pass the variables that insert_eca or module.init returned."
+        )
+    return kernels
+
+
+def _loaded(variables: Mapping[str, Any], wanted: set[Keys], state: Mapping[str, Any], function: str) -> Any:
+    """The variables with those of a state at the keys wanted, which it holds exactly."""
+    leaves, given = flat(variables), {k: v for k, v in flat(state).items() if v is not empty_node}
+    differences = [f"{'/'.join(keys)} is missing" for keys in leaves if keys in wanted and keys not in given]
+    differences += [f"{'/'.join(keys)} is unexpected" for keys in given if keys not in wanted]
+    for keys in (keys for keys in leaves if keys in wanted and keys in given):
+        shape, other = np.shape(meta.unbox(leaves[keys])), np.shape(meta.unbox(given[keys]))
+        if shape != other:
+            differences.append(f"{'/'.join(keys)} has shape {other}, the module's {shape}")
+    if differences:
+        raise ValueError(
+            f"state must fit the module. Received: {len(differences)} differences: {'; '.join(differences)}. "
+            f"Pass what {function} returned for the same network."
+        )
+    return like(variables, {**leaves, **{keys: _cast(given[keys], leaves[keys]) for keys in given}})
+
+
+def _cast(new: Any, old: Any) -> Any:
+    """The new value in the old one's dtype and box."""
+    value = jnp.asarray(meta.unbox(new), meta.unbox(old).dtype)
+    return old.replace_boxed(value) if isinstance(old, meta.AxisMetadata) else value
