@@ -29,6 +29,7 @@ class Finder:
         self.norms = [one for one in self.seen.values() if isinstance(one.module, NORMS)]
         self.ranks = {_rank(one) for one in self.convs}
         self.branches = cache(lambda: residual_branches(self.flow))
+        self.blocks = cache(self._se_blocks)
 
     @classmethod
     def of(cls, module: nn.Module, variables: Mapping[str, Any], inputs: Inputs) -> "Finder":
@@ -80,21 +81,16 @@ class Finder:
         return list(sites.values())
 
     def _se(self) -> list[Candidate]:
-        found: list[Candidate] = []
-        for one in self.seen.values():
-            inner = any(one.path.startswith(f"{c.path}/") for c in found)
-            if not inner and not is_eca(one.module) and gates_its_input(self.flow, one.path):
-                dropped = _size(self._params(one.path))
-                found.append(
-                    self._at(
-                        one,
-                        action="replace",
-                        tensor=f"{one.path}: input of the SE block",
-                        keeps_output=False,
-                        notes=(f"the SE block is replaced, its {dropped} parameters are dropped",),
-                    )
-                )
-        return found
+        return [
+            self._at(
+                one,
+                action="replace",
+                tensor=f"{one.path}: input of the SE block",
+                keeps_output=False,
+                notes=(f"the SE block is replaced, its {_size(self._params(one.path))} parameters are dropped",),
+            )
+            for one in self.blocks()
+        ]
 
     # --- one site ------------------------------------------------------------------------------------------------
 
@@ -122,7 +118,7 @@ class Finder:
             return Candidate(branch.path, tensor=branch.tensor, reason=branch.reason or "no module of its own")
         one = self.seen[branch.path]
         notes = list(branch.notes)
-        if gates_its_input(self.flow, one.path) and not is_eca(one.module):
+        if one in self.blocks():
             notes.append("after an SE block (where='se' replaces it)")
         return self._at(one, tensor=branch.tensor, channels=branch.channels, layout=branch.layout, notes=tuple(notes))
 
@@ -139,6 +135,7 @@ class Finder:
 
     def _reason(self, one: Seen, axis: int | None) -> str:
         shape = one.shapes[0]
+        block = self._excited_by(one.path)
         if one.has_eca or is_eca(one.module):
             return HAS_ECA
         if shape is None:
@@ -149,6 +146,8 @@ class Finder:
             return f"its output has rank {len(shape)}, not {_rank(one)} with one batch axis"
         if self.ranks and len(shape) not in self.ranks:
             return f"its output has rank {len(shape)}, which no convolution's has (tokens, or no batch axis)"
+        if block:
+            return f"inside of the SE block {block}"
         if axis is not None and axis not in (1, len(shape) - 1):
             return f"its channels are at axis {axis} of {shape}"
         if len({other and other[-1] for other in one.shapes}) > 1:
@@ -169,6 +168,14 @@ class Finder:
                 if path in convs and not (ends.other or ends.activated or ends.gated):
                     result.setdefault(path, norm.path)
         return result
+
+    def _se_blocks(self) -> list[Seen]:
+        """The innermost modules that are SE blocks and no ECA, not what holds nothing but one."""
+        fitting = [s for s in self.seen.values() if not is_eca(s.module) and gates_its_input(self.flow, s.path)]
+        return [s for s in fitting if not any(other.path.startswith(f"{s.path}/") for other in fitting)]
+
+    def _excited_by(self, path: str) -> str:
+        return next((block.path for block in self.blocks() if path.startswith(f"{block.path}/")), "")
 
     def _depthwise(self, one: Seen) -> tuple[str, ...]:
         kernel = self._params(one.path).get("kernel")

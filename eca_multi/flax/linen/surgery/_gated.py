@@ -9,10 +9,12 @@ A subclass, and not a module around the user's: the fields, the other public met
 `apply(method=Net.features)`), `isinstance` and the automatic name inside a larger network stay.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
+from inspect import ismethod
 from typing import Any
 
 from flax import linen as nn
@@ -83,15 +85,17 @@ def _gated_class(base: Any) -> Any:
         # It is flax's own, not public; a test sees when it is gone.
         @nn.nowrap
         def _call_wrapped_method(self, fun: Any, args: Any, kwargs: Any) -> Any:
-            call = super()._call_wrapped_method
-            if self.scope is None or self.path in _active.get():
-                return call(fun, args, kwargs)
-            token = _active.set(_active.get() | {self.path})
-            try:
-                with nn.intercept_methods(_interceptor(self)):
-                    return call(fun, args, kwargs)
-            finally:
-                _active.reset(token)
+            with _gating(self):
+                return super()._call_wrapped_method(fun, args, kwargs)
+
+        # A function that is no method, or a submodule's name, is called beside the module's own methods.
+        @nn.nowrap
+        def apply(self, variables: Any, *args: Any, method: Any = None, **options: Any) -> Any:
+            return super().apply(variables, *args, method=_within(self, method), **options)
+
+        @nn.nowrap
+        def init_with_output(self, rngs: Any, *args: Any, method: Any = None, **options: Any) -> Any:
+            return super().init_with_output(rngs, *args, method=_within(self, method), **options)
 
         @nn.nowrap
         def __reduce__(self) -> Any:
@@ -101,6 +105,40 @@ def _gated_class(base: Any) -> Any:
     Gated.__name__, Gated.__qualname__ = base.__name__, base.__qualname__
     Gated.__module__, Gated.__doc__ = base.__module__, base.__doc__
     return Gated
+
+
+@contextmanager
+def _gating(module: nn.Module) -> Iterator[None]:
+    """Gate the calls of the module's sites, once however often this is entered."""
+    if module.scope is None or module.path in _active.get():
+        yield
+        return
+    token = _active.set(_active.get() | {module.path})
+    try:
+        with nn.intercept_methods(_interceptor(module)):
+            yield
+    finally:
+        _active.reset(token)
+
+
+def _within(module: nn.Module, method: Any) -> Any:
+    """The `method` of `apply`, with the sites gated where it is none of the module's own."""
+    if isinstance(method, str) and isinstance(getattr(module, method, None), nn.Module):
+        call = partial(_call_child, method)
+    elif callable(method) and not ismethod(method):
+        call = method
+    else:
+        return method
+
+    def within(bound: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with _gating(bound):
+            return call(bound, *args, **kwargs)
+
+    return within
+
+
+def _call_child(name: str, bound: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return getattr(bound, name)(*args, **kwargs)
 
 
 def _empty(base: Any) -> nn.Module:
