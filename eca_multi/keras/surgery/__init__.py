@@ -1,0 +1,27 @@
+"""Adding ECA to a Keras network that exists: a new model with the same weights, found sites, and the way back."""
+
+from .installed import infer_plan as infer_plan
+from .installed import installed_eca as installed_eca
+from .installed import remove_eca as remove_eca
+from .planning import insert_eca as insert_eca
+from .planning import plan_eca as plan_eca
+from .states import base_state as base_state
+from .states import eca_parameters as eca_parameters
+from .states import eca_state as eca_state
+from .states import freeze_except_eca as freeze_except_eca
+from .states import load_base_state as load_base_state
+from .states import load_eca_state as load_eca_state
+
+__all__ = [
+    "base_state",
+    "eca_parameters",
+    "eca_state",
+    "freeze_except_eca",
+    "infer_plan",
+    "insert_eca",
+    "installed_eca",
+    "load_base_state",
+    "load_eca_state",
+    "plan_eca",
+    "remove_eca",
+]

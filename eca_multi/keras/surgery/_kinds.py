@@ -1,0 +1,105 @@
+"""What an operation of a Keras graph is: convolution, norm, something to step over, or a model of its own."""
+
+from typing import Any
+
+import keras
+
+from ..layers import ECA
+
+
+def _present(*names: str) -> tuple[type, ...]:
+    return tuple(getattr(keras.layers, name) for name in names if hasattr(keras.layers, name))
+
+
+DEPTHWISE = _present("DepthwiseConv1D", "DepthwiseConv2D")
+CONVS = (
+    *_present("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
+    *_present("SeparableConv1D", "SeparableConv2D"),
+    *DEPTHWISE,
+)
+DENSE = _present("Dense", "EinsumDense")
+NORMS = _present("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization")
+# A gate in front of these does what it does behind them, or is meant to stand there; some are not Keras's own classes.
+PASSING = {
+    *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout", "GaussianDropout"),
+    *("GaussianNoise", "Identity", "StochasticDepth", "DropPath"),
+}
+ADDS, PRODUCTS = ("Add",), ("Multiply",)  # of keras.layers, and of keras.ops for `a + b`
+GLOBAL_POOLS = _present("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D")
+# What keeps the number of channels and the rank, for a Sequential that is not built.
+KEEPS_CHANNELS = ("Pooling", "Padding", "UpSampling", "Cropping", "Dropout", "Activation", "ReLU", "Normalization")
+
+
+def kind(operation: Any) -> str:
+    """The class name, as a plan shows it."""
+    return type(operation).__name__
+
+
+def is_conv(operation: Any) -> bool:
+    return isinstance(operation, CONVS)
+
+
+def is_norm(operation: Any) -> bool:
+    return isinstance(operation, NORMS)
+
+
+def is_add(operation: Any) -> bool:
+    return kind(operation) in ADDS
+
+
+def is_product(operation: Any) -> bool:
+    return kind(operation) in PRODUCTS
+
+
+def is_eca(operation: Any) -> bool:
+    return isinstance(operation, ECA)
+
+
+def is_input(operation: Any) -> bool:
+    return isinstance(operation, keras.layers.InputLayer)
+
+
+def is_passing(operation: Any) -> bool:
+    if isinstance(operation, keras.layers.Activation):
+        return operation.activation is keras.activations.linear
+    return kind(operation) in PASSING
+
+
+def is_model(operation: Any) -> bool:
+    return isinstance(operation, keras.Model)
+
+
+def is_container(operation: Any) -> bool:
+    """A model whose graph or list of layers can be read."""
+    return is_model(operation) and isinstance(operation, keras.Function | keras.Sequential)
+
+
+def parts(operation: Any) -> list[Any]:
+    """The layers inside a layer, in the order in which it made them, itself first."""
+    return list(operation._flatten_layers()) if isinstance(operation, keras.Layer) else []
+
+
+def weighted(operation: Any, also_dense: bool = True) -> int:
+    """How many convolutions (and dense layers) work in an operation, those inside of it included."""
+    kinds = (*CONVS, *DENSE) if also_dense else CONVS
+    return sum(isinstance(part, kinds) for part in parts(operation))
+
+
+def is_opaque(operation: Any) -> bool:
+    """A layer whose inner layers the graph does not show."""
+    return isinstance(operation, keras.Layer) and not is_model(operation) and len(parts(operation)) > 1
+
+
+def own_layout(operation: Any, rank: int) -> str:
+    """The layout that an operation was told, or ""."""
+    data_format = getattr(operation, "data_format", None)
+    if data_format in ("channels_first", "channels_last"):
+        return str(data_format)
+    if isinstance(operation, DENSE):
+        return "channels_last"
+    axis = getattr(operation, "axis", None) if is_norm(operation) else None
+    if isinstance(axis, list | tuple):
+        axis = axis[0] if len(axis) == 1 else None
+    if axis in (-1, rank - 1):
+        return "channels_last"
+    return "channels_first" if axis == 1 else ""

@@ -1,0 +1,166 @@
+"""A new model with the same graph but for some edits; the old one is read and never written."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from ._checks import keeps_class
+from ._clone import clone_operation, copy_flags, copy_state, same_random_state
+from ._graph import Call, Graph, Network
+from ._kinds import is_container, is_input, is_model
+
+Gate = Callable[[], Any]  # makes the ECA layer
+
+
+@dataclass
+class Edits:
+    """What is to be different, by the identity of what it concerns in the old model.
+
+    Args:
+        after: Operations whose outputs are gated for all.
+        edges: (node, tensor): what a call gets is gated, for it alone.
+        products: Nodes whose output is made by ECA from another tensor.
+        dropped: ECA layers to leave out.
+    """
+
+    after: dict[int, Gate] = field(default_factory=dict)
+    edges: dict[tuple[int, int], Gate] = field(default_factory=dict)
+    products: dict[int, tuple[Any, Gate]] = field(default_factory=dict)
+    dropped: set[int] = field(default_factory=set)
+
+
+class Rebuild:
+    """Makes the new model; each old layer has one new layer, however often it is called, and so has each gate."""
+
+    def __init__(self, network: Network, edits: Edits) -> None:
+        self.network = network
+        self.edits = edits
+        self._new: dict[int, Any] = {}
+        self._old: list[Any] = []
+        self._gates: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        old = self.network.model
+        with same_random_state():
+            new = self._made(old)
+            for operation in self._old:
+                if not is_model(operation):
+                    copy_state(operation, self._new[id(operation)])
+            self._copy_flags()
+            _compile(old, new)
+        return new
+
+    def _made(self, operation: Any) -> Any:
+        if id(operation) not in self._new:
+            if isinstance(operation, keras.Sequential):
+                new = self._sequential(operation)
+            elif is_container(operation):
+                new = self._functional(operation)
+            else:
+                new = clone_operation(operation)
+            self._new[id(operation)] = new
+            self._old.append(operation)
+        return self._new[id(operation)]
+
+    def _gate(self, make: Gate) -> Any:
+        if id(make) not in self._gates:
+            self._gates[id(make)] = make()
+        return self._gates[id(make)]
+
+    def _sequential(self, model: Any) -> Any:
+        layers = []
+        for layer in model._layers:  # with the input, which `layers` leaves out
+            if id(layer) in self.edits.dropped:
+                continue
+            layers.append(self._made(layer))
+            if id(layer) in self.edits.after:
+                layers.append(self._gate(self.edits.after[id(layer)]))
+        cls = type(model) if keeps_class(model) else keras.Sequential
+        return cls(layers, name=model.name, trainable=model.trainable)
+
+    def _functional(self, model: Any) -> Any:
+        graph = self.network.graph(model)
+        made: dict[int, Any] = {}
+        gated: dict[tuple[int, int], Any] = {}
+        for call in graph.calls:
+            if is_input(call.operation):
+                made[id(call.outputs[0])] = self._made(call.operation).output
+        for tensor in model.inputs:  # one that no output needs is in no call
+            if id(tensor) not in made:
+                made[id(tensor)] = self._made(tensor._keras_history.operation).output
+        needed = self._needed(graph)
+        for call in graph.calls:
+            if id(call) in needed and not is_input(call.operation):
+                self._call(call, made, gated)
+        inputs, outputs = (
+            keras.tree.map_structure(lambda tensor: made[id(tensor)], struct) for struct in (model.input, model.output)
+        )
+        cls = type(model) if keeps_class(model) else keras.Model
+        return cls(inputs, outputs, name=model.name)
+
+    def _call(self, call: Call, made: dict[int, Any], gated: dict[tuple[int, int], Any]) -> None:
+        edits = self.edits
+        if id(call.operation) in edits.dropped:
+            made[id(call.outputs[0])] = made[id(call.inputs[0])]
+            return
+        if id(call.node) in edits.products:
+            tensor, gate = edits.products[id(call.node)]
+            made[id(call.outputs[0])] = self._gate(gate)(made[id(tensor)])
+            return
+        inputs = {}
+        for tensor in call.inputs:
+            inputs[id(tensor)] = made[id(tensor)]
+            edge = edits.edges.get((id(call.node), id(tensor)))
+            if edge is not None:
+                key = (id(edge), id(tensor))
+                if key not in gated:
+                    gated[key] = self._gate(edge)(made[id(tensor)])
+                inputs[id(tensor)] = gated[key]
+        args, kwargs = call.node.arguments.fill_in(inputs)
+        outputs = keras.tree.flatten(self._made(call.operation)(*args, **kwargs))
+        after = edits.after.get(id(call.operation))
+        if after is not None:
+            outputs = [self._gate(after)(outputs[0])]
+        made |= {id(old): new for old, new in zip(call.outputs, outputs, strict=True)}
+
+    def _needed(self, graph: Graph) -> set[int]:
+        """The calls that the outputs still need: those of a replaced SE block are not among them."""
+        found: set[int] = set()
+        todo = list(graph.outputs)
+        while todo:
+            call = graph.producer.get(id(todo.pop()))
+            if call is not None and id(call) not in found:
+                found.add(id(call))
+                product = self.edits.products.get(id(call.node))
+                todo += [product[0]] if product else call.inputs
+        return found
+
+    def _copy_flags(self) -> None:
+        """A model and a layer pass their flag on to all in them, so: from outside in, variables last."""
+        for graph in self.network.graphs:
+            self._new[id(graph.model)].trainable = graph.model.trainable
+        layers = [layer for layer in self._old if isinstance(layer, keras.Layer) and not is_model(layer)]
+        for layer in layers:
+            copy_flags(layer, self._new[id(layer)])
+        for gate in self._gates.values():
+            gate.trainable = True
+        root = self._new[id(self.network.model)]
+        if self._gates and not root.trainable:
+            root._trainable = True  # the flag alone: the layers stay frozen, the gates are trained
+
+
+def _compile(old: Any, new: Any) -> None:
+    """Carry over loss, metrics and the optimizer's settings; its state belongs to the old variables."""
+    if not old.compiled:
+        return
+    try:
+        new.compile_from_config(old.get_compile_config())
+    except Exception as error:  # a loss or metric that Keras does not know by name
+        warnings.warn(
+            f"The new model is not compiled: what {old.name!r} was compiled with cannot be made again "
+            f"({str(error).strip().splitlines()[0][:120]}). Call its compile().",
+            stacklevel=4,
+        )

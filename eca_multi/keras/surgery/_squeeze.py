@@ -1,0 +1,51 @@
+"""Squeeze-and-excitation blocks, found by their shape: x times something that comes from x's global average."""
+
+from typing import Any
+
+from ._graph import Call, Graph
+from ._kinds import CONVS, DENSE, GLOBAL_POOLS, is_container, is_product
+from ._places import Places, Site
+
+
+def squeezes(places: Places) -> list[Site]:
+    """The product of each SE block."""
+    sites = []
+    for graph, call in places.network.ordered():
+        found = excited(graph, call)
+        if found is None:
+            continue
+        tensor, layers = found
+        dropped = {id(layer): layer for layer in layers if _ends_here(graph, layer)}
+        parameters = sum(layer.count_params() for layer in dropped.values() if hasattr(layer, "count_params"))
+        site = places.site(
+            call.operation,
+            action="replace",
+            tensor="the input of the SE block",
+            keeps_output=False,
+            notes=(f"replaces an SE block: its {parameters} parameters are dropped",),
+        )
+        site.products.append((call, tensor))
+        sites.append(site)
+    return sites
+
+
+def excited(graph: Graph, product: Call) -> tuple[Any, list[Any]] | None:
+    """The tensor that an SE block scales, and its layers; None where a call is not the end of one."""
+    if not is_product(product.operation) or len(product.inputs) != 2:
+        return None
+    for tensor, scale in (product.inputs, product.inputs[::-1]):
+        layers = []
+        call = graph.producer.get(id(scale))
+        while call is not None and len(call.inputs) == 1 and not is_container(call.operation):
+            layers.append(call.operation)
+            if isinstance(call.operation, GLOBAL_POOLS):
+                if call.inputs[0] is tensor and any(isinstance(layer, (*CONVS, *DENSE)) for layer in layers):
+                    return tensor, layers
+                break
+            call = graph.producer.get(id(call.inputs[0]))
+    return None
+
+
+def _ends_here(graph: Graph, layer: Any) -> bool:
+    """Whether nothing else in the graph calls a layer."""
+    return sum(call.operation is layer for call in graph.calls) == 1

@@ -1,0 +1,215 @@
+"""Weights of a model with ECA: those of the base by its own names, those of ECA, and which are trained."""
+
+from collections.abc import Iterator, Mapping
+from os import PathLike, fspath
+from typing import Any
+
+import keras
+import numpy as np
+
+from ._checks import check_model
+from ._clone import values
+from ._graph import Network
+from ._inserted import InsertedECA
+from ._kinds import is_eca, is_model, parts
+from .installed import remove_eca
+
+State = dict[str, np.ndarray]
+
+
+def eca_parameters(model: Any) -> list[Any]:
+    """Return the kernels of all ECA layers of a model, as Keras variables.
+
+    Args:
+        model: Functional or Sequential.
+
+    Raises:
+        UnsupportedModelError: If the model has no graph to read.
+
+    Example:
+        >>> import keras
+        >>> from eca_multi.keras import eca_parameters, insert_eca
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(16, 3, name="conv")])
+        >>> len(eca_parameters(insert_eca(model, "conv")))
+        1
+    """
+    check_model(model)
+    return [variable for layer in Network(model).leaves() if is_eca(layer) for variable in layer.weights]
+
+
+def freeze_except_eca(model: Any) -> Any:
+    """Set the model's trainable flags in place, so that its ECA layers alone are trained; return the model.
+
+    A frozen BatchNormalization uses its moving statistics in training too and does not change them. Compile after it.
+
+    Args:
+        model: Functional or Sequential, with ECA.
+
+    Raises:
+        ValueError: If the model has no ECA. UnsupportedModelError: If it has no graph to read.
+
+    Example:
+        >>> import keras
+        >>> from eca_multi.keras import freeze_except_eca, insert_eca
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(16, 3, name="conv")])
+        >>> [v.path for v in freeze_except_eca(insert_eca(model, "conv")).trainable_variables]
+        ['conv_eca/kernel']
+    """
+    if not eca_parameters(model):
+        raise ValueError(
+            f"model must have ECA. Received: {model.name!r} without any, so nothing would be trained. Use insert_eca."
+        )
+    model.trainable = True
+    for layer in Network(model).leaves():
+        if isinstance(layer, keras.Layer):
+            layer.trainable = is_eca(layer)
+    return model
+
+
+def base_state(model: Any) -> State:
+    """Return a copy of all weights but those of inserted ECA, {"layer/variable": array}.
+
+    The names are those of a model without ECA, so that states go both ways.
+
+    Args:
+        model: Functional or Sequential, with or without ECA.
+
+    Raises:
+        UnsupportedModelError: If the model has no graph to read.
+
+    Example:
+        >>> import keras
+        >>> from eca_multi.keras import base_state, insert_eca
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(16, 3, name="conv")])
+        >>> sorted(base_state(insert_eca(model, "conv")))
+        ['conv/bias', 'conv/kernel']
+    """
+    check_model(model)
+    return {key: values(variable) for key, variable in _variables(model, of_eca=False)}
+
+
+def load_base_state(model: Any, state: Mapping[str, Any] | str | PathLike[str]) -> Any:
+    """Load weights of the network without ECA into a model with it, in place; kernels of ECA stay. Return the model.
+
+    Keras's own `load_weights` cannot: `.weights.h5` numbers layers in an order that insertion changes, and
+    skip_mismatch=True then puts wrong weights into layers of the same shape, without a word about these.
+
+    Args:
+        model: With ECA from `insert_eca` (or without).
+        state: What `base_state` returned, or a `.weights.h5` or `.keras` file of the network without ECA.
+
+    Raises:
+        ValueError: If weights are missing, left over or of another shape; nothing is changed.
+        UnsupportedModelError: If the model has no graph to read.
+
+    Example:
+        >>> import keras
+        >>> from eca_multi.keras import base_state, insert_eca, load_base_state
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(16, 3, name="conv")])
+        >>> with_eca = load_base_state(insert_eca(model, "conv"), base_state(model))
+    """
+    check_model(model)
+    if not isinstance(state, Mapping):
+        state = _from_file(model, fspath(state))
+    _load(model, state, of_eca=False)
+    return model
+
+
+def eca_state(model: Any) -> State:
+    """Return a copy of the kernels of inserted ECA, {"<site>_eca/kernel": array}.
+
+    Args:
+        model: Functional or Sequential.
+
+    Raises:
+        UnsupportedModelError: If the model has no graph to read.
+
+    Example:
+        >>> import keras
+        >>> from eca_multi.keras import eca_state, insert_eca
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(16, 3, name="conv")])
+        >>> {key: value.shape for key, value in eca_state(insert_eca(model, "conv")).items()}
+        {'conv_eca/kernel': (3, 1, 1)}
+    """
+    check_model(model)
+    return {key: values(variable) for key, variable in _variables(model, of_eca=True)}
+
+
+def load_eca_state(model: Any, state: Mapping[str, Any]) -> Any:
+    """Load what `eca_state` returned, in place; return the model.
+
+    Args:
+        model: With the same ECAs.
+        state: Their kernels.
+
+    Raises:
+        ValueError: If a kernel is missing, left over or of another shape; nothing is changed.
+        UnsupportedModelError: If the model has no graph to read.
+
+    Example:
+        >>> import keras
+        >>> from eca_multi.keras import eca_state, insert_eca, load_eca_state
+        >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(16, 3, name="conv")])
+        >>> trained = insert_eca(model, "conv")
+        >>> again = load_eca_state(insert_eca(model, "conv"), eca_state(trained))
+    """
+    check_model(model)
+    _load(model, state, of_eca=True)
+    return model
+
+
+def _variables(model: Any, *, of_eca: bool) -> Iterator[tuple[str, Any]]:
+    """Weights and their keys, in the network's order.
+
+    A layer that makes layers inside numbers its weights: Keras counts the names of those anew in each instance.
+    """
+    network = Network(model)
+    for layer in network.leaves():
+        if not isinstance(layer, keras.Layer) or is_model(layer) or isinstance(layer, InsertedECA) != of_eca:
+            continue
+        weights = list(layer.weights)
+        names = [weight.name for weight in weights]
+        if len(parts(layer)) > 1 or len(set(names)) < len(names):
+            names = [f"{number}/{name}" for number, name in enumerate(names)]
+        for name, weight in zip(names, weights, strict=True):
+            yield f"{network.path(layer)}/{name}", weight
+
+
+def _load(model: Any, state: Mapping[str, Any], *, of_eca: bool) -> None:
+    own = dict(_variables(model, of_eca=of_eca))
+    wrong = [f"{key} is missing" for key in own if key not in state]
+    wrong += [f"{key} is not in the model" for key in state if key not in own]
+    wrong += [
+        f"{key} has shape {np.shape(state[key])}, not {tuple(variable.shape)}"
+        for key, variable in own.items()
+        if key in state and np.shape(state[key]) != tuple(variable.shape)
+    ]
+    if wrong:
+        name = "eca_state" if of_eca else "base_state"
+        more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
+        raise ValueError(
+            f"state must hold the weights that {name} of this model returns. "
+            f"Received: {len(wrong)} differences: {'; '.join(wrong[:6])}{more}. Pass a state of the same network."
+        )
+    for key, variable in own.items():
+        variable.assign(np.array(state[key]))
+    for layer in Network(model).leaves():
+        for part in parts(layer):
+            if hasattr(part, "finalize_state") and part.built:  # of a Normalization layer, which holds constants
+                part.finalize_state()
+
+
+def _from_file(model: Any, path: str) -> State:
+    """Read a file through a model that numbers its layers as the one that wrote it did."""
+    if path.endswith(".keras"):
+        return base_state(keras.saving.load_model(path, compile=False))
+    has_eca = any(isinstance(layer, InsertedECA) for layer in Network(model).leaves())
+    plain = remove_eca(model) if has_eca else _copied(model)
+    plain.load_weights(path)
+    return base_state(plain)
+
+
+def _copied(model: Any) -> Any:
+    from ._rebuild import Edits, Rebuild
+
+    return Rebuild(Network(model), Edits()).run()
