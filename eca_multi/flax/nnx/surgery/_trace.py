@@ -1,0 +1,124 @@
+"""One traced run of an nnx network with tags on all modules: who is called, on what, and what comes of it."""
+
+import functools
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from eca_multi.flax._flow import Flow, tag, tag_input
+from eca_multi.plan import UnsupportedModelError
+
+from ._gated import become, subclass
+from ._modules import Shape, places, variables
+
+PATH = "eca_multi_path"
+_recording = threading.local()
+
+
+@dataclass
+class Seen:
+    """The calls of one module: output shapes (None for what is not one array) and one of its variables' shapes."""
+
+    outputs: list[Shape | None] = field(default_factory=list)
+    variable: Shape | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a run told."""
+
+    flow: Flow
+    seen: Mapping[str, Seen]
+
+
+def trace(model: nnx.Module, example_inputs: Any) -> Trace:
+    """Trace a copy of the model on the inputs' shapes; nothing of the model changes, its random streams included.
+
+    Raises:
+        TypeError: If the inputs hold no array. UnsupportedModelError: If the model cannot be traced on them.
+    """
+    leaves, tree, where = split_inputs(example_inputs)
+    graphdef, state = nnx.split(model)
+    seen: dict[str, Seen] = {}
+
+    def run(state: Any, arrays: list[Any]) -> Any:
+        # A copy of this trace's own: a module of an outer trace may not change its statistics here.
+        copy = nnx.merge(graphdef, state, copy=True)
+        for place in places(copy):
+            setattr(place.module, PATH, place.path)
+            base: Any = type(place.module)
+            become(place.module, _tagging_class(base))
+        args, kwargs = call_arguments(tree, leaves, where, arrays)
+        return jax.tree.leaves(copy(*args, **kwargs))
+
+    _recording.seen = seen
+    try:
+        jaxpr = jax.make_jaxpr(run)(state, [leaves[i] for i in where])
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"model must run on example_inputs while JAX traces it. Received: {type(error).__name__}: {error}. "
+            "Pass what the model is called with: an array, a tuple of positional inputs or a dict of keywords."
+        ) from error
+    finally:
+        _recording.seen = None
+    first = len(jax.tree.leaves(state))
+    return Trace(Flow(jaxpr, range(first, first + len(where))), seen)
+
+
+def split_inputs(example_inputs: Any) -> tuple[list[Any], Any, list[int]]:
+    """Return the leaves of (args, kwargs), their tree, and which of them are arrays."""
+    if isinstance(example_inputs, dict):
+        inputs: tuple[Any, Any] = ((), dict(example_inputs))
+    else:
+        inputs = (example_inputs if isinstance(example_inputs, tuple) else (example_inputs,), {})
+    leaves, tree = jax.tree.flatten(inputs)
+    where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)]
+    if not where:
+        raise TypeError(
+            "example_inputs must be one array, a tuple of positional inputs or a dict of keywords. "
+            f"Received: {type(example_inputs).__name__} without an array. Zeros of the right shape will do."
+        )
+    return leaves, tree, where
+
+
+def call_arguments(tree: Any, leaves: list[Any], where: list[int], arrays: list[Any]) -> tuple[Any, Any]:
+    """The arguments of a call with the arrays in their places; flags and other values stay what they are."""
+    filled = list(leaves)
+    for place, value in zip(where, arrays, strict=True):
+        filled[place] = value
+    args, kwargs = jax.tree.unflatten(tree, filled)
+    return args, kwargs
+
+
+@functools.cache
+def _tagging_class(base: Any) -> type[nnx.Module]:
+    """A subclass whose calls are tagged; the path is a static attribute, which goes through all transformations."""
+
+    @functools.wraps(base.__call__)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        path = getattr(self, PATH)
+        args = tuple(tag_input(path, a) if isinstance(a, jax.Array) else a for a in args)
+        kwargs = {name: tag_input(path, a) if isinstance(a, jax.Array) else a for name, a in kwargs.items()}
+        variable = next((tuple(v.shape) for v in variables(self)), None)
+        y = base.__call__(self, *args, **kwargs)
+        seen = getattr(_recording, "seen", None)
+        if seen is not None:
+            one = seen.setdefault(path, Seen(variable=variable))
+            one.outputs.append(tuple(y.shape) if isinstance(y, jax.Array) else None)
+        return tag(path, y) if _is_plain(y) else y
+
+    return subclass(base, "Tagged", type(base), {"__call__": __call__})
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is made of arrays and Python's containers alone: a module among them must stay itself."""
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return isinstance(value, jax.Array)
+    return all(_is_plain(one) for one in value)

@@ -1,0 +1,247 @@
+"""The weights of the network and those of its ECAs, apart: each a pure dict for a checkpoint of its own."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from eca_multi.flax.nnx.layers import ECAParam
+from eca_multi.plan import NoSiteError
+
+from ._installed import installed
+from ._modules import check_model
+
+Model = TypeVar("Model", bound=nnx.Module)
+Key = tuple[str, ...]
+
+
+def eca_parameters(model: nnx.Module) -> nnx.State:
+    """Return the kernels of all ECA layers.
+
+    Args:
+        model: A network with ECA.
+
+    Returns:
+        An `nnx.State` of `ECAParam`s: what `nnx.state(model, ECAParam)` is.
+
+    Raises:
+        NoSiteError: If there is none.
+
+    Example:
+        >>> from flax import nnx
+        >>> from eca_multi.flax.nnx import eca_parameters, insert_eca
+        >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
+        >>> eca_parameters(net)["layers"][0]["eca"]["kernel"].shape
+        (3, 1, 1)
+
+    Source: eca_multi.
+    """
+    _check_any(model)
+    kernels: nnx.State = nnx.state(model, ECAParam)
+    return kernels
+
+
+def freeze_except_eca(model: nnx.Module) -> type[ECAParam]:
+    """Return the filter that lets only the ECA kernels be trained. nnx has no flag on a parameter to change.
+
+    Args:
+        model: A network with ECA. It is not changed: call `model.eval()` yourself where running statistics of a norm
+            are to stay too.
+
+    Returns:
+        `ECAParam`, for `nnx.Optimizer(model, tx, wrt=...)` and `nnx.DiffState(0, ...)`.
+
+    Raises:
+        NoSiteError: If there is no ECA, so that nothing would be trained.
+
+    Example:
+        >>> import optax
+        >>> from flax import nnx
+        >>> from eca_multi.flax.nnx import freeze_except_eca, insert_eca
+        >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
+        >>> only_eca = freeze_except_eca(net)
+        >>> optimizer = nnx.Optimizer(net, optax.sgd(0.1), wrt=only_eca)
+        >>> gradient = nnx.grad(lambda net, x: net(x).sum(), argnums=nnx.DiffState(0, only_eca))
+
+    Source: eca_multi.
+    """
+    _check_any(model)
+    return ECAParam
+
+
+def base_state(model: nnx.Module) -> dict[Any, Any]:
+    """Return the state without the inserted ECAs, as the plain network's `nnx.to_pure_dict(nnx.state(model))` has it.
+
+    Args:
+        model: With or without ECA.
+
+    Returns:
+        A new nested dict; the arrays are the model's own.
+
+    Raises:
+        TypeError: If it is no nnx module.
+
+    Example:
+        >>> from flax import nnx
+        >>> from eca_multi.flax.nnx import base_state, insert_eca
+        >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
+        >>> sorted(base_state(net)["layers"][0])
+        ['bias', 'kernel']
+
+    Source: eca_multi.
+    """
+    return _part(model, of_eca=False)
+
+
+def eca_state(model: nnx.Module) -> dict[Any, Any]:
+    """Return the kernels of the inserted ECAs alone: a few hundred numbers for a large network.
+
+    Args:
+        model: A network with ECA.
+
+    Returns:
+        A new nested dict under the paths of the whole state.
+
+    Raises:
+        NoSiteError: If there is none.
+
+    Example:
+        >>> from flax import nnx
+        >>> from eca_multi.flax.nnx import eca_state, insert_eca
+        >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
+        >>> eca_state(net)["layers"][0]["eca"]["kernel"].shape
+        (3, 1, 1)
+
+    Source: eca_multi.
+    """
+    _check_any(model)
+    return _part(model, of_eca=True)
+
+
+def load_base_state(model: Model, state: Mapping[Any, Any]) -> Model:
+    """Load a plain network's state into a network with ECA; its ECAs go back to the identity.
+
+    Args:
+        model: With or without ECA; changed in place.
+        state: What `base_state` returned, or the pure dict or `nnx.State` of a plain network; list indices may be
+            text, as some checkpoints have them.
+
+    Returns:
+        The model. ECAs whose gate is not 2*sigmoid have no identity and keep their kernels.
+
+    Raises:
+        ValueError: With all missing, unexpected and mis-shaped arrays; nothing is changed.
+
+    Example:
+        >>> from flax import nnx
+        >>> from eca_multi.flax.nnx import base_state, insert_eca, load_base_state
+        >>> net = nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0)))
+        >>> old = base_state(net)
+        >>> net = load_base_state(insert_eca(net, "conv"), old)
+
+    Source: eca_multi.
+    """
+    check_model(model)
+    _load(model, state, of_eca=False)
+    for one in installed(model):
+        if one.layer.gate == "2sigmoid" and not isinstance(one.layer.kernel.get_value(), jax.ShapeDtypeStruct):
+            one.layer.kernel[...] = jnp.zeros_like(one.layer.kernel[...])
+    return model
+
+
+def load_eca_state(model: Model, state: Mapping[Any, Any]) -> Model:
+    """Load what `eca_state` returned.
+
+    Args:
+        model: With the same ECAs; changed in place.
+        state: A nested dict.
+
+    Returns:
+        The model.
+
+    Raises:
+        NoSiteError: If the model has no ECA. ValueError: With all missing, unexpected and mis-shaped kernels; nothing
+            is changed.
+
+    Example:
+        >>> from flax import nnx
+        >>> from eca_multi.flax.nnx import eca_state, insert_eca, load_eca_state
+        >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
+        >>> net = load_eca_state(net, eca_state(net))
+
+    Source: eca_multi.
+    """
+    _check_any(model)
+    _load(model, state, of_eca=True)
+    return model
+
+
+def flat(state: Any) -> dict[Key, Any]:
+    """A state's arrays by their path as text, whatever it is: an `nnx.State`, a pure dict, indices as text or not."""
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"state must be a nested dict or an nnx.State. Received: {type(state).__name__}. "
+            "Pass what base_state, eca_state or nnx.to_pure_dict returned."
+        )
+    result: dict[Key, Any] = {}
+    for key, value in state.items():
+        if isinstance(value, Mapping):
+            result.update({(str(key), *inner): leaf for inner, leaf in flat(value).items()})
+        else:
+            result[(str(key),)] = value.get_value() if isinstance(value, nnx.Variable) else value
+    return result
+
+
+def _check_any(model: nnx.Module) -> None:
+    check_model(model)
+    if not jax.tree.leaves(nnx.state(model, ECAParam)):
+        raise NoSiteError(
+            f"model must have ECA. Received: a {type(model).__name__} without an ECA kernel. Call insert_eca first."
+        )
+
+
+def _variables(model: nnx.Module, of_eca: bool) -> dict[tuple[Any, ...], nnx.Variable]:
+    """The variables by path: the inserted ECAs' kernels, or all others."""
+    kernels = {tuple(one.kernel_path.split(".")) for one in installed(model)}
+    everything = nnx.to_flat_state(nnx.state(model))
+    return {path: v for path, v in everything if (tuple(map(str, path)) in kernels) == of_eca}
+
+
+def _part(model: nnx.Module, of_eca: bool) -> dict[Any, Any]:
+    check_model(model)
+    result: dict[Any, Any] = {}
+    for path, variable in _variables(model, of_eca).items():
+        inner = result
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1]] = variable.get_value() if isinstance(variable, nnx.Variable) else variable
+    return result
+
+
+def _load(model: nnx.Module, state: Mapping[Any, Any], of_eca: bool) -> None:
+    own = {tuple(map(str, path)): variable for path, variable in _variables(model, of_eca).items()}
+    given = flat(state)
+    texts = [f"{'.'.join(path)}: missing" for path in own if path not in given]
+    texts += [f"{'.'.join(path)}: unexpected" for path in given if path not in own]
+    for path, variable in own.items():
+        if path in given and np.shape(given[path]) != variable.get_value().shape:
+            texts.append(f"{'.'.join(path)}: shape {np.shape(given[path])}, the model's {variable.get_value().shape}")
+    if texts:
+        what = "the kernels of the inserted ECAs" if of_eca else "the state of the plain network"
+        raise ValueError(
+            f"state must be {what}. Received: {len(texts)} differences: {'; '.join(texts)}. "
+            f"{'installed_eca' if of_eca else 'nnx.state'} shows what the model has; nothing was loaded."
+        )
+    for path, variable in own.items():
+        variable.set_value(_as(given[path], variable.get_value()))
+
+
+def _as(value: Any, like: Any) -> Any:
+    """In the model's dtype, beside what it replaces; a random key stays what it is."""
+    if isinstance(like, jax.ShapeDtypeStruct) or jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return value
+    new = jnp.asarray(value, like.dtype)
+    return jax.device_put(new, like.sharding) if getattr(like, "committed", False) else new
