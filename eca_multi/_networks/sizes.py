@@ -31,7 +31,7 @@ def kernel_sizes(network: Network, wanted: KernelSizes = None) -> tuple[int, ...
         return tuple(eca_kernel_size(block.outputs, min_size=3) for block in network.blocks)
     if isinstance(wanted, str):
         raise _unknown(ValueError, wanted)
-    if not isinstance(wanted, Sequence):
+    if not isinstance(wanted, list | tuple):
         raise _unknown(TypeError, wanted)
     sizes = tuple(check_odd(f"kernel_sizes[{i}]", size) for i, size in enumerate(wanted))
     if len(sizes) == len(stages):

@@ -2,7 +2,7 @@
 
 A network is a stem of convolutions, blocks, perhaps a last convolution, global pooling and a classifier. Each
 convolution is followed by batch normalisation. A block is a branch of convolutions with ECA at its end, added to its
-shortcut where it has one. All paths are the module names of the original ECANet and torchvision; deep stems have timm's.
+shortcut where it has one. All paths are the module names of the original ECANet and torchvision, in deep stems timm's.
 """
 
 from collections.abc import Iterator
