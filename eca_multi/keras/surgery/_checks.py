@@ -38,8 +38,7 @@ def _check_container(model: Any, path: str) -> None:
             f"{name!r}, a subclassed model ({kind(model)})",
             "Its graph is Python code that cannot be read: use ECA in its call, or build it with the Functional API.",
         )
-    own = keras.Sequential if isinstance(model, keras.Sequential) else _functional(model)
-    if type(model).call is not own.call:
+    if type(model).call is not _base(model).call:
         raise _unsupported(
             "run by its graph",
             f"{name!r}, whose class {kind(model)} has a call of its own",
@@ -53,11 +52,13 @@ def _check_container(model: Any, path: str) -> None:
 
 def keeps_class(model: Any) -> bool:
     """Whether a model of this class can be made from inputs and outputs alone."""
-    base = keras.Sequential if isinstance(model, keras.Sequential) else _functional(model)
-    return type(model).__init__ is base.__init__
+    return bool(type(model).__init__ is _base(model).__init__)
 
 
-def _functional(model: Any) -> type:
+def _base(model: Any) -> Any:
+    """keras.Sequential, or the class Functional, which has no public name."""
+    if isinstance(model, keras.Sequential):
+        return keras.Sequential
     return next(c for c in type(model).__mro__ if c.__name__ == "Functional" and c.__module__.startswith("keras."))
 
 

@@ -18,9 +18,7 @@ from ._residual import named_edges
 def located(places: Places, entries: Sequence[ECAEntry]) -> dict[str, Site]:
     """What the network has now where a plan names it; what is not there is left out."""
     known = places.network.operations
-    squeezes = (
-        {s.candidate.path: s for s in FINDERS["se"](places)} if any(e.action == "replace" for e in entries) else {}
-    )
+    squeezes = {site.candidate.path: site for site in FINDERS["se"](places)}
     result = {}
     for entry in entries:
         path = next((p for p in (entry.path, *entry.aliases) if p in known), None)
@@ -77,6 +75,7 @@ def _gate(plan: ECAPlan, entry: ECAEntry, site: Site, name: str, network: Networ
             action=entry.action,
             where=plan.where,
             site=site.operation.name,
+            dropped=site.dropped,
         )
 
     return make

@@ -8,10 +8,10 @@ from eca_multi._sites import HAS_ECA
 
 from ._blocks import blocks
 from ._graph import Graph
-from ._kinds import is_conv, is_eca, is_input, is_norm, is_opaque, is_passing, weighted
+from ._kinds import is_conv, is_eca, is_norm, is_opaque, is_passing, weighted
 from ._places import Places, Site, without
 from ._residual import residual
-from ._squeeze import squeezes
+from ._squeeze import inside, squeezes
 
 TOKENS = "(N, T, C) without a 1-D convolution before it: tokens, no feature map"
 BEFORE_NORM = (
@@ -25,7 +25,10 @@ def _operations(places: Places) -> list[Any]:
 
 
 def _fit(places: Places, site: Site) -> Site:
-    """A site that was not named by the user must be a feature map."""
+    """A site that was not named by the user must be a feature map, and no part of another attention."""
+    block = inside(places).get(id(site.operation))
+    if block and not site.candidate.reason:
+        return without(site, f"inside of the SE block {block}")
     for graph, call in places.network.calls():
         if call.operation is site.operation and not site.candidate.reason and places.is_tokens(graph, call.outputs[0]):
             return without(site, TOKENS)
@@ -108,6 +111,3 @@ def calls_known(sites: list[Site], known: bool) -> list[Site]:
     if known:
         return sites
     return [changed(site, candidate=changed(site.candidate, calls=None)) for site in sites]
-
-
-__all__ = ["FINDERS", "calls_known", "is_input", "offers"]

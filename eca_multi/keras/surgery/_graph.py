@@ -5,6 +5,7 @@ The attributes of Keras that are not public (nodes and histories) are read here 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import keras
@@ -89,7 +90,7 @@ def _ordered(nodes: list[Any]) -> list[Any]:
     earlier: dict[int, Any] = {}
     for operation in {id(node.operation): node.operation for node in nodes}.values():
         own = [node for node in operation._inbound_nodes if id(node) in inside]
-        earlier |= {id(later): former for former, later in zip(own, own[1:], strict=False)}
+        earlier |= {id(later): former for former, later in pairwise(own)}
     done: set[int] = set()
     result: list[Any] = []
     for root in nodes:

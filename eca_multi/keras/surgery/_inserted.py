@@ -1,10 +1,11 @@
 """The layer that insert_eca puts into a network."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from ..layers import ECA
+from eca_multi.keras.layers import ECA
 
 
 @keras.saving.register_keras_serializable(package="eca_multi")
@@ -15,14 +16,26 @@ class InsertedECA(ECA):
         action: As in `ECAEntry`.
         where: What was asked for when it was inserted.
         site: Name of the layer that it was inserted at.
+        dropped: Names of the layers of the SE block that it replaced.
         **kwargs: Of `ECA`.
     """
 
-    def __init__(self, *args: Any, action: str = "after", where: str = "paths", site: str = "", **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        kernel_size: int | None = None,
+        *,
+        action: str = "after",
+        where: str = "paths",
+        site: str = "",
+        dropped: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(kernel_size, **kwargs)
         self.action = action
         self.where = where
         self.site = site
+        self.dropped = list(dropped)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "action": self.action, "where": self.where, "site": self.site}
+        own = {"action": self.action, "where": self.where, "site": self.site, "dropped": list(self.dropped)}
+        return super().get_config() | own

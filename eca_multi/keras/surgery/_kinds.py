@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from ..layers import ECA
+from eca_multi.keras.layers import ECA
 
 
 def _present(*names: str) -> tuple[type, ...]:
@@ -25,7 +25,6 @@ PASSING = {
     *("GaussianNoise", "Identity", "StochasticDepth", "DropPath"),
 }
 ADDS, PRODUCTS = ("Add",), ("Multiply",)  # of keras.layers, and of keras.ops for `a + b`
-GLOBAL_POOLS = _present("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D")
 # What keeps the number of channels and the rank, for a Sequential that is not built.
 KEEPS_CHANNELS = ("Pooling", "Padding", "UpSampling", "Cropping", "Dropout", "Activation", "ReLU", "Normalization")
 
@@ -49,6 +48,11 @@ def is_add(operation: Any) -> bool:
 
 def is_product(operation: Any) -> bool:
     return kind(operation) in PRODUCTS
+
+
+def is_global_mean(operation: Any) -> bool:
+    """keras.layers.GlobalAveragePooling of any rank, or keras.ops.mean."""
+    return kind(operation).startswith("GlobalAveragePooling") or kind(operation) == "Mean"
 
 
 def is_eca(operation: Any) -> bool:

@@ -32,7 +32,8 @@ class Site:
         operation: Of the site; its outputs are gated for all that get them, or
         edges: for these alone: a call, and the tensor it gets.
         products: Calls that ECA stands in for (of SE blocks), and the tensor that it gates.
-        tensor: One of the gated tensors.
+        tensor: One of the gated tensors, where it is not an output of the operation.
+        dropped: Names of the layers of an SE block.
     """
 
     candidate: Candidate
@@ -40,6 +41,7 @@ class Site:
     edges: list[tuple[Call, Any]] = field(default_factory=list)
     products: list[tuple[Call, Any]] = field(default_factory=list)
     tensor: Any = None
+    dropped: list[str] = field(default_factory=list)
 
 
 class Places:
@@ -78,6 +80,7 @@ class Places:
         """What a plan says of the gate on `gated`, which `operation` makes."""
         layout = self.layout(graph, gated)
         shape = gated.shape
+        known = shape is not None and len(shape) > 2
         reason = reason or self.unfit(graph, gated)
         if not reason and is_opaque(operation) and weighted(operation, also_dense=False):
             reason = f"a layer with {weighted(operation, also_dense=False)} convolutions inside that the graph hides"
@@ -86,9 +89,7 @@ class Places:
             "module": operation,
             "module_type": kind(operation),
             "tensor": "its output",
-            "channels": shape[1 if layout == "channels_first" else -1]
-            if shape is not None and len(shape) > 2
-            else None,
+            "channels": shape[1 if layout == "channels_first" else -1] if known else None,
             "layout": layout,
             "aliases": self.network.aliases(operation),
             "calls": times,

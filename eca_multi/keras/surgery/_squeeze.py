@@ -3,7 +3,7 @@
 from typing import Any
 
 from ._graph import Call, Graph
-from ._kinds import CONVS, DENSE, GLOBAL_POOLS, is_container, is_product
+from ._kinds import CONVS, DENSE, is_container, is_global_mean, is_product
 from ._places import Places, Site
 
 
@@ -25,8 +25,18 @@ def squeezes(places: Places) -> list[Site]:
             notes=(f"replaces an SE block: its {parameters} parameters are dropped",),
         )
         site.products.append((call, tensor))
+        site.dropped += [layer.name for layer in dropped.values()]
         sites.append(site)
     return sites
+
+
+def inside(places: Places) -> dict[int, str]:
+    """The SE block that an operation belongs to, by the path of its product."""
+    return {
+        id(layer): places.network.path(call.operation)
+        for graph, call in places.network.calls()
+        for layer in (excited(graph, call) or ((), ()))[1]
+    }
 
 
 def excited(graph: Graph, product: Call) -> tuple[Any, list[Any]] | None:
@@ -38,7 +48,7 @@ def excited(graph: Graph, product: Call) -> tuple[Any, list[Any]] | None:
         call = graph.producer.get(id(scale))
         while call is not None and len(call.inputs) == 1 and not is_container(call.operation):
             layers.append(call.operation)
-            if isinstance(call.operation, GLOBAL_POOLS):
+            if is_global_mean(call.operation):
                 if call.inputs[0] is tensor and any(isinstance(layer, (*CONVS, *DENSE)) for layer in layers):
                     return tensor, layers
                 break

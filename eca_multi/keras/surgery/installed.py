@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from eca_multi import __version__
-from eca_multi._canonical import native_kernel
 from eca_multi._sites import Candidate, Pattern, matches
-from eca_multi.plan import ECAEntry, ECAPlan, NoSiteError, PlanMismatchError
+from eca_multi.plan import ECAEntry, ECAPlan, NoSiteError, PlanMismatchError, UnsupportedModelError
 
 from ._checks import check_model
 from ._finders import FINDERS
@@ -51,7 +50,7 @@ def installed_eca(model: Any) -> ECAPlan:
         "keras",
         kind(model),
         where=wheres.pop() if len(wheres) == 1 else "paths",
-        gate=first.gate if first else "2sigmoid",
+        gate=str(first.gate) if first else "2sigmoid",
         init=first.init if first else "identity",
         gamma=first.gamma if first else 2,
         beta=first.beta if first else 1,
@@ -73,8 +72,8 @@ def remove_eca(model: Any, include: Pattern | None = None) -> Any:
 
     Raises:
         NoSiteError: If nothing is in it, or nothing that `include` names.
-        ValueError: If an ECA stands in place of an SE block, whose layers are gone.
-        UnsupportedModelError: If the model has no graph to read.
+        UnsupportedModelError: If an ECA stands in place of an SE block, whose layers are gone, or the model has no
+            graph to read.
 
     Example:
         >>> import keras
@@ -95,7 +94,7 @@ def remove_eca(model: Any, include: Pattern | None = None) -> Any:
         )
     replaced = [entry.path for _, entry in chosen if entry.action == "replace"]
     if replaced:
-        raise ValueError(
+        raise UnsupportedModelError(
             f"include must leave out ECA in place of SE blocks. Received: {', '.join(replaced)}, whose SE layers were "
             "dropped and cannot come back. Go back to the model before insert_eca, which it did not change."
         )
@@ -146,9 +145,7 @@ def infer_plan(model: Any, state: Mapping[str, Any], *, gate: str = "2sigmoid") 
         for site in FINDERS[where](places)
         if site.candidate.path in kernels and site.candidate.into + where != "residual"
     }
-    entries = tuple(
-        _entry(site.candidate, native_kernel("keras", tuple(kernels[path].shape))[1]) for path, site in sites.items()
-    )
+    entries = tuple(_entry(site.candidate, int(kernels[path].shape[0])) for path, site in sites.items())
     return ECAPlan(
         "keras",
         kind(model),

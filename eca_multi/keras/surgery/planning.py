@@ -18,6 +18,7 @@ from ._inserted import InsertedECA
 from ._kinds import kind
 from ._places import Places
 from ._rebuild import Edits, Rebuild
+from .installed import installed_eca
 
 REMEDY = "Pass example_inputs, or build the model with its input shape."
 
@@ -199,14 +200,8 @@ def _verify(plan: ECAPlan, old: Any, new: Any, example_inputs: Any) -> None:
     same = len(before) == len(after) and all(
         x.dtype == y.dtype and np.array_equal(x, y, equal_nan=True) for x, y in zip(before, after, strict=True)
     )
-    network = Network(new)
-    own = {}
-    for operation in network.leaves():
-        if isinstance(operation, InsertedECA):
-            own.setdefault((operation.site, operation.action), 0)
-            own[(operation.site, operation.action)] += network.times(operation)
-    now = {s.candidate.path: s for s in FINDERS["any"](Places(Network(old)))}
-    calls = {e.path: (e.calls or 0, own.get((now[e.path].operation.name, e.action), 0)) for e in plan.entries}
+    own = {entry.path: entry.calls or 0 for entry in installed_eca(new).entries}
+    calls = {entry.path: (entry.calls or 0, own.get(entry.path, 0)) for entry in plan.entries}
     check_verified(plan, same, calls)
 
 

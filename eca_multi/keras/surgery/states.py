@@ -7,6 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from eca_multi.keras.layers import ECA
+from eca_multi.plan import NoSiteError
+
 from ._checks import check_model
 from ._clone import values
 from ._graph import Network
@@ -24,7 +27,7 @@ def eca_parameters(model: Any) -> list[Any]:
         model: Functional or Sequential.
 
     Raises:
-        UnsupportedModelError: If the model has no graph to read.
+        NoSiteError: If there is none. UnsupportedModelError: If the model has no graph to read.
 
     Example:
         >>> import keras
@@ -34,7 +37,7 @@ def eca_parameters(model: Any) -> list[Any]:
         1
     """
     check_model(model)
-    return [variable for layer in Network(model).leaves() if is_eca(layer) for variable in layer.weights]
+    return [variable for layer in _any(model, ECA) for variable in layer.weights]
 
 
 def freeze_except_eca(model: Any) -> Any:
@@ -46,7 +49,8 @@ def freeze_except_eca(model: Any) -> Any:
         model: Functional or Sequential, with ECA.
 
     Raises:
-        ValueError: If the model has no ECA. UnsupportedModelError: If it has no graph to read.
+        NoSiteError: If there is no ECA, so that nothing would be trained. UnsupportedModelError: If the model has no
+            graph to read.
 
     Example:
         >>> import keras
@@ -55,10 +59,8 @@ def freeze_except_eca(model: Any) -> Any:
         >>> [v.path for v in freeze_except_eca(insert_eca(model, "conv")).trainable_variables]
         ['conv_eca/kernel']
     """
-    if not eca_parameters(model):
-        raise ValueError(
-            f"model must have ECA. Received: {model.name!r} without any, so nothing would be trained. Use insert_eca."
-        )
+    check_model(model)
+    _any(model, ECA)
     model.trainable = True
     for layer in Network(model).leaves():
         if isinstance(layer, keras.Layer):
@@ -89,14 +91,18 @@ def base_state(model: Any) -> State:
 
 
 def load_base_state(model: Any, state: Mapping[str, Any] | str | PathLike[str]) -> Any:
-    """Load weights of the network without ECA into a model with it, in place; kernels of ECA stay. Return the model.
+    """Load weights of the network without ECA into a model with it, in place; its ECAs go back to the identity.
 
     Keras's own `load_weights` cannot: `.weights.h5` numbers layers in an order that insertion changes, and
     skip_mismatch=True then puts wrong weights into layers of the same shape, without a word about these.
 
     Args:
         model: With ECA from `insert_eca` (or without).
-        state: What `base_state` returned, or a `.weights.h5` or `.keras` file of the network without ECA.
+        state: What `base_state` returned, or a `.weights.h5` or `.keras` file of the network without ECA. Weights of
+            SE blocks that ECA replaced are passed over.
+
+    Returns:
+        The model. ECAs whose gate is not 2*sigmoid have no identity and keep their kernels.
 
     Raises:
         ValueError: If weights are missing, left over or of another shape; nothing is changed.
@@ -111,7 +117,13 @@ def load_base_state(model: Any, state: Mapping[str, Any] | str | PathLike[str]) 
     check_model(model)
     if not isinstance(state, Mapping):
         state = _from_file(model, fspath(state))
-    _load(model, state, of_eca=False)
+    inserted = [layer for layer in Network(model).leaves() if isinstance(layer, InsertedECA)]
+    own = {key for key, _ in _variables(model, of_eca=False)}
+    dropped = {name for layer in inserted for name in layer.dropped}
+    _load(model, {k: v for k, v in state.items() if k in own or k.split("/")[-2:][0] not in dropped}, of_eca=False)
+    for layer in inserted:
+        if layer.gate == "2sigmoid":
+            layer.kernel.assign(np.zeros(layer.kernel.shape))
     return model
 
 
@@ -122,7 +134,7 @@ def eca_state(model: Any) -> State:
         model: Functional or Sequential.
 
     Raises:
-        UnsupportedModelError: If the model has no graph to read.
+        NoSiteError: If there is none. UnsupportedModelError: If the model has no graph to read.
 
     Example:
         >>> import keras
@@ -132,6 +144,7 @@ def eca_state(model: Any) -> State:
         {'conv_eca/kernel': (3, 1, 1)}
     """
     check_model(model)
+    _any(model, InsertedECA)
     return {key: values(variable) for key, variable in _variables(model, of_eca=True)}
 
 
@@ -143,8 +156,8 @@ def load_eca_state(model: Any, state: Mapping[str, Any]) -> Any:
         state: Their kernels.
 
     Raises:
-        ValueError: If a kernel is missing, left over or of another shape; nothing is changed.
-        UnsupportedModelError: If the model has no graph to read.
+        NoSiteError: If the model has no inserted ECA. ValueError: If a kernel is missing, left over or of another
+            shape; nothing is changed. UnsupportedModelError: If the model has no graph to read.
 
     Example:
         >>> import keras
@@ -154,8 +167,17 @@ def load_eca_state(model: Any, state: Mapping[str, Any]) -> Any:
         >>> again = load_eca_state(insert_eca(model, "conv"), eca_state(trained))
     """
     check_model(model)
+    _any(model, InsertedECA)
     _load(model, state, of_eca=True)
     return model
+
+
+def _any(model: Any, cls: type) -> list[Any]:
+    layers = [layer for layer in Network(model).leaves() if isinstance(layer, cls)]
+    if not layers:
+        what = "ECA" if cls is ECA else "ECA from insert_eca"
+        raise NoSiteError(f"model must have {what}. Received: {model.name!r} without any. Use insert_eca first.")
+    return layers
 
 
 def _variables(model: Any, *, of_eca: bool) -> Iterator[tuple[str, Any]]:
