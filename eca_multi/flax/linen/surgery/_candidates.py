@@ -27,7 +27,7 @@ class Finder:
         self.variables = variables
         self.convs = [one for one in self.seen.values() if isinstance(one.module, CONVS)]
         self.norms = [one for one in self.seen.values() if isinstance(one.module, NORMS)]
-        self.ranks = {_rank(one) for one in self.convs}
+        self.ranks = {_rank(one) for one in self.convs if one.shapes[0] and len(one.shapes[0]) == _rank(one)}
         self.branches = cache(lambda: residual_branches(self.flow))
         self.blocks = cache(self._se_blocks)
 

@@ -24,11 +24,18 @@ def verify(plan: ECAPlan, old: tuple[nn.Module, Any], new: tuple[nn.Module, Any]
     """
     counted: dict[str, int] = {}
 
+    inside: set[str] = set()
+
     def watch(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        if context.method_name == "__call__":
-            path = "/".join(context.module.path)
-            counted[path] = counted.get(path, 0) + 1
-        return call(*args, **kwargs)
+        path = "/".join(context.module.path)
+        if context.method_name != "__call__" or path in inside:
+            return call(*args, **kwargs)
+        counted[path] = counted.get(path, 0) + 1
+        inside.add(path)
+        try:
+            return call(*args, **kwargs)
+        finally:
+            inside.discard(path)
 
     with jax.disable_jit():
         before = _call(*old, inputs) if plan.keeps_output else None
