@@ -1,10 +1,11 @@
 """Axis strings: the order of a tensor's axes, and the way from one order to another.
 
-"N H W C" names four axes, and "NHWC" is the same in short (capitals without spaces are one axis each); "1" is an axis
+"N H W C" names four axes, and "NHWC" is the same in short (capitals alone are one axis each); "1" is an axis
 of length one, and "*" in a layout stands for all axes that the layout does not name. A rearrangement moves axes and
 adds or drops axes of length one. It never merges, splits or flips.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ def parse(text: str | Sequence[str | int]) -> Axes:
     """Return the axes of "N H W C", "NHWC" or ("N", 3)."""
     if not isinstance(text, str):
         return tuple(str(axis) for axis in text)
-    return tuple(text) if text.isupper() and " " not in text else tuple(text.split())
+    return tuple(text) if re.fullmatch(r"[A-Z*]+", text) else tuple(text.split())
 
 
 def shape_of(axes: Axes, sizes: Mapping[str, Any], what: str) -> tuple[int, ...]:
@@ -34,7 +35,11 @@ def shape_of(axes: Axes, sizes: Mapping[str, Any], what: str) -> tuple[int, ...]
             f"each axis of {what} must have a size. Received: {' '.join(axes)!r} and no integer {missing[0]!r} in "
             f"config. Add it, as in config={{{missing[0]!r}: 8}}."
         )
-    return tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in axes)
+    shape = tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in axes)
+    for axis, size in zip(axes, shape, strict=True):
+        if size < 1:
+            raise SpecError(f"each axis of {what} must have a size of 1 or more. Received: {size} for {axis!r}.")
+    return shape
 
 
 def order(axes: Axes, layout: Axes) -> Axes:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,12 +54,12 @@ class Case:
     """One input to compare on, and what it is there to show.
 
     Attributes:
-        name: Its name in reports, in lower case with hyphens.
+        name: Its name in reports and files, in lower case with hyphens; no other case has it.
         why: One line: what would go unseen without it.
         config: What differs from the specification's config; sizes of axes too.
         inputs, weights, outputs: What differs from the specification's, where the axes do.
         draw: Called as draw(rng, config); returns arrays that take the place of the drawn ones, by name; "dy" is the
-            cotangent of an output y.
+            cotangent of an output y. Other names are refused.
     """
 
     name: str
@@ -82,6 +84,11 @@ class Manual:
 
     rtol: float
     atol: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
+            if not 0 <= value < math.inf:  # a negative one would let everything pass
+                raise SpecError(f"rtol and atol must be 0 or more, and finite. Received: {name}={value}.")
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ class Spec:
         training: The trajectory check's; None leaves it at its defaults.
 
     Raises:
-        SpecError: If names collide or something that is needed is missing.
+        SpecError: If names collide, are none, or something that is needed is missing.
 
     Example:
         >>> from eca_multi.parity import NumpyAdapter, Spec
@@ -165,6 +172,24 @@ class Spec:
                 )
         if not self.cases:
             raise SpecError(f"a specification must have a case. Received: cases=() in {self.name}.")
+        self._check_cases()
+
+    def _check_cases(self) -> None:
+        names = [case.name for case in self.cases]
+        for case in self.cases:
+            # Names of files are made of it, and "+nan" and "+inf" are appended to it.
+            if not re.fullmatch(r"[a-z0-9][a-z0-9._+-]*", case.name):
+                raise SpecError(
+                    "the name of a case must be lower case letters, digits and . _ - + alone, and begin with a letter "
+                    f"or digit. Received: {case.name!r} in {self.name}."
+                )
+            if names.count(case.name) > 1 or case.name.rpartition("+")[0] in names:
+                raise SpecError(
+                    f"each case must have a name of its own. Received: {case.name!r} twice, or with +nan or +inf, in "
+                    f"{self.name}."
+                )
+            inputs, weights = {**(self.inputs or {}), **case.inputs}, {**self.weights, **case.weights}
+            check_results(inputs, weights, self.state, self.outputs or (), self.taps, self.name)
 
     def case(self, name: str) -> Case:
         return next(case for case in self.cases if case.name == name)
@@ -187,6 +212,29 @@ class Spec:
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
+def check_results(
+    inputs: Iterable[str],
+    weights: Iterable[str],
+    state: Iterable[str],
+    outputs: Iterable[str],
+    taps: Iterable[str],
+    where: str,
+) -> None:
+    """Refuse names of which two results would have the same: the one would take the other's place.
+
+    Raises:
+        SpecError: Naming the result.
+    """
+    gradients = [*(f"d{name}" for name in (*inputs, *weights)), *(f"d_{name}" for name in taps)]
+    results = [*outputs, *taps, *gradients, *(f"new_{name}" for name in state)]
+    for name in results:
+        if results.count(name) > 1:
+            raise SpecError(
+                "results must have names of their own: dx is the gradient of an input or weight x, d_gate that of a "
+                f"tap, new_mean a state after the call. Received: {name!r} twice in {where}. Rename one."
+            )
+
+
 @dataclass(frozen=True)
 class Drawn:
     """A case's data in float64: all that a job carries, before it is rounded to a dtype."""
@@ -204,16 +252,22 @@ def draw(spec: Spec, case: Case) -> Drawn:
     """Draw a case's inputs, weights and state; the same ones at each call.
 
     Raises:
-        SpecError: If a shape is not what was declared, or a weight could not tell a right layer from a wrong one.
+        SpecError: If a name or a shape is not what was declared, or a weight could not tell a right layer from a wrong
+            one.
     """
     rng = np.random.default_rng(list(f"{case.name}".encode()))
     config = {**SIZES, **spec.config, **case.config}
-    given = case.draw(rng, config) if case.draw else {}
+    given = {name: np.asarray(array) for name, array in case.draw(rng, config).items()} if case.draw else {}
     groups = {
         "inputs": {**(spec.inputs or {}), **case.inputs},
         "weights": {**spec.weights, **case.weights},
         "state": dict(spec.state),
     }
+    outputs = {**(spec.outputs or {}), **case.outputs}
+    known = [name for sources in groups.values() for name in sources] + [f"d{name}" for name in outputs]
+    for name in given:
+        if name not in known:
+            raise SpecError(f"case {case.name} must draw some of {', '.join(known)}. Received: {name!r}.")
     arrays: dict[str, Arrays] = {}
     for group, sources in groups.items():
         arrays[group] = {
@@ -221,16 +275,16 @@ def draw(spec: Spec, case: Case) -> Drawn:
             for name, source in sources.items()
         }
     shapes = {name: _axes(source) for sources in groups.values() for name, source in sources.items()}
-    for group in groups:
-        for name, array in arrays[group].items():
-            expected = shape_of(shapes[name], config, f"{group} {name!r}")
-            if array.shape != expected:
-                raise SpecError(
-                    f"{name!r} of case {case.name} must have the shape {expected} of {' '.join(shapes[name])!r}. "
-                    f"Received: {array.shape}."
-                )
-    outputs = {**(spec.outputs or {}), **case.outputs}
     cotangents = {name: given[f"d{name}"] for name in outputs if f"d{name}" in given}
+    named = {f"d{name}": (array, _axes(outputs[name])) for name, array in cotangents.items() if _axes(outputs[name])}
+    named |= {name: (array, shapes[name]) for group in groups for name, array in arrays[group].items()}
+    for name, (array, axes) in named.items():
+        expected = shape_of(axes, config, f"{name!r}")
+        if array.shape != expected:
+            raise SpecError(
+                f"{name!r} of case {case.name} must have the shape {expected} of {' '.join(axes)!r}. "
+                f"Received: {array.shape}."
+            )
     for name, array in arrays["weights"].items():
         check_telling(name, array, case.name, shapes[name])
     return Drawn(config, spec.axes(case), shapes, **arrays, cotangents=cotangents)
