@@ -454,7 +454,7 @@ def test_two_files_without_tensors_are_no_agreement(files):
     ("first", "second"),
     [
         pytest.param(ONES, ONES.astype(np.float64), id="dtype"),
-        pytest.param(ONES * 0, ONES * -0.0, id="sign of zero", marks=pytest.mark.xfail(reason="-0 == 0: BITWISE")),
+        pytest.param(ONES * 0, ONES * -0.0, id="sign of zero"),
     ],
 )
 def test_bit_by_bit_means_every_bit(files, first, second):

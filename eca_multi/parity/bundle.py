@@ -143,5 +143,5 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
-    data: bytes = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    data: bytes = save({name: np.require(array, requirements="C") for name, array in arrays.items()})
     return data

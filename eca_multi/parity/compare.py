@@ -59,10 +59,12 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str 
     """Compare a result with the float64 reference: |actual - reference| <= c * budget, element by element.
 
     Where the reference, rounded to `dtype`, is not finite, the result must be the same infinity or NaN. A `dtype` of
-    None takes the result's own.
+    None takes the result's own. Integers and booleans of the reference must be met exactly, by those of any width.
     """
     if actual.values.shape != reference.shape:
         return Judgement(Verdict.SHAPE_MISMATCH, None, (), str(tuple(reference.shape)), str(tuple(actual.values.shape)))
+    if reference.dtype.kind in "biu":
+        return _judge_exactly(actual, reference, dtype)
     if dtype is not None and actual.dtype != dtype:
         return Judgement(Verdict.DTYPE_MISMATCH, None, (), dtype, actual.dtype)
 
@@ -76,10 +78,10 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str 
     error, limit = np.zeros_like(values), c * budget
     error[finite] = np.abs(values[finite] - reference[finite])
     with np.errstate(divide="ignore", invalid="ignore"):
-        use = np.where(error == 0.0, 0.0, error / limit)
+        use = np.where(error == 0.0, 0.0, error / np.maximum(limit, 0.0))  # nothing is within a negative budget
     worst = int(np.argmax(use)) if use.size else 0
     largest = float(use.flat[worst]) if use.size else 0.0
-    if np.array_equal(values, rounded, equal_nan=True):
+    if _same_bits(values, rounded).all():
         verdict = Verdict.BITWISE
     else:
         verdict = Verdict.WITHIN_BUDGET if largest <= 1.0 else Verdict.EXCEEDS_BUDGET
@@ -93,14 +95,33 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str 
 
 
 def bits_differ(first: Tensor, second: Tensor) -> Judgement:
-    """Judge a repetition: the same bits, or else EXCEEDS_BUDGET at the first element that differs."""
+    """Judge a repetition: the same bits, or else EXCEEDS_BUDGET at the first element that differs.
+
+    0 and -0 differ; one NaN is as good as another.
+    """
     if first.values.shape != second.values.shape:
         shapes = str(first.values.shape), str(second.values.shape)
         return Judgement(Verdict.SHAPE_MISMATCH, None, (), *shapes)
-    same = (first.values == second.values) | (np.isnan(first.values) & np.isnan(second.values))
-    if first.dtype == second.dtype and same.all():
+    if first.dtype != second.dtype:
+        return Judgement(Verdict.DTYPE_MISMATCH, None, (), first.dtype, second.dtype)
+    same = _same_bits(first.values, second.values)
+    if same.all():
         return Judgement(Verdict.BITWISE, 0.0)
     return Judgement(Verdict.EXCEEDS_BUDGET, None, *_at(np.argmin(same), first.values, second.values))
+
+
+def _judge_exactly(actual: Tensor, reference: np.ndarray, dtype: str | None) -> Judgement:
+    if dtype is not None and actual.values.dtype.kind not in "biu":
+        return Judgement(Verdict.DTYPE_MISMATCH, None, (), reference.dtype.name, actual.dtype)
+    same = actual.values == reference
+    if same.all():
+        return Judgement(Verdict.BITWISE, 0.0)
+    return Judgement(Verdict.EXCEEDS_BUDGET, None, *_at(np.argmin(same), reference, actual.values))
+
+
+def _same_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    same: np.ndarray = ((a == b) & (np.signbit(a) == np.signbit(b))) | (np.isnan(a) & np.isnan(b))
+    return same
 
 
 def _same_class(a: np.ndarray, b: np.ndarray) -> np.ndarray:

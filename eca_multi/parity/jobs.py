@@ -76,7 +76,9 @@ class Job:
 def pack_job(job: Job) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Split a job into what JSON holds and what a safetensors file holds."""
     arrays = {
-        f"{name}/{key}": np.ascontiguousarray(array) for name in FIELDS for key, array in getattr(job, name).items()
+        f"{name}/{key}": np.require(array, requirements="C")  # np.ascontiguousarray makes a scalar a vector
+        for name in FIELDS
+        for key, array in getattr(job, name).items()
     }
     empty: dict[str, Any] = {name: {} for name in FIELDS}
     plain = {key: value for key, value in asdict(replace(job, **empty)).items() if key not in FIELDS}

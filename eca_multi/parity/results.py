@@ -21,7 +21,7 @@ def write_arrays(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str])
     """
     try:
         # Not as they come: a transposed view would be stored by its memory.
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
+        save_file({name: np.require(array, requirements="C") for name, array in arrays.items()}, path)
     except SafetensorError as error:
         raise OSError(f"{os.fspath(path)} could not be written: {error}") from error
 

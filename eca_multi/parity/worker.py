@@ -113,10 +113,12 @@ def _job(request: Request) -> Job:
 
 
 def _solve(engine: Any, request: Request) -> Any:
+    from .engines._noisy_array import whole_or_float64
     from .jobs import Tensor
 
     solved = engine.solve(_job(request))
-    results = {name: Tensor(np.asarray(value, np.float64), "float64") for name, (value, _) in solved.items()}
+    values = {name: whole_or_float64(value) for name, (value, _) in solved.items()}
+    results = {name: Tensor(value, value.dtype.name) for name, value in values.items()}
     errors = {f"{name}@error": Tensor(np.asarray(error, np.float64), "float64") for name, (_, error) in solved.items()}
     return {**results, **errors}
 

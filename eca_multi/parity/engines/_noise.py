@@ -33,7 +33,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
-from ._noisy_array import check_repeatable, error_budget
+from ._noisy_array import check_repeatable, error_budget, whole_or_float64
 
 Args = tuple[Any, ...]
 Rule = Callable[["RoundingNoise", OpOverload, Args, dict[str, Any]], Any]
@@ -152,7 +152,7 @@ class RoundingNoise(TorchDispatchMode):
         finally:
             self.quiet = False
         # A copy: an evaluation may return a tensor that the next one writes into.
-        return {name: np.array(t.detach().cpu().resolve_conj().numpy(), np.float64) for name, t in tensors.items()}
+        return {name: whole_or_float64(t.detach().cpu().resolve_conj().numpy()) for name, t in tensors.items()}
 
     def perturb(
         self, func: OpOverload, out: torch.Tensor, k: float = 1.0, magnitude: torch.Tensor | None = None
@@ -229,8 +229,8 @@ def budget(
         seed: Of the noise; the same one gives the same budget.
 
     Returns:
-        (reference, E), both by name and in float64. E is positive and finite where the reference is finite, and NaN
-        elsewhere.
+        (reference, E), both by name and in float64; integers and booleans of the reference stay what they are. E is
+        positive and finite where the reference is finite, and NaN elsewhere.
 
     Raises:
         RuntimeError: An operation draws random numbers, or two clean runs differ.

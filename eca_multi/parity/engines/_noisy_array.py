@@ -218,8 +218,8 @@ def budget_numpy(
         seed: Of the noise; the same one gives the same budget.
 
     Returns:
-        (reference, E), both by name and in float64. E is positive and finite where the reference is finite, and NaN
-        elsewhere.
+        (reference, E), both by name and in float64; integers and booleans of the reference stay what they are. E is
+        positive and finite where the reference is finite, and NaN elsewhere.
 
     Raises:
         RuntimeError: No operation was seen, or two clean runs differ.
@@ -227,7 +227,7 @@ def budget_numpy(
     noise = Noise(u, u_acc, tiny, seed)
 
     def run(wrap: Wrap) -> Arrays:
-        return {name: np.array(a, np.float64) for name, a in evaluate(wrap).items()}
+        return {name: whole_or_float64(a) for name, a in evaluate(wrap).items()}
 
     clean = run(plain_array)
     errors = error_budget(clean, (run(noise.wrap) for _ in range(samples)), u, tiny)
@@ -238,6 +238,11 @@ def budget_numpy(
         )
     check_repeatable(clean, run(plain_array), errors)
     return clean, errors
+
+
+def whole_or_float64(values: Any) -> Array:
+    """A copy in float64; of integers and booleans, which are judged exactly, one as they are."""
+    return np.array(values, None if np.asarray(values).dtype.kind in "biu" else np.float64)
 
 
 def plain_array(values: Any) -> Array:
@@ -251,6 +256,7 @@ def error_budget(reference: Arrays, runs: Iterable[Arrays], u: float, tiny: floa
     Where the reference is not finite, E is NaN: those elements are judged by what they are. Where it is and a run is
     not, E is UNBOUNDED.
     """
+    reference = {name: r.astype(np.float64) for name, r in reference.items()}
     errors = {name: np.asarray(u * np.abs(r) + tiny) for name, r in reference.items()}
     with np.errstate(all="ignore"):
         for run in runs:
@@ -267,7 +273,7 @@ def check_repeatable(first: Arrays, second: Arrays, errors: Arrays) -> None:
     """Raise RuntimeError where a second clean run differs by more than the order of float64 sums explains."""
     for name, r in first.items():
         with np.errstate(all="ignore"):
-            differs = np.abs(second[name] - r) > errors[name] * 2.0**-10
+            differs = np.abs(second[name] - r.astype(np.float64)) > errors[name] * 2.0**-10
         if differs.any():
             raise RuntimeError(
                 f"Two float64 runs of the reference differ in {name!r}: it keeps state or draws random numbers, so its "
