@@ -330,6 +330,14 @@ def test_weights_survive_the_frameworks_own_file_bit_for_bit(adapter):
         np.testing.assert_array_equal(tensor.values, job.weights[name])
 
 
+@pytest.mark.parametrize("adapter", [Torch, Linen, Nnx], ids=name_of)
+def test_inputs_are_passed_in_the_specifications_order(adapter):
+    """By the adapter's own `call`, which passes them by position."""
+    job = job_of(SPEC)
+    plain = variant(adapter, call=Adapter.call)
+    assert_agree(engine(plain).evaluate(job), without_taps(expected(job)))
+
+
 # --- outputs that are not as declared ------------------------------------------------------------------------------
 
 
@@ -493,6 +501,55 @@ def test_none_does_not_stand_for_a_weight():
         engine(adapter).evaluate(job_of(SPEC))
 
 
+SCALAR = Spec("Scalar", "N C", weights={"w": ""}, runners={}, reference=Numpy, cases=(Case("only"),))
+
+
+def _scaled(self, config):
+    return lambda inputs, weights: inputs["x"] * weights["w"]
+
+
+@pytest.mark.parametrize("adapter", [TorchAdapter, JaxAdapter, NumpyAdapter], ids=name_of)
+def test_a_weight_may_be_a_scalar(adapter):
+    job = job_of(SCALAR)
+    results = engine(variant(adapter, build=_scaled)).evaluate(job)
+    np.testing.assert_allclose(results["y"].values, job.inputs["x"] * job.weights["w"], rtol=1e-6)
+
+
+def test_a_torch_function_may_have_weights_with_dots_in_their_names():
+    spec = replace(VECTOR, weights={"conv.weight": "C"})
+    build = {"build": lambda self, config: lambda inputs, weights: inputs["x"] * weights["conv.weight"]}
+    assert "dconv.weight" in engine(variant(TorchAdapter, **build)).evaluate(job_of(spec))
+
+
+def test_gradients_of_a_numpy_adapter_have_the_documented_names():
+    def gradients(self, inputs, weights, cotangents, config):
+        return {"dx": cotangents["y"] * weights["w"], "dw": (cotangents["y"] * inputs["x"]).sum(0)}
+
+    results = engine(variant(NumpyAdapter, build=_scaled, gradients=gradients)).evaluate(job_of(VECTOR))
+    assert {"dx", "dw"} <= set(results)
+
+
+@pytest.mark.keras
+def test_two_keras_layers_of_one_name_are_no_leftover_unseen():
+    def build(self, config):
+        import keras
+
+        class Layer(keras.layers.Layer):
+            def __init__(self):
+                super().__init__()
+                self.first = keras.layers.Dense(config["C"], use_bias=False, name="dense")
+                self.second = keras.layers.Dense(config["C"], use_bias=False, name="dense")
+
+            def call(self, x):
+                return self.second(self.first(x))
+
+        return Layer()
+
+    spec = replace(VECTOR, weights={"w": "C O"}, config={"O": 12})
+    with pytest.raises(SpecError, match=r"a path of its own\. Received: 'dense/kernel' twice\. Give its sub-layers"):
+        engine(variant(KerasAdapter, build=build, weights={"dense/kernel": "w"})).evaluate(job_of(spec))
+
+
 # --- state ---------------------------------------------------------------------------------------------------------
 
 
@@ -626,6 +683,32 @@ def test_state_survives_the_frameworks_own_file(adapter):
         np.testing.assert_array_equal(results[name].values, array)
 
 
+def test_a_torch_function_returns_its_new_state_by_name():
+    """As a JAX function does: `test_state_after_the_call_is_a_result[batchnormjax]`."""
+    adapter = variant(TorchAdapter, layout="NHWC", build=BatchNormJax.build)
+    job = job_of(NORM)
+    results, jax = engine(adapter).evaluate(job), engine(BatchNormJax).evaluate(job)
+    assert_agree(results, {name: jax[name].values for name in ("y", "new_mean", "new_var")})
+
+
+@pytest.mark.parametrize(
+    ("adapter", "name"),
+    [(BatchNormTorch, "running_mean"), pytest.param(BatchNormKeras, "moving_mean", marks=pytest.mark.keras)],
+    ids=["torch", "keras"],
+)
+def test_a_weight_that_the_layer_does_not_train_is_refused_and_named(adapter, name):
+    spec = replace(NORM, weights={**NORM.weights, **NORM.state}, state={})
+    with pytest.raises(SpecError, match=rf"'{name}' of \w+ must be trained to be the weight 'mean'\. .* Make 'mean' a"):
+        engine(adapter).evaluate(job_of(spec))
+
+
+def test_a_frozen_parameter_is_refused_and_named():
+    build = {"build": lambda self, config: Torch.build(self, config).requires_grad_(False)}
+    with pytest.raises(SpecError, match=r"'dense\.weight' of Torch must be trained to be the weight 'kernel'"):
+        engine(variant(Torch, **build)).evaluate(job_of(SPEC))
+    assert "y" in engine(variant(Torch, **build)).evaluate(job_of(SPEC, gradients=False))
+
+
 # --- taps ----------------------------------------------------------------------------------------------------------
 
 
@@ -666,124 +749,118 @@ def test_taps_of_a_sub_layer_deeper_down():
     np.testing.assert_allclose(results["d_logits"].values, d_gate / np.cosh(logits) ** 2, rtol=1e-4, atol=1e-6)
 
 
-# --- known defects -------------------------------------------------------------------------------------------------
-
-SCALAR = Spec("Scalar", "N C", weights={"w": ""}, runners={}, reference=Numpy, cases=(Case("only"),))
-
-
-def _scaled(self, config):
-    return lambda inputs, weights: inputs["x"] * weights["w"]
+@pytest.mark.parametrize("adapter", LAYERS, ids=name_of)
+def test_a_tap_on_no_sub_layer_is_refused_and_named(adapter):
+    with pytest.raises(SpecError, match=r"the taps of \w+ name the sub-layer 'nowhere', which .* not have: .*dense"):
+        engine(variant(adapter, taps={"logits": "nowhere"})).evaluate(job_of(SPEC, taps=("logits",)))
 
 
-@pytest.mark.parametrize("adapter", [TorchAdapter, JaxAdapter, NumpyAdapter], ids=name_of)
-def test_a_weight_may_be_a_scalar(adapter, request):
-    if adapter is TorchAdapter:
-        request.applymarker(pytest.mark.xfail(reason="np.ascontiguousarray makes a scalar a vector of one"))
-    job = job_of(SCALAR)
-    results = engine(variant(adapter, build=_scaled)).evaluate(job)
-    np.testing.assert_allclose(results["y"].values, job.inputs["x"] * job.weights["w"], rtol=1e-6)
+class TupleTorch(TorchAdapter):
+    weights = {"inner.w": "w"}
+    taps = {"inside": "inner"}
 
-
-@pytest.mark.xfail(reason="the buffer that holds the old state takes the place of what the function returns")
-def test_a_torch_function_returns_its_new_state_by_name():
-    """As a JAX function does: `test_state_after_the_call_is_a_result[batchnormjax]`."""
-    adapter = variant(TorchAdapter, layout="NHWC", build=BatchNormJax.build)
-    job = job_of(NORM)
-    results, jax = engine(adapter).evaluate(job), engine(BatchNormJax).evaluate(job)
-    assert_agree(results, {name: jax[name].values for name in ("y", "new_mean", "new_var")})
-
-
-@pytest.mark.xfail(reason="a parameter's name with a dot is refused by torch.nn.Module")
-def test_a_torch_function_may_have_weights_with_dots_in_their_names():
-    spec = replace(VECTOR, weights={"conv.weight": "C"})
-    build = {"build": lambda self, config: lambda inputs, weights: inputs["x"] * weights["conv.weight"]}
-    assert "dconv.weight" in engine(variant(TorchAdapter, **build)).evaluate(job_of(spec))
-
-
-@pytest.mark.keras
-@pytest.mark.xfail(reason="of two variables with one path the later hides the earlier: a parameter is left over unseen")
-def test_two_keras_layers_of_one_name_are_no_leftover_unseen():
-    def build(self, config):
-        import keras
-
-        class Layer(keras.layers.Layer):
-            def __init__(self):
-                super().__init__()
-                self.first = keras.layers.Dense(config["C"], use_bias=False, name="dense")
-                self.second = keras.layers.Dense(config["C"], use_bias=False, name="dense")
-
-            def call(self, x):
-                return self.second(self.first(x))
-
-        return Layer()
-
-    spec = replace(VECTOR, weights={"w": "C O"}, config={"O": 12})
-    with pytest.raises(SpecError, match="dense/kernel"):
-        engine(variant(KerasAdapter, build=build, weights={"dense/kernel": "w"})).evaluate(job_of(spec))
-
-
-@pytest.mark.xfail(reason="a RuntimeError of autograd's that names nothing")
-def test_a_weight_that_the_layer_does_not_train_is_refused_and_named():
-    names = {**BatchNormTorch.weights}
-    spec = replace(NORM, weights={**NORM.weights, **NORM.state}, state={})
-    with pytest.raises(SpecError, match="'running_mean'"):
-        engine(variant(BatchNormTorch, weights=names)).evaluate(job_of(spec))
-
-
-@pytest.mark.xfail(reason="'tuple' object has no attribute 'requires_grad'")
-def test_a_tap_on_a_sub_layer_of_several_outputs_takes_the_first_or_says_why_not():
     def build(self, config):
         import torch
+
+        class Inner(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.w = torch.nn.Parameter(torch.zeros(config["C"]))
+
+            def forward(self, x):
+                return x * self.w, None
 
         class Layer(torch.nn.Module):
             def __init__(self):
                 super().__init__()
-                self.gru = torch.nn.GRU(config["C"], 2, bias=False, batch_first=True)
+                self.inner = Inner()
 
             def forward(self, x):
-                return self.gru(x)[0]
+                return self.inner(x)[0] ** 2
 
         return Layer()
 
-    spec = Spec(
-        "GRU",
-        "N L C",
-        weights={"a": "G C", "b": "G D"},
-        outputs={"y": "N L D"},
-        config={"G": 6, "D": 2},
-        taps=("hidden",),
-        runners={},
-        reference=Numpy,
-        cases=(Case("only"),),
-    )
-    names = {"gru.weight_ih_l0": "a", "gru.weight_hh_l0": "b"}
-    adapter = variant(TorchAdapter, build=build, weights=names, taps={"hidden": "gru"})
-    assert "hidden" in engine(adapter).evaluate(job_of(spec, taps=("hidden",)))
+
+class TupleKeras(KerasAdapter):
+    weights = {"inner/w": "w"}
+    taps = {"inside": "inner"}
+
+    def build(self, config):
+        import keras
+
+        class Inner(keras.layers.Layer):
+            def build(self, shape):
+                self.w = self.add_weight(shape=(shape[-1],), name="w")
+
+            def call(self, x):
+                return x * self.w, x
+
+        class Layer(keras.layers.Layer):
+            def __init__(self):
+                super().__init__()
+                self.inner = Inner(name="inner")
+
+            def call(self, x):
+                return self.inner(x)[0] ** 2
+
+        return Layer()
+
+    call = Adapter.call
 
 
-def test_gradients_of_a_numpy_adapter_have_the_documented_names():
-    def gradients(self, inputs, weights, cotangents, config):
-        return {"dx": cotangents["y"] * weights["w"], "dw": (cotangents["y"] * inputs["x"]).sum(0)}
+class TupleLinen(LinenAdapter):
+    weights = {"params/inner/w": "w"}
+    taps = {"inside": "inner"}
 
-    results = engine(variant(NumpyAdapter, build=_scaled, gradients=gradients)).evaluate(job_of(VECTOR))
-    assert {"dx", "dw"} <= set(results)
+    def build(self, config):
+        from flax import linen as nn
+
+        class Inner(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                return x * self.param("w", nn.initializers.zeros, x.shape[-1:]), None
+
+        class Layer(nn.Module):
+            @nn.compact
+            def __call__(self, x):
+                return Inner(name="inner")(x)[0] ** 2
+
+        return Layer()
 
 
-@pytest.mark.parametrize("adapter", LAYERS, ids=name_of)
-@pytest.mark.xfail(reason="an AttributeError of the framework's, in Keras one that does not name it, in linen nothing")
-def test_a_tap_on_no_sub_layer_is_refused_and_named(adapter):
-    job = job_of(replace(SPEC, inputs={"x": "CNWH"}), inputs=job_of(SPEC).inputs, taps=("logits",))
-    with pytest.raises(SpecError, match="'nowhere'"):
-        engine(variant(adapter, taps={"logits": "nowhere"})).evaluate(job)
+class TupleNnx(NnxAdapter):
+    weights = {"inner.w": "w"}
+    taps = {"inside": "inner"}
+
+    def build(self, config):
+        import jax.numpy as jnp
+        from flax import nnx
+
+        class Inner(nnx.Module):
+            def __init__(self):
+                self.w = nnx.Param(jnp.zeros(config["C"]))
+
+            def __call__(self, x):
+                return x * self.w, None
+
+        class Layer(nnx.Module):
+            def __init__(self):
+                self.inner = Inner()
+
+            def __call__(self, x):
+                return self.inner(x)[0] ** 2
+
+        return Layer()
 
 
 @pytest.mark.parametrize(
     "adapter",
-    [Torch, Linen, Nnx],
+    [TupleTorch, pytest.param(TupleKeras, marks=pytest.mark.keras), TupleLinen, TupleNnx],
     ids=name_of,
 )
-def test_inputs_are_passed_in_the_specifications_order(adapter):
-    """By the adapter's own `call`, which passes them by position."""
-    job = job_of(SPEC)
-    plain = variant(adapter, call=Adapter.call)
-    assert_agree(engine(plain).evaluate(job), without_taps(expected(job)))
+def test_a_tap_on_a_sub_layer_of_several_outputs_takes_the_first(adapter):
+    job = job_of(replace(VECTOR, taps=("inside",)), taps=("inside",))
+    results = engine(adapter).evaluate(job)
+    inside = job.inputs["x"] * job.weights["w"]
+    np.testing.assert_allclose(results["inside"].values, inside, rtol=1e-6)
+    np.testing.assert_allclose(results["d_inside"].values, 2 * inside * job.cotangents["y"], rtol=1e-6)

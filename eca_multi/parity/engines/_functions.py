@@ -42,10 +42,11 @@ class TensorFlowFunctions(Engine):
             tape.watch([*floats.values(), *weights.values()])
             outputs = self.named_outputs(job, self.adapter.build(job.settings())(inputs, weights))
         done = Computed(outputs, slots)
+        heads = {n: t for n, t in outputs.items() if n in job.cotangents and t.dtype.is_floating}
         for suffix in ("", ONES) if job.gradients else ():
-            given = [tf.ones_like(t) if suffix else tensor(job.cotangents[n], t.dtype.name) for n, t in outputs.items()]
+            given = [tf.ones_like(t) if suffix else tensor(job.cotangents[n], t.dtype.name) for n, t in heads.items()]
             by_input, by_weight = tape.gradient(
-                list(outputs.values()), [floats, weights], given, unconnected_gradients=tf.UnconnectedGradients.ZERO
+                list(heads.values()), [floats, weights], given, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
             done.input_grads[suffix], done.weight_grads[suffix] = by_input, by_weight
         return done

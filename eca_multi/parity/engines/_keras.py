@@ -13,11 +13,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from eca_multi.parity._axes import SpecError
 from eca_multi.parity.adapters import Adapter
 from eca_multi.parity.jobs import Job, Tensor
-from eca_multi.parity.taps import tap
 
-from .base import Native
+from .base import Native, no_sublayer, tap_output
 
 
 def build(adapter: Adapter, job: Job, inputs: Native) -> Any:
@@ -27,14 +27,32 @@ def build(adapter: Adapter, job: Job, inputs: Native) -> Any:
     layer = adapter.build(settings)
     for name, path in adapter.taps.items():
         if name in job.taps:
-            _tap_output(_sublayer(layer, path), name)
+            _tap_output(_sublayer(adapter, layer, path), name)
     adapter.call(layer, {name: ops.convert_to_tensor(array) for name, array in inputs.items()}, settings)
     return layer
 
 
 def variables(layer: Any) -> dict[str, Any]:
-    """The layer's variables by their path within it; the seeds of random layers are no weights."""
-    return {_path(layer, variable): variable for variable in layer.variables if "seed_generator" not in variable.path}
+    """The layer's variables by their path within it; the seeds of random layers are no weights.
+
+    Raises:
+        SpecError: If two have the same path.
+    """
+    found: dict[str, Any] = {}
+    for variable in layer.variables:
+        path = _path(layer, variable)
+        if path in found:  # the one would hide the other, which would be left over unseen
+            raise SpecError(
+                f"each variable of the layer {layer.name} must have a path of its own. Received: {path!r} twice. Give "
+                "its sub-layers names of their own."
+            )
+        if "seed_generator" not in variable.path:
+            found[path] = variable
+    return found
+
+
+def trained(variables: dict[str, Any]) -> list[str]:
+    return [name for name, variable in variables.items() if variable.trainable]
 
 
 def to_numpy(tensor: Any) -> Tensor:
@@ -72,9 +90,14 @@ def _path(layer: Any, variable: Any) -> str:
     return str(variable.path).removeprefix(f"{layer.path or layer.name}/")
 
 
-def _sublayer(layer: Any, path: str) -> Any:
+def _sublayer(adapter: Adapter, layer: Any, path: str) -> Any:
     for key in path.split("/"):
-        layer = getattr(layer, key, None) or layer.get_layer(key)
+        inner = {part.name: part for part in getattr(layer, "layers", ())}
+        inner |= {**vars(layer), **vars(layer).get("_modules", {})}  # where PyTorch keeps them
+        part = getattr(layer, key, None) or inner.get(key)
+        if not isinstance(part, keras.layers.Layer):
+            raise no_sublayer(adapter, path, [n for n, p in inner.items() if isinstance(p, keras.layers.Layer)])
+        layer = part
     return layer
 
 
@@ -82,7 +105,7 @@ def _tap_output(layer: Any, name: str) -> None:
     call = layer.call
 
     def tapped(*arguments: Any, **keywords: Any) -> Any:
-        return tap(name, call(*arguments, **keywords))
+        return tap_output(name, call(*arguments, **keywords))
 
     layer.call = tapped
 

@@ -21,6 +21,7 @@ class KerasEngine(JaxEngine):
         inputs = {name: self.array(array, job.dtype) for name, array in self.native_inputs(job).items()}
         layer = _keras.build(self.adapter, job, inputs)
         variables = _keras.variables(layer)
+        self.check_trained(job, self.slots(job, variables), _keras.trained(variables))
 
         def apply(weights: Native, state: Native, inputs: Native) -> tuple[Any, Native]:
             mapping = [(variables[name], value) for name, value in {**weights, **state}.items()]

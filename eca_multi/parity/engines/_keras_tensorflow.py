@@ -26,6 +26,7 @@ class KerasEngine(Engine):
         slots = self.slots(job, variables)
         self.restore(job, slots, variables)
         self.check_loaded(job, slots, {name: variable.value for name, variable in variables.items()})
+        self.check_trained(job, slots, _keras.trained(variables))
         weights = {n: v for n, v in variables.items() if n in slots and slots[n].name in job.weights}
         cotangents = {name: self.tensor(array, job.dtype) for name, array in self.native_cotangents(job).items()}
         run = self.program(job, layer, weights)

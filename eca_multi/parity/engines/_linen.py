@@ -9,10 +9,9 @@ from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from eca_multi.parity.jobs import Job
-from eca_multi.parity.taps import tap
 
 from ._jax import Apply, JaxEngine
-from .base import Native
+from .base import Native, no_sublayer, tap_output
 
 
 class LinenEngine(JaxEngine):
@@ -23,11 +22,13 @@ class LinenEngine(JaxEngine):
         module = self.adapter.build(settings)
         inputs = {name: self.array(array, job.dtype) for name, array in self.native_inputs(job).items()}
         called = {path: name for name, path in self.adapter.taps.items() if name in job.taps}
+        paths: set[str] = set()
 
         def intercept(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
             out = call(*arguments, **keywords)
             path = "/".join(context.module.path)
-            return tap(called[path], out) if path in called and context.method_name == "__call__" else out
+            paths.add(path)
+            return tap_output(called[path], out) if path in called and context.method_name == "__call__" else out
 
         def run(variables: Any, inputs: Native, *, start: bool = False) -> tuple[Any, Any]:
             changed: dict[str, Any] = {}
@@ -49,6 +50,9 @@ class LinenEngine(JaxEngine):
 
         shapes = jax.eval_shape(lambda inputs: run(None, inputs, start=True)[1], inputs)
         native = flatten_dict(shapes, sep="/")
+        for path in called:
+            if path not in paths:
+                raise no_sublayer(self.adapter, path, sorted(paths))
 
         def apply(weights: Native, state: Native, inputs: Native) -> tuple[Any, Native]:
             out, new = run(unflatten_dict({**weights, **state}, sep="/"), inputs)

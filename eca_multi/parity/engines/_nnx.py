@@ -7,10 +7,9 @@ from flax import nnx, serialization
 
 from eca_multi.parity.jobs import Job
 from eca_multi.parity.optimizers import NativeOptimizer
-from eca_multi.parity.taps import tap
 
 from ._jax import Apply, JaxEngine
-from .base import Native
+from .base import Native, no_sublayer, tap_output
 
 
 class NnxEngine(JaxEngine):
@@ -47,12 +46,16 @@ class NnxEngine(JaxEngine):
             if name not in job.taps:
                 continue
             part = layer
-            for key in path.split("."):
-                part = part[int(key)] if key.isdigit() else getattr(part, key)
+            try:
+                for key in path.split("."):
+                    part = part[int(key)] if key.isdigit() else getattr(part, key)
+            except (AttributeError, LookupError) as error:
+                have = [_path(keys) for keys, _ in nnx.iter_modules(layer)]
+                raise no_sublayer(self.adapter, path, have) from error
             base = type(part)
 
             def call(self: Any, *arguments: Any, base: Any = base, name: str = name, **keywords: Any) -> Any:
-                return tap(name, base.__call__(self, *arguments, **keywords))
+                return tap_output(name, base.__call__(self, *arguments, **keywords))
 
             part.__class__ = type(base.__name__, (base,), {"__call__": call})
 

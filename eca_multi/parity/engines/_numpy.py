@@ -26,7 +26,7 @@ class NumpyEngine(Engine):
         dtype, parameters = self.dtype(job.dtype), self.dtype(job.parameters)
         wrap = self._wrap
         weights = {n: wrap(a.astype(parameters)) for n, a in native.items()}
-        inputs = {n: wrap(a.astype(dtype)) if is_float(a) else a for n, a in self.native_inputs(job).items()}
+        inputs = {n: wrap(a.astype(dtype)) if is_float(a) else a.copy() for n, a in self.native_inputs(job).items()}
         settings = job.settings()
         done = Computed(self.adapter.build(settings)(inputs, weights), slots)
         differentiate = getattr(self.adapter, "gradients", None)

@@ -14,9 +14,9 @@ from eca_multi.parity.adapters import Adapter
 from eca_multi.parity.jobs import ONES, Job, Tensor, is_float
 from eca_multi.parity.optimizers import NativeOptimizer
 from eca_multi.parity.runners import has_compiler
-from eca_multi.parity.taps import Recorder, tap
+from eca_multi.parity.taps import Recorder
 
-from .base import Computed, Engine, Native, Result, Slot, Unsupported, attempt
+from .base import Computed, Engine, Native, Result, Slot, Unsupported, attempt, no_sublayer, tap_output
 
 Call = tuple[Callable[..., Any], Any, dict[str, torch.Tensor], dict[str, Any]]
 Forward = Callable[[list[Call]], list[Any]]
@@ -27,21 +27,25 @@ def forward(calls: list[Call]) -> list[Any]:
 
 
 class Function(torch.nn.Module):
-    """A function of (inputs, weights) as a module that holds the weights."""
+    """A function of (inputs, weights) as a module that holds the weights, whose names may be any."""
 
     def __init__(
         self, function: Callable[..., Any], weights: Mapping[str, np.ndarray], state: Mapping[str, Any]
     ) -> None:
         super().__init__()
         self.function = function
+        self.places = {name: f"_{number}" for number, name in enumerate(weights)}
         for name, array in weights.items():
             if name in state:
-                self.register_buffer(name, torch.zeros(array.shape))
+                self.register_buffer(self.places[name], torch.zeros(array.shape))
             else:
-                self.register_parameter(name, torch.nn.Parameter(torch.zeros(array.shape)))
+                self.register_parameter(self.places[name], torch.nn.Parameter(torch.zeros(array.shape)))
+
+    def held(self) -> Native:
+        return {name: getattr(self, place) for name, place in self.places.items()}
 
     def forward(self, inputs: Mapping[str, torch.Tensor]) -> Any:
-        return self.function(inputs, parameters(self))
+        return self.function(inputs, self.held())
 
     @staticmethod
     def call(layer: Callable[..., Any], inputs: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Any:
@@ -109,9 +113,9 @@ class TorchEngine(Engine):
     def cotangent(self, job: Job, name: str, head: torch.Tensor, suffix: str) -> torch.Tensor:
         if suffix or name not in job.cotangents:
             return torch.ones_like(head)
-        array = np.ascontiguousarray(self.to_layout(job, name)(job.cotangents[name]))
+        given = _tensor(self.to_layout(job, name)(job.cotangents[name]))
         # A wrong shape is judged as such, not raised.
-        return torch.from_numpy(array).to(head.dtype) if array.shape == head.shape else torch.ones_like(head)
+        return given.to(head.dtype) if given.shape == head.shape else torch.ones_like(head)
 
     def load(self, job: Job) -> tuple[torch.nn.Module, dict[str, Slot], Native]:
         """Return a layer with the job's weights in it, and its parameters and buffers by name."""
@@ -123,8 +127,9 @@ class TorchEngine(Engine):
         slots = self.slots(job, native)
         with torch.no_grad():
             for name, array in self.native_weights(job, slots).items():
-                native[name].copy_(torch.from_numpy(np.ascontiguousarray(array)))
+                native[name].copy_(_tensor(array))
         self.check_loaded(job, slots, native)
+        self.check_trained(job, slots, [name for name, tensor in native.items() if tensor.requires_grad])
         return layer, slots, native
 
     def built(self, job: Job) -> torch.nn.Module:
@@ -135,7 +140,11 @@ class TorchEngine(Engine):
         layer = layer.to(getattr(torch, job.parameters)).train(bool(settings.get("training", False)))
         for name, path in self.adapter.taps.items():
             if name in job.taps:
-                layer.get_submodule(path).register_forward_hook(partial(_tapped, name))
+                try:
+                    part = layer.get_submodule(path)
+                except AttributeError as error:
+                    raise no_sublayer(self.adapter, path, dict(layer.named_modules())) from error
+                part.register_forward_hook(partial(_tapped, name))
         module: torch.nn.Module = layer
         return module
 
@@ -154,7 +163,7 @@ class TorchEngine(Engine):
     def tensors(self, job: Job) -> dict[str, torch.Tensor]:
         tensors = {}
         for name, array in self.native_inputs(job).items():
-            tensor = torch.from_numpy(np.ascontiguousarray(array))
+            tensor = _tensor(array)
             tensors[name] = tensor.to(getattr(torch, job.dtype)).requires_grad_() if is_float(array) else tensor
         return tensors
 
@@ -223,11 +232,18 @@ class TorchEngine(Engine):
                     yield number, result
 
 
-def _tapped(name: str, module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-    return tap(name, output)
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """A copy: a function may write into what it is given."""
+    return torch.from_numpy(np.array(array, order="C"))
+
+
+def _tapped(name: str, module: torch.nn.Module, inputs: Any, output: Any) -> Any:
+    return tap_output(name, output)
 
 
 def parameters(layer: torch.nn.Module) -> Native:
+    if isinstance(layer, Function):
+        return layer.held()
     return {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
 
 

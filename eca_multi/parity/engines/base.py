@@ -1,7 +1,7 @@
 """What the engines share: names, axis orders, the weight map, and the checks that nothing is left over."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -14,7 +14,7 @@ from eca_multi.parity._axes import Rearrangement, SpecError, order, parse
 from eca_multi.parity.adapters import Adapter
 from eca_multi.parity.jobs import AGAIN, Job, Outputs, Tensor, missing
 from eca_multi.parity.optimizers import NativeOptimizer
-from eca_multi.parity.taps import Recorder, recording
+from eca_multi.parity.taps import Recorder, recording, tap
 
 Result = Outputs | Exception
 Native = dict[str, Any]
@@ -204,6 +204,16 @@ class Engine(ABC):
                     "It does not: the layer changes it."
                 )
 
+    def check_trained(self, job: Job, slots: Mapping[str, Slot], trained: Collection[str]) -> None:
+        """Refuse a weight that the layer does not train: it has no gradient to compare."""
+        for name, slot in slots.items():
+            if job.gradients and slot.name in job.weights and name not in trained:
+                raise SpecError(
+                    f"{name!r} of {type(self.adapter).__name__} must be trained to be the weight {slot.name!r}. "
+                    f"Received: a buffer, or a parameter that is frozen. Make {slot.name!r} a state of the "
+                    "specification, or train it."
+                )
+
     # --- results
 
     def collect(self, job: Job, computed: Computed) -> Outputs:
@@ -214,7 +224,8 @@ class Engine(ABC):
         results |= {name: self._ordered(job, name, taps[name]) for name in job.taps if name in taps}
         results |= {f"d_{name}": self._ordered(job, name, tensor) for name, tensor in computed.tap_grads.items()}
         slots = computed.slots
-        results |= {f"new_{slots[n].name}": self._canonical(slots[n], t) for n, t in computed.state.items()}
+        kept = {f"new_{slots[n].name}": self._canonical(slots[n], t) for n, t in computed.state.items()}
+        results |= {name: tensor for name, tensor in kept.items() if name not in results}  # what is returned counts
         for suffix, grads in computed.input_grads.items():
             results |= {f"d{name}{suffix}": self._ordered(job, name, tensor) for name, tensor in grads.items()}
         for suffix, grads in computed.weight_grads.items():
@@ -230,6 +241,21 @@ class Engine(ABC):
     def _canonical(self, slot: Slot, tensor: Any) -> Tensor:
         result = self.to_numpy(tensor)
         return Tensor(slot.to_canonical(result.values), result.dtype)
+
+
+def no_sublayer(adapter: Adapter, path: str, have: Iterable[str]) -> SpecError:
+    """What to raise for a tap on a sub-layer that the layer does not have."""
+    return SpecError(
+        f"the taps of {type(adapter).__name__} name the sub-layer {path!r}, which the layer does not have: "
+        f"{', '.join(filter(None, have)) or 'none'}."
+    )
+
+
+def tap_output(name: str, output: Any) -> Any:
+    """Tap what a sub-layer returned: of several outputs the first, as the sequence of a recurrent layer."""
+    if type(output) in (tuple, list):
+        return type(output)((tap_output(name, output[0]), *output[1:]))
+    return tap(name, output)
 
 
 def attempt(work: Callable[[], Outputs]) -> Result:
