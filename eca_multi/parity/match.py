@@ -1,5 +1,6 @@
 """Two lines for a notebook or a test: functions and arrays compared in this process."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -13,11 +14,13 @@ from .adapters import Adapter, JaxAdapter, NumpyAdapter, TorchAdapter
 from .budget import DTYPES
 from .compare import Verdict, judge
 from .engines import ENGINES, REFERENCES
+from .engines.base import Unsupported
 from .fingerprints import explain
 from .jobs import ONES, Job, Tensor, is_float
 from .judging import Judge, Solution
 from .plan import BASE, Task, rounded
 from .report import Cell, ParityError, describe
+from .spec import Manual, check_results
 
 Function = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 ArrayLike = Any
@@ -32,12 +35,13 @@ def assert_match(
     reference: Function | str | None = None,
     *,
     dtype: str = "float32",
-    gradients: bool = True,
+    gradients: bool | None = None,
 ) -> None:
     """Compare functions of several frameworks with a float64 reference: outputs and gradients.
 
     Each is called in this process as f(inputs, weights) with arrays of its own framework in place of the NumPy ones, in
-    the same structure. The gradients are those of sum(cotangent * output), for a random cotangent and for ones.
+    the same structure. The gradients are those of sum(cotangent * output), for a random cotangent and for ones; NumPy
+    functions have none. Integers and booleans are compared exactly, in whatever width they come.
 
     Args:
         functions: Name -> function. The name says whose arrays it takes: it starts with torch, jax, tensorflow (or
@@ -47,11 +51,12 @@ def assert_match(
         reference: A NumPy function of (inputs, weights), or the name of one of `functions` to run in float64. None
             takes the first torch function, and else the first NumPy one.
         dtype: "float32", "bfloat16" or "float16".
-        gradients: Whether to compare them.
+        gradients: Whether to compare them. None compares them where the reference has any, and warns where it is a
+            NumPy function, which has none; True refuses one.
 
     Raises:
         ParityError: Naming who is off, where, and by how much of the budget. It is an AssertionError.
-        SpecError: If there is nothing to judge by.
+        SpecError: If there is nothing to judge by, or a framework cannot do what is asked.
 
     Example:
         >>> import numpy as np
@@ -66,15 +71,19 @@ def assert_match(
     flat_inputs, flat_weights = _flatten("x", inputs), _flatten("w", weights)
     fill = {"x": inputs, "w": weights}
     chosen, name = _reference(functions, reference)
+    gradients = _gradients(name, gradients)
     job = Job("inputs", dtype, {}, {}, (), inputs=rounded(flat_inputs, dtype), weights=rounded(flat_weights, dtype))
     solution, job, kind = _solve(chosen, name, job, fill, gradients)
     by = Judge(BASE, kind)
     faults = []
     for runner, function in functions.items():
         engine = _engine(runner, function, fill, ENGINES)
-        results = engine.evaluate(job)
+        try:
+            results = engine.evaluate(job)
+        except Unsupported as error:
+            raise SpecError(f"{runner} cannot compute this: {error}. Leave it out, or take another dtype.") from error
         if not gradients or not any(key.endswith(ONES) for key in results):
-            results, here = {n: t for n, t in results.items() if n in job.outputs}, _without_gradients(job)
+            results, here = {n: t for n, t in results.items() if n in job.outputs}, replace(job, gradients=False)
         else:
             here = job
         cells = list(by.cells(runner, Task("", "evaluate", "inputs", here, None), results, solution))
@@ -103,7 +112,7 @@ def assert_close(
 
     Raises:
         ParityError: Naming the worst element, and by how much of the budget it is off.
-        SpecError: If neither a budget nor a tolerance is given.
+        SpecError: If neither a budget nor a tolerance is given, or one that cannot be a largest error.
 
     Example:
         >>> import numpy as np
@@ -115,25 +124,52 @@ def assert_close(
         raise SpecError(
             "either budget or rtol and atol must be given. A budget is the largest error, element by element."
         )
-    limit = atol + (rtol or 0.0) * np.abs(reference) if budget is None else np.asarray(budget, np.float64)
-    array = np.asarray(actual.detach().cpu() if hasattr(actual, "detach") else actual)
+    if budget is None:
+        manual = Manual(rtol or 0.0, atol)
+        limit = manual.atol + manual.rtol * np.abs(reference)
+    else:
+        limit = _limit(_host(budget), reference)
+    array = _host(actual)
     tensor = Tensor(array, array.dtype.name)
-    judgement = judge(tensor, reference, np.broadcast_to(limit, reference.shape), None)
+    judgement = judge(tensor, reference, limit, None)
     if not judgement.verdict.green:
         label = "manual" if budget is None else "budget"
         raise ParityError(describe(Cell("actual", "ref64", tensor.dtype, "forward", "array", judgement, label)))
 
 
+def _limit(budget: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    try:
+        limit = np.broadcast_to(budget.astype(np.float64), reference.shape)
+    except ValueError as error:
+        raise SpecError(
+            f"the budget must have a shape that broadcasts to that of ref64, {reference.shape}. "
+            f"Received: {budget.shape}."
+        ) from error
+    wrong = limit[np.isfinite(reference) & ~(limit >= 0)]  # where the reference is not, no budget is asked for
+    if wrong.size:
+        raise SpecError(f"the budget must be 0 or more in every element. Received: {wrong.flat[0]}.")
+    return limit
+
+
+def _host(array: Any) -> np.ndarray:
+    """Any framework's array in NumPy, which PyTorch refuses where it requires a gradient or is in bfloat16."""
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+        if str(array.dtype) == "torch.bfloat16":
+            return np.asarray(array.float(), DTYPES["bfloat16"])
+    return np.asarray(array)
+
+
 def _flatten(letter: str, value: Any) -> dict[str, np.ndarray]:
     """Name the arrays: those of a dict by its keys, those of a list by number."""
     if isinstance(value, Mapping):
-        named = {str(key): np.asarray(item) for key, item in value.items()}
+        named = {str(key): _host(item) for key, item in value.items()}
     elif isinstance(value, (list, tuple)) and not all(np.isscalar(item) for item in value):
-        named = {f"{letter}{number}": np.asarray(item) for number, item in enumerate(value)}
+        named = {f"{letter}{number}": _host(item) for number, item in enumerate(value)}
     elif isinstance(value, (list, tuple)) and not value:
         named = {}
     else:
-        named = {letter: np.asarray(value)}
+        named = {letter: _host(value)}
     return {
         name: a.astype(np.float64) if a.dtype.kind == "f" or a.dtype.name == "bfloat16" else a
         for name, a in named.items()
@@ -162,22 +198,33 @@ def _reference(functions: Mapping[str, Function], wanted: Function | str | None)
     )
 
 
+def _gradients(reference: str, wanted: bool | None) -> bool:
+    """Whether gradients are compared; nobody is to think that they were where they were not."""
+    if wanted is False or not reference.startswith("numpy"):
+        return wanted is not False
+    reason = "a NumPy reference has no gradients to compare with. Give a torch function as the reference"
+    if wanted:
+        raise SpecError(f"{reason}, or gradients=False.")
+    warnings.warn(f"{reason}, or gradients=False to compare outputs alone.", stacklevel=3)
+    return False
+
+
 def _engine(name: str, function: Function, like: Mapping[str, Any], engines: Mapping[str, str]) -> Any:
     base = next((base for key, base in _BASES.items() if name.startswith(key)), None)
     if base is None:
         functions = import_module("eca_multi.parity.engines._functions")
         base = _BASES.get(functions.backend_of(name))
         if base is None:
-            return functions.TensorFlowFunctions(_adapter(Adapter, function, like))
+            return functions.TensorFlowFunctions(_adapter(name, Adapter, function, like))
     module, _, cls = engines[base.engine].partition(":")
-    return getattr(import_module(f"eca_multi.parity.engines.{module}"), cls)(_adapter(base, function, like))
+    return getattr(import_module(f"eca_multi.parity.engines.{module}"), cls)(_adapter(name, base, function, like))
 
 
-def _adapter(base: type[Adapter], function: Function, like: Mapping[str, Any]) -> Adapter:
+def _adapter(name: str, base: type[Adapter], function: Function, like: Mapping[str, Any]) -> Adapter:
     def call(inputs: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
         return function(_restore("x", like["x"], inputs), _restore("w", like["w"], weights))
 
-    adapter: Adapter = type("Function", (base,), {"build": lambda self, config: call})()
+    adapter: Adapter = type(name, (base,), {"build": lambda self, config: call})()
     return adapter
 
 
@@ -188,6 +235,7 @@ def _solve(
     engine = _engine(name, function, like, REFERENCES)
     wide = Job("inputs", "float64", {}, {}, (), gradients=False, inputs=job.inputs, weights=job.weights)
     outputs = tuple(engine.named_outputs(wide, engine.compute(wide).outputs))
+    check_results(job.inputs, job.weights, (), outputs, (), "what is compared")
     named = replace(wide, outputs=outputs)
     shapes = {n: t.values.shape for n, t in engine.collect(named, engine.compute(named)).items()}
     rng = np.random.default_rng(0)
@@ -198,10 +246,6 @@ def _solve(
         if not np.isfinite(value).all() and all(np.isfinite(a).all() for a in job.inputs.values() if is_float(a)):
             raise SpecError(f"the reference must be finite for finite inputs. Received: {key} with NaN or infinity.")
     return solution, full, engine.kind
-
-
-def _without_gradients(job: Job) -> Job:
-    return replace(job, gradients=False)
 
 
 def _say(cell: Cell, fingerprint: Callable[[], Mapping[str, Any]]) -> str:
