@@ -5,6 +5,10 @@ from .catalogue import find as find
 from .counts import macs as macs
 from .counts import operations as operations
 from .counts import published_operations as published_operations
+from .describe import describe as describe
+from .options import check_input as check_input
+from .options import check_options as check_options
+from .options import drop_rates as drop_rates
 from .preprocessing import RELEASED as RELEASED
 from .preprocessing import Preprocessing as Preprocessing
 from .preprocessing import preprocessing_of as preprocessing_of

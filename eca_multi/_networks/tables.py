@@ -7,6 +7,7 @@ shortcut where it has one. All paths are the module names of the original ECANet
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import ClassVar
 
@@ -124,7 +125,7 @@ class ResNet:
             Conv("conv1.6", "bn1", self.stem_width, 2 * self.stem_width, kernel=3),
         )
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[Block, ...]:
         return tuple(_residual_blocks(self))
 
@@ -224,7 +225,7 @@ class MobileNetV2:
         number = sum(self.depths) + 1
         return (Conv(f"features.{number}.0", f"features.{number}.1", self.settings[-1][1], self.width),)
 
-    @property
+    @cached_property
     def blocks(self) -> tuple[Block, ...]:
         return tuple(_inverted_blocks(self))
 

@@ -1,0 +1,59 @@
+"""The docstring of a builder, the same in all frameworks but for their own keywords."""
+
+from .sizes import kernel_sizes
+from .tables import Network, ResNet
+from .tensors import count_parameters, tensors
+
+_TEXT = """Build {title}.
+
+    {facts}
+
+    Args:
+        num_classes: Number of classes; 0 leaves the classifier out and returns the pooled features.
+        in_channels: Number of channels of the input.
+        kernel_sizes: "published", those of the released weights ({sizes} by stage); "adaptive", the rule on
+            the gated width, at least 3; or a list of odd sizes, one per stage or one per ECA.
+        features_only: Return the list of feature maps instead, at strides 2 to 32, of {features} channels.
+        global_pool: "avg", "max", or None for the last feature map, without a classifier.
+        drop_path: Stochastic depth: probability of the last block to be skipped in training; linear in depth.
+        dims: 2 for images, 1 for signals.
+{arguments}
+
+    Shape:
+        x: {layout} of any size. Output: (N, num_classes).
+
+    Raises:
+        TypeError, ValueError: If a keyword is of another type or out of range.
+
+    Example:
+{example}
+
+    Source: {source}
+    """
+
+_PAPER = "Wang et al., ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks, CVPR 2020."
+_TIMM = "the network of the same name in timm (pytorch-image-models), whose weights fit."
+
+
+def describe(network: Network, layout: str, arguments: str, example: str) -> str:
+    """Return the docstring of `network`'s builder.
+
+    Args:
+        layout: Of the input.
+        arguments: The framework's own keywords, as lines of the Args section.
+        example: Lines of the Example section.
+    """
+    sizes = kernel_sizes(network)
+    stages = [str(sizes[sum(network.depths[:stage])]) for stage in range(len(network.depths))]
+    million = count_parameters(tensors(network)) / 1e6
+    kind = "an ECA-ResNet" if isinstance(network, ResNet) else "an ECA-MobileNetV2"
+    return _TEXT.format(
+        title=f"{network.name}, {kind}",
+        facts=f"{million:.2f} million parameters, {sum(sizes)} of them in {len(sizes)} ECAs.",
+        sizes=", ".join(stages),
+        features=", ".join(str(feature.channels) for feature in network.features),
+        arguments=arguments,
+        layout=layout,
+        example=example,
+        source=_PAPER if network.name.startswith("eca_") else _TIMM,
+    )
