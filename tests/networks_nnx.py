@@ -222,18 +222,31 @@ class Sequence(nnx.Module):
         return self.fc(x.reshape(len(x), -1))
 
 
-def randomised(model, seed=0):
-    """Give norms, statistics, biases and layer scales values of a trained network: zeros and ones hide mistakes."""
+def filled(make, seed=0):
+    """Build a network and give it numbers as a trained one has them: zeros and ones in norms hide mistakes.
+
+    Nothing is computed by JAX, which would compile an operation for each shape. The attributes come back sorted.
+    """
     rng = np.random.default_rng(seed)
-    for _, node in nnx.iter_graph(model):
-        if isinstance(node, nnx.Variable) and node.get_value().ndim <= 2:
-            name = node.get_value().shape
-            if isinstance(node, nnx.Param) and node.get_value().ndim == 1:
-                node[...] = jnp.asarray(rng.normal(1, 0.3, name), node.dtype)
-            elif isinstance(node, nnx.BatchStat):
-                node[...] = jnp.asarray(rng.uniform(0.5, 1.5, name), node.dtype)
-    return model
+    graphdef, state = nnx.split(nnx.eval_shape(make))
+
+    def fill(path, variable):
+        old = variable.get_value()
+        if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
+            return variable.replace(jax.random.key(seed))
+        if jnp.issubdtype(old.dtype, jnp.integer):
+            return variable.replace(jnp.zeros(old.shape, old.dtype))
+        name = path[-1]
+        if name == "kernel":
+            numbers = rng.normal(0, np.prod(old.shape[-4:-1]) ** -0.5, old.shape)
+        elif name == "var":
+            numbers = rng.uniform(0.5, 1.5, old.shape)
+        else:
+            numbers = rng.normal(float(name == "scale"), 0.3, old.shape)
+        return variable.replace(jnp.asarray(numbers.astype(old.dtype)))
+
+    return nnx.merge(graphdef, nnx.from_flat_state([(path, fill(path, v)) for path, v in nnx.to_flat_state(state)]))
 
 
 def images(shape=(2, 32, 32, 3), seed=0):
-    return jax.random.normal(jax.random.key(seed), shape)
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape).astype(np.float32))

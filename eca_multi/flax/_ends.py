@@ -119,9 +119,12 @@ def _through(flow: Flow, number: int, path: str, behind: Ends) -> Ends:
 
 
 def _is_same(flow: Flow, number: int) -> bool:
-    """Whether a tag is on the very tensor that another one is on."""
+    """Whether a tag is on the very tensor that another one is on, or that went into the module."""
+    mark = flow.nodes[number].mark
     node = flow.nodes[flow.nodes[number].ins[0]]
     while node.op in SILENT or (node.mark is not None and node.mark.kind == "in"):
+        if node.mark is not None and mark is not None and node.mark.path == mark.path:
+            return True
         node = flow.nodes[node.ins[0]]
     return node.mark is not None
 

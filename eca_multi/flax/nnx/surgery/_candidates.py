@@ -20,14 +20,13 @@ from ._modules import (
     Place,
     Shape,
     children,
+    common_stack,
     is_in_order,
     parameters,
     places,
-    stack_of,
     static_channels,
     static_layout,
     static_stack,
-    variables,
 )
 from ._trace import Trace
 
@@ -75,9 +74,8 @@ class Finder:
         if self.run is None:
             return static_stack(place.module)
         seen = self.run.seen.get(place.path)
-        stored = next((tuple(v.shape) for v in variables(place.module)), None)
-        if seen is not None and seen.variable is not None and stored is not None:
-            return stack_of(stored, seen.variable)
+        if seen is not None and seen.variables:
+            return common_stack(place.module, seen.variables)
         return self.stack(self.at[parent(place.path)]) if parent(place.path) in self.at and place.path else ()
 
     # --- one method for each where -------------------------------------------------------------------------------
@@ -172,9 +170,7 @@ class Finder:
         notes = list(branch.notes)
         if gates_its_input(self._traced("residual").flow, place.path) and not isinstance(place.module, ECA):
             notes.append("after an SE block (where='se' replaces it)")
-        return self._here(
-            place, tensor=branch.tensor, channels=branch.channels, layout=branch.layout, notes=tuple(notes)
-        )
+        return self._here(place, tensor=branch.tensor, notes=tuple(notes))
 
     def _end(self, block: Place) -> Candidate:
         """The last module of a block that has no add: what the block returns, before an activation."""
@@ -186,11 +182,7 @@ class Finder:
         paths = [mark.path for mark in marks if mark is not None and mark.path.startswith(f"{block.path}.")]
         if ends is None or ends.other or len(paths) != 1 or len(marks) != 1:
             return self._here(block, tensor=text)
-        return self._branch(
-            Branch(paths[0], text, *self.channels(self.at[paths[0]]), owner=block.path)
-            if paths[0] in self.at
-            else Branch(block.path, text, *self.channels(block))
-        )
+        return self._branch(Branch(paths[0], text))
 
     # --- one site ------------------------------------------------------------------------------------------------
 
@@ -225,7 +217,7 @@ class Finder:
         if not shape:
             return static_channels(place.module), static_layout(place.module)
         axis = next((self.run.flow.nodes[n].axis for n in self.run.flow.tags("out", place.path)), None)
-        first = axis == 1 and len(shape) > 2
+        first = len(shape) > 2 and (axis == 1 if axis is not None else static_layout(place.module) == "channels_first")
         return shape[1 if first else -1], "channels_first" if first else "channels_last"
 
     def _stacked(self, place: Place) -> tuple[str, ...]:
@@ -287,18 +279,19 @@ class Finder:
         """The next module in the order of definition, where that order is still there."""
         result: dict[str, str | None] = {}
         for conv in self.convs:
-            above = self._parent(conv)
+            if not conv.path:
+                continue
+            above = self._holders[id(conv.module)]
             siblings = [child for _, child in children(above) if isinstance(child, (*CONVS, *NORMS))]
             behind = siblings[siblings.index(conv.module) + 1 :]
-            fitting = [n for n in siblings if isinstance(n, NORMS) and n.num_features == conv.module.out_features]
+            fitting = [
+                n for n in siblings if isinstance(n, NORMS) and static_channels(n) == static_channels(conv.module)
+            ]
             if not is_in_order(above) and fitting:
                 result[conv.path] = None
             elif behind and behind[0] in fitting:
                 result[conv.path] = next(norm.path for norm in self.norms if norm.module is behind[0])
         return result
-
-    def _parent(self, place: Place) -> Any:
-        return self._holders[id(place.module)]
 
     @cached_property
     def _holders(self) -> dict[int, Any]:

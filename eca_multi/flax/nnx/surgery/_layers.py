@@ -17,7 +17,7 @@ from ._modules import Shape, variables
 
 def layer_for(module: nnx.Module, entry: ECAEntry, plan: ECAPlan, stack: Shape) -> ECA:
     """Return the ECA for a site. It draws from no stream of the model: a uniform kernel follows from the path."""
-    like = next((v for v in variables(module) if isinstance(v, nnx.Param)), None)
+    like = next((v for v in variables(module).values() if isinstance(v, nnx.Param)), None)
     floating = like is not None and jnp.issubdtype(like.dtype, jnp.floating)
     options: dict[str, Any] = {
         "gate": plan.gate,

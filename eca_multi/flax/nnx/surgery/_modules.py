@@ -1,7 +1,7 @@
 """The modules of an nnx network, by dotted path, and what they say of themselves without a run."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,13 +86,13 @@ def check_model(model: Any) -> None:
         )
 
 
-def variables(module: nnx.Module) -> Iterator[nnx.Variable]:
-    """The variables of a module and below, its own first; sorted, so that a copy has them in the same order."""
-    own = [value for _, value in sorted(vars(module).items()) if isinstance(value, nnx.Variable)]
-    yield from own
-    for _, value in nnx.iter_graph(module):
-        if isinstance(value, nnx.Variable) and not any(value is one for one in own):
-            yield value
+def variables(module: nnx.Module) -> dict[str, nnx.Variable]:
+    """A module's own variables by name; where it has none, the first one below by its dotted path."""
+    own = {name: value for name, value in vars(module).items() if isinstance(value, nnx.Variable)}
+    if own:
+        return own
+    below = ((dotted(path), value) for path, value in nnx.iter_graph(module) if isinstance(value, nnx.Variable))
+    return dict([first] if (first := next(below, None)) else [])
 
 
 def parameters(model: Any) -> int:
@@ -104,7 +104,11 @@ def static_channels(module: nnx.Module) -> int | None:
     """The channels of a module's output as its constructor was told."""
     if isinstance(module, (*CONVS, nnx.Linear)):
         return module.out_features if isinstance(module.out_features, int) else None
-    return module.num_features if isinstance(module, NORMS) else None
+    if not isinstance(module, NORMS):
+        return None
+    known = getattr(module, "num_features", None)  # GroupNorm does not keep it
+    shapes = [variable.shape for variable in (module.scale, module.bias) if isinstance(variable, nnx.Variable)]
+    return known or (shapes[0][-1] if shapes else None)
 
 
 def static_layout(module: nnx.Module) -> str:
@@ -118,21 +122,34 @@ def static_layout(module: nnx.Module) -> str:
 
 def static_stack(module: nnx.Module) -> Shape | None:
     """The leading axes of a stacked module's variables (made under nnx.vmap); None where others than the leading."""
-    for variable in variables(module):
-        if isinstance(module, CONVS) and variable is module.kernel:
-            own = tuple(module.kernel_shape)
-        elif isinstance(module, nnx.Linear) and variable is module.kernel:
-            own = (module.in_features, module.out_features)
-        elif isinstance(module, NORMS) and static_layout(module):
-            own = (module.num_features,)
-        else:
-            continue
-        shape = tuple(variable.shape)
-        return stack_of(shape, own)
-    return ()
+    channels = static_channels(module)
+    own: dict[str, Shape] = {}
+    if isinstance(module, CONVS):
+        own = {"kernel": tuple(module.kernel_shape), "bias": (channels or 0,)}
+    elif isinstance(module, nnx.Linear):
+        own = {"kernel": (module.in_features, channels or 0), "bias": (channels or 0,)}
+    elif isinstance(module, NORMS) and static_layout(module):
+        own = dict.fromkeys(("scale", "bias", "mean", "var"), (channels or 0,))
+    return common_stack(module, own)
 
 
-def stack_of(stored: Shape, used: Shape) -> Shape | None:
-    """The axes that stand before those of one block; None where the additional axes stand elsewhere."""
-    extra = len(stored) - len(used)
-    return stored[:extra] if extra >= 0 and stored[extra:] == used else None
+def common_stack(module: nnx.Module, used: Mapping[str, Shape]) -> Shape | None:
+    """The axes that stand before those of one block in all variables; None where there are others.
+
+    Args:
+        module: As it is in the network.
+        used: The shapes of one block's variables, by their dotted path from the module.
+    """
+    found = set()
+    for path, shape in used.items():
+        variable = _at(module, path)
+        if variable is not None:
+            extra = len(variable.shape) - len(shape)
+            found.add(variable.shape[:extra] if extra >= 0 and variable.shape[extra:] == shape else None)
+    return found.pop() if len(found) == 1 else () if not found else None
+
+
+def _at(module: Any, path: str) -> nnx.Variable | None:
+    for key in path.split("."):
+        module = next((child for name, child in nnx.iter_children(module) if str(name) == key), vars(module).get(key))
+    return module if isinstance(module, nnx.Variable) else None

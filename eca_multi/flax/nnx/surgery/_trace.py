@@ -22,10 +22,10 @@ _recording = threading.local()
 
 @dataclass
 class Seen:
-    """The calls of one module: output shapes (None for what is not one array) and one of its variables' shapes."""
+    """The calls of one module: output shapes (None for what is not one array) and its variables' shapes by path."""
 
     outputs: list[Shape | None] = field(default_factory=list)
-    variable: Shape | None = None
+    variables: dict[str, Shape] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,14 @@ def trace(model: nnx.Module, example_inputs: Any) -> Trace:
     leaves, tree, where = split_inputs(example_inputs)
     graphdef, state = nnx.split(model)
     seen: dict[str, Seen] = {}
+    # A copy has its attributes sorted, so that another name of a shared module may come first.
+    first = {name: place.path for place in places(model) for name in (place.path, *place.aliases)}
 
     def run(state: Any, arrays: list[Any]) -> Any:
         # A copy of this trace's own: a module of an outer trace may not change its statistics here.
         copy = nnx.merge(graphdef, state, copy=True)
         for place in places(copy):
-            setattr(place.module, PATH, place.path)
+            setattr(place.module, PATH, first[place.path])
             base: Any = type(place.module)
             become(place.module, _tagging_class(base))
         args, kwargs = call_arguments(tree, leaves, where, arrays)
@@ -66,8 +68,8 @@ def trace(model: nnx.Module, example_inputs: Any) -> Trace:
         ) from error
     finally:
         _recording.seen = None
-    first = len(jax.tree.leaves(state))
-    return Trace(Flow(jaxpr, range(first, first + len(where))), seen)
+    values = len(jax.tree.leaves(state))
+    return Trace(Flow(jaxpr, range(values, values + len(where))), seen)
 
 
 def split_inputs(example_inputs: Any) -> tuple[list[Any], Any, list[int]]:
@@ -104,11 +106,11 @@ def _tagging_class(base: Any) -> type[nnx.Module]:
         path = getattr(self, PATH)
         args = tuple(tag_input(path, a) if isinstance(a, jax.Array) else a for a in args)
         kwargs = {name: tag_input(path, a) if isinstance(a, jax.Array) else a for name, a in kwargs.items()}
-        variable = next((tuple(v.shape) for v in variables(self)), None)
+        shapes = {name: tuple(variable.shape) for name, variable in variables(self).items()}
         y = base.__call__(self, *args, **kwargs)
         seen = getattr(_recording, "seen", None)
         if seen is not None:
-            one = seen.setdefault(path, Seen(variable=variable))
+            one = seen.setdefault(path, Seen(variables=shapes))
             one.outputs.append(tuple(y.shape) if isinstance(y, jax.Array) else None)
         return tag(path, y) if _is_plain(y) else y
 

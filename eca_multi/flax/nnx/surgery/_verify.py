@@ -22,19 +22,32 @@ def outputs(model: nnx.Module, example_inputs: Any) -> list[Any]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(copy(*args, **kwargs)) if isinstance(leaf, jax.Array)]
 
 
-def verify(model: nnx.Module, example_inputs: Any, plan: ECAPlan, before: Sequence[Any]) -> None:
-    """Compare the changed model with what it returned before.
+def verify(model: nnx.Module, example_inputs: Any, plan: ECAPlan, original: nnx.Module) -> None:
+    """Compare the changed model with what it was.
+
+    Args:
+        model: With ECA.
+        example_inputs: To run both on.
+        plan: What was promised.
+        original: A copy from before.
 
     Raises:
         VerifyError: If outputs were promised equal and are not, or an ECA was not called as often as its site.
     """
-    after = outputs(model, example_inputs)
+    same = None
+    if plan.keeps_output:
+        same = _are_equal(outputs(original, example_inputs), outputs(model, example_inputs))
+    if same is False:
+        # Where the network compiles a part of itself (a scan, an inner jit), XLA may fuse and round that part in
+        # another way: the promise is about the operations one by one.
+        with jax.disable_jit():
+            same = _are_equal(outputs(original, example_inputs), outputs(model, example_inputs))
     flow = trace(model, example_inputs).flow
     calls = {}
     for entry in plan.entries:
         own = entry.path if entry.action == "replace" else f"{entry.path}.{NAME}"
         calls[entry.path] = (flow.calls(entry.path), flow.calls(own))
-    check_verified(plan, _are_equal(before, after), calls)
+    check_verified(plan, same, calls)
 
 
 def _are_equal(before: Sequence[Any], after: Sequence[Any]) -> bool:

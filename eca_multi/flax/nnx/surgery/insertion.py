@@ -1,6 +1,6 @@
 """Plan and insert ECA in an nnx network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace as changed
 from typing import Any, TypeVar
 
@@ -14,9 +14,9 @@ from . import _gated
 from ._candidates import Finder, is_abstract
 from ._installed import base_parameters
 from ._layers import layer_for, parameters_of
-from ._modules import check_model
+from ._modules import Shape, check_model, places
 from ._trace import trace
-from ._verify import outputs, verify
+from ._verify import verify
 
 Model = TypeVar("Model", bound=nnx.Module)
 DEFAULTS: dict[str, Any] = {
@@ -112,6 +112,9 @@ def insert_eca(
 ) -> Model:
     """Insert ECA; right after it the model returns what it returned before, bit for bit.
 
+    That holds operation by operation. Under `jax.jit` XLA compiles another program, which may round a last digit in
+    another way.
+
     Each site stays the same object with the same variables under the same paths, and gains a child `eca` with a kernel
     of type `ECAParam`. Do it before an `nnx.Optimizer` is made: an older one does not know the kernels and raises.
 
@@ -160,12 +163,11 @@ def insert_eca(
     else:
         plan, finder, entries = _replayed(model, plan, options, example_inputs)
     check = _is_verified(verify, model, example_inputs)
+    stacks = [finder.stack(finder.at[entry.path]) or () for entry in entries]
     if not inplace:
         model = nnx.clone(model)
-        finder = Finder(model, finder.run)
-    before = outputs(model, example_inputs) if check else []
-    made = changed(plan, entries=tuple(entries))
-    _carried_out(model, made, finder, example_inputs, before if check else None)
+    original = nnx.clone(model) if check else None
+    _carried_out(model, changed(plan, entries=tuple(entries)), stacks, example_inputs, original)
     return model
 
 
@@ -237,19 +239,21 @@ def _has_shapes(example_inputs: Any) -> bool:
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(example_inputs))
 
 
-def _carried_out(model: nnx.Module, plan: ECAPlan, finder: Finder, example_inputs: Any, before: Any) -> None:
+def _carried_out(
+    model: nnx.Module, plan: ECAPlan, stacks: Sequence[Shape], example_inputs: Any, original: nnx.Module | None
+) -> None:
     """Make all layers first, then change the sites; whatever is raised puts all of them back."""
-    sites = [finder.at[entry.path].module for entry in plan.entries]
+    at = {name: place.module for place in places(model) for name in (place.path, *place.aliases)}
+    sites = [at[entry.path] for entry in plan.entries]
     layers = [
-        layer_for(site, entry, plan, finder.stack(finder.at[entry.path]) or ())
-        for site, entry in zip(sites, plan.entries, strict=True)
+        layer_for(site, entry, plan, stack) for site, entry, stack in zip(sites, plan.entries, stacks, strict=True)
     ]
     kept = [_gated.snapshot(site) for site in sites]
     try:
         for site, layer in zip(sites, layers, strict=True):
             _gated.put(site, layer)
-        if before is not None:
-            verify(model, example_inputs, plan, before)
+        if original is not None:
+            verify(model, example_inputs, plan, original)
     except BaseException:
         for site, one in zip(sites, kept, strict=True):
             _gated.restore(site, one)
