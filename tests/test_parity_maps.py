@@ -25,14 +25,17 @@ from eca_multi.parity import (
     Spec,
     SpecError,
     TorchAdapter,
+    Training,
     booleans,
     integers,
     tap,
     uniform,
 )
 from eca_multi.parity.engines import ENGINES
-from eca_multi.parity.plan import base_job
+from eca_multi.parity.engines.base import Unsupported
+from eca_multi.parity.plan import base_job, training_job
 from eca_multi.parity.spec import draw
+from eca_multi.parity.trajectory import runner_run
 
 # --- the layer -----------------------------------------------------------------------------------------------------
 
@@ -527,6 +530,14 @@ def test_gradients_of_a_numpy_adapter_have_the_documented_names():
 
     results = engine(variant(NumpyAdapter, build=_scaled, gradients=gradients)).evaluate(job_of(VECTOR))
     assert {"dx", "dw"} <= set(results)
+
+
+def test_what_has_no_gradients_is_not_trained_and_says_so():
+    adapter, spec = engine(variant(NumpyAdapter, build=_scaled)), replace(VECTOR, training=Training(steps=1))
+    job = training_job(spec, spec.cases[0], draw(spec, spec.cases[0]), "float32")
+    job = replace(job, given={"w.w": job.weights["w"][None]})
+    with pytest.raises(Unsupported, match="the adapter computes no gradient of w, without which nothing is trained"):
+        runner_run(adapter, job)
 
 
 @pytest.mark.keras

@@ -5,13 +5,14 @@ and not what it grew to; that decides. Free-running: each runner goes on from it
 plotted beside the band of perturbed reference runs.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from .budget import quantise, rounding
+from .engines.base import Unsupported
 from .jobs import Job, Outputs, Tensor
 from .optimizers import OPTIMIZERS, Update
 
@@ -43,6 +44,7 @@ def runner_run(engine: Any, job: Job) -> Outputs:
 
     def gradients(step: int, weights: Arrays) -> Arrays:
         found = engine.evaluate(step_job(work, step, weights))
+        _check_trained(found, weights)
         return {name: found[f"d{name}"].values.astype(np.float32) for name in weights}
 
     one_step: dict[str, list[np.ndarray]] = {name: [] for name in job.weights}
@@ -62,6 +64,12 @@ def runner_run(engine: Any, job: Job) -> Outputs:
     return {name: Tensor(array.astype(np.float32), job.parameters) for name, array in results.items()}
 
 
+def _check_trained(found: Collection[str], weights: Arrays) -> None:
+    for name in weights:
+        if f"d{name}" not in found:
+            raise Unsupported(f"the adapter computes no gradient of {name}, without which nothing is trained")
+
+
 def reference_run(engine: Any, job: Job) -> Outputs:
     """The points, one step from each with its error, the free float64 run, and the runs with noise."""
     steps, u = (job.training or {})["steps"], rounding(job.parameters).u
@@ -69,6 +77,7 @@ def reference_run(engine: Any, job: Job) -> Outputs:
 
     def solved(step: int, weights: Arrays) -> tuple[Arrays, Arrays]:
         found = engine.solve(step_job(work, step, weights))
+        _check_trained(found, weights)
         return tuple({n: found[f"d{n}"][i] for n in weights} for i in (0, 1))  # type: ignore[return-value]
 
     kept: dict[str, list[np.ndarray]] = {}
