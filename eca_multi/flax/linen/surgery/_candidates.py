@@ -13,27 +13,24 @@ from eca_multi.flax._residual import Branch, residual_branches, sources
 from eca_multi.flax._squeeze import gates_its_input
 from eca_multi.flax.linen.surgery._gated import NAME, is_eca
 from eca_multi.flax.linen.surgery._inputs import Inputs
-from eca_multi.flax.linen.surgery._trace import Seen, Trace, trace
+from eca_multi.flax.linen.surgery._trace import Seen, trace
 
 CONVS = (nn.Conv, nn.ConvLocal, nn.ConvTranspose)
 NORMS = (nn.BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm, nn.RMSNorm)
 
 
 class Finder:
-    """All candidates of one traced network."""
+    """All candidates of one network, from an abstract call with example inputs."""
 
-    def __init__(self, traced: Trace, variables: Mapping[str, Any]) -> None:
+    def __init__(self, module: nn.Module, variables: Mapping[str, Any], inputs: Inputs) -> None:
+        self.module, self.variables, self.inputs = module, variables, inputs
+        traced = trace(module, variables, inputs)
         self.seen, self.flow = traced.seen, traced.flow
-        self.variables = variables
         self.convs = [one for one in self.seen.values() if isinstance(one.module, CONVS)]
         self.norms = [one for one in self.seen.values() if isinstance(one.module, NORMS)]
         self.ranks = {_rank(one) for one in self.convs if one.shapes[0] and len(one.shapes[0]) == _rank(one)}
         self.branches = cache(lambda: residual_branches(self.flow))
         self.blocks = cache(self._se_blocks)
-
-    @classmethod
-    def of(cls, module: nn.Module, variables: Mapping[str, Any], inputs: Inputs) -> "Finder":
-        return cls(trace(module, variables, inputs), variables)
 
     def find(self, kind: str) -> list[Candidate]:
         """Return the candidates of one `where`, "any" for all modules, in the network's order."""

@@ -1,32 +1,26 @@
 """Insert and remove."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from flax import core
 from flax import linen as nn
-from flax.core import meta
 
 from eca_multi._sites import Candidate, Pattern, Request, Where, replay
+from eca_multi.flax.linen.surgery._building import build, with_kernels
 from eca_multi.flax.linen.surgery._candidates import Finder
 from eca_multi.flax.linen.surgery._gated import KERNEL, Site, sites_of, with_sites
 from eca_multi.flax.linen.surgery._inputs import (
-    Inputs,
-    Keys,
     check_module,
     check_variables,
     flat,
     is_abstract,
     like,
-    runner,
     split_inputs,
 )
 from eca_multi.flax.linen.surgery._verify import verify as check_run
-from eca_multi.flax.linen.surgery.planning import Overrides, make_plan, make_request
-from eca_multi.plan import ECAPlan, NoSiteError
+from eca_multi.flax.linen.surgery.planning import Overrides, choose, make_request
+from eca_multi.plan import ECAPlan, NoSiteError, UnsupportedModelError
 
 Network = tuple[nn.Module, Any]
 
@@ -49,7 +43,6 @@ def insert_eca(
     overrides: Overrides | None = None,
     inplace: bool = False,
     verify: bool | None = None,
-    rng: jax.Array | None = None,
 ) -> Network:
     """Return the network with ECA: a module of the same class with more parameters, and its variables.
 
@@ -64,7 +57,6 @@ def insert_eca(
         inplace: Only False: linen modules and variables are not changed.
         verify: Run the network with the example inputs before and after: outputs equal where the plan says so, each
             ECA called as often as its base. None does where the variables and inputs are arrays.
-        rng: Key for `init="uniform"`, which alone draws random numbers.
 
     Returns:
         (module, variables). Where all sites have ECA already: what was passed in.
@@ -111,30 +103,22 @@ def insert_eca(
         overrides=overrides,
     )
     inputs = split_inputs(example_inputs)
-    finder = Finder.of(module, variables, inputs)
+    if plan is not None:
+        _check_alone(plan, request)
+    finder = Finder(module, variables, inputs)
     if plan is None:
-        plan = make_plan(module, request, finder)
+        plan = choose(request, finder)
         entries = list(plan.entries)
     else:
-        _check_alone(plan, request)
         entries = replay(plan, "linen", _found(finder, plan))
     if not entries:
         return module, variables
-    sites = [Site(e, plan.gate, plan.init, _dtype(variables, e.path)) for e in entries]
-    _check_gate(sites_of(module), sites)
-    order = {path: number for number, path in enumerate(finder.seen)}
-    every = sorted((*sites_of(module), *sites), key=lambda site: order[site.entry.path])
-    new = with_sites(module, every)
-    filled = _filled(new, variables, sites, inputs, rng)
-    abstract = is_abstract((variables, inputs))
-    if verify and abstract:
-        raise ValueError(
-            "verify must be None or False where there are shapes instead of arrays. Received: verify=True. "
-            "Pass arrays as variables and example_inputs."
-        )
-    if verify or (verify is None and not abstract):
-        check_run(plan_of(plan, entries), (module, variables), (new, filled), inputs)
-    return new, filled
+    _check_gate(module, plan)
+    built = build(finder, plan, entries)
+    new = (built.module, with_kernels(variables, built))
+    if _is_verified(verify, is_abstract((variables, inputs))):
+        check_run(replace(plan, entries=built.entries), (module, variables), new, inputs)
+    return new
 
 
 def remove_eca(module: nn.Module, variables: Mapping[str, Any], include: Pattern | None = None) -> Network:
@@ -146,7 +130,7 @@ def remove_eca(module: nn.Module, variables: Mapping[str, Any], include: Pattern
 
     Raises:
         NoSiteError: If there is no ECA, or `include` matches none.
-        ValueError: If an ECA stands in the place of an SE block, whose parameters are gone.
+        UnsupportedModelError: If an ECA stands in the place of an SE block, whose weights are gone.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -172,9 +156,9 @@ def remove_eca(module: nn.Module, variables: Mapping[str, Any], include: Pattern
     chosen = set(Request([c.path for c in candidates], include, kernel_size=1).plan("linen", "", candidates).paths)
     replaced = [s.entry.path for s in sites if s.entry.path in chosen and s.entry.action == "replace"]
     if replaced:
-        raise ValueError(
-            f"ECA must not stand in the place of an SE block to be removed. Received: {', '.join(replaced)}, whose "
-            "old parameters are gone. Go back to the module and variables from before insert_eca."
+        raise UnsupportedModelError(
+            f"module must have its SE blocks to get them back. Received: ECA in the place of {', '.join(replaced)}, "
+            "whose weights were dropped. Go back to the pair from before insert_eca, or leave these out with include."
         )
     out = [s for s in sites if s.entry.path in chosen]
     return with_sites(module, [s for s in sites if s not in out]), without_kernels(variables, out)
@@ -186,29 +170,32 @@ def without_kernels(variables: Mapping[str, Any], sites: Sequence[Site]) -> Any:
     return like(variables, {keys: leaf for keys, leaf in flat(variables).items() if keys not in kernels})
 
 
-def plan_of(plan: ECAPlan, entries: Sequence[Any]) -> ECAPlan:
-    """The plan with these entries alone."""
-    return replace(plan, entries=tuple(entries))
-
-
-def _check_alone(plan: ECAPlan, request: Request) -> None:
+def _check_alone(plan: Any, request: Request) -> None:
     if not isinstance(plan, ECAPlan):
-        raise TypeError(
-            f"plan must be an ECAPlan. Received: {type(plan).__name__}. Make it with plan_eca or ECAPlan.load."
-        )
-    if request != Request():
+        raise TypeError(f"plan must be an ECAPlan. Received: {type(plan).__name__}. Make it with plan_eca.")
+    given = [field.name for field in fields(Request) if getattr(request, field.name) != field.default]
+    if given:
         raise ValueError(
-            "plan must be given without where and the other options of a choice. Received: both. "
-            "Change the options of plan_eca, or leave the plan out."
+            f"plan must stand alone: it says already what is inserted. Received: plan and {', '.join(given)}. "
+            "Pass these to plan_eca."
         )
 
 
-def _check_gate(old: Sequence[Site], new: Sequence[Site]) -> None:
-    if old and old[0].gate != new[0].gate:
+def _check_gate(module: nn.Module, plan: ECAPlan) -> None:
+    gate = next((site.gate for site in sites_of(module)), plan.gate)
+    if gate != plan.gate:
         raise ValueError(
-            f"gate must be that of the ECAs that the module has, {old[0].gate!r}. Received: gate={new[0].gate!r}. "
+            f"gate must be that of the ECAs that the module has, {gate!r}. Received: gate={plan.gate!r}. "
             "Use one gate for a network, or remove the old ones with remove_eca."
         )
+
+
+def _is_verified(wanted: bool | None, abstract: bool) -> bool:
+    if wanted and abstract:
+        raise UnsupportedModelError(
+            "verify=True must run the model. Received: shapes in place of values. Pass verify=False."
+        )
+    return not abstract if wanted is None else wanted
 
 
 def _found(finder: Finder, plan: ECAPlan) -> dict[str, Candidate]:
@@ -221,43 +208,3 @@ def _found(finder: Finder, plan: ECAPlan) -> dict[str, Candidate]:
                 missing = Candidate(entry.path, reason="is no SE block")
                 found[entry.path] = blocks.get(entry.path, missing)
     return found
-
-
-def _dtype(variables: Mapping[str, Any], path: str) -> str:
-    """Of the site's parameters; of the network's first where the site has none."""
-    params = variables["params"]
-    tree: Any = params
-    for key in path.split("/"):
-        tree = tree.get(key, {}) if isinstance(tree, Mapping) else {}
-    floating = [leaf for leaf in jax.tree.leaves((tree, params)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return str(floating[0].dtype) if floating else "float32"
-
-
-def _filled(
-    new: nn.Module, variables: Mapping[str, Any], sites: Sequence[Site], inputs: Inputs, rng: jax.Array | None
-) -> Any:
-    """Return the variables with the new kernels, and without the parameters of what is replaced."""
-    gone = [("params", *site.keys) for site in sites if site.entry.action == "replace"]
-    leaves = {keys: leaf for keys, leaf in flat(variables).items() if not any(keys[: len(g)] == g for g in gone)}
-    base = like(variables, leaves)
-    # Under a scan the kernel is stacked, so its shape is read from an abstract run that makes it.
-    run, arrays = runner(new, inputs, mutable=core.DenyList(("intermediates",)))
-    made = flat(jax.eval_shape(run, base, arrays)[1]["params"])
-    for number, site in enumerate(sites):
-        keys: Keys = (*site.keys, *KERNEL)
-        shape = meta.unbox(made[keys]).shape
-        leaves["params", *keys] = _kernel(site, shape, rng, number, is_abstract(variables))
-    return like(variables, leaves)
-
-
-def _kernel(site: Site, shape: tuple[int, ...], rng: jax.Array | None, number: int, abstract: bool) -> Any:
-    if abstract:
-        return jax.ShapeDtypeStruct(shape, site.dtype)
-    if site.init == "identity":
-        return jnp.zeros(shape, site.dtype)
-    if rng is None:
-        raise ValueError(
-            "rng must be a key where init='uniform'. Received: None. Pass jax.random.key(0), or use init='identity'."
-        )
-    bound = site.entry.kernel_size**-0.5
-    return jax.random.uniform(jax.random.fold_in(rng, number), shape, site.dtype, -bound, bound)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from flax import linen as nn
@@ -9,6 +10,7 @@ from flax.core import meta
 
 from eca_multi import __version__
 from eca_multi._sites import Pattern, Request, Where
+from eca_multi.flax.linen.surgery._building import build
 from eca_multi.flax.linen.surgery._candidates import Finder
 from eca_multi.flax.linen.surgery._gated import KERNEL, base_class, sites_of, with_sites
 from eca_multi.flax.linen.surgery._inputs import (
@@ -94,7 +96,9 @@ def plan_eca(
         init=init,
         overrides=overrides,
     )
-    return make_plan(module, request, Finder.of(module, variables, split_inputs(example_inputs)))
+    finder = Finder(module, variables, split_inputs(example_inputs))
+    plan = choose(request, finder)
+    return replace(plan, entries=build(finder, plan, plan.entries).entries) if plan.entries else plan
 
 
 def make_request(**options: Any) -> Request:
@@ -107,12 +111,13 @@ def make_request(**options: Any) -> Request:
     return request
 
 
-def make_plan(module: nn.Module, request: Request, finder: Finder) -> ECAPlan:
+def choose(request: Request, finder: Finder) -> ECAPlan:
+    """Return the plan, before the shapes of stacked kernels are known."""
     return request.plan(
         "linen",
-        base_class(module).__name__,
+        base_class(finder.module).__name__,
         finder.find(request.kind),
-        model_parameters=count(finder.variables) - sum(site.entry.parameters for site in sites_of(module)),
+        model_parameters=count(finder.variables) - sum(site.entry.parameters for site in sites_of(finder.module)),
         offers=finder.offers,
     )
 
@@ -197,10 +202,11 @@ def infer_plan(
         init="identity" if gate == "2sigmoid" else "uniform",
         overrides={re.escape(path): {"kernel_size": k} for path, k in paths.items()},
     )
-    finder = Finder.of(base, plain, inputs)
+    finder = Finder(base, plain, inputs)
     instead = {c.path: c for c in finder.find("se") if tuple(c.path.split("/")) in replaced}
     candidates = [instead.get(c.path, c) for c in finder.find("any")]
-    return request.plan("linen", base_class(module).__name__, candidates, model_parameters=count(plain))
+    plan = request.plan("linen", base_class(module).__name__, candidates, model_parameters=count(plain))
+    return replace(plan, entries=build(finder, plan, plan.entries).entries)
 
 
 def _below(site: Keys, keys: set[Keys]) -> set[Keys]:

@@ -125,10 +125,7 @@ def base_state(module: nn.Module, variables: Mapping[str, Any]) -> Any:
     """Return the variables without the ECAs: what the network without ECA takes.
 
     Args:
-        module, variables: As `insert_eca` returned them, or trained.
-
-    Raises:
-        NoSiteError: If the module has no ECA.
+        module, variables: With or without ECA.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -168,7 +165,7 @@ def load_base_state(module: nn.Module, variables: Mapping[str, Any], state: Mapp
         >>> net, variables = insert_eca(net, old, "conv_norm", example_inputs=x)
         >>> variables = load_base_state(net, variables, old)
     """
-    kernels = _kernels(module, variables)
+    kernels = _kernels(module, variables, required=False)
     check_variables(state)
     replaced = [("params", *site.keys) for site in sites_of(module) if site.entry.action == "replace"]
     kept = {keys: v for keys, v in flat(state).items() if not any(keys[: len(r)] == r for r in replaced)}
@@ -184,15 +181,15 @@ def load_base_state(module: nn.Module, variables: Mapping[str, Any], state: Mapp
 def _check(module: nn.Module, variables: Mapping[str, Any]) -> None:
     check_type(module)
     check_variables(variables)
-    if not sites_of(module):
+
+
+def _kernels(module: nn.Module, variables: Mapping[str, Any], required: bool = True) -> set[Keys]:
+    """The keys of the kernels, all of which are there."""
+    _check(module, variables)
+    if required and not sites_of(module):
         raise NoSiteError(
             f"module must have ECA. Received: a {type(module).__name__} without any. Pass what insert_eca returned."
         )
-
-
-def _kernels(module: nn.Module, variables: Mapping[str, Any]) -> set[Keys]:
-    """The keys of the kernels, all of which are there."""
-    _check(module, variables)
     kernels = {("params", *site.keys, *KERNEL) for site in sites_of(module)}
     missing = sorted("/".join(keys) for keys in kernels - set(flat(variables)))
     if missing:
