@@ -1,45 +1,54 @@
 """Canonical weights in and out of PyTorch."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 
 from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
 
+from ._network_weights import network_from_canonical, network_to_canonical
 from .layers import ECA
+from .networks import ECANetwork
+
+_STEMS = ("conv1.weight", "conv1.0.weight", "features.0.0.weight")
+Holder = ECA | ECANetwork | Mapping[str, torch.Tensor]
 
 
-def to_canonical(layer_or_params: ECA | Mapping[str, torch.Tensor]) -> Weights:
-    """Return the weights of an ECA layer as a canonical dict of NumPy arrays; a copy.
+def to_canonical(layer_or_params: Holder) -> Weights:
+    """Return the weights of an ECA layer or a network as a canonical dict of NumPy arrays; a copy.
 
     Args:
-        layer_or_params: An `ECA`, or the state dict of one.
+        layer_or_params: An `ECA`, a network of this package, or the state dict of one; of a network also the original
+            ECANet's or timm's.
 
     Returns:
-        {"weight": array} of shape (k,), or (C, k) for ECA-NS; bfloat16 widened to float32.
+        {"weight": array} of shape (k,), or (C, k) for ECA-NS; of a network {name: array}, the running statistics
+        included. bfloat16 is widened to float32.
 
     Raises:
-        TypeError: If it is neither. ValueError: If it holds no weight yet, or other tensors too.
+        TypeError: If it is none of these. ValueError: If it holds no weights yet, or other tensors too.
 
     Example:
         >>> from eca_multi.torch import ECA, to_canonical
         >>> to_canonical(ECA(64))["weight"].shape
         (3,)
     """
+    if _is_network(layer_or_params):
+        return network_to_canonical(layer_or_params)
     return pack("torch", _numpy(_weight(layer_or_params)))
 
 
-def from_canonical(layer_or_params: ECA | Mapping[str, torch.Tensor], weights: Mapping[str, np.ndarray]) -> Any:
-    """Load canonical weights: into a layer in place, or into a new state dict with the old one's dtype and device.
+def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -> Any:
+    """Load canonical weights: in place, or into a new state dict with the old one's dtypes and devices.
 
     Args:
-        layer_or_params: An `ECA`, or the state dict of one (which is not changed).
+        layer_or_params: An `ECA`, a network of this package, or the state dict of one (which is not changed).
         weights: As `to_canonical` of any framework returns.
 
     Returns:
-        The layer, or the new state dict.
+        The layer, the network, or the new state dict.
 
     Raises:
         TypeError, ValueError: If a tensor is missing, unexpected, mis-shaped or not finite; nothing is changed.
@@ -49,6 +58,8 @@ def from_canonical(layer_or_params: ECA | Mapping[str, torch.Tensor], weights: M
         >>> from eca_multi.torch import ECA, from_canonical
         >>> layer = from_canonical(ECA(64), {"weight": np.array([0.1, 0.2, 0.3])})
     """
+    if _is_network(layer_or_params):
+        return network_from_canonical(layer_or_params, weights)
     old = _weight(layer_or_params)
     array = unpack("torch", weights, old.shape, str(old.dtype).removeprefix("torch."))
     new = torch.tensor(array, dtype=old.dtype, device=old.device)
@@ -59,14 +70,21 @@ def from_canonical(layer_or_params: ECA | Mapping[str, torch.Tensor], weights: M
     return layer_or_params
 
 
-def _weight(layer_or_params: ECA | Mapping[str, torch.Tensor]) -> torch.Tensor:
+def _is_network(layer_or_params: Holder) -> TypeGuard[ECANetwork | Mapping[str, torch.Tensor]]:
+    """Whether it is a whole network: as a mapping, something in which a network's first convolution stands."""
+    if isinstance(layer_or_params, Mapping):
+        return any(str(name).endswith(_STEMS) for name in layer_or_params)
+    return isinstance(layer_or_params, ECANetwork)
+
+
+def _weight(layer_or_params: Holder) -> torch.Tensor:
     if isinstance(layer_or_params, Mapping):
         weight = pick("torch", layer_or_params)
     elif isinstance(layer_or_params, ECA):
         weight = layer_or_params.conv.weight
     else:
         raise TypeError(
-            f"layer_or_params must be an eca_multi.torch.ECA or its state dict. "
+            f"layer_or_params must be an eca_multi.torch.ECA, a network of this package, or the state dict of one. "
             f"Received: {type(layer_or_params).__name__}. Pass the ECA layer itself."
         )
     if torch.nn.parameter.is_lazy(weight):

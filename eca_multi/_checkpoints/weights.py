@@ -1,0 +1,39 @@
+"""From a checkpoint's arrays to canonical weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from eca_multi._canonical import Weights, check_weights
+
+from .identify import Identified, identify
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Canonical weights, the network that they are of, and where they come from.
+
+    Args:
+        weights: Canonical name to array.
+        found: The network and how it must be built.
+        facts: What the source says of itself (epoch, key, ...), as text.
+    """
+
+    weights: Weights
+    found: Identified
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def take(
+    arrays: Mapping[str, np.ndarray], arch: str | None = None, facts: Mapping[str, str] | None = None
+) -> Checkpoint:
+    """Take a torch state dict as arrays to canonical weights; arrays are passed on, not copied.
+
+    Raises:
+        CheckpointError: If they are not exactly the tensors of a network.
+        TypeError, ValueError: If `arch` is no network's name, or a tensor is not of floating point or not finite.
+    """
+    found = identify({name: array.shape for name, array in arrays.items()}, arch)
+    weights = {name: arrays[found.names[name]].reshape(tensor.shape) for name, tensor in found.tensors.items()}
+    return Checkpoint(check_weights(weights), found, dict(facts or {}))

@@ -1,0 +1,64 @@
+"""Canonical weights in and out of whole networks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from eca_multi._canonical import Weights, check_weights, without_weight
+from eca_multi._checkpoints import identify
+from eca_multi._networks import Tensor
+
+from .networks import ECANetwork
+
+
+def network_to_canonical(model_or_state: ECANetwork | Mapping[str, torch.Tensor]) -> Weights:
+    """Return a network's weights and statistics as a canonical dict of NumPy arrays; a copy."""
+    weights = {}
+    for name, (tensor, value) in _native(model_or_state).items():
+        value = value.detach().cpu()
+        array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        weights[name] = np.array(array.reshape(tensor.shape))
+    return weights
+
+
+def network_from_canonical(
+    model_or_state: ECANetwork | Mapping[str, torch.Tensor], weights: Mapping[str, np.ndarray]
+) -> Any:
+    """Load canonical weights: into a network in place, or into a new state dict."""
+    native = _native(model_or_state)
+    dtypes = {value.dtype for _, value in native.values()}
+    narrowest = min(dtypes, key=lambda dtype: torch.finfo(dtype).max)
+    shapes = {name: tensor.shape for name, (tensor, _) in native.items()}
+    arrays = check_weights(weights, shapes, str(narrowest).removeprefix("torch."))
+    if isinstance(model_or_state, Mapping):
+        names = identify({name: value.shape for name, value in model_or_state.items()}).names
+        new = {names[name]: _like(old, arrays[name]) for name, (_, old) in native.items()}
+        return {name: new.get(name, value) for name, value in model_or_state.items()}
+    with torch.no_grad():
+        for name, (_, value) in native.items():
+            value.copy_(_like(value, arrays[name]))
+    return model_or_state
+
+
+def _native(model_or_state: ECANetwork | Mapping[str, torch.Tensor]) -> dict[str, tuple[Tensor, torch.Tensor]]:
+    """Return by canonical name what is expected of a tensor, and the tensor."""
+    if isinstance(model_or_state, Mapping):
+        found = identify({name: value.shape for name, value in model_or_state.items()})
+        pairs = {name: (tensor, model_or_state[found.names[name]]) for name, tensor in found.tensors.items()}
+    else:
+        state = model_or_state.state_dict()
+        listed = model_or_state.tensors.items()
+        pairs = {name: (tensor, state[_native_name(name, tensor)]) for name, tensor in listed}
+    if any(value.is_meta for _, value in pairs.values()):
+        raise without_weight("a network on the meta device", "Call to_empty(device=...) first.")
+    return pairs
+
+
+def _native_name(name: str, tensor: Tensor) -> str:
+    return f"{tensor.module}.conv.weight" if tensor.kind == "eca" else name
+
+
+def _like(old: torch.Tensor, array: np.ndarray) -> torch.Tensor:
+    return torch.tensor(array, dtype=old.dtype, device=old.device).reshape(old.shape)
