@@ -11,7 +11,7 @@ import pytest
 from flax import core
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
-from linen_networks import (
+from networks_linen import (
     Bottleneck,
     Carried,
     Classifier,
