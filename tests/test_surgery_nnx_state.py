@@ -184,8 +184,31 @@ def test_networks_that_compile_a_part_of_themselves():
     model = filled(lambda: Net(nnx.Rngs(0)))
     plan = plan_eca(model, example_inputs=X)
     assert plan.paths == ("jitted.norm", "rematerialised.norm", "stacked.stack.norm")
+    assert plan_eca(model, example_inputs=X) == plan  # and not a trace that nnx.jit remembers
     insert_eca(model, plan=plan, example_inputs=X)
+    assert len(plan_eca(model, "norm", example_inputs=X).skipped) == 3
     remove_eca(model)
+
+
+class Compiled(nnx.Module):
+    """It compiles itself as a whole: XLA fuses the gates into what is around them, and rounds another way."""
+
+    def __init__(self, rngs):
+        self.net = networks.MobileNet(rngs=rngs)
+
+    @nnx.jit
+    def __call__(self, x):
+        return self.net(x)
+
+
+@pytest.mark.slow
+def test_a_network_that_compiles_itself_is_compared_operation_by_operation():
+    model = filled(lambda: Compiled(nnx.Rngs(0)))
+    model.eval()
+    before = np.asarray(model(X))
+    insert_eca(model, "conv_norm", example_inputs=X)
+    assert len(installed_eca(model).entries) == 26
+    np.testing.assert_allclose(model(X), before, rtol=1e-5, atol=1e-6)
 
 
 def test_it_runs_on_a_mesh():
@@ -242,8 +265,16 @@ def test_an_optimizer_from_before_says_so():
     model = plain()
     optimizer = nnx.Optimizer(model, optax.adam(0.1), wrt=nnx.Param)
     insert_eca(model, example_inputs=X, verify=False)
-    with pytest.raises(ValueError, match=r"(?s)eca|[Kk]ey|structure"):
+    with pytest.raises(ValueError, match=r"(?s)pytree structure error.*eca"):
         step(model, optimizer, X, jnp.array([1, 7]))
+
+
+def test_an_optimizer_without_memory_takes_the_kernels():
+    model = plain()
+    optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+    insert_eca(model, example_inputs=X, verify=False)
+    step(model, optimizer, X, jnp.array([1, 7]))
+    assert all(np.asarray(kernel).any() for kernel in jax.tree.leaves(eca_parameters(model)))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """One traced run of an nnx network with tags on all modules: who is called, on what, and what comes of it."""
 
 import functools
+import itertools
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from ._modules import Shape, places, variables
 
 PATH = "eca_multi_path"
 _recording = threading.local()
+_numbers = itertools.count()
 
 
 @dataclass
@@ -46,13 +48,15 @@ def trace(model: nnx.Module, example_inputs: Any) -> Trace:
     graphdef, state = nnx.split(model)
     seen: dict[str, Seen] = {}
     # A copy has its attributes sorted, so that another name of a shared module may come first.
+    # Each run has a number in its modules, or an inner nnx.jit would take an earlier run's trace and call nobody.
+    number = next(_numbers)
     first = {name: place.path for place in places(model) for name in (place.path, *place.aliases)}
 
     def run(state: Any, arrays: list[Any]) -> Any:
         # A copy of this trace's own: a module of an outer trace may not change its statistics here.
         copy = nnx.merge(graphdef, state, copy=True)
         for place in places(copy):
-            setattr(place.module, PATH, first[place.path])
+            setattr(place.module, PATH, f"{number}:{first[place.path]}")
             base: Any = type(place.module)
             become(place.module, _tagging_class(base))
         args, kwargs = call_arguments(tree, leaves, where, arrays)
@@ -103,7 +107,7 @@ def _tagging_class(base: Any) -> type[nnx.Module]:
 
     @functools.wraps(base.__call__)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        path = getattr(self, PATH)
+        path = getattr(self, PATH).split(":", 1)[1]
         args = tuple(tag_input(path, a) if isinstance(a, jax.Array) else a for a in args)
         kwargs = {name: tag_input(path, a) if isinstance(a, jax.Array) else a for name, a in kwargs.items()}
         shapes = {name: tuple(variable.shape) for name, variable in variables(self).items()}

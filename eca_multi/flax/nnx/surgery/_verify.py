@@ -1,5 +1,6 @@
 """The proof of an insertion: one run before and one after, and how often each ECA is called."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,8 +40,8 @@ def verify(model: nnx.Module, example_inputs: Any, plan: ECAPlan, original: nnx.
         same = _are_equal(outputs(original, example_inputs), outputs(model, example_inputs))
     if same is False:
         # Where the network compiles a part of itself (a scan, an inner jit), XLA may fuse and round that part in
-        # another way: the promise is about the operations one by one.
-        with jax.disable_jit():
+        # another way: the promise is about the operations one by one. Not everything runs uncompiled.
+        with contextlib.suppress(NotImplementedError), jax.disable_jit():
             same = _are_equal(outputs(original, example_inputs), outputs(model, example_inputs))
     flow = trace(model, example_inputs).flow
     calls = {}
