@@ -12,13 +12,17 @@ def data(shape=X2, seed=0):
 
 
 def randomised(model, seed=0):
-    """Norm scales, statistics and layer scales away from 0 and 1: zeros there would make equality of outputs vacuous."""
+    """All weights anew, the same on each backend; norm scales, statistics and layer scales away from 0 and 1, where
+    equality of outputs would be vacuous."""
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         if weight.name in ("gamma", "moving_variance", "scale"):
             weight.assign(rng.uniform(0.5, 1.5, weight.shape).astype("float32"))
         elif weight.name in ("beta", "moving_mean", "bias"):
             weight.assign(rng.normal(0, 0.3, weight.shape).astype("float32"))
+        elif weight.name == "kernel":
+            deviation = (2 / np.prod(weight.shape[:-1])) ** 0.5
+            weight.assign(rng.normal(0, deviation, weight.shape).astype("float32"))
     return model
 
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from surgery_keras_nets import RESIDUAL, conv_bn, data, efficient, head, mobile, randomised, resnet, sequence
+from surgery_keras_nets import RESIDUAL, data, efficient, mobile, randomised, resnet, sequence
 
 from eca_multi.keras import (
     ECA,
@@ -36,6 +36,9 @@ from eca_multi.plan import (
 )
 
 pytestmark = pytest.mark.keras
+# JAX compiles each operation of each network: three of them in the default run, the others in the slow one.
+FIRST = ("resnet", "efficient", "convnext")
+SOME = [pytest.param(name, marks=[pytest.mark.slow] * (name not in FIRST)) for name in RESIDUAL]
 
 
 def names(model):
@@ -84,7 +87,7 @@ def test_residual_sites_equal_outputs_and_exact_undo(name):
     assert trace_of(model) == untouched
 
 
-@pytest.mark.parametrize("name", RESIDUAL)
+@pytest.mark.parametrize("name", SOME)
 def test_kernels_matter_and_each_gets_a_gradient(name):
     build, sites, shape = RESIDUAL[name]
     model, x = build(), data(shape)
@@ -241,7 +244,7 @@ def test_the_papers_start_says_that_outputs_will_change():
 # --- plans ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RESIDUAL)
+@pytest.mark.parametrize("name", SOME)
 def test_a_saved_plan_replays_on_a_new_model(name, tmp_path):
     build, sites, shape = RESIDUAL[name]
     first = insert_eca(build())
@@ -324,7 +327,9 @@ def test_training_the_new_model_leaves_the_old_one_alone():
     new = insert_eca(model)
     step(new, x)
     assert trace_of(model) == before
-    assert not np.array_equal(new.get_layer("stem_conv").get_weights()[0], model.get_layer("stem_conv").get_weights()[0])
+    assert not np.array_equal(
+        new.get_layer("stem_conv").get_weights()[0], model.get_layer("stem_conv").get_weights()[0]
+    )
 
 
 def test_trainable_flags_and_a_frozen_model():
@@ -592,6 +597,7 @@ def digits():
     return (images.reshape(-1, 8, 8) / 16).astype("float32"), labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_eca", [False, True])
 def test_the_two_layer_classifier_learns_digits(with_eca):
     keras.utils.set_random_seed(0)
@@ -607,5 +613,3 @@ def test_the_two_layer_classifier_learns_digits(with_eca):
     assert accuracy > 0.8
     if with_eca:
         assert all(np.abs(kernel).max() > 0 for kernel in eca_state(model).values())
-
-

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.src.backend.common.stateless_scope import in_stateless_scope  # without a public name
 
 from eca_multi.plan import UnsupportedModelError
 
@@ -70,6 +71,8 @@ def custom_classes(operation: Any) -> dict[str, type]:
 def _is_traced() -> bool:
     torch = sys.modules.get("torch") if keras.backend.backend() == "torch" else None
     if torch is not None and torch.compiler.is_compiling():
+        return True
+    if in_stateless_scope():  # in which Keras traces layers, and torch's backend calls them with values
         return True
     try:
         ops.convert_to_numpy(ops.zeros((1,)) + 1)

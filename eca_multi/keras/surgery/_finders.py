@@ -42,11 +42,13 @@ def everything(places: Places) -> list[Site]:
 
 def _hidden(places: Places) -> list[Site]:
     """Layers with convolutions that the graph does not show: never taken, but never lost."""
-    return [
-        places.site(operation)
-        for operation in _operations(places)
-        if is_opaque(operation) and weighted(operation, also_dense=False)
-    ]
+    sites = []
+    for operation in _operations(places):
+        inner = weighted(operation, also_dense=False) if is_opaque(operation) else 0
+        if inner:
+            reason = f"a layer with {inner} convolutions inside that the graph hides"
+            sites.append(without(places.site(operation), reason))
+    return sites
 
 
 def convs(places: Places) -> list[Site]:

@@ -147,6 +147,8 @@ class Network:
         self.paths: dict[int, list[str]] = {}
         self.operations: dict[str, Any] = {}
         self._read(model, "")
+        for names in self.paths.values():
+            names.sort(key=lambda name: (name.count("/"), name))  # the same with and without ECA, which moves layers
         self._count()
 
     def _read(self, model: Any, path: str) -> None:

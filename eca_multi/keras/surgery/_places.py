@@ -15,7 +15,6 @@ from ._kinds import (
     is_conv,
     is_eca,
     is_input,
-    is_opaque,
     is_passing,
     kind,
     own_layout,
@@ -82,8 +81,6 @@ class Places:
         shape = gated.shape
         known = shape is not None and len(shape) > 2
         reason = reason or self.unfit(graph, gated)
-        if not reason and is_opaque(operation) and weighted(operation, also_dense=False):
-            reason = f"a layer with {weighted(operation, also_dense=False)} convolutions inside that the graph hides"
         values: dict[str, Any] = {
             "path": self.network.path(operation),
             "module": operation,
