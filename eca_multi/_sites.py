@@ -177,7 +177,7 @@ class Request:
         known = {name: c for c in candidates for name in c.names}
         missing = [path for path in self.where if path not in known]
         if missing:
-            raise NoSiteError(_unmatched("where", missing, list(known)))
+            raise NoSiteError(unmatched("where", missing, list(known)))
         wanted = {known[path].path for path in self.where}
         return [c for c in candidates if c.path in wanted]
 
@@ -230,7 +230,7 @@ class Request:
         for name, pattern in patterns:
             unused = [p for p in _parts(pattern) if not any(matches(p, c) for c in asked)]
             if unused:
-                raise NoSiteError(_unmatched(name, unused, paths))
+                raise NoSiteError(unmatched(name, unused, paths))
 
     def _warnings(self, entries: Sequence[ECAEntry]) -> list[str]:
         if not entries or self.init == "identity":
@@ -355,7 +355,7 @@ def _parts(pattern: Pattern | None) -> list[Pattern]:
     return [pattern] if isinstance(pattern, str) or callable(pattern) else [[one] for one in pattern]
 
 
-def _unmatched(name: str, patterns: Sequence[Pattern], paths: Sequence[str]) -> str:
+def unmatched(name: str, patterns: Sequence[Pattern], paths: Sequence[str]) -> str:
     words = [p if isinstance(p, str) else "the callable" if callable(p) else p[0] for p in patterns]
     near = list(dict.fromkeys(n for word in words for n in difflib.get_close_matches(word, paths, 3, 0.5)))
     near = near or list(paths[:3])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
+from math import prod
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from eca_multi.plan import ECAEntry, ECAPlan, Skipped
 
 HEAD = ("site", "", "type", "channels", "k", "calls", "gated tensor")
+T = TypeVar("T")
 NUMBER = re.compile(r"\d+")
 
 
@@ -29,14 +31,24 @@ def table(plan: ECAPlan) -> str:
 
 
 def _groups(entries: Sequence[ECAEntry]) -> list[list[ECAEntry]]:
-    """Neighbours that differ in the numbers of their paths alone."""
+    """Neighbours that differ in the numbers of their paths alone, and in all combinations of these."""
 
     def kind(entry: ECAEntry) -> tuple[object, ...]:
         words = (NUMBER.sub("#", text) for text in (entry.path, entry.tensor, entry.into))
         sizes = (entry.channels, entry.kernel_size, entry.calls, entry.layout, entry.notes, len(entry.aliases))
         return (*words, entry.action, entry.module_type, *sizes)
 
-    return [list(group) for _, group in groupby(entries, kind)]
+    return [part for _, group in groupby(entries, kind) for part in _grids(list(group), lambda entry: entry.path)]
+
+
+def _grids(group: list[T], text: Callable[[T], str]) -> list[list[T]]:
+    """Split a group where {1-2}.{0-1} would say more than there is."""
+    columns = list(zip(*(NUMBER.findall(text(one)) for one in group), strict=True))
+    if len(group) == prod(len(set(column)) for column in columns):
+        return [group]
+    first = next(i for i, column in enumerate(columns) if len(set(column)) > 1)
+    parts = [list(part) for _, part in groupby(group, lambda one: NUMBER.findall(text(one))[first])]
+    return [grid for part in parts for grid in (_grids(part, text) if len(parts) > 1 else [part])]
 
 
 def _row(group: Sequence[ECAEntry]) -> tuple[str, ...]:
@@ -83,7 +95,7 @@ def _skipped(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
 
 def _listed(paths: Sequence[str], most: int = 4) -> str:
     kinds = [list(group) for _, group in groupby(paths, lambda path: NUMBER.sub("#", path))]
-    texts = [_merged(group) for group in kinds]
+    texts = [_merged(part) for group in kinds for part in _grids(group, str)]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
 

@@ -23,6 +23,7 @@ from eca_multi._errors import (
 )
 from eca_multi._kernel import eca_kernel_size
 
+from ._scripted import scripted_eca
 from .functional import Gate, eca, require_floating, require_mask
 
 
@@ -73,6 +74,8 @@ class ECA(nn.Module):
     """
 
     channels: int
+    inserted = ""  # how surgery put it there
+    filled = ""  # what stood in the slot before
 
     def __init__(
         self,
@@ -117,24 +120,35 @@ class ECA(nn.Module):
         nn.init.uniform_(self.conv.weight, -bound, bound)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        require_floating("x", x)
-        axis = check_channel_axis(self.channel_axis, x.shape)
-        if _is_known(x.shape[axis]):
-            check_channels(self.channels, axis, x.shape)
-        return eca(
-            x,
-            self.conv.weight,
-            padding=self.padding,
-            gate=self.gate,
-            channel_axis=axis,
-            mask=mask,
-        )
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # exported all the same
+            return scripted_eca(x, self.conv.weight, self.padding, self.gate, self.channel_axis, mask)  # type: ignore[arg-type]
+        return checked_eca(x, self.conv.weight, self.padding, self.gate, self.channels, self.channel_axis, mask)
 
     def extra_repr(self) -> str:
         return (
             f"{self.channels}, kernel_size={self.kernel_size}, padding={self.padding!r}, gate={self.gate!r}, "
             f"shared={self.shared}, init={self.init!r}, channel_axis={self.channel_axis}"
         )
+
+
+def checked_eca(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    padding: str,
+    gate: Gate,
+    channels: int,
+    channel_axis: int,
+    mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """The layer's call. One step in a graph of torch.fx, so that networks with ECA can be traced and fused."""
+    require_floating("x", x)
+    axis = check_channel_axis(channel_axis, x.shape)
+    if _is_known(x.shape[axis]):
+        check_channels(channels, axis, x.shape)
+    return eca(x, weight, padding=padding, gate=gate, channel_axis=axis, mask=mask)
+
+
+torch.fx.wrap("checked_eca")
 
 
 def _is_known(extent: int | torch.SymInt) -> bool:

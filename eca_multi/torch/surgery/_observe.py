@@ -1,0 +1,102 @@
+"""One run of a network, which leaves no trace in it: what each module returns, and how often it is called."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from eca_multi.plan import UnsupportedModelError
+
+from ._flow import Flow, Recorder
+
+
+@dataclass
+class Run:
+    """What a run showed.
+
+    Attributes:
+        outputs: Of the network, detached.
+        shapes: Of each module's last output, by path; None where it was no single tensor.
+        calls: How often each module was called, by path.
+        flows: Of the modules that were asked for.
+    """
+
+    outputs: list[torch.Tensor] = field(default_factory=list)
+    shapes: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    flows: dict[str, Flow] = field(default_factory=dict)
+
+
+def observe(
+    model: nn.Module,
+    example_inputs: Any,
+    watched: Mapping[str, nn.Module],
+    flows: Mapping[str, nn.Module] | None = None,
+) -> Run:
+    """Run a network once in evaluation mode, without gradients.
+
+    Args:
+        model: Comes back with its flags, buffers and hooks as they were, and so does the random state.
+        example_inputs: A tensor, a tuple of positional inputs or a dict of keywords.
+        watched: The modules to look at.
+        flows: Those whose forward is written down.
+
+    Raises:
+        UnsupportedModelError: If the network does not run on these inputs.
+    """
+    args, kwargs = arguments(example_inputs)
+    run = Run(calls=dict.fromkeys(watched, 0))
+    recorder = Recorder(dict(flows or {}))
+    hooks = [module.register_forward_hook(_note(run, path)) for path, module in watched.items()]
+    recorder.attach()
+    try:
+        with kept_as_it_was(model), torch.no_grad(), recorder if flows else contextlib.nullcontext():
+            model.eval()
+            result = model(*args, **kwargs)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"model must run on example_inputs. Received: {type(error).__name__}: {str(error).splitlines()[0]}. "
+            "Pass what you call the model with: a tensor, a tuple, or a dict of keywords."
+        ) from error
+    finally:
+        recorder.detach()
+        for hook in hooks:
+            hook.remove()
+    run.outputs = [one.detach() for one in torch.utils._pytree.tree_leaves(result) if isinstance(one, torch.Tensor)]
+    run.flows = recorder.flows
+    return run
+
+
+def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+@contextlib.contextmanager
+def kept_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Put training flags, buffers and the random state back."""
+    flags = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            for module, flag in flags:
+                module.training = flag
+            with torch.no_grad():
+                for buffer, old in buffers:
+                    buffer.copy_(old)
+
+
+def _note(run: Run, path: str) -> Any:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        run.calls[path] += 1
+        run.shapes[path] = tuple(output.shape) if isinstance(output, torch.Tensor) else None
+
+    return hook

@@ -1,0 +1,215 @@
+"""The weights of the network and those of its ECAs, apart: each a state dict for a checkpoint of its own."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from eca_multi.plan import NoSiteError
+from eca_multi.torch.layers import ECA
+
+from ._gated import Gated
+from ._modules import check_model
+from .insertion import is_inserted
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def eca_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the kernels of all ECA layers, for an optimizer.
+
+    Args:
+        model: A network with ECA.
+
+    Returns:
+        The parameters, each once, in the network's order.
+
+    Raises:
+        NoSiteError: If there is none.
+
+    Example:
+        >>> from torch import nn
+        >>> from eca_multi.torch import eca_parameters, insert_eca
+        >>> net = insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")
+        >>> [tuple(kernel.shape) for kernel in eca_parameters(net)]
+        [(1, 1, 3)]
+
+    Source: eca_multi.
+    """
+    check_model(model)
+    kernels = {id(p): p for module in model.modules() if isinstance(module, ECA) for p in module.parameters()}
+    if not kernels:
+        raise NoSiteError(f"model must have ECA. Received: a {type(model).__name__} without it. Call insert_eca first.")
+    return list(kernels.values())
+
+
+def freeze_except_eca(model: Model) -> Model:
+    """Let only the ECA kernels be trained: `requires_grad` of all others is switched off.
+
+    Args:
+        model: A network with ECA; changed in place. In training mode its norms still update their running statistics:
+            call `model.eval()` where they are to stay too.
+
+    Returns:
+        The model.
+
+    Raises:
+        NoSiteError: If there is no ECA, so that nothing would be trained.
+
+    Example:
+        >>> from torch import nn
+        >>> from eca_multi.torch import freeze_except_eca, insert_eca
+        >>> net = freeze_except_eca(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv"))
+        >>> [name for name, parameter in net.named_parameters() if parameter.requires_grad]
+        ['0.eca.conv.weight']
+
+    Source: eca_multi.
+    """
+    kernels = {id(kernel) for kernel in eca_parameters(model)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in kernels)
+    return model
+
+
+def base_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state dict without the inserted ECAs, as the plain network's `state_dict()` has it.
+
+    Args:
+        model: With or without ECA.
+
+    Returns:
+        A new dict; the tensors are the model's own.
+
+    Raises:
+        TypeError, UnsupportedModelError: As `plan_eca`.
+
+    Example:
+        >>> from torch import nn
+        >>> from eca_multi.torch import base_state, insert_eca
+        >>> list(base_state(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")))
+        ['0.weight', '0.bias']
+
+    Source: eca_multi.
+    """
+    return _part(model, of_eca=False)
+
+
+def eca_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the kernels of the inserted ECAs alone: a few hundred numbers for a large network.
+
+    Args:
+        model: A network with ECA.
+
+    Returns:
+        A new dict; the tensors are the model's own.
+
+    Raises:
+        NoSiteError: If there is none.
+
+    Example:
+        >>> from torch import nn
+        >>> from eca_multi.torch import eca_state, insert_eca
+        >>> list(eca_state(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")))
+        ['0.eca.conv.weight']
+
+    Source: eca_multi.
+    """
+    eca_parameters(model)
+    return _part(model, of_eca=True)
+
+
+def load_base_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
+    """Load a plain network's state dict into a network with ECA; its ECAs go back to the identity.
+
+    Args:
+        model: With or without ECA; changed in place.
+        state: What `base_state` returned, or the state dict of a plain network.
+
+    Returns:
+        The model. ECAs whose gate is not 2*sigmoid have no identity and keep their kernels.
+
+    Raises:
+        ValueError: With all missing, unexpected and mis-shaped tensors; nothing is changed.
+
+    Example:
+        >>> from torch import nn
+        >>> from eca_multi.torch import insert_eca, load_base_state
+        >>> old = nn.Sequential(nn.Conv2d(3, 64, 3)).state_dict()
+        >>> net = load_base_state(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv"), old)
+
+    Source: eca_multi.
+    """
+    check_model(model)
+    _load(_part(model, of_eca=False), state, "the state dict of the plain network")
+    for module in model.modules():
+        if isinstance(module, ECA) and is_inserted(module) and module.gate == "2sigmoid":
+            with torch.no_grad():
+                module.conv.weight.zero_()
+    return model
+
+
+def load_eca_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
+    """Load what `eca_state` returned.
+
+    Args:
+        model: With the same ECAs; changed in place.
+        state: A state dict of kernels.
+
+    Returns:
+        The model.
+
+    Raises:
+        NoSiteError: If the model has no ECA. ValueError: With all missing, unexpected and mis-shaped kernels; nothing
+            is changed.
+
+    Example:
+        >>> from torch import nn
+        >>> from eca_multi.torch import eca_state, insert_eca, load_eca_state
+        >>> net = insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")
+        >>> net = load_eca_state(net, eca_state(net))
+
+    Source: eca_multi.
+    """
+    eca_parameters(model)
+    _load(_part(model, of_eca=True), state, "the kernels of the inserted ECAs")
+    return model
+
+
+def _part(model: nn.Module, of_eca: bool) -> dict[str, torch.Tensor]:
+    check_model(model)
+    named = list(model.named_modules(remove_duplicate=False))
+    gated = sorted((path for path, module in named if isinstance(module, Gated)), key=len, reverse=True)
+    inserted = tuple(f"{path}." for path, module in named if is_inserted(module))
+    result = {}
+    for key, value in model.state_dict().items():
+        if key.startswith(inserted) == of_eca:
+            name = key
+            for path in gated:  # the innermost first
+                if name.startswith(f"{path}.base."):
+                    name = f"{path}.{name.removeprefix(f'{path}.base.')}"
+            result[name] = value
+    return result
+
+
+def _load(own: Mapping[str, torch.Tensor], state: Any, what: str) -> None:
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a state dict. Received: {type(state).__name__}. Pass {what}.")
+    texts = [f"{name}: missing" for name in own if name not in state]
+    texts += [f"{name}: unexpected" for name in state if name not in own]
+    for name, tensor in own.items():
+        if name in state and _shape(state[name]) != _shape(tensor):
+            texts.append(f"{name}: shape {_shape(state[name])}, the model's {_shape(tensor)}")
+    if texts:
+        raise ValueError(
+            f"state must be {what}. Received: {len(texts)} differences: {'; '.join(texts)}. "
+            "model.state_dict() shows what the model has; nothing was loaded."
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if isinstance(tensor, torch.Tensor):  # an extra state is none, and belongs to its module
+                tensor.copy_(state[name])
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else None
