@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # listed nowhere
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import Parameter, UninitializedParameter, is_lazy
 
@@ -120,8 +121,8 @@ class ECA(nn.Module):
         nn.init.uniform_(self.conv.weight, -bound, bound)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]  # exported all the same
-            return scripted_eca(x, self.conv.weight, self.padding, self.gate, self.channel_axis, mask)  # type: ignore[arg-type]
+        if is_scripting():
+            return scripted_eca(x, self.conv.weight, self.padding, str(self.gate), self.channel_axis, mask)
         return checked_eca(x, self.conv.weight, self.padding, self.gate, self.channels, self.channel_axis, mask)
 
     def extra_repr(self) -> str:

@@ -224,8 +224,8 @@ class Finder:
             return
         first = unknown[0] or "the network"
         raise UnsupportedModelError(
-            f"model must be traceable, or come with example_inputs. "
-            f"Received: {type(self.model).__name__}, where torch.fx cannot trace {first} ({self.flows[unknown[0]]}). Pass example_inputs, or name the modules in a list."
+            f"model must be traceable, or come with example_inputs. Received: {type(self.model).__name__}, where "
+            f"torch.fx cannot trace {first} ({self.flows[unknown[0]]}). Pass example_inputs, or list the modules."
         )
 
     def flow(self, path: str) -> "Flow | Untraceable":
