@@ -50,7 +50,7 @@ def build(name, seed=0):
     model = getattr(keras.applications, name)(weights=None, include_top=False, pooling="avg", input_shape=SHAPE)
     rng = np.random.default_rng(seed)
     for weight in model.weights:
-        if weight.name in ("gamma", "moving_variance"):
+        if weight.name in ("gamma", "moving_variance") or weight.name.startswith("variable"):  # ConvNeXt's LayerScale
             weight.assign(rng.uniform(0.5, 1.5, weight.shape).astype("float32"))
         elif weight.name in ("beta", "moving_mean"):
             weight.assign(rng.normal(0, 0.1, weight.shape).astype("float32"))

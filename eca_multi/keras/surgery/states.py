@@ -1,5 +1,6 @@
 """Weights of a model with ECA: those of the base by its own names, those of ECA, and which are trained."""
 
+import re
 from collections.abc import Iterator, Mapping
 from os import PathLike, fspath
 from typing import Any
@@ -17,6 +18,7 @@ from ._inserted import InsertedECA
 from ._kinds import is_eca, is_model, parts
 from .installed import remove_eca
 
+UNNAMED = re.compile(r"^variable_\d+$")  # Keras counts variables without a name through the whole process
 State = dict[str, np.ndarray]
 
 
@@ -190,7 +192,7 @@ def _variables(model: Any, *, of_eca: bool) -> Iterator[tuple[str, Any]]:
         if not isinstance(layer, keras.Layer) or is_model(layer) or isinstance(layer, InsertedECA) != of_eca:
             continue
         weights = list(layer.weights)
-        names = [weight.name for weight in weights]
+        names = [UNNAMED.sub("variable", weight.name) for weight in weights]
         if len(parts(layer)) > 1 or len(set(names)) < len(names):
             names = [f"{number}/{name}" for number, name in enumerate(names)]
         for name, weight in zip(names, weights, strict=True):
