@@ -10,7 +10,7 @@ from eca_multi._sites import HAS_ECA, Candidate
 from eca_multi.plan import NoSiteError, UnsupportedModelError
 from eca_multi.torch.layers import ECA
 
-from ._channels import channels_inside, channels_of, layout_of, rank_reason
+from ._channels import channels_of, layout_of, rank_reason
 from ._flow import Flow, Untraceable, flow_of
 from ._gated import Gated
 from ._modules import CONVS, NORMS, Found, base_of, convolutions, is_container, is_passing, walk
@@ -73,11 +73,9 @@ class Finder:
         base = base_of(module)
         shape = self.run.shapes.get(one.path) if self.run else None
         notes = list(end.notes if end else ())
-        channels = channels_of(base)
-        if channels is None and not isinstance(base, ECA):
-            channels = channels_inside(base)
-            if channels is not None:
-                notes.append("channels read off the last module inside")
+        channels = self.channels(one)
+        if channels is None and shape is not None and len(shape) > 2:
+            channels = shape[1]
         layout = layout_of(base, channels, shape)
         if end is not None and end.layout and shape is None:
             layout = end.layout
@@ -106,6 +104,20 @@ class Finder:
             reason=more.pop("reason", "") or reason,
             **more,
         )
+
+    def channels(self, one: Found) -> int | None:
+        """What a module says, or for one made of others the one that its output comes from."""
+        base = base_of(one.module)
+        known = channels_of(base)
+        if known is None and any(True for _ in base.children()) and not isinstance(base, ECA):
+            flow = self.flow(one.path)
+            if isinstance(flow, Flow) and is_squeeze(flow, base):
+                return squeezed_channels(base)
+            if isinstance(flow, Flow) and len(flow.outputs) == 1:
+                end = end_of(flow, base, _behind(flow, base, flow.outputs[0]))
+                if end.path and not end.layout:
+                    known = self.channels(self.at[join(one.path, end.path)])
+        return known
 
     # --- each kind
 

@@ -16,12 +16,6 @@ def channels_of(module: nn.Module) -> int | None:
     return None
 
 
-def channels_inside(module: nn.Module) -> int | None:
-    """For a module made of others: what the last of them that says it says."""
-    known = [channels_of(inner) for inner in module.modules()]
-    return next((one for one in reversed(known) if one), None)
-
-
 def layout_of(module: nn.Module, channels: int | None, shape: tuple[int, ...] | None) -> str:
     """From the run where it decides, from the module's class otherwise."""
     last = is_channels_last_norm(module) or isinstance(module, nn.Linear)

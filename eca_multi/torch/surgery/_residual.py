@@ -41,10 +41,20 @@ def _branch(flow: Flow, block: nn.Module, first: int, second: int) -> int | End 
     if counts[0] == counts[1]:
         return End(reason=f"ambiguous add: {counts[0]} convolutions on either side")
     branch, shortcut = (first, second) if counts[0] > counts[1] else (second, first)
-    identity = shortcut in flow.before(branch)
-    projection = min(counts) > 0
-    # What is left is a partial sum inside of a branch (Res2Net): a slice that the other operand does not come from.
-    return branch if identity or projection else None
+    origin = _before_passing(flow, block, shortcut)
+    identity = origin in flow.before(branch) or flow.steps[origin].kind == "input"
+    sliced = any(flow.steps[i].name == "getitem" for i in flow.before(shortcut) - flow.before(branch))
+    # What is left are partial sums inside of a branch (Res2Net) or over branches (HRNet): of parts, not of a shortcut.
+    return branch if identity or (min(counts) > 0 and not sliced) else None
+
+
+def _before_passing(flow: Flow, block: nn.Module, number: int) -> int:
+    while flow.steps[number].kind == "module" and len(flow.steps[number].inputs) == 1:
+        module = block.get_submodule(flow.steps[number].name)
+        if not is_passing(module) and not (is_chain(module) and not module._modules):
+            break
+        number = flow.steps[number].inputs[0]
+    return number
 
 
 def _convolutions(flow: Flow, block: nn.Module, number: int) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from eca_multi._sites import Candidate, Pattern, Request, Where, check_verified, replay
-from eca_multi.plan import ECAEntry, ECAPlan
+from eca_multi.plan import ECAEntry, ECAPlan, UnsupportedModelError, VerifyError
 from eca_multi.torch.layers import ECA, LazyECA
 
 from ._candidates import Finder
@@ -285,7 +285,10 @@ def _verify(model: nn.Module, plan: ECAPlan, example_inputs: Any, before: list[t
         site = model.get_submodule(entry.path)
         bases[entry.path] = site.base if isinstance(site, Gated) else site
         layers[entry.path] = site.eca if isinstance(site, Gated) else site
-    run = observe(model, example_inputs, bases)
-    own = observe(model, example_inputs, layers)
+    try:
+        run = observe(model, example_inputs, bases)
+        own = observe(model, example_inputs, layers)
+    except UnsupportedModelError as error:
+        raise VerifyError(f"The network with ECA must run. Received: {error} The model was put back.") from error
     same = len(run.outputs) == len(before) and all(map(torch.equal, run.outputs, before))
     check_verified(plan, same, {path: (run.calls[path], own.calls[path]) for path in bases})
