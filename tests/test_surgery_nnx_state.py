@@ -300,7 +300,7 @@ def test_the_two_layer_classifier_learns_digits(digits, gated):
         for i in range(0, len(x), 100):
             step(model, optimizer, x[order[i : i + 100]], labels[order[i : i + 100]])
     accuracy = float((model(test_x).argmax(-1) == test_labels).mean())
-    assert accuracy > 0.9
+    assert accuracy > 0.85
     if gated:
         assert all(np.abs(np.asarray(k)).max() > 1e-3 for k in jax.tree.leaves(eca_parameters(model)))
 
