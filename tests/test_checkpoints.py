@@ -109,6 +109,14 @@ def test_the_original_default_kernels_are_kept():
     assert set(found.kernel_sizes) == {3}
 
 
+def test_the_mobilenets_of_before_and_after_a_fix_of_the_original():
+    """Its condition was `c <= 96` first: checkpoints of both kinds are about."""
+    old = [1, 1, 1, 1, 1, 3, 3]
+    found = identify(shapes_of(find("eca_mobilenet_v2"), old))
+    assert found.kernel_sizes == kernel_sizes(find("eca_mobilenet_v2"), old)
+    assert found.kernel_sizes != kernel_sizes(find("eca_mobilenet_v2"))
+
+
 def test_a_given_name_is_held_to():
     shapes = shapes_of(find("ecaresnet50t"), eca="se")
     assert identify(shapes, "ecaresnet50t").network.name == "ecaresnet50t"

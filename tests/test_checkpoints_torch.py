@@ -110,6 +110,19 @@ def test_bfloat16_and_mobilenet(tmp_path):
     assert_same(checkpoint, model)
 
 
+def test_another_number_of_classes_and_features(tmp_path):
+    model = eca_mobilenet_v2(num_classes=5)
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    checkpoint = read_checkpoint(tmp_path / "model.pth")
+    other = eca_mobilenet_v2(num_classes=3)
+    before = other.classifier[1].weight.detach().clone()
+    from_canonical(other, {**to_canonical(other), **checkpoint.backbone()})
+    assert torch.equal(other.classifier[1].weight, before)
+    assert torch.equal(other.features[18][0].weight, model.features[18][0].weight)
+    backbone = from_canonical(eca_mobilenet_v2(features_only=True), checkpoint.backbone(features_only=True))
+    assert torch.equal(backbone.features[3].conv[2].weight, model.features[3].conv[2].weight)
+
+
 # --- what is refused -----------------------------------------------------------------------------------------------
 
 

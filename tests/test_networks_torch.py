@@ -426,6 +426,38 @@ def test_meta_networks_have_no_weights():
         to_canonical(build("eca_resnet18", device="meta"))
 
 
+@small
+def test_torch_fx_traces(name):
+    model = randomised(name, num_classes=3).eval()
+    x = images(2, 3, 64, 64)
+    graph = torch.fx.symbolic_trace(model)
+    assert torch.equal(graph(x), model(x))
+    with pytest.raises(ValueError, match="x must be of shape"):
+        graph(x[0])
+
+
+def test_autocast_and_channels_last():
+    model = randomised("eca_resnet18", num_classes=3).eval()
+    x = images(2, 3, 64, 64)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model(x).dtype == torch.bfloat16
+    with torch.no_grad():
+        torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@small
+def test_exports_with_any_size(name):
+    model = randomised(name, num_classes=3).eval()
+    dynamic = torch.export.Dim.DYNAMIC
+    program = torch.export.export(
+        model, (images(2, 3, 64, 64),), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},)
+    )
+    x = images(3, 3, 75, 61)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 @small
 def test_compiles_as_one_graph(name):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from eca_multi._canonical import Weights, check_weights
+from eca_multi._networks import tensors
 
 from .identify import Identified, identify
 
@@ -23,6 +24,22 @@ class Checkpoint:
     weights: Weights
     found: Identified
     facts: dict[str, str] = field(default_factory=dict)
+
+    def backbone(self, *, features_only: bool = False) -> Weights:
+        """Return the weights without the classifier, and without the last convolutions for `features_only`.
+
+        For another number of classes load `{**to_canonical(model), **checkpoint.backbone()}`: still strict.
+        """
+        found = self.found
+        listed = tensors(
+            found.network,
+            found.kernel_sizes,
+            num_classes=0,
+            in_channels=found.in_channels,
+            dims=found.dims,
+            features_only=features_only or found.features_only,
+        )
+        return {name: self.weights[name] for name in listed}
 
 
 def take(

@@ -91,14 +91,15 @@ def _refused(name: str, reason: str) -> CheckpointError:
 
 def _called(name: str) -> list[str]:
     """What a bare pickle names: its opcodes are listed, none is carried out."""
-    found, strings = [], []
+    found: list[str] = []
+    strings: list[str] = []
     with open(name, "rb") as file:
         try:
             for opcode, argument, _ in pickletools.genops(file):
                 if opcode.name == "STACK_GLOBAL":
                     found.append(".".join(strings[-2:]))
                 elif opcode.name == "GLOBAL":
-                    found.append(argument.replace(" ", "."))
+                    found.append(str(argument).replace(" ", "."))
                 elif isinstance(argument, str):
                     strings.append(argument)
         except ValueError:  # no pickle

@@ -25,6 +25,8 @@ from eca_multi._networks import kernel_sizes as sizes_of
 from ._blocks import MAX_POOLS, InvertedBlock, ResidualBlock, conv_norm_act, convolution, normalisation
 from .layers import ECA
 
+torch.fx.wrap("check_input")  # one step in a graph of torch.fx, which knows no shapes
+
 
 class ECANetwork(nn.Module):
     """What all networks share: the walk through stem, blocks and head, and what they return."""
@@ -49,6 +51,7 @@ class ECANetwork(nn.Module):
         self.global_pool = global_pool
         self.dims = dims
         self.preprocessing = preprocessing_of(network.name)
+        self.wanted = {feature.path for feature in network.features} if features_only else set()
 
     @property
     def kernel_sizes(self) -> tuple[int, ...]:
@@ -76,17 +79,16 @@ class ECANetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> Any:
         check_input(x.shape, self.in_channels, self.dims, 1)
-        wanted = {feature.path for feature in self.network.features}
         features = []
         for path, module in self.steps():
             x = module(x)
-            if self.features_only and path in wanted:
+            if path in self.wanted:
                 features.append(x)
         if self.features_only:
             return features
         if self.global_pool is None:
             return x
-        axes = tuple(range(2, x.ndim))
+        axes = tuple(range(2, 2 + self.dims))
         pooled = x.mean(axes) if self.global_pool == "avg" else x.amax(axes)
         return self.classify(pooled) if self.num_classes else pooled
 

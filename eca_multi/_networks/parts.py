@@ -1,0 +1,69 @@
+"""What the tables of networks are made of: a convolution, a block, a feature map. All frameworks read these."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution without bias, with its normalisation; padded by kernel // 2 on both sides.
+
+    Args:
+        path, norm: Their module paths.
+        inputs, outputs: Numbers of channels.
+        kernel, stride: The same along every spatial axis.
+        groups: 1, a ResNeXt's cardinality, or `inputs` (depthwise).
+        activation: Whether the network's activation follows.
+    """
+
+    path: str
+    norm: str
+    inputs: int
+    outputs: int
+    kernel: int = 1
+    stride: int = 1
+    groups: int = 1
+    activation: bool = True
+
+
+@dataclass(frozen=True)
+class Block:
+    """A branch that ends in ECA, and its shortcut.
+
+    Args:
+        path: Module path, "layer1.0".
+        stage: Which stage it belongs to, from 0.
+        convs: The branch; the last one has no activation.
+        eca: Path of the ECA, which gates the branch's output before it is added.
+        residual: Whether the block's input is added to the branch.
+        shortcut: The convolution on the way of that input; None where it is added as it is.
+        pool: Whether the input is halved by 2x2 average pooling before `shortcut` (an odd row or column is averaged
+            with what there is).
+    """
+
+    path: str
+    stage: int
+    convs: tuple[Conv, ...]
+    eca: str
+    residual: bool = True
+    shortcut: Conv | None = None
+    pool: bool = False
+
+    @property
+    def outputs(self) -> int:
+        return self.convs[-1].outputs
+
+    @property
+    def stride(self) -> int:
+        stride = 1
+        for conv in self.convs:
+            stride *= conv.stride
+        return stride
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature map that `features_only` returns: after the module `path`, `stride` times smaller than the input."""
+
+    path: str
+    channels: int
+    stride: int
