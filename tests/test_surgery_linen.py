@@ -359,7 +359,8 @@ def test_it_is_of_the_same_class():
     assert isinstance(with_eca, SetupNet)
     assert type(with_eca).__name__ == "SetupNet"
     assert with_eca.width == 8
-    assert "blocks_0/bn2 (k=3)" in repr(with_eca)
+    assert repr(with_eca) == repr(SetupNet())
+    assert "blocks_0/bn2 (k=3)" in repr(type(with_eca).eca_sites)
 
 
 def test_equality_and_hash():
@@ -428,11 +429,10 @@ class Holder(nn.Module):
 
 class Around(nn.Module):
     made: type[nn.Module] = SetupNet
-    sites: tuple = ()
 
     @nn.compact
     def __call__(self, x):
-        return nn.relu(self.made(**({"eca_sites": self.sites} if self.sites else {}))(x))
+        return nn.relu(self.made()(x))
 
 
 def test_nested_in_another_module():
@@ -441,7 +441,7 @@ def test_nested_in_another_module():
     module, _, _ = network("setup")
     for plain, more in (
         (Holder(module), Holder(with_eca)),
-        (Around(), Around(type(with_eca), with_eca.eca_sites)),
+        (Around(), Around(type(with_eca))),
     ):
         old, new = (flat(jax.eval_shape(m.init, KEY, x)) for m in (plain, more))
         assert {path.split("/")[-1] for path in set(new) - set(old)} == {"kernel"}
@@ -471,12 +471,24 @@ def test_lifted_around_the_network():
         split_rngs={"params": True},
         axis_size=2,
         in_axes=None,
-    )(eca_sites=with_eca.eca_sites)
+    )()
     assert flat(trained(many, x))["params/twice/bn2/eca/kernel"].shape == (2, 3, 1, 1)
     assert jax.eval_shape(many.apply, trained(many, x), x).shape == (2, 2, 10)
-    less = nn.remat(type(with_eca))(eca_sites=with_eca.eca_sites)
+    less = nn.remat(type(with_eca))()
+    with pytest.raises(UnsupportedModelError, match=r"Received: CheckpointSetupNet, .* with ECA"):
+        remove_eca(less, variables)
     changed = randomised(with_eca, variables)
     np.testing.assert_allclose(less.apply(changed, x), with_eca.apply(changed, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("lift", [nn.remat, nn.jit])
+def test_a_network_that_is_lifted(lift):
+    _, variables, x = network("setup")
+    plain = lift(SetupNet)()
+    with_eca, more = insert_eca(plain, variables, example_inputs=x, verify=False)
+    expected = gated("setup")[0].apply(randomised(with_eca, more), x)
+    np.testing.assert_allclose(with_eca.apply(randomised(with_eca, more), x), expected, rtol=1e-4, atol=1e-5)
+    assert remove_eca(with_eca, more)[0] == plain
 
 
 class Child(nn.GroupNorm):
@@ -540,7 +552,7 @@ def test_a_second_insertion_elsewhere_is_merged():
     more, longer = insert_eca(with_eca, variables, "norm", example_inputs=x, verify=False)
     once, _ = insert_eca(module, old, "norm", example_inputs=x, verify=False)
     assert installed_eca(more).paths == installed_eca(once).paths
-    assert type(more) is type(with_eca)
+    assert type(more).__mro__[1] is SetupNet
     assert len(own.eca_parameters(more, longer)["twice"]) == 2
     with pytest.raises(ValueError, match="gate must be that of the ECAs that the module has, '2sigmoid'"):
         insert_eca(with_eca, variables, ["stem"], gate="sigmoid", init="uniform", example_inputs=x)

@@ -1,4 +1,4 @@
-"""How a linen module carries its ECAs: as an instance of a subclass of its own class, with one field more.
+"""How a linen module carries its ECAs: as an instance of a subclass of its own class that knows the sites.
 
 A linen module is a recipe without weights and its submodules exist during a call alone, so there is nothing to put a
 layer into. The subclass intercepts the calls of the listed submodules instead and gates what they return, with an ECA
@@ -24,7 +24,6 @@ from eca_multi.plan import ECAEntry
 
 NAME = "eca"  # of the scope inside the site's own
 KERNEL = (NAME, "kernel")
-FIELD = "eca_sites"
 
 # Paths of the gated modules that are being called. A method that calls another one, or is called again by a lifted
 # transform on a copy of the module, is not intercepted a second time.
@@ -63,30 +62,33 @@ def with_sites(module: nn.Module, sites: Sequence[Site]) -> nn.Module:
     """Return the module with these ECAs and no others."""
     base = base_class(module)
     values = {f.name: getattr(module, f.name) for f in fields(base) if f.init and f.name != "parent"}
-    if sites:
-        return _gated_class(base)(**values, **{FIELD: tuple(sites)}, parent=None)
-    return base(**values, parent=None)
+    cls = _gated_class(base, tuple(sites)) if sites else base
+    return cls(**values, parent=None)
 
 
 def sites_of(module: nn.Module) -> tuple[Site, ...]:
-    return getattr(module, FIELD) if hasattr(type(module), "eca_base") else ()
+    return getattr(type(module), "eca_sites", ())
 
 
 def base_class(module: nn.Module) -> Any:
     return getattr(type(module), "eca_base", type(module))
 
 
-@cache  # one class for each: two modules with the same fields are equal
-def _gated_class(base: Any) -> Any:
+@cache  # one class for the same sites: two modules with the same fields are equal
+def _gated_class(base: Any, sites: tuple[Site, ...]) -> Any:
     class Gated(base):
-        eca_sites: tuple[Site, ...] = ()
-
         # Every method of a module passes here, also one that is named to `apply` as a function of the base class.
         # It is flax's own, not public; a test sees when it is gone.
         @nn.nowrap
         def _call_wrapped_method(self, fun: Any, args: Any, kwargs: Any) -> Any:
             with _gating(self):
                 return super()._call_wrapped_method(fun, args, kwargs)
+
+        # Of a class that nn.remat or nn.jit made, it does not pass there.
+        @nn.nowrap
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            with _gating(self):
+                return super().__call__(*args, **kwargs)
 
         # A function that is no method, or a submodule's name, is called beside the module's own methods.
         @nn.nowrap
@@ -99,9 +101,10 @@ def _gated_class(base: Any) -> Any:
 
         @nn.nowrap
         def __reduce__(self) -> Any:
-            return _empty, (base,), self.__dict__
+            return _empty, (base, sites), self.__dict__
 
-    Gated.eca_base = base
+    # On the class, and not in a field: copies and transformed classes are made from the base's fields alone.
+    Gated.eca_base, Gated.eca_sites = base, sites
     Gated.__name__, Gated.__qualname__ = base.__name__, base.__qualname__
     Gated.__module__, Gated.__doc__ = base.__module__, base.__doc__
     return Gated
@@ -141,9 +144,10 @@ def _call_child(name: str, bound: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return getattr(bound, name)(*args, **kwargs)
 
 
-def _empty(base: Any) -> nn.Module:
+def _empty(base: Any, sites: tuple[Site, ...]) -> nn.Module:
     """What pickle and copy start from: the class is made anew where it is read, from the user's own."""
-    return object.__new__(_gated_class(base))
+    empty: nn.Module = object.__new__(_gated_class(base, sites))
+    return empty
 
 
 def _interceptor(root: nn.Module) -> Callable[..., Any]:

@@ -34,6 +34,11 @@ def check_module(module: Any) -> None:
             f"module must be unbound. Received: a bound {type(module).__name__}. "
             "Use: module, variables = module.unbind()."
         )
+    if hasattr(type(module), "eca_base") and "eca_base" not in vars(type(module)):
+        raise UnsupportedModelError(
+            f"module must be the network itself. Received: {type(module).__name__}, which was derived from one with "
+            "ECA. Change that one, and derive or transform (nn.remat, nn.vmap) its type again."
+        )
     if isinstance(jnp.zeros(()), jax.core.Tracer):
         raise _traced("a call inside jax.jit")
 

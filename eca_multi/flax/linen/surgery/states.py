@@ -59,8 +59,8 @@ def freeze_except_eca(module: nn.Module, variables: Mapping[str, Any]) -> Any:
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> labels = freeze_except_eca(net, variables)
-        >>> labels["layers_1"]
-        {'bias': 'frozen', 'scale': 'frozen', 'eca': {'kernel': 'eca'}}
+        >>> labels["layers_1"]["bias"], labels["layers_1"]["eca"]
+        ('frozen', {'kernel': 'eca'})
         >>> optimizer = optax.multi_transform({"eca": optax.adam(1e-3), "frozen": optax.set_to_zero()}, labels)
         >>> state = optimizer.init(variables["params"])
     """
