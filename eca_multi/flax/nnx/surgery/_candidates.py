@@ -19,15 +19,14 @@ from ._modules import (
     NORMS,
     Place,
     Shape,
-    children,
     common_stack,
-    is_in_order,
     parameters,
     places,
     static_channels,
     static_layout,
     static_stack,
 )
+from ._norm_after import norm_after
 from ._trace import Trace
 
 KINDS = ("residual", "block", "conv_norm", "conv", "norm", "se")
@@ -87,7 +86,7 @@ class Finder:
         return [self._here(place) for place in self.norms]
 
     def _conv(self) -> list[Candidate]:
-        after = self._norm_after()
+        after = norm_after(self.convs, self.norms, self.at[""].module, self.run)
         text = "directly before {}: a constant gate has no effect through a norm"
         return [
             self._here(conv, notes=(text.format(norm),) if (norm := after.get(conv.path, "")) else ())
@@ -95,7 +94,7 @@ class Finder:
         ]
 
     def _conv_norm(self) -> list[Candidate]:
-        after = self._norm_after()
+        after = norm_after(self.convs, self.norms, self.at[""].module, self.run)
         found: dict[str, Candidate] = {}
         for conv in self.convs:
             norm = after.get(conv.path, conv.path)
@@ -255,53 +254,6 @@ class Finder:
         if len({other and other[-1 if axis != 1 else 1] for other in shapes}) > 1:
             return "its calls have different numbers of channels"
         return ""
-
-    # --- the norm after a convolution ----------------------------------------------------------------------------
-
-    def _norm_after(self) -> dict[str, str | None]:
-        """The norm that takes a convolution's output as it is; None where it cannot be told."""
-        return self._norm_after_by_name() if self.run is None else self._norm_after_by_run(self.run)
-
-    def _norm_after_by_run(self, run: Trace) -> dict[str, str | None]:
-        convs = {conv.path for conv in self.convs}
-        result: dict[str, str | None] = {}
-        for norm in self.norms:
-            for number in run.flow.tags("in", norm.path):
-                ends = sources(run.flow, number)
-                marks = [run.flow.nodes[n].mark for n in ends.tags]
-                path = marks[0].path if len(marks) == 1 and marks[0] is not None else ""
-                path = path.removesuffix(f".{NAME}") if path.removesuffix(f".{NAME}") in convs else path
-                if path in convs and not (ends.other or ends.activated or ends.gated):
-                    result.setdefault(path, norm.path)
-        return result
-
-    def _norm_after_by_name(self) -> dict[str, str | None]:
-        """The next module in the order of definition, where that order is still there."""
-        result: dict[str, str | None] = {}
-        for conv in self.convs:
-            if not conv.path:
-                continue
-            above = self._holders[id(conv.module)]
-            siblings = [child for _, child in children(above) if isinstance(child, (*CONVS, *NORMS))]
-            behind = siblings[siblings.index(conv.module) + 1 :]
-            fitting = [
-                n for n in siblings if isinstance(n, NORMS) and static_channels(n) == static_channels(conv.module)
-            ]
-            if not is_in_order(above) and fitting:
-                result[conv.path] = None
-            elif behind and behind[0] in fitting:
-                result[conv.path] = next(norm.path for norm in self.norms if norm.module is behind[0])
-        return result
-
-    @cached_property
-    def _holders(self) -> dict[int, Any]:
-        """The node that holds each module; a module in a list or a dict is held by that."""
-        result: dict[int, Any] = {}
-        for _, node in nnx.iter_graph(self.at[""].module):
-            if nnx.graphlib.is_graph_node(node) or isinstance(node, list | tuple | dict):
-                for _, child in children(node):
-                    result.setdefault(id(child), node)
-        return result
 
 
 def _rank(conv: Place) -> int:

@@ -1,0 +1,64 @@
+"""The norm that takes a convolution's output as it is: by a traced run, or by the order of definition."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
+
+from eca_multi.flax._residual import sources
+
+from ._gated import NAME
+from ._modules import CONVS, NORMS, Place, children, is_in_order, static_channels
+from ._trace import Trace
+
+
+def norm_after(
+    convs: Sequence[Place], norms: Sequence[Place], model: nnx.Module, run: Trace | None
+) -> dict[str, str | None]:
+    """Return the norm's path by the convolution's; None where it cannot be told, no entry where there is none."""
+    return _by_order(convs, norms, model) if run is None else _by_run(convs, norms, run)
+
+
+def _by_run(convs: Sequence[Place], norms: Sequence[Place], run: Trace) -> dict[str, str | None]:
+    paths = {conv.path for conv in convs}
+    result: dict[str, str | None] = {}
+    for norm in norms:
+        for number in run.flow.tags("in", norm.path):
+            ends = sources(run.flow, number)
+            marks = [run.flow.nodes[n].mark for n in ends.tags]
+            path = marks[0].path if len(marks) == 1 and marks[0] is not None else ""
+            if path.removesuffix(f".{NAME}") in paths:  # a convolution that has ECA already
+                path = path.removesuffix(f".{NAME}")
+            if path in paths and not (ends.other or ends.activated or ends.gated):
+                result.setdefault(path, norm.path)
+    return result
+
+
+def _by_order(convs: Sequence[Place], norms: Sequence[Place], model: nnx.Module) -> dict[str, str | None]:
+    """The next module in the order of definition, where that order is still there."""
+    holders = _holders(model)
+    result: dict[str, str | None] = {}
+    for conv in convs:
+        if not conv.path:
+            continue
+        above = holders[id(conv.module)]
+        siblings = [child for _, child in children(above) if isinstance(child, (*CONVS, *NORMS))]
+        behind = siblings[siblings.index(conv.module) + 1 :]
+        fitting = [
+            one for one in siblings if isinstance(one, NORMS) and static_channels(one) == static_channels(conv.module)
+        ]
+        if not is_in_order(above) and fitting:
+            result[conv.path] = None
+        elif behind and behind[0] in fitting:
+            result[conv.path] = next(norm.path for norm in norms if norm.module is behind[0])
+    return result
+
+
+def _holders(model: nnx.Module) -> dict[int, Any]:
+    """The node that holds each module; a module in a list or a dict is held by that."""
+    result: dict[int, Any] = {}
+    for _, node in nnx.iter_graph(model):
+        if nnx.graphlib.is_graph_node(node) or isinstance(node, list | tuple | dict):
+            for _, child in children(node):
+                result.setdefault(id(child), node)
+    return result
