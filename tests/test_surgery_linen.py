@@ -123,6 +123,20 @@ def test_residual_branches(name):
     assert list(plan_eca(module, variables, example_inputs=x).paths) == RESIDUAL[name]
 
 
+@pytest.mark.slow
+def test_resnet_50():
+    """All of it by shapes: the paper's 86 parameters."""
+    net, x = ResNet(Bottleneck, (3, 4, 6, 3), 64), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    variables = jax.eval_shape(net.init, KEY, x)
+    plan = plan_eca(net, variables, example_inputs=x)
+    sizes = ((1, 3), (2, 4), (3, 6), (4, 3))
+    assert list(plan.paths) == [f"layer{i}_{j}/BatchNorm_2" for i, size in sizes for j in range(size)]
+    assert [entry.kernel_size for entry in plan.entries] == [5] * 13 + [7] * 3
+    assert plan.parameters == 86
+    with_eca, _ = insert_eca(net, variables, plan=plan, example_inputs=x)
+    assert len(flat(jax.eval_shape(with_eca.init, KEY, x))) == len(flat(variables)) + 16
+
+
 @pytest.mark.parametrize("name", WITH_TRAIN)
 def test_the_mode_does_not_matter_to_the_sites(name):
     """In training a dropout stands between the norm and the add."""
@@ -337,6 +351,17 @@ def test_shapes_will_do():
     assert jax.eval_shape(with_eca.apply, more, x).shape == (2, 10)
     with pytest.raises(UnsupportedModelError, match="verify=True must run the model"):
         insert_eca(module, variables, example_inputs=x, verify=True)
+
+
+def test_boxes_of_sharding_stay():
+    boxed = nn.with_partitioning(nn.initializers.ones, (None, None, None, "model"))
+    net = nn.Sequential([nn.Conv(8, (3, 3), kernel_init=boxed), nn.GroupNorm(2)])
+    variables = jax.jit(net.init)(KEY, image())
+    with_eca, more = insert_eca(net, variables, "conv_norm", example_inputs=image(), verify=False)
+    assert isinstance(more["params"]["layers_0"]["kernel"], nn.Partitioned)
+    loaded = own.load_base_state(with_eca, more, nn.meta.unbox(variables))
+    assert isinstance(loaded["params"]["layers_0"]["kernel"], nn.Partitioned)
+    assert jax.tree.structure(loaded) == jax.tree.structure(more)
 
 
 def test_a_uniform_start_follows_from_the_paths():
