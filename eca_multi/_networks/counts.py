@@ -4,7 +4,7 @@ The paper's columns were printed by a counter of its time (thop) and are not mul
 operations per element of a normalisation, one per element of an activation (a module that is used twice, such as a
 ResNet block's, only the last time), two per weight of a dense layer and one per element that ECA averages; and the sum
 is divided by 2^30 (2^20 for MobileNetV2). That gives every printed digit of the rows of ResNet-50, -101, -152 and
-MobileNetV2, with ECA and without. The rows of ResNet-18 and -34 come from another rule: they are 0.1 % below, and
+MobileNetV2, with ECA and without. The rows of ResNet-18 and -34 come from another rule: they are 0.1 % lower, and
 without activations they come out to the digit, but for 1.6999 that is printed as 1.699.
 """
 
