@@ -2,11 +2,11 @@
 
 import argparse
 import os
-import pickle
-import pickletools
 import re
 import warnings
 from collections.abc import Mapping
+from pickle import UnpicklingError
+from pickletools import genops
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ def _load(path: str | os.PathLike[str]) -> Any:
         with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the format's age
             return torch.load(name, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise _refused(name, str(error)) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
         raise _incomplete(name, str(error).split(". ")[0] or type(error).__name__) from error
@@ -95,7 +95,7 @@ def _called(name: str) -> list[str]:
     strings: list[str] = []
     with open(name, "rb") as file:
         try:
-            for opcode, argument, _ in pickletools.genops(file):
+            for opcode, argument, _ in genops(file):
                 if opcode.name == "STACK_GLOBAL":
                     found.append(".".join(strings[-2:]))
                 elif opcode.name == "GLOBAL":
