@@ -117,8 +117,11 @@ class ECA(nn.Module):
     def reset_parameters(self) -> None:
         if is_lazy(self.conv.weight):  # nothing to draw yet; the first call does
             return
-        bound = 0.0 if self.init == "identity" else self.kernel_size**-0.5
-        nn.init.uniform_(self.conv.weight, -bound, bound)
+        if self.init == "identity":
+            nn.init.zeros_(self.conv.weight)  # without a random number
+        else:
+            bound = self.kernel_size**-0.5
+            nn.init.uniform_(self.conv.weight, -bound, bound)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         if is_scripting():

@@ -299,7 +299,7 @@ class Finder:
                 site = next((end for end in branches(flow, block.module) if end.path), None)
         channels = None
         if site is not None and site.path:
-            channels = channels_of(self.at[join(block.path, site.path)].module)
+            channels = self.channels(self.at[join(block.path, site.path)])
         kind = type(block.module).__name__
         return Candidate(
             path, block.module, "fill", f"slot of {kind}", f"{block.path}: where the block calls {name}", channels
