@@ -1,14 +1,18 @@
 """Linen networks in miniature, one for each pattern that surgery meets, with weights as after training."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import core
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
+
+from eca_multi.flax import linen as own
+from eca_multi.flax.linen import insert_eca
 
 
 class Basic(nn.Module):
@@ -247,3 +251,63 @@ def trained(module, x, seed=0):
             value = rng.normal(size=leaf.shape) * np.prod(leaf.shape[-1 - (leaf.ndim > 2) : -1] or 1) ** -0.5 / 2
         leaves[keys] = jnp.asarray(value, leaf.dtype)
     return unflatten_dict(leaves)
+
+
+# --- for the tests ---
+
+RESIDUAL = {
+    "resnet": ["layer1_0/BatchNorm_1", "layer2_0/BatchNorm_1", "layer2_1/BatchNorm_1"],
+    "bottleneck": ["layer1_0/BatchNorm_2", "layer2_0/BatchNorm_2", "layer2_1/BatchNorm_2"],
+    "setup": ["blocks_0/bn2", "blocks_1/bn2", "twice/bn2"],
+    "mobilenet": ["block_0/BatchNorm_2", "block_2/BatchNorm_2"],
+    "mobilenet-se": ["block_0/BatchNorm_2", "block_2/BatchNorm_2"],
+    "convnext": ["ConvNeXtBlock_0/Dense_0", "ConvNeXtBlock_1/Dense_0"],
+    "pre-activation": ["conv0_b", "conv1_b"],
+    "1d": ["norm0_b", "norm1_b"],
+    "3d": ["norm0_b", "norm1_b"],
+    "lifted": ["remat/GroupNorm_0", "scan/GroupNorm_0", "plain/GroupNorm_0"],
+}
+KEY = jax.random.key(0, impl="rbg")  # compiles fast
+NETWORKS = {  # the network, its inputs
+    "resnet": (ResNet(), image()),
+    "bottleneck": (ResNet(Bottleneck), image()),
+    "setup": (SetupNet(), image()),
+    "mobilenet": (MobileNet(), image()),
+    "mobilenet-se": (MobileNet(se=True), image()),
+    "convnext": (ConvNeXt(), image(2, 32, 32, 3)),
+    "pre-activation": (PreActivation(), image()),
+    "1d": (ResidualN(1), image(2, 12, 3)),
+    "3d": (ResidualN(3), image(2, 5, 4, 3, 2)),
+    "lifted": (Lifted(), image(2, 8, 8, 3)),
+}
+
+
+@cache
+def network(name):
+    """A network, variables as after training, inputs."""
+    module, x = NETWORKS[name]
+    return module, trained(module, x), x
+
+
+@cache
+def gated(name, where="residual"):
+    """The same with ECA; not verified, which tests do themselves."""
+    module, variables, x = network(name)
+    return *insert_eca(module, variables, where, example_inputs=x, verify=False), x
+
+
+def flat(tree):
+    return {"/".join(keys): leaf for keys, leaf in flatten_dict(core.unfreeze(tree)).items()}
+
+
+def equal(a, b):
+    """Whether two trees are the same, bit for bit."""
+    same = jax.tree.map(lambda p, q: np.asarray(p).tobytes() == np.asarray(q).tobytes() and p.dtype == q.dtype, a, b)
+    return all(jax.tree.leaves(same))
+
+
+def randomised(module, variables, seed=3):
+    """The variables with kernels that are not zero."""
+    kernels = own.eca_state(module, variables)
+    drawn = [jax.random.normal(jax.random.key(seed + i), k.shape) for i, k in enumerate(jax.tree.leaves(kernels))]
+    return own.load_eca_state(module, variables, jax.tree.unflatten(jax.tree.structure(kernels), drawn))
