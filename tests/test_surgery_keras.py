@@ -395,12 +395,14 @@ def test_get_layer_outputs_make_models():
 def test_old_weight_files_load_through_load_base_state(tmp_path):
     """And not through load_weights: see test_skip_mismatch_puts_wrong_weights_into_layers."""
     old, x = resnet(), data()
+    old.compile("adam", "mse")
     old.save_weights(tmp_path / "old.weights.h5")
     old.save(tmp_path / "old.keras")
     fresh = insert_eca(randomised(resnet(), seed=7))
     assert not np.array_equal(run(fresh, x)[0], run(old, x)[0])
     for source in (tmp_path / "old.weights.h5", str(tmp_path / "old.keras"), base_state(old)):
         new = insert_eca(randomised(resnet(), seed=7))
+        new.compile("sgd", "mse")
         eca_parameters(new)[0].assign(np.ones((3, 1, 1), "float32"))
         assert load_base_state(new, source) is new
         np.testing.assert_array_equal(run(new, x)[0], run(old, x)[0])

@@ -200,7 +200,7 @@ class Places:
                 times,
                 HAS_ECA if all(gated for *_, gated in ways) else "",
                 action="before_add",
-                tensor=f"on its way into {', '.join(into)}",
+                tensor=f"residual branch into {', '.join(into)}",
                 into=", ".join(into),
             )
             open_edges = [(consumer, tensor) for _, _, consumer, tensor, gated in ways if not gated]

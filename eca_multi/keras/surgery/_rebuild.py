@@ -42,7 +42,8 @@ class Rebuild:
         self._old: list[Any] = []
         self._gates: dict[int, Any] = {}
 
-    def run(self) -> Any:
+    def run(self, compiled: bool = True) -> Any:
+        """Return the new model, compiled as the old one where that is asked for."""
         old = self.network.model
         with same_random_state():
             new = self._made(old)
@@ -50,7 +51,8 @@ class Rebuild:
                 if not is_model(operation):
                     copy_state(operation, self._new[id(operation)])
             self._copy_flags()
-            _compile(old, new)
+            if compiled:
+                _compile(old, new)
         return new
 
     def _made(self, operation: Any) -> Any:

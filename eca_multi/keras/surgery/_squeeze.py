@@ -9,7 +9,7 @@ from ._places import Places, Site
 
 def squeezes(places: Places) -> list[Site]:
     """The product of each SE block."""
-    sites = []
+    sites: dict[int, Site] = {}
     for graph, call in places.network.ordered():
         found = excited(graph, call)
         if found is None:
@@ -24,10 +24,10 @@ def squeezes(places: Places) -> list[Site]:
             keeps_output=False,
             notes=(f"replaces an SE block: its {parameters} parameters are dropped",),
         )
+        site = sites.setdefault(id(call.operation), site)  # one that is called again is one site
         site.products.append((call, tensor))
         site.dropped += [layer.name for layer in dropped.values()]
-        sites.append(site)
-    return sites
+    return list(sites.values())
 
 
 def inside(places: Places) -> dict[int, str]:

@@ -1,7 +1,7 @@
 """What is in a model already: installed_eca, remove_eca, infer_plan."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eca_multi import __version__
@@ -42,7 +42,7 @@ def installed_eca(model: Any) -> ECAPlan:
     """
     check_model(model)
     network = Network(model)
-    found = _found(network)
+    found = found_in(network)
     layers = [layer for layer, _ in found]
     first = layers[0] if layers else None
     wheres = {layer.where for layer in layers}
@@ -84,7 +84,7 @@ def remove_eca(model: Any, include: Pattern | None = None) -> Any:
     """
     check_model(model)
     network = Network(model)
-    found = _found(network)
+    found = found_in(network)
     chosen = [(layer, entry) for layer, entry in found if include is None or _is_in(include, layer, entry)]
     if not chosen:
         has = f"ECA at {', '.join(e.path for _, e in found[:4])}" if found else "no ECA of insert_eca in the model"
@@ -92,13 +92,18 @@ def remove_eca(model: Any, include: Pattern | None = None) -> Any:
             f"include must match an inserted ECA. Received: include={include!r}; there is {has}. "
             "installed_eca(model) lists them."
         )
+    return rebuilt_without(network, chosen)
+
+
+def rebuilt_without(network: Network, chosen: Sequence[tuple[InsertedECA, ECAEntry]], compiled: bool = True) -> Any:
+    """A new model without these ECAs; also where there are none."""
     replaced = [entry.path for _, entry in chosen if entry.action == "replace"]
     if replaced:
         raise UnsupportedModelError(
             f"include must leave out ECA in place of SE blocks. Received: {', '.join(replaced)}, whose SE layers were "
             "dropped and cannot come back. Go back to the model before insert_eca, which it did not change."
         )
-    return Rebuild(network, Edits(dropped={id(layer) for layer, _ in chosen})).run()
+    return Rebuild(network, Edits(dropped={id(layer) for layer, _ in chosen})).run(compiled)
 
 
 def infer_plan(model: Any, state: Mapping[str, Any], *, gate: str = "2sigmoid") -> ECAPlan:
@@ -169,7 +174,7 @@ def _is_in(include: Pattern, layer: Any, entry: ECAEntry) -> bool:
     return matches(include, Candidate(entry.path, layer, aliases=entry.aliases))
 
 
-def _found(network: Network) -> list[tuple[InsertedECA, ECAEntry]]:
+def found_in(network: Network) -> list[tuple[InsertedECA, ECAEntry]]:
     """Each inserted layer and the entry that it carries out, in the network's order."""
     places = Places(network)
     first: dict[int, tuple[Graph, Call]] = {}
@@ -195,7 +200,7 @@ def _read(places: Places, graph: Graph, call: Call) -> ECAEntry:
         path=path,
         action=layer.action,
         module_type=kind(source.operation) if source is not None and layer.action != "replace" else "",
-        tensor={"before_add": f"on its way into {into}", "replace": "the input of the SE block"}.get(
+        tensor={"before_add": f"residual branch into {into}", "replace": "the input of the SE block"}.get(
             layer.action, "its output"
         ),
         channels=_channels(layer, call),

@@ -16,7 +16,7 @@ from ._clone import values
 from ._graph import Network
 from ._inserted import InsertedECA
 from ._kinds import is_eca, is_model, parts
-from .installed import remove_eca
+from .installed import found_in, rebuilt_without
 
 UNNAMED = re.compile(r"^variable_\d+$")  # Keras counts variables without a name through the whole process
 State = dict[str, np.ndarray]
@@ -67,6 +67,8 @@ def freeze_except_eca(model: Any) -> Any:
     for layer in Network(model).leaves():
         if isinstance(layer, keras.Layer):
             layer.trainable = is_eca(layer)
+    for kernel in eca_parameters(model):
+        kernel.trainable = True
     return model
 
 
@@ -227,13 +229,7 @@ def _from_file(model: Any, path: str) -> State:
     """Read a file through a model that numbers its layers as the one that wrote it did."""
     if path.endswith(".keras"):
         return base_state(keras.saving.load_model(path, compile=False))
-    has_eca = any(isinstance(layer, InsertedECA) for layer in Network(model).leaves())
-    plain = remove_eca(model) if has_eca else _copied(model)
+    network = Network(model)
+    plain = rebuilt_without(network, found_in(network), compiled=False)
     plain.load_weights(path)
     return base_state(plain)
-
-
-def _copied(model: Any) -> Any:
-    from ._rebuild import Edits, Rebuild
-
-    return Rebuild(Network(model), Edits()).run()
