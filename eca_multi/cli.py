@@ -6,6 +6,7 @@ import typer
 
 from eca_multi import __version__, eca_kernel_size
 from eca_multi._cli_parity import app as parity_app
+from eca_multi._cli_plan import plan
 
 app = typer.Typer(
     name="eca-multi",
@@ -47,4 +48,5 @@ def kernel_size(
         typer.echo(f"{number}\t{size}")
 
 
+app.command()(plan)
 app.add_typer(parity_app, name="parity")

@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = {
     "eca_multi": "__version__ eca_kernel_size",
-    "eca_multi.torch": "ECA LazyECA eca from_canonical to_canonical",
+    "eca_multi.torch": (
+        "ECA LazyECA base_state eca eca_parameters eca_state freeze_except_eca from_canonical infer_plan insert_eca "
+        "installed_eca load_base_state load_eca_state plan_eca remove_eca to_canonical"
+    ),
     "eca_multi.keras": (
         "ECA base_state eca eca_parameters eca_state freeze_except_eca from_canonical infer_plan insert_eca "
         "installed_eca load_base_state load_eca_state plan_eca remove_eca to_canonical"
