@@ -37,16 +37,16 @@ def head(x, rank=2):
     return L.Dense(5, name="head")(getattr(L, f"GlobalAveragePooling{rank}D")(name="pool")(x))
 
 
-def resnet(rank=2, shape=(16, 16, 3)):
+def resnet(rank=2, shape=(16, 16, 3), strides=(2, 1)):
     """Branch, norm, add, activation; the first block has a convolution in its shortcut."""
     inputs = keras.Input(shape, name="image")
     x = conv_bn(inputs, 8, 3, "stem", rank=rank)
-    for n, strides in enumerate((2, 1)):
+    for n, stride in enumerate(strides):
         name = f"block{n}"
-        y = conv_bn(x, 8, 3, f"{name}_1", rank=rank, strides=strides)
+        y = conv_bn(x, 8, 3, f"{name}_1", rank=rank, strides=stride)
         y = conv_bn(y, 16, 3, f"{name}_2", rank=rank, activation=False)
         if n == 0:
-            x = conv_bn(x, 16, 1, f"{name}_0", rank=rank, strides=strides, activation=False)
+            x = conv_bn(x, 16, 1, f"{name}_0", rank=rank, strides=stride, activation=False)
         x = L.ReLU(name=f"{name}_out")(L.Add(name=f"{name}_add")([x, y]))
     return randomised(keras.Model(inputs, head(x, rank), name="resnet"))
 
@@ -140,6 +140,6 @@ RESIDUAL = {
     "mobile": (mobile, ("block_1_project_bn",), X2),
     "efficient": (efficient, ("block0_project_bn", "block1_project_bn"), X2),
     "convnext": (convnext, ("block0_scale", "block1_scale"), X2),
-    "resnet-1d": (lambda: resnet(1, (24, 3)), ("block0_2_bn", "block1_2_bn"), (2, 24, 3)),
-    "resnet-3d": (lambda: resnet(3, (6, 8, 4, 3)), ("block0_2_bn", "block1_2_bn"), (2, 6, 8, 4, 3)),
+    "resnet-1d": (lambda: resnet(1, (12, 3), [1]), ("block0_2_bn",), (2, 12, 3)),
+    "resnet-3d": (lambda: resnet(3, (4, 6, 3, 3), [1]), ("block0_2_bn",), (2, 4, 6, 3, 3)),
 }
