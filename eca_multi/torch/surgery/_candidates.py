@@ -10,7 +10,7 @@ from eca_multi._sites import HAS_ECA, Candidate
 from eca_multi.plan import NoSiteError, UnsupportedModelError
 from eca_multi.torch.layers import ECA
 
-from ._channels import channels_of, layout_of, rank_reason
+from ._channels import channels_of, keeps_channels, layout_of, rank_reason
 from ._flow import Flow, Untraceable, flow_of
 from ._gated import Gated
 from ._modules import CONVS, NORMS, Found, base_of, convolutions, is_container, is_passing, walk
@@ -109,6 +109,8 @@ class Finder:
         """What a module says, or for one made of others the one that its output comes from."""
         base = base_of(one.module)
         known = channels_of(base)
+        if known is None and keeps_channels(base):
+            return self._channels_before(one)
         if known is None and any(True for _ in base.children()) and not isinstance(base, ECA):
             flow = self.flow(one.path)
             if isinstance(flow, Flow) and is_squeeze(flow, base):
@@ -118,6 +120,18 @@ class Finder:
                 if end.path and not end.layout:
                     known = self.channels(self.at[join(one.path, end.path)])
         return known
+
+    def _channels_before(self, one: Found) -> int | None:
+        """What goes into a module that has as many channels as its input, as far as the data flow shows it."""
+        above, name = parent_of(one.path)
+        flow = self.flow(above)
+        if isinstance(flow, Flow):
+            numbers = [i for i, step in enumerate(flow.steps) if step.kind == "module" and step.name == name]
+            if numbers and len(flow.steps[numbers[0]].inputs) == 1:
+                end = end_of(flow, base_of(self.at[above].module), flow.steps[numbers[0]].inputs[0])
+                if end.path and not end.layout:
+                    return self.channels(self.at[join(above, end.path)])
+        return None
 
     # --- each kind
 

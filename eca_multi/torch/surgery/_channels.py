@@ -4,6 +4,7 @@ from torch import nn
 
 from ._modules import CONVS, NORMS, is_channels_last_norm
 
+KEEPING = {f"torch.nn.modules.{name}" for name in ("activation", "dropout", "padding", "pooling", "upsampling")}
 NAMES = ("out_channels", "num_features", "num_channels", "out_features")
 
 
@@ -14,6 +15,12 @@ def channels_of(module: nn.Module) -> int | None:
     if isinstance(module, (*CONVS, *NORMS, nn.Linear)):
         return next((getattr(module, name) for name in NAMES if getattr(module, name, 0)), None)
     return None
+
+
+def keeps_channels(module: nn.Module) -> bool:
+    """Whether a module of torch's own returns as many channels as it takes: activations, pools, dropouts and such."""
+    kind = type(module)
+    return kind.__module__ in KEEPING and kind.__name__ not in ("GLU", "MultiheadAttention")
 
 
 def layout_of(module: nn.Module, channels: int | None, shape: tuple[int, ...] | None) -> str:
