@@ -23,8 +23,13 @@ def name_of(page: Path) -> str:
 
 
 def with_code(pages: list[Path]) -> list[object]:
-    """A page on Keras runs on every backend, the others once."""
-    return [pytest.param(page, marks=[pytest.mark.keras] * ("keras" in page.read_text())) for page in pages]
+    """A page on Keras runs on every backend, the others once; the walks train networks, which takes a while."""
+    result = []
+    for page in pages:
+        marks = [pytest.mark.keras] if any("keras" in code for code in BLOCK.findall(page.read_text())) else []
+        marks += [pytest.mark.slow] if page.stem.startswith("surgery-") else []
+        result.append(pytest.param(page, marks=marks))
+    return result
 
 
 @pytest.mark.parametrize("page", with_code(PAGES), ids=name_of)
