@@ -14,14 +14,17 @@ help:  ## list the targets
 parity: $(READY)  ## compare all implementations (ARGS="--runner torch ..." chooses)
 	$(BIN)/eca-multi parity $(ARGS)
 
+# Two processes, of one thread each: two of many threads would wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 # Keras has one backend per process, so its tests run once for each.
 test: $(READY)  ## run the tests on every framework and Keras backend (ARGS= goes to pytest)
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest $(ARGS)
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -m keras $(ARGS)
-	KERAS_BACKEND=torch $(BIN)/python -m pytest -m keras $(ARGS)
+	KERAS_BACKEND=tensorflow $(PYTEST) $(ARGS)
+	KERAS_BACKEND=jax $(PYTEST) -m keras $(ARGS)
+	KERAS_BACKEND=torch $(PYTEST) -m keras $(ARGS)
 
 test-slow: $(READY)  ## run the tests that `make test` leaves out
-	$(BIN)/python -m pytest --slow -m slow $(ARGS)
+	$(PYTEST) --slow -m slow $(ARGS)
 
 check: $(READY)  ## lint, format, types, the arrows between packages, and the pages
 	$(BIN)/ruff check .

@@ -37,6 +37,7 @@ def test_one_sample_does_not_change_another(example):
     assert not torch.equal(model(x)[1], model(other)[1])
 
 
+@pytest.mark.slow
 def test_the_classifier_learns(example):
     torch.manual_seed(0)
     (x, y), (test_x, test_y) = example.digits()

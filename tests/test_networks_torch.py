@@ -16,7 +16,13 @@ from eca_multi.torch.networks import ECANetwork
 
 networks = pytest.mark.parametrize("name", list(NETWORKS))
 SMALL = ["eca_resnet18", "eca_mobilenet_v2", "ecaresnet26t"]
-small = pytest.mark.parametrize("name", SMALL)
+
+
+def one_by_default(names):
+    return [names[0], *(pytest.param(name, marks=pytest.mark.slow) for name in names[1:])]
+
+
+small = pytest.mark.parametrize("name", one_by_default(SMALL))
 
 
 def build(name, **options):
@@ -199,7 +205,7 @@ def close(a, b):
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("name", ORACLES)
+@pytest.mark.parametrize("name", one_by_default(list(ORACLES)))
 def test_outputs_are_the_oracles(name, training):
     """In float64, where what remains is rounding; at 75 x 61 all stages have odd extents somewhere."""
     model = randomised(name, num_classes=7, dtype=torch.float64).train(training)

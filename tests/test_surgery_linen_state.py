@@ -265,6 +265,7 @@ def fitted(module, variables, steps=120, optimizer=None):
     return {"params": params}, float(loss(params, x, y)), right
 
 
+@pytest.mark.slow
 def test_the_classifier_with_eca_after_each_convolution():
     """Two convolutions over sequences, each followed by ECA and ReLU, as the founding question asks."""
     x = digits()[0][0][:4]
@@ -287,6 +288,7 @@ def test_the_classifier_with_eca_after_each_convolution():
     assert loss < 0.5
 
 
+@pytest.mark.slow
 def test_only_eca_of_the_classifier():
     x = digits()[0][0][:4]
     module = Classifier()

@@ -216,7 +216,7 @@ def test_planning_changes_nothing():
 # --- insertion -------------------------------------------------------------------------------------------------------
 
 
-HEAVY = {"bottleneck"}  # as "resnet", with more to compile
+HEAVY = {"bottleneck", "inverted-residual", "convnext", "stacked"}  # as "resnet", with more to compile
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in HEAVY)) for n in NETS])
