@@ -1,8 +1,8 @@
 """torchvision's and timm's networks, where these are installed.
 
 torchvision's compiled operators do not load beside another build of torch, and importing it fails then: "operator
-torchvision::nms does not exist". What it registers for these operators is left out; no network that classifies images uses
-them.
+torchvision::nms does not exist". What it registers for these operators is left out; no network that classifies images
+uses them.
 """
 
 import sys
