@@ -77,17 +77,21 @@ def is_channels_last_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.LayerNorm | nn.RMSNorm) and not re.search(r"[123]d$", type(module).__name__)
 
 
+def check_module(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module. Received: {type(model).__name__}. "
+            "Keras and Flax networks have eca_multi.keras and eca_multi.flax."
+        )
+
+
 def check_model(model: nn.Module) -> None:
     """Raise for what is no network that can be changed.
 
     Raises:
         TypeError, UnsupportedModelError
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a torch.nn.Module. Received: {type(model).__name__}. "
-            "Keras and Flax networks have eca_multi.keras and eca_multi.flax."
-        )
+    check_module(model)
     kinds = {kind.__name__ for kind in type(model).__mro__}
     remedies = {
         "DistributedDataParallel": "Pass model.module, and wrap the result.",

@@ -10,7 +10,7 @@ from eca_multi.plan import NoSiteError
 from eca_multi.torch.layers import ECA
 
 from ._gated import Gated
-from ._modules import check_model
+from ._modules import check_model, check_module
 from .insertion import is_inserted
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -20,7 +20,7 @@ def eca_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return the kernels of all ECA layers, for an optimizer.
 
     Args:
-        model: A network with ECA.
+        model: A network with ECA; a compiled or wrapped one too (DistributedDataParallel, fully_shard).
 
     Returns:
         The parameters, each once, in the network's order.
@@ -37,7 +37,7 @@ def eca_parameters(model: nn.Module) -> list[nn.Parameter]:
 
     Source: eca_multi.
     """
-    check_model(model)
+    check_module(model)
     kernels = {id(p): p for module in model.modules() if isinstance(module, ECA) for p in module.parameters()}
     if not kernels:
         raise NoSiteError(f"model must have ECA. Received: a {type(model).__name__} without it. Call insert_eca first.")
