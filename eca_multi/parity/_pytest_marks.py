@@ -60,7 +60,7 @@ def asked(
     chosen = find_runners(found, None if runners is None else names)
     own = {runner.name: given for given in files for runner in find_runners(found, [given])}
     wanted = check_names("check", None if checks in (None, "all") else _names(checks), TESTED)
-    kinds = check_names("dtype", _names(dtypes), list(DTYPES))
+    kinds = check_names("dtype", found.dtypes if dtypes is None else _names(dtypes), list(DTYPES))
     known = check_names("case", _names(cases), [case.name for case in found.cases])
     cells = []
     for runner in chosen:

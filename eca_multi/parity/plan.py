@@ -130,15 +130,16 @@ def base_job(spec: Spec, case: Case, drawn: Drawn, dtype: str, param_dtype: str 
     weights = {**drawn.weights}
     cotangents = dict(drawn.cotangents)
     rng = np.random.default_rng(list(f"{case.name}:cotangents".encode()))
+    outputs = spec.outputs_of(case)
     for name, axes in drawn.axes.items():
-        if name in (spec.outputs or {}) and name not in cotangents:
+        if name in outputs and name not in cotangents:
             cotangents[name] = rng.normal(size=[int(a) if a.isdigit() else drawn.config[a] for a in axes])
     return Job(
         case.name,
         dtype,
         drawn.config,
         drawn.axes,
-        tuple(spec.outputs or ()),
+        tuple(outputs),
         weight_axes={name: drawn.shapes[name] for name in (*drawn.weights, *drawn.state)},
         inputs=rounded(drawn.inputs, dtype),
         weights=rounded(weights, param_dtype or dtype),

@@ -80,7 +80,7 @@ def run(
     check_names("optimizer", optimizer, ("textbook", "native"))
     if optimizer == "native" and "trajectory" not in asked:
         raise UsageError("optimizer='native' is for the check trajectory. Ask for it, or leave the optimizer out.")
-    kinds = check_names("dtype", dtypes, list(DTYPES))
+    kinds = check_names("dtype", spec.dtypes if dtypes is None else dtypes, list(DTYPES))
     names = check_names("case", cases, [case.name for case in spec.cases])
     check_names("required runner", require, [runner.name for runner in chosen])
     limit = processors() if workers is None else workers

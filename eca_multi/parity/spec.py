@@ -57,7 +57,7 @@ class Case:
         name: Its name in reports and files, in lower case with hyphens; no other case has it.
         why: One line: what would go unseen without it.
         config: What differs from the specification's config; sizes of axes too.
-        inputs, weights, outputs: What differs from the specification's, where the axes do.
+        inputs, weights, state, outputs: What differs from the specification's, or comes on top of it.
         draw: Called as draw(rng, config); returns arrays that take the place of the drawn ones, by name; "dy" is the
             cotangent of an output y. Other names are refused.
     """
@@ -68,6 +68,7 @@ class Case:
     inputs: Mapping[str, Source] = field(default_factory=dict)
     weights: Mapping[str, Source] = field(default_factory=dict)
     outputs: Mapping[str, str] = field(default_factory=dict)
+    state: Mapping[str, Source] = field(default_factory=dict)
     draw: Callable[[Rng, Mapping[str, Any]], Arrays] | None = None
 
 
@@ -134,6 +135,7 @@ class Spec:
         cases: What to compare on.
         budget: None for the reference's own analytic budget, or else the stochastic one; `Manual` for a tolerance.
         training: The trajectory check's; None leaves it at its defaults.
+        dtypes: What is compared where nothing else is asked for; None is all: float32, bfloat16, float16.
 
     Raises:
         SpecError: If names collide, are none, or something that is needed is missing.
@@ -158,6 +160,7 @@ class Spec:
     cases: Sequence[Case] = STANDARD
     budget: Manual | None = None
     training: Training | None = None
+    dtypes: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         for name, default in (("inputs", {"x": self.layout}), ("outputs", {"y": self.layout})):
@@ -189,14 +192,18 @@ class Spec:
                     f"{self.name}."
                 )
             inputs, weights = {**(self.inputs or {}), **case.inputs}, {**self.weights, **case.weights}
-            check_results(inputs, weights, self.state, self.outputs or (), self.taps, self.name)
+            state = {**self.state, **case.state}
+            check_results(inputs, weights, state, self.outputs_of(case), self.taps, self.name)
 
     def case(self, name: str) -> Case:
         return next(case for case in self.cases if case.name == name)
 
+    def outputs_of(self, case: Case) -> dict[str, str]:
+        return {**(self.outputs or {}), **case.outputs}
+
     def axes(self, case: Case) -> dict[str, Axes]:
         """The axes of the inputs and outputs that have named ones."""
-        sources = {**(self.inputs or {}), **case.inputs, **(self.outputs or {}), **case.outputs}
+        sources = {**(self.inputs or {}), **case.inputs, **self.outputs_of(case)}
         return {name: _axes(source) for name, source in sources.items() if _axes(source)}
 
     def digest(self) -> str:
@@ -261,9 +268,9 @@ def draw(spec: Spec, case: Case) -> Drawn:
     groups = {
         "inputs": {**(spec.inputs or {}), **case.inputs},
         "weights": {**spec.weights, **case.weights},
-        "state": dict(spec.state),
+        "state": {**spec.state, **case.state},
     }
-    outputs = {**(spec.outputs or {}), **case.outputs}
+    outputs = spec.outputs_of(case)
     known = [name for sources in groups.values() for name in sources] + [f"d{name}" for name in outputs]
     for name in given:
         if name not in known:

@@ -17,6 +17,7 @@ SHIPPED = {
     "conv2d": "a 3x3 convolution of stride 2; SAME: each framework's own padding",
     "attention": "multi-head self-attention with a mask",
     "mlp": "a small network trained on digits",
+    "networks": "whole networks on photographs, one of each kind; ALL: every network",
     "bf16_gate": "a gradient that JAX adds up in bfloat16; REPAIRED; BIAS: the same in a Dense layer",
 }
 

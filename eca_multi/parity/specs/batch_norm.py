@@ -9,6 +9,7 @@ the bias in bfloat16, as `bf16_gate:BIAS` shows.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,24 +40,31 @@ class Torch(TorchDefaults):
     """torch's layer, with its running variance taken back from n - 1 to n."""
 
     def build(self, config: Config) -> Any:
-        import torch
-        from torch import nn
 
-        class BatchNorm(nn.BatchNorm2d):
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                if not self.training:
-                    return super().forward(x)
-                mean, var, momentum = self.running_mean, self.running_var, self.momentum or 0.0
-                count = x.numel() // x.shape[1]
-                if var is None:
-                    raise RuntimeError("the layer must track its statistics")
-                mixed = var.clone()
-                y = nn.functional.batch_norm(x, mean, mixed, self.weight, self.bias, True, momentum, self.eps)
-                kept = (1 - momentum) * var
-                var.copy_(kept + (mixed - kept) * (count - 1) / count)
+        return biased("BatchNorm2d")(config["C"], eps=1e-5, momentum=0.1)
+
+
+@cache
+def biased(name: str) -> Any:
+    """Return a subclass of one of torch's batch normalisations that keeps the variance of the batch."""
+    import torch
+
+    layer: Any = getattr(torch.nn, name)
+
+    class BatchNorm(layer):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not self.training:
+                y: torch.Tensor = super().forward(x)
                 return y
+            mean, var, momentum = self.running_mean, self.running_var, self.momentum or 0.0
+            count = x.numel() // x.shape[1]
+            mixed = var.clone()
+            y = torch.nn.functional.batch_norm(x, mean, mixed, self.weight, self.bias, True, momentum, self.eps)
+            kept = (1 - momentum) * var
+            var.copy_(kept + (mixed - kept) * (count - 1) / count)
+            return y
 
-        return BatchNorm(config["C"], eps=1e-5, momentum=0.1)
+    return BatchNorm
 
 
 class Keras(KerasAdapter):

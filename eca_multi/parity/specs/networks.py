@@ -1,0 +1,124 @@
+"""Whole networks: ECA-ResNet and ECA-MobileNetV2 with the same weights in every framework, on real photographs.
+
+Each network is compared in four cases: logits and the feature maps of every stage, at inference and in training, where
+the batch's statistics count, and the running ones after the step are compared too. The running variance is that of the
+sample, divided by n - 1, in torch, and that of the batch, divided by n, elsewhere; torch's is taken back to n. Dropout
+is off: in training MobileNetV2 ends in its pooled features.
+
+In half precision some activation always lies within rounding of a kink, where the gradient is another one. So float32
+is compared; in bfloat16 ask for `--check forward`.
+
+`SPEC` takes a network of each kind, `ALL` all of them, and signals.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from eca_multi._networks import NETWORKS, STATISTICS, find
+from eca_multi.parity.adapters import TorchAdapter
+from eca_multi.parity.spec import Case, Spec
+
+from ._network_data import listed, network_data
+
+Config = Mapping[str, Any]
+CHANNELS = "C C0 C1 C2 C3 C4"  # of the input and of the feature maps
+
+
+def options(config: Config) -> dict[str, Any]:
+    """The builder's keywords that all frameworks share."""
+    return {"num_classes": config["classes"], "features_only": config["features"], "dims": config["dims"]}
+
+
+class Torch(TorchAdapter):
+    layout = f"N {CHANNELS} *"
+
+    def build(self, config: Config) -> Any:
+        import eca_multi.torch as package
+
+        model = getattr(package, config["network"])(**options(config))
+        _of_the_batch(model)
+        return model
+
+    def weights_for(self, config: Config) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
+        for name, tensor in listed(config).items():
+            if tensor.kind == "eca":
+                found[f"{tensor.module}.conv.weight"] = f"{name}: k -> 1 1 k"
+            else:
+                found[name] = name
+            if tensor.kind == "norm_mean":
+                found[f"{tensor.module}.num_batches_tracked"] = None
+        return found
+
+
+def _of_the_batch(model: Any) -> None:
+    """Have the normalisations of a torch model keep the variance of the batch."""
+    from torch import nn
+
+    from .batch_norm import biased
+
+    for module in model.modules():
+        for kind in (nn.BatchNorm1d, nn.BatchNorm2d):
+            if type(module) is kind:
+                module.__class__ = biased(kind.__name__)
+
+
+def _case(name: str, network: str, why: str, **config: Any) -> Case:
+    chosen: dict[str, Any] = {
+        "network": network,
+        "classes": 10,
+        "dims": 2,
+        "features": False,
+        "training": False,
+        "N": 2,
+        "H": 32,
+    }
+    chosen |= {"C": 3, **config}
+    size: int = chosen["H"]
+    axes = "HW"[: int(chosen["dims"])]
+    chosen |= {axis: size for axis in axes}
+    outputs = {"logits": "N K"}
+    chosen["K"] = chosen["classes"] or find(network).width
+    if chosen["features"]:
+        outputs = {}
+        for i, feature in enumerate(find(network).features):
+            sizes = {f"C{i}": feature.channels, **{f"{axis}{i}": size // feature.stride for axis in axes}}
+            chosen |= sizes
+            outputs[f"features{i}"] = " ".join(("N", *sizes))
+    tensors = listed(chosen)
+    weights = {name: tensor.shape for name, tensor in tensors.items() if tensor.kind not in STATISTICS}
+    state = {name: tensor.shape for name, tensor in tensors.items() if tensor.kind in STATISTICS}
+    inputs = {"x": " ".join(("N", "C", *axes))}
+    return Case(name, why, chosen, inputs, weights, outputs, state, network_data)
+
+
+def cases(network: str, **config: Any) -> Iterator[Case]:
+    """The four cases of a network."""
+    name = network.replace("_", "-") + ("-1d" if config.get("dims") == 1 else "")
+    training = {"training": True, "N": 6}
+    ending = {} if not find(network).dropout else {"classes": 0}
+    features = {"features": True, "classes": 0}
+    yield _case(name, network, "logits at inference", **config)
+    yield _case(f"{name}-features", network, "the feature maps of every stage", **config, **features)
+    yield _case(f"{name}-training", network, "by the batch's statistics", **config, **training, **ending)
+    both = {**features, **training}
+    yield _case(f"{name}-features-training", network, "every stage by the batch's statistics", **config, **both)
+
+
+SPEC = Spec(
+    "Networks",
+    layout="N C H W",
+    weights={},
+    inputs={},
+    outputs={},
+    runners={"torch": Torch},
+    reference=Torch,
+    dtypes=("float32",),
+    cases=(*cases("eca_resnet18"), *cases("eca_resnet50"), *cases("eca_mobilenet_v2")),
+)
+ALL = replace(
+    SPEC,
+    name="All networks",
+    cases=(*(case for network in NETWORKS for case in cases(network)), *cases("eca_resnet18", dims=1, H=128)),
+)
