@@ -104,12 +104,7 @@ class ECA(keras.layers.Layer):
         self.gate = gate
         self.shared = bool(shared)
         self.init = init
-        self.data_format = keras.config.image_data_format() if data_format is None else data_format
-        if self.data_format not in ("channels_first", "channels_last"):
-            raise ValueError(
-                "data_format must be 'channels_first' or 'channels_last'. "
-                f"Received: data_format={data_format!r}. None takes Keras's own setting."
-            )
+        self.data_format = check_data_format(data_format)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
@@ -198,6 +193,18 @@ class ECA(keras.layers.Layer):
         if self.built:
             check_channels(self.input_spec.axes[self.channel_axis], axis, x.shape)
         return axis
+
+
+def check_data_format(data_format: str | None) -> str:
+    """Return "channels_first" or "channels_last"; None takes Keras's own setting."""
+    if data_format is None:
+        data_format = keras.config.image_data_format()
+    if data_format not in ("channels_first", "channels_last"):
+        raise ValueError(
+            "data_format must be 'channels_first' or 'channels_last'. "
+            f"Received: data_format={data_format!r}. None takes Keras's own setting."
+        )
+    return data_format
 
 
 def _plain(value: Any, check: Callable[[Any], Fraction]) -> int | float | str:

@@ -9,20 +9,26 @@ from keras import ops
 
 from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
 
+from ._network_weights import network_from_canonical, network_to_canonical
 from .layers import ECA
 
+Holder = ECA | keras.Model | Mapping[str, Any]
 
-def to_canonical(layer_or_params: ECA | Mapping[str, Any]) -> Weights:
-    """Return the weights of an ECA layer as a canonical dict of NumPy arrays; a copy.
+
+def to_canonical(layer_or_params: Holder) -> Weights:
+    """Return the weights of an ECA layer or a network as a canonical dict of NumPy arrays; a copy.
 
     Args:
-        layer_or_params: A built `ECA`, or {"kernel": tensor}.
+        layer_or_params: A built `ECA`, {"kernel": tensor}, or a network of this package; a clone of one, or one that
+            Keras has loaded from a file, as well.
 
     Returns:
-        {"weight": array} of shape (k,), or (C, k) for ECA-NS; bfloat16 widened to float32.
+        {"weight": array} of shape (k,), or (C, k) for ECA-NS; of a network {name: array}, the running statistics
+        included. bfloat16 is widened to float32. Keras estimates a running variance by dividing by the number of
+        values n, torch by n - 1: the statistics are passed on as they are.
 
     Raises:
-        TypeError: If it is neither. ValueError: If it is not built, or holds other tensors too.
+        TypeError: If it is none of these. ValueError: If it is not built, or holds other tensors too.
 
     Example:
         >>> from eca_multi.keras import ECA, to_canonical
@@ -31,18 +37,20 @@ def to_canonical(layer_or_params: ECA | Mapping[str, Any]) -> Weights:
         >>> to_canonical(layer)["weight"].shape
         (3,)
     """
+    if isinstance(layer_or_params, keras.Model):
+        return network_to_canonical(layer_or_params)
     return pack("keras", ops.convert_to_numpy(_weight(layer_or_params)))
 
 
-def from_canonical(layer_or_params: ECA | Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> Any:
-    """Load canonical weights: into a built layer in place, or into a new {"kernel": tensor} of the old one's dtype.
+def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -> Any:
+    """Load canonical weights: in place, or into a new {"kernel": tensor} of the old one's dtype.
 
     Args:
-        layer_or_params: A built `ECA`, or {"kernel": tensor} (which is not changed).
+        layer_or_params: A built `ECA`, a network of this package, or {"kernel": tensor} (which is not changed).
         weights: As `to_canonical` of any framework returns.
 
     Returns:
-        The layer, or the new dict.
+        The layer, the network, or the new dict.
 
     Raises:
         TypeError, ValueError: If a tensor is missing, unexpected, mis-shaped or not finite; nothing is changed.
@@ -54,6 +62,8 @@ def from_canonical(layer_or_params: ECA | Mapping[str, Any], weights: Mapping[st
         >>> layer.build((None, 14, 14, 64))
         >>> layer = from_canonical(layer, {"weight": np.array([0.1, 0.2, 0.3])})
     """
+    if isinstance(layer_or_params, keras.Model):
+        return network_from_canonical(layer_or_params, weights)
     old = _weight(layer_or_params)
     dtype = keras.backend.standardize_dtype(old.dtype)
     new = ops.convert_to_tensor(unpack("keras", weights, tuple(old.shape), dtype), dtype)
@@ -68,7 +78,7 @@ def _weight(layer_or_params: ECA | Mapping[str, Any]) -> Any:
         return pick("keras", layer_or_params)
     if not isinstance(layer_or_params, ECA):
         raise TypeError(
-            f"layer_or_params must be an eca_multi.keras.ECA or its weights by name. "
+            f"layer_or_params must be an eca_multi.keras.ECA, its weights by name, or a network of this package. "
             f"Received: {type(layer_or_params).__name__}. Pass the ECA layer itself."
         )
     if not layer_or_params.built:

@@ -1,0 +1,96 @@
+"""Canonical weights in and out of whole networks."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from eca_multi._canonical import Weights, check_weights
+from eca_multi._checkpoints import Identified, identify
+
+# Of each class of layer: the canonical names and the kinds of its variables, in their order. An ECA's kernel becomes
+# (1, 1, k), as in torch.
+VARIABLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "Conv1D": (("weight", "conv"),),
+    "Conv2D": (("weight", "conv"),),
+    "DepthwiseConv1D": (("weight", "depthwise"),),
+    "DepthwiseConv2D": (("weight", "depthwise"),),
+    "BatchNormalization": (
+        ("weight", "norm_scale"),
+        ("bias", "norm_bias"),
+        ("running_mean", "norm_mean"),
+        ("running_var", "norm_var"),
+    ),
+    "Dense": (("weight", "dense"), ("bias", "dense_bias")),
+    "ECA": (("weight", "eca"),),
+}
+# Where the first two axes of torch's layout, (out, in, *S), stand in Keras's.
+_AXES = {"conv": (-1, -2), "depthwise": (-2, -1), "dense": (1, 0), "eca": (2, 1)}
+
+
+def names_in(layer: str, cls: str, count: int) -> list[tuple[str, str]]:
+    """Return the canonical name and the kind of each of a layer's variables; what is not known keeps its number."""
+    path = layer.replace("_", ".")
+    known = VARIABLES.get(cls, ())
+    if len(known) != count:
+        return [(f"{path}.{i}", "") for i in range(count)]
+    return [(f"{path}.{name}", kind) for name, kind in known]
+
+
+def canonical_view(kind: str, native: np.ndarray) -> np.ndarray:
+    """Return an array of Keras's in torch's layout; a view."""
+    return np.moveaxis(native, _AXES[kind], (0, 1)) if kind in _AXES and native.ndim > 1 else native
+
+
+def native_view(kind: str, array: np.ndarray) -> np.ndarray:
+    """Return an array of torch's layout in Keras's; a view."""
+    if kind == "eca":
+        return array.reshape(-1, 1, 1)
+    return np.moveaxis(array, (0, 1), _AXES[kind]) if kind in _AXES else array
+
+
+def identify_network(model: Any) -> Identified:
+    """Find the network that a model is, by its layers' names and shapes.
+
+    Raises:
+        CheckpointError: If it is none.
+    """
+    return identify({name: _canonical_shape(kind, variable.shape) for name, kind, variable in _variables(model)})
+
+
+def network_to_canonical(model: Any) -> Weights:
+    """Return a network's weights and statistics as a canonical dict of NumPy arrays; a copy."""
+    found = identify_network(model)
+    arrays = {name: canonical_view(kind, _numpy(variable)) for name, kind, variable in _variables(model)}
+    return {name: np.array(arrays[name].reshape(tensor.shape)) for name, tensor in found.tensors.items()}
+
+
+def network_from_canonical(model: Any, weights: Mapping[str, np.ndarray]) -> Any:
+    """Load canonical weights into a network in place."""
+    shapes = {name: tensor.shape for name, tensor in identify_network(model).tensors.items()}
+    native = {name: (kind, variable) for name, kind, variable in _variables(model)}
+    dtypes = {keras.backend.standardize_dtype(variable.dtype) for _, variable in native.values()}
+    narrowest = next(dtype for dtype in ("float16", "bfloat16", "float32", "float64") if dtype in dtypes)
+    arrays = check_weights(weights, shapes, narrowest)
+    for name, (kind, variable) in native.items():
+        variable.assign(ops.convert_to_tensor(native_view(kind, arrays[name]), variable.dtype))
+    return model
+
+
+def _variables(model: Any) -> Iterator[tuple[str, str, Any]]:
+    for layer in model.layers:
+        variables = layer.weights
+        names = names_in(layer.name, type(layer).__name__, len(variables))
+        for (name, kind), variable in zip(names, variables, strict=True):
+            yield name, kind, variable
+
+
+def _canonical_shape(kind: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return canonical_view(kind, np.broadcast_to(np.float32(0), shape)).shape
+
+
+def _numpy(variable: Any) -> np.ndarray:
+    array = np.asarray(ops.convert_to_numpy(variable))
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array

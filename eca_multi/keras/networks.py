@@ -1,0 +1,226 @@
+"""ECA-ResNet and ECA-MobileNetV2 for Keras 3, built from the shared tables as functional models."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import keras
+from keras import layers as L
+
+from eca_multi._networks import (
+    NETWORKS,
+    MobileNetV2,
+    Network,
+    Preprocessing,
+    ResNet,
+    check_input,
+    check_options,
+    describe,
+    drop_rates,
+    find,
+    preprocessing_of,
+)
+from eca_multi._networks import kernel_sizes as sizes_of
+
+from ._blocks import (
+    MAX_POOLS,
+    ZERO_PADDINGS,
+    activate,
+    conv_norm_act,
+    convolution,
+    inverted_block,
+    layer_name,
+    normalisation,
+    residual_block,
+)
+from ._network_weights import identify_network
+from .functional import Tensor
+from .layers import ECA, check_data_format
+
+GLOBAL_POOLS = {
+    ("avg", 1): L.GlobalAveragePooling1D,
+    ("avg", 2): L.GlobalAveragePooling2D,
+    ("max", 1): L.GlobalMaxPooling1D,
+    ("max", 2): L.GlobalMaxPooling2D,
+}
+
+
+@keras.saving.register_keras_serializable(package="eca_multi")
+class ECANetwork(keras.Model):
+    """A functional model that knows which network it is; what it holds and does is in its graph.
+
+    `arch` is kept in its config. A clone, or what surgery makes of it, is known by its name or its tensors instead.
+    """
+
+    arch: str | None = None
+
+    @property
+    def network(self) -> Network:
+        """The table that it was built from."""
+        known = next((name for name in (self.arch, self.name) if name in NETWORKS), None)
+        return find(known) if known is not None else identify_network(self).network
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared for the released weights."""
+        return preprocessing_of(self.network.name)
+
+    @property
+    def kernel_sizes(self) -> tuple[int, ...]:
+        """The size of each ECA, in order."""
+        return tuple(layer.kernel.shape[0] for layer in self.layers if isinstance(layer, ECA))
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # Before Keras adds or drops an axis itself, so that the errors read as in every framework.
+        if hasattr(x, "shape"):
+            axis = 1 if any(getattr(layer, "data_format", "") == "channels_first" for layer in self.layers) else -1
+            expected = self.inputs[0].shape
+            check_input(x.shape, expected[axis], len(expected) - 2, axis)
+        return super().__call__(x, *args, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "arch": self.arch}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ECANetwork":
+        config = dict(config)
+        arch = config.pop("arch", None)
+        model: ECANetwork = super().from_config(config, custom_objects)
+        model.arch = arch
+        return model
+
+
+def _resnet(
+    x: Tensor, network: ResNet, sizes: Sequence[int], drop_path: float, dims: int, factory: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Return what comes out of the stem and of each block, by path."""
+    *stem, last = network.stem_convs
+    for conv in stem:
+        x = conv_norm_act(x, conv, "relu", dims, **factory)
+    x = normalisation(convolution(x, last, dims, **factory), last, **factory)
+    x = activate(x, "relu", "relu", **factory)
+    outputs = {"stem": x}
+    x = ZERO_PADDINGS[dims](1, name="maxpool_pad", **factory)(x)  # as good as -inf behind a ReLU
+    x = MAX_POOLS[dims](3, 2, name="maxpool", **factory)(x)
+    rates = drop_rates(drop_path, len(network.blocks))
+    for block, size, rate in zip(network.blocks, sizes, rates, strict=True):
+        outputs[block.path] = x = residual_block(x, block, size, rate, dims, **factory)
+    return outputs
+
+
+def _mobilenet_v2(
+    x: Tensor, network: MobileNetV2, sizes: Sequence[int], drop_path: float, dims: int, factory: dict[str, Any]
+) -> dict[str, Tensor]:
+    """Return what comes out of each block, by path."""
+    outputs = {}
+    rates = drop_rates(drop_path, len(network.blocks))
+    for conv in network.stem_convs:
+        x = conv_norm_act(x, conv, "relu6", dims, **factory)
+    for block, size, rate in zip(network.blocks, sizes, rates, strict=True):
+        outputs[block.path] = x = inverted_block(x, block, size, rate, dims, **factory)
+    return outputs
+
+
+def _classify(x: Tensor, network: Network, num_classes: int, dtype: Any) -> Tensor:
+    path = network.classifier
+    if network.dropout:
+        x = L.Dropout(network.dropout, name=layer_name(path.replace(".1", ".0")), dtype=dtype)(x)
+    if network.classifier_spread is None:
+        bound = network.width**-0.5
+        weight, bias = (keras.initializers.RandomUniform(-bound, bound) for _ in range(2))
+    else:
+        weight, bias = keras.initializers.RandomNormal(stddev=network.classifier_spread), "zeros"
+    return L.Dense(num_classes, None, True, weight, bias, name=layer_name(path), dtype=dtype)(x)
+
+
+class Builder(Protocol):
+    """The keywords that every network is built with."""
+
+    def __call__(
+        self,
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        kernel_sizes: str | Sequence[int] = "published",
+        features_only: bool = False,
+        global_pool: str | None = "avg",
+        drop_path: float = 0.0,
+        dims: int = 2,
+        dtype: Any = None,
+        data_format: str | None = None,
+        name: str | None = None,
+    ) -> ECANetwork: ...
+
+
+_ARGUMENTS = """        dtype: Dtype or policy of the layers; None takes Keras's own setting.
+        data_format: "channels_last" for x of shape (N, *S, C), "channels_first" for (N, C, *S); None takes
+            `keras.config.image_data_format()`. TensorFlow has no convolutions with the channels first on a CPU.
+        name: Of the model; None is the network's."""
+
+_EXAMPLE = """        >>> from eca_multi.keras import {name}
+        >>> model = {name}(num_classes=10)
+        >>> model.output_shape
+        (None, 10)"""
+
+
+def _builder(name: str) -> Builder:
+    network, arch = find(name), name
+
+    def build(
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        kernel_sizes: str | Sequence[int] = "published",
+        features_only: bool = False,
+        global_pool: str | None = "avg",
+        drop_path: float = 0.0,
+        dims: int = 2,
+        dtype: Any = None,
+        data_format: str | None = None,
+        name: str | None = None,
+    ) -> ECANetwork:
+        check_options(num_classes, in_channels, global_pool, drop_path, dims)
+        sizes = sizes_of(network, kernel_sizes)
+        data_format = check_data_format(data_format)
+        factory = {"data_format": data_format, "dtype": dtype}
+        extents = [None] * dims
+        extents.insert(0 if data_format == "channels_first" else dims, in_channels)
+        inputs = keras.Input(extents, dtype=keras.dtype_policies.get(dtype).compute_dtype, name="image")
+        if isinstance(network, ResNet):
+            outputs = _resnet(inputs, network, sizes, drop_path, dims, factory)
+        else:
+            outputs = _mobilenet_v2(inputs, network, sizes, drop_path, dims, factory)
+        y: Any = outputs[network.blocks[-1].path]
+        if features_only:
+            y = [outputs[feature.path] for feature in network.features]
+        else:
+            for conv in network.head:
+                y = conv_norm_act(y, conv, network.activation, dims, **factory)
+            if global_pool is not None:
+                y = GLOBAL_POOLS[global_pool, dims](name="global_pool", **factory)(y)
+                y = _classify(y, network, num_classes, dtype) if num_classes else y
+        model = ECANetwork(inputs, y, name=arch if name is None else name)
+        model.arch = arch
+        return model
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = describe(network, "(N, *S, C)", _ARGUMENTS, _EXAMPLE.format(name=name))
+    return build
+
+
+eca_resnet18 = _builder("eca_resnet18")
+eca_resnet34 = _builder("eca_resnet34")
+eca_resnet50 = _builder("eca_resnet50")
+eca_resnet101 = _builder("eca_resnet101")
+eca_resnet152 = _builder("eca_resnet152")
+eca_mobilenet_v2 = _builder("eca_mobilenet_v2")
+ecaresnet26t = _builder("ecaresnet26t")
+ecaresnet50t = _builder("ecaresnet50t")
+ecaresnet50d = _builder("ecaresnet50d")
+ecaresnet50d_pruned = _builder("ecaresnet50d_pruned")
+ecaresnet101d = _builder("ecaresnet101d")
+ecaresnet101d_pruned = _builder("ecaresnet101d_pruned")
+ecaresnet200d = _builder("ecaresnet200d")
+ecaresnet269d = _builder("ecaresnet269d")
+ecaresnetlight = _builder("ecaresnetlight")
+ecaresnext26t_32x4d = _builder("ecaresnext26t_32x4d")
+ecaresnext50t_32x4d = _builder("ecaresnext50t_32x4d")
