@@ -171,7 +171,8 @@ class _Walk:
         axes = (0, *range(2, x.ndim))
         mean, variance = x.mean(axes), x.var(axes)
         scale, bias = rng.uniform(0.5, 1.5, size), rng.normal(0, 0.5, size)
-        running = mean + 0.2 * np.sqrt(variance) * rng.normal(size=size), variance * rng.uniform(0.5, 2.0, size)
+        wide = np.maximum(variance, variance.mean() / 4)  # of a few values it may be near zero, and amplify rounding
+        running = mean + 0.2 * np.sqrt(wide) * rng.normal(size=size), wide * rng.uniform(0.5, 2.0, size)
         names = ("weight", "bias", "running_mean", "running_var")
         self.weights |= {f"{conv.norm}.{n}": a for n, a in zip(names, (scale, bias, *running), strict=True)}
         mean, variance = (mean, variance) if self.training else running
