@@ -1,6 +1,8 @@
 """ECA-ResNet and ECA-MobileNetV2 for Keras 3, built from the shared tables as functional models."""
 
-from collections.abc import Sequence
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import keras
@@ -84,9 +86,21 @@ class ECANetwork(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ECANetwork":
         config = dict(config)
         arch = config.pop("arch", None)
-        model: ECANetwork = super().from_config(config, custom_objects)
+        with _deep_graph():
+            model: ECANetwork = super().from_config(config, custom_objects)
         model.arch = arch
         return model
+
+
+@contextlib.contextmanager
+def _deep_graph() -> Iterator[None]:
+    """Let Keras walk a graph of 1000 layers: it calls itself once for each, and Python stops at 1000 by default."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 10_000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _resnet(
@@ -198,7 +212,8 @@ def _builder(name: str) -> Builder:
             if global_pool is not None:
                 y = GLOBAL_POOLS[global_pool, dims](name="global_pool", **factory)(y)
                 y = _classify(y, network, num_classes, dtype) if num_classes else y
-        model = ECANetwork(inputs, y, name=arch if name is None else name)
+        with _deep_graph():
+            model = ECANetwork(inputs, y, name=arch if name is None else name)
         model.arch = arch
         return model
 
