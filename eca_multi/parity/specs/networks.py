@@ -16,7 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 from eca_multi._networks import NETWORKS, STATISTICS, find
-from eca_multi.parity.adapters import TorchAdapter
+from eca_multi.parity.adapters import KerasAdapter, TorchAdapter
+from eca_multi.parity.runners import Runner
 from eca_multi.parity.spec import Case, Spec
 
 from ._network_data import listed, network_data
@@ -50,6 +51,52 @@ class Torch(TorchAdapter):
             if tensor.kind == "norm_mean":
                 found[f"{tensor.module}.num_batches_tracked"] = None
         return found
+
+
+class ChannelsLast:
+    """How a network is held by the frameworks whose channels come last; kernels are (*S, in, out)."""
+
+    layout = f"N * {CHANNELS}"
+    names: Mapping[str, str] = {}  # kind of tensor -> the framework's name of it
+
+    def native(self, module: str, name: str, kind: str) -> str:
+        """The framework's name of a tensor."""
+        raise NotImplementedError
+
+    def weights_for(self, config: Config) -> dict[str, str | None]:
+        space = " ".join("hw"[: config["dims"]])
+        ways = {
+            "conv": f": o i {space} -> {space} i o",
+            "depthwise": self.depthwise.format(space=space),
+            "dense": ": o i -> i o",
+            "eca": ": k -> k 1 1",
+        }
+        return {
+            self.native(tensor.module, self.names[tensor.kind], tensor.kind): f"{name}{ways.get(tensor.kind, '')}"
+            for name, tensor in listed(config).items()
+        }
+
+    depthwise = ": o 1 {space} -> {space} 1 o"
+
+
+class Keras(ChannelsLast, KerasAdapter):
+    depthwise = ": o 1 {space} -> {space} o 1"
+    names = {
+        **dict.fromkeys(("conv", "depthwise", "dense", "eca"), "kernel"),
+        "norm_scale": "gamma",
+        "norm_bias": "beta",
+        "norm_mean": "moving_mean",
+        "norm_var": "moving_variance",
+        "dense_bias": "bias",
+    }
+
+    def native(self, module: str, name: str, kind: str) -> str:
+        return f"{module.replace('.', '_')}/{name}"
+
+    def build(self, config: Config) -> Any:
+        import eca_multi.keras as package
+
+        return getattr(package, config["network"])(**options(config))
 
 
 def _of_the_batch(model: Any) -> None:
@@ -112,7 +159,7 @@ SPEC = Spec(
     weights={},
     inputs={},
     outputs={},
-    runners={"torch": Torch},
+    runners={"torch": Runner("torch", Torch, slow=("compiled",)), "keras": Keras},
     reference=Torch,
     dtypes=("float32",),
     cases=(*cases("eca_resnet18"), *cases("eca_resnet50"), *cases("eca_mobilenet_v2")),
