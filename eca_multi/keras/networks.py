@@ -167,13 +167,15 @@ class Builder(Protocol):
 
 _ARGUMENTS = """        dtype: Dtype or policy of the layers; None takes Keras's own setting.
         data_format: "channels_last" for x of shape (N, *S, C), "channels_first" for (N, C, *S); None takes
-            `keras.config.image_data_format()`. TensorFlow has no convolutions with the channels first on a CPU.
+            `keras.config.image_data_format()`. On a CPU TensorFlow takes the channels first with oneDNN alone, which
+            TF_ENABLE_ONEDNN_OPTS=0 switches off; its error says "only supports the NHWC tensor format".
         name: Of the model; None is the network's."""
 
 _EXAMPLE = """        >>> from eca_multi.keras import {name}
-        >>> model = {name}(num_classes=10)
-        >>> model.output_shape
+        >>> model = {name}(num_classes=10){skip}
+        >>> model.output_shape{skip}
         (None, 10)"""
+_SKIP = "  # doctest: +SKIP"  # of a deep network: Keras takes seconds to build one
 
 
 def _builder(name: str) -> Builder:
@@ -218,7 +220,8 @@ def _builder(name: str) -> Builder:
         return model
 
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = describe(network, "(N, *S, C)", _ARGUMENTS, _EXAMPLE.format(name=name))
+    example = _EXAMPLE.format(name=name, skip="" if len(network.blocks) < 10 else _SKIP)
+    build.__doc__ = describe(network, "(N, *S, C)", _ARGUMENTS, example)
     return build
 
 
