@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import h5py
+import h5py  # type: ignore[import-untyped]  # it has none
 import keras
 import numpy as np
 
@@ -187,9 +187,7 @@ def _incomplete(name: str, reason: str) -> CheckpointError:
     )
 
 
-def write_checkpoint(
-    checkpoint: Checkpoint, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
-) -> None:
+def write_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
     """Write a network's weights to a `.keras` or `.weights.h5` file, whole or not at all.
 
     `keras.saving.load_model` makes the network of a `.keras` file, once `eca_multi.keras` is imported, and a network's
@@ -215,7 +213,7 @@ def write_checkpoint(
     target = Path(os.path.realpath(path))
     if not target.name.endswith(SUFFIXES):
         raise ValueError(f"path must end in .keras or .weights.h5. Received: {os.fspath(path)!r}. Rename it.")
-    texts = dict(metadata or {})
+    texts = dict(metadata)
     if not all(isinstance(text, str) for item in texts.items() for text in item):
         raise TypeError(f"metadata must be strings by name. Received: {texts!r}. Convert them with str.")
     with TemporaryDirectory(prefix=".eca-", dir=target.parent) as folder:

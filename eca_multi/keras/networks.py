@@ -198,7 +198,7 @@ def _builder(name: str) -> Builder:
         sizes = sizes_of(network, kernel_sizes)
         data_format = check_data_format(data_format)
         factory = {"data_format": data_format, "dtype": dtype}
-        extents = [None] * dims
+        extents: list[int | None] = [None] * dims
         extents.insert(0 if data_format == "channels_first" else dims, in_channels)
         inputs = keras.Input(extents, dtype=keras.dtype_policies.get(dtype).compute_dtype, name="image")
         if isinstance(network, ResNet):

@@ -11,8 +11,9 @@ from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, with
 
 from ._network_weights import network_from_canonical, network_to_canonical
 from .layers import ECA
+from .networks import ECANetwork
 
-Holder = ECA | keras.Model | Mapping[str, Any]
+Holder = ECA | ECANetwork | Mapping[str, Any]
 
 
 def to_canonical(layer_or_params: Holder) -> Weights:
