@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from eca_multi import __version__, eca_kernel_size
+from eca_multi._cli_convert import convert
 from eca_multi._cli_parity import app as parity_app
 from eca_multi._cli_plan import plan
 
@@ -48,5 +49,6 @@ def kernel_size(
         typer.echo(f"{number}\t{size}")
 
 
+app.command()(convert)
 app.command()(plan)
 app.add_typer(parity_app, name="parity")

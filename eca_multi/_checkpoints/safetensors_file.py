@@ -1,11 +1,14 @@
-"""Reading `.safetensors` files of any size and dtype: tensors are mapped into memory, not read."""
+"""`.safetensors` files of any size: tensors are mapped into memory when read, and written one after another."""
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from eca_multi._files import whole_file
 
 from .identify import CheckpointError
 
@@ -14,6 +17,7 @@ _DTYPES = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
     "BOOL": "?",
 }  # fmt: skip
+_WRITTEN = {"float64": "F64", "float32": "F32", "float16": "F16"}
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -51,3 +55,44 @@ def _view(name: str, entry: dict[str, Any], data: np.ndarray) -> np.ndarray:
         )
     array = data[first:last].view(_DTYPES[kind]).reshape(shape)
     return (array.astype("<u4") << 16).view("<f4") if kind == "BF16" else array
+
+
+def write_safetensors(
+    weights: Mapping[str, np.ndarray],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+    stored: Mapping[str, tuple[str, tuple[int, ...]]] | None = None,
+) -> None:
+    """Write floating-point arrays to a file, whole or not at all, one after another.
+
+    Args:
+        weights: By name. Each is taken out once more when it is written.
+        path: Where to write.
+        metadata: Strings to keep in the header.
+        stored: The name and the shape that an array has in the file, where they differ.
+    """
+    # The largest numbers first, so that each lies at a multiple of its size.
+    ordered = sorted(weights.items(), key=lambda item: -item[1].itemsize)
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    place = 0
+    for name, array in weights.items():
+        header[_stored(name, array, stored)[0]] = {}  # in the order of the weights
+    for name, array in ordered:
+        key, shape = _stored(name, array, stored)
+        header[key] = {
+            "dtype": _WRITTEN[array.dtype.name], "shape": shape, "data_offsets": (place, place + array.nbytes),
+        }  # fmt: skip
+        place += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with whole_file(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, _ in ordered:
+            array = np.ascontiguousarray(weights[name])
+            file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+
+
+def _stored(
+    name: str, array: np.ndarray, stored: Mapping[str, tuple[str, tuple[int, ...]]] | None
+) -> tuple[str, tuple[int, ...]]:
+    return (name, array.shape) if stored is None else stored[name]

@@ -1,5 +1,6 @@
 """From a checkpoint's arrays to canonical weights."""
 
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -53,4 +54,28 @@ def take(
     """
     found = identify({name: array.shape for name, array in arrays.items()}, arch)
     weights = {name: arrays[found.names[name]].reshape(tensor.shape) for name, tensor in found.tensors.items()}
-    return Checkpoint(check_weights(weights), found, dict(facts or {}))
+    checked = check_weights(weights)
+    for array in checked.values():
+        release(array)
+    return Checkpoint(checked, found, dict(facts or {}))
+
+
+def release(array: np.ndarray) -> None:
+    """Let go of the memory that holds an array which is mapped from a file; it is read again when it is needed."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """Return what is to be kept in a file beside the weights.
+
+    Raises:
+        TypeError: If it is no mapping of strings to strings.
+    """
+    texts = dict(metadata or {})
+    if not all(isinstance(text, str) for item in texts.items() for text in item):
+        raise TypeError(f"metadata must be strings by name. Received: {texts!r}. Convert them with str.")
+    return texts

@@ -50,13 +50,14 @@ def _native(model_or_state: ECANetwork | Mapping[str, torch.Tensor]) -> dict[str
     else:
         state = model_or_state.state_dict()
         listed = model_or_state.tensors.items()
-        pairs = {name: (tensor, state[_native_name(name, tensor)]) for name, tensor in listed}
+        pairs = {name: (tensor, state[native_name(name, tensor)]) for name, tensor in listed}
     if any(value.is_meta for _, value in pairs.values()):
         raise without_weight("a network on the meta device", "Call to_empty(device=...) first.")
     return pairs
 
 
-def _native_name(name: str, tensor: Tensor) -> str:
+def native_name(name: str, tensor: Tensor) -> str:
+    """Return a canonical tensor's name in a network's state dict."""
     return f"{tensor.module}.conv.weight" if tensor.kind == "eca" else name
 
 

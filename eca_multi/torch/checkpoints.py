@@ -1,28 +1,43 @@
-"""Checkpoints that torch wrote, read without running anything that is in them."""
+"""Checkpoints that torch wrote, read without running anything that is in them; and written."""
 
 import argparse
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pickle import UnpicklingError
 from pickletools import genops
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
-from eca_multi._checkpoints import Checkpoint, CheckpointError, take
+from eca_multi._checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    check_metadata,
+    detect,
+    read_kind,
+    take,
+    write_safetensors,
+)
+from eca_multi._files import whole_file
+from eca_multi._networks import Tensor
+
+from ._network_weights import native_name
 
 # Where training scripts keep the weights beside an optimizer's state, in the order in which they are looked for.
 KEYS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
+SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")
+OURS = "eca_multi"  # the key in a file under which stands what is said of the weights
 
 
 def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, key: str | None = None) -> Checkpoint:
-    """Read the weights of a network from a `.pth`, `.pt` or `.pth.tar` file.
+    """Read the weights of a network from a `.pth`, `.pt`, `.pth.tar` or `.safetensors` file.
 
     The file is read with `weights_only=True`: what would run code is refused. An optimizer's state and anything else
-    beside the weights is left alone.
+    beside the weights is left alone. Arrays are views of the file, but in the format before torch 1.6.
 
     Args:
         path: The file.
@@ -48,25 +63,49 @@ def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, ke
         >>> checkpoint.found.network.name, checkpoint.found.num_classes, checkpoint.facts["epoch"]
         ('eca_resnet18', 10, '3')
     """
-    content = _load(path)
-    state, found_key = _state_dict(content, key, os.fspath(path))
-    arrays = {name: _array(value) for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    return take(arrays, arch, _facts(content, found_key))
-
-
-def _load(path: str | os.PathLike[str]) -> Any:
     name = os.fspath(path)
     with open(path, "rb") as file:  # a missing file is said as such
-        zipped = file.read(4) == b"PK\x03\x04"
+        start = file.read(9)
+    if start[8:] == b"{" and detect(path) == "safetensors":
+        return read_kind("safetensors", path, arch)
+    zipped = start[:4] == b"PK\x03\x04"
+    content = _load(name, zipped)
+    data = np.memmap(name, np.uint8, "r") if zipped else None
+    state, found_key = _state_dict(content, key, name)
     try:
+        arrays = {key: _array(value, data) for key, value in state.items() if not key.endswith("num_batches_tracked")}
+        facts = _facts(content, found_key, data)
+    except (ValueError, TypeError) as error:
+        raise _incomplete(name, str(error)) from error
+    return take(arrays, arch, facts)
+
+
+def _load(name: str, zipped: bool) -> Any:
+    try:
+        if zipped:
+            _check_archive(name)
         # A namespace of training options and NumPy's numbers hold no code and are often there.
         with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the format's age
-            return torch.load(name, map_location="cpu", weights_only=True, mmap=zipped)
+            return torch.load(name, map_location="meta" if zipped else "cpu", weights_only=True)
+    except zipfile.BadZipFile as error:
+        raise _incomplete(name, str(error)) from error
     except UnpicklingError as error:
         raise _refused(name, str(error)) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
         raise _incomplete(name, str(error).split(". ")[0] or type(error).__name__) from error
+
+
+def _check_archive(name: str) -> None:
+    """Compare the checksums, which torch does not when it maps a file."""
+    with zipfile.ZipFile(name) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise zipfile.BadZipFile("compressed, which torch never does")
+        for entry in entries if any(entry.CRC for entry in entries) else ():  # torch can be told to write none
+            with archive.open(entry) as member:
+                while member.read(1 << 20):  # to the end: that is where it is compared
+                    pass
 
 
 def _harmless() -> list[Any]:
@@ -131,18 +170,104 @@ def _is_entry(name: Any, value: Any) -> bool:
     return isinstance(name, str) and isinstance(value, torch.Tensor)
 
 
-def _array(value: torch.Tensor) -> np.ndarray:
-    value = value.detach()
-    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+def _array(value: torch.Tensor, data: np.ndarray | None) -> np.ndarray:
+    """Return a tensor's values: of an archive, where they stand in the file."""
+    if data is None:
+        value = value.detach()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+    half = value.dtype == torch.bfloat16
+    dtype = np.dtype("<u2" if half else str(value.dtype).removeprefix("torch."))
+    # The offset is in torch's notes on serialization.
+    offset = getattr(value.untyped_storage(), "_checkpoint_offset") + value.storage_offset() * dtype.itemsize  # noqa: B009  (not in torch's types)
+    strides = [step * dtype.itemsize for step in value.stride()]
+    array: np.ndarray = np.ndarray(tuple(value.shape), dtype, data, offset, strides)
+    return (array.astype("<u4") << 16).view("<f4") if half else array
 
 
-def _facts(content: Mapping[str, Any], key: str) -> dict[str, str]:
-    """What stands beside the weights in one number or word: epoch, architecture, accuracy."""
+def _facts(content: Mapping[str, Any], key: str, data: np.ndarray | None) -> dict[str, str]:
+    """What stands beside the weights in one number or word: epoch, architecture, accuracy; and what we wrote."""
     facts = {"key": key} if key else {}
     if key:
         for name, value in content.items():
             if isinstance(value, torch.Tensor) and value.numel() == 1:
-                value = value.item()
+                value = _array(value, data).item()
             if isinstance(value, str | int | float) and len(str(value)) <= 200:
                 facts[str(name)] = str(value)
+        ours = content.get(OURS)
+        facts |= {str(name): str(text) for name, text in ours.items()} if isinstance(ours, Mapping) else {}
     return facts
+
+
+def write_checkpoint(
+    checkpoint: Checkpoint, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a network's weights to a `.pth`, `.pt`, `.pth.tar` or `.safetensors` file, whole or not at all.
+
+    The file is written beside its final name and renamed. The names are those of `model.state_dict()`, without the
+    counters of batches, which torch sets to 0 when they are missing.
+
+    Args:
+        checkpoint: As `read_checkpoint` of any framework returns.
+        path: Where to write; an existing file is replaced. In `.safetensors` the tensors stand by themselves, in the
+            others under "state_dict".
+        metadata: Strings to keep in the file: in the header of `.safetensors`, in the others under "eca_multi".
+
+    Raises:
+        TypeError, ValueError: If the suffix is another, or the metadata are no strings.
+        OSError: If the folder is missing or cannot be written to, or the disk is full.
+
+    Example:
+        >>> import torch
+        >>> from eca_multi.torch import eca_resnet18
+        >>> from eca_multi.torch.checkpoints import read_checkpoint, write_checkpoint
+        >>> torch.save(eca_resnet18(num_classes=10).state_dict(), "model.pth")
+        >>> write_checkpoint(read_checkpoint("model.pth"), "model.pth.tar", {"source": "mine"})
+        >>> state = torch.load("model.pth.tar", weights_only=True)["state_dict"]
+        >>> eca_resnet18(num_classes=10).load_state_dict(state)
+        <All keys matched successfully>
+    """
+    name = os.fspath(path)
+    if not name.endswith(SUFFIXES):
+        raise ValueError(f"path must end in {', '.join(SUFFIXES)}. Received: {name!r}. Rename it.")
+    texts = check_metadata(metadata)
+    stored = {name: _stored(name, tensor) for name, tensor in checkpoint.found.tensors.items()}
+    if name.endswith(".safetensors"):
+        write_safetensors(checkpoint.weights, path, {"format": "pt", **texts}, stored)
+        return
+    state = {key: _tensor(checkpoint.weights[name], shape) for name, (key, shape) in stored.items()}
+    with whole_file(path) as file:
+        watched = _Watched(file)
+        try:
+            torch.save({"state_dict": state, "arch": checkpoint.found.network.name, OURS: texts}, watched)
+        except RuntimeError:
+            if watched.error is None:
+                raise
+            raise watched.error from None
+
+
+def _stored(name: str, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+    return native_name(name, tensor), (1, 1, *tensor.shape) if tensor.kind == "eca" else tensor.shape
+
+
+def _tensor(array: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about arrays that cannot be written to, which nobody does
+        return torch.from_numpy(np.ascontiguousarray(array)).reshape(shape)
+
+
+class _Watched:
+    """A file that remembers why it could not be written: torch says only that it could not."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        pass  # whoever opened the file does

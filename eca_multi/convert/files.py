@@ -1,4 +1,4 @@
-"""Canonical weights to and from `.safetensors` files. Nothing is ever unpickled."""
+"""Canonical weights to and from `.safetensors` files."""
 
 import os
 from collections.abc import Mapping
@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save
 
 from eca_multi._canonical import Weights, check_weights
-from eca_multi._files import write_atomically
+from eca_multi._checkpoints import write_safetensors
 
 _DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
@@ -38,9 +37,7 @@ def save_file(
         >>> load_file("eca.safetensors")["weight"].shape
         (3,)
     """
-    arrays = {name: np.asarray(array, order="C") for name, array in check_weights(weights).items()}
-    data = save(arrays, metadata=dict(metadata) if metadata else None)
-    write_atomically(path, data)
+    write_safetensors(check_weights(weights), path, metadata)
 
 
 def load_file(path: str | os.PathLike[str]) -> Weights:

@@ -1,0 +1,103 @@
+"""What wrote a checkpoint: read off the file's content, not its name."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from .identify import CheckpointError
+
+_PICKLES = (".pth", ".pt", ".tar", ".bin", ".pkl", ".ckpt")
+_COLLECTIONS = ("params", "batch_stats")  # of a linen network's variables
+_MISTAKEN = {
+    b"": "an empty file",
+    b"\x1f\x8b": "compressed by gzip: unpack it",
+    b"version https://git-lfs": "a pointer of git-lfs: run git lfs pull",
+    b"<": "a web page: the link was not that of the file itself",
+}
+
+
+def detect(path: str | os.PathLike[str]) -> str:
+    """Return which reader a checkpoint is for: "torch", "safetensors", "keras", "linen" or "nnx".
+
+    Raises:
+        OSError: If the file cannot be read.
+        CheckpointError: If it is none of these.
+    """
+    name = os.fspath(path)
+    if os.path.isdir(path):
+        return _flax(_keys_of_folder(Path(path)))
+    with open(path, "rb") as file:
+        start = file.read(1 << 10)
+    if start.startswith(b"PK\x03\x04"):
+        return _archive(name, start)
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "keras"
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 30:
+        return "safetensors"
+    if start[:1] == b"\x80" and start[1:2] <= b"\x05":
+        return "torch"
+    if key := _first_key(start):
+        return _flax([key])
+    if name.endswith(_PICKLES):  # its reader says best what is wrong with it
+        return "torch"
+    looks = next((text for sign, text in _MISTAKEN.items() if sign and start.startswith(sign)), "of another format")
+    raise _unknown(name, looks if start else _MISTAKEN[b""])
+
+
+def _archive(name: str, start: bytes) -> str:
+    """torch and Keras both write zip archives; of one that is cut off the first name is still there."""
+    try:
+        with zipfile.ZipFile(name) as archive:
+            names = set(archive.namelist())
+    except zipfile.BadZipFile:
+        names = {start[30 : 30 + int.from_bytes(start[26:28], "little")].decode(errors="replace")}
+    if names & {"config.json", "metadata.json", "model.weights.h5"}:
+        return "keras"
+    if any(entry.endswith("data.pkl") for entry in names):
+        return "torch"
+    raise _unknown(name, "a zip archive of something else")
+
+
+def _first_key(start: bytes) -> str:
+    """The first key of a map in msgpack; "" where it is none."""
+    lengths = {0xDE: 3, 0xDF: 5}
+    place = 1 if start and 0x80 < start[0] < 0x90 else lengths.get(start[0] if start else 0, 0)
+    kind = start[place : place + 1]
+    if not place or not kind:
+        return ""
+    if 0xA0 < kind[0] < 0xC0:
+        size, place = kind[0] - 0xA0, place + 1
+    elif kind[0] == 0xD9:
+        size, place = start[place + 1], place + 2
+    else:
+        return ""
+    return start[place : place + size].decode(errors="replace")
+
+
+def _keys_of_folder(folder: Path) -> list[str]:
+    """The first keys of the tree that orbax wrote; it may lie in a folder of its own."""
+    for place in sorted((folder / "_METADATA", *folder.glob("*/_METADATA"))):
+        if place.is_file():
+            return _tree_keys(folder, place)
+    raise _unknown(os.fspath(folder), "a folder without orbax's _METADATA")
+
+
+def _tree_keys(folder: Path, place: Path) -> list[str]:
+    try:
+        tree: Any = json.loads(place.read_bytes())["tree_metadata"]
+        return [str(entry["key_metadata"][0]["key"]) for entry in tree.values()]
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise _unknown(os.fspath(folder), f"orbax's {place.name} is broken") from error
+
+
+def _flax(keys: list[str]) -> str:
+    return "linen" if keys and all(key in _COLLECTIONS for key in keys) else "nnx"
+
+
+def _unknown(name: str, looks: str) -> CheckpointError:
+    return CheckpointError(
+        "path must name a checkpoint of torch (.pth, .pt, .pth.tar), .safetensors, Keras 3 (.keras, .weights.h5) or "
+        f"Flax (.msgpack, or a folder that orbax wrote). Received: {name!r}, {looks}."
+    )

@@ -1,0 +1,46 @@
+"""Reading a checkpoint of any kind; only the framework that wrote it is imported, and only when it is needed."""
+
+import os
+from importlib import import_module
+
+from .detect import detect
+from .safetensors_file import read_safetensors
+from .weights import Checkpoint, take
+
+# By kind, the module that has read_checkpoint and write_checkpoint.
+MODULES = {
+    "torch": "eca_multi.torch.checkpoints",
+    "keras": "eca_multi.keras.checkpoints",
+    "linen": "eca_multi.flax.linen.checkpoints",
+    "nnx": "eca_multi.flax.nnx.checkpoints",
+}
+
+
+def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, key: str | None = None) -> Checkpoint:
+    """Read a checkpoint of any framework.
+
+    Args:
+        path: The file, or a folder that orbax wrote. What it is, is read from its content.
+        arch: Name of the network, where it is known.
+        key: Where in a file of torch the weights are; None looks in the usual places.
+
+    Raises:
+        ImportError: If the framework that wrote it is not installed.
+        OSError: If it cannot be read.
+        CheckpointError: If it is no complete checkpoint, holds what would run code, or is of no known network.
+        TypeError, ValueError: If `arch` is no network's name, or a tensor is not of floating point or not finite.
+    """
+    return read_kind(detect(path), path, arch, key=key)
+
+
+def read_kind(kind: str, path: str | os.PathLike[str], arch: str | None, *, key: str | None = None) -> Checkpoint:
+    """Read a checkpoint that `detect` says is of that kind."""
+    if key is not None and kind != "torch":
+        raise ValueError(f"key must be None for a file of {kind}. Received: key={key!r}. Only torch's files have one.")
+    if kind == "safetensors":
+        arrays, facts = read_safetensors(path)
+        return take(arrays, arch, facts)
+    module = import_module(MODULES[kind])
+    options = {"key": key} if kind == "torch" else {}
+    checkpoint: Checkpoint = module.read_checkpoint(path, arch, **options)
+    return checkpoint
