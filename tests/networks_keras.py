@@ -5,12 +5,13 @@ import contextlib
 
 import keras
 import numpy as np
+import pytest
 import torch
 from keras import ops
 from torch import nn
 
 import eca_multi.torch.networks
-from eca_multi._networks import MobileNetV2, ResNet
+from eca_multi._networks import NETWORKS, MobileNetV2, ResNet
 from eca_multi.keras import from_canonical, networks
 from eca_multi.torch import from_canonical as torch_from_canonical
 from eca_multi.torch import to_canonical as torch_to_canonical
@@ -36,6 +37,33 @@ TINY = {
     ),
     "tiny_mobile": MobileNetV2("tiny_mobile", settings=((1, 16, 1, 1), (6, 24, 2, 2)), kernels=(1, 3)),
 }
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Normal(keras.initializers.Initializer):
+    """NumPy's: JAX compiles a function for the random numbers of each new shape, which takes most of a test's time."""
+
+    def __init__(self, mean=0.0, stddev=0.05):
+        self.stddev = stddev
+
+    def __call__(self, shape, dtype=None):
+        return ops.convert_to_tensor(np.random.default_rng(0).normal(0, self.stddev, shape), dtype)
+
+    def get_config(self):
+        return {"stddev": self.stddev}
+
+
+@contextlib.contextmanager
+def small_networks(*modules):
+    """Let the small networks be found by name, and built by name from these modules."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, network in TINY.items():
+            patch.setitem(NETWORKS, name, network)
+            for module in modules:
+                patch.setattr(module, name, networks._builder(name), raising=False)
+        if BACKEND == "jax":
+            patch.setattr(keras.initializers, "RandomNormal", Normal)
+        yield
 
 
 def build(name, /, **options):
