@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import keras
@@ -50,10 +51,12 @@ GLOBAL_POOLS = {
 class ECANetwork(keras.Model):
     """A functional model that knows which network it is; what it holds and does is in its graph.
 
-    `arch` is kept in its config. A clone, or what surgery makes of it, is known by its name or its tensors instead.
+    `arch` and a `preprocessing` that was set are kept in its config. A clone, or what surgery makes of it, is known by
+    its name or its tensors instead.
     """
 
     arch: str | None = None
+    prepared: dict[str, Any] | None = None
 
     @property
     def network(self) -> Network:
@@ -64,7 +67,13 @@ class ECANetwork(keras.Model):
     @property
     def preprocessing(self) -> Preprocessing:
         """How images are prepared for the released weights."""
-        return preprocessing_of(self.network.name)
+        if not self.prepared:
+            return preprocessing_of(self.network.name)
+        return Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.prepared.items()})
+
+    @preprocessing.setter
+    def preprocessing(self, value: Preprocessing) -> None:
+        self.prepared = asdict(value)
 
     @property
     def kernel_sizes(self) -> tuple[int, ...]:
@@ -80,15 +89,16 @@ class ECANetwork(keras.Model):
         return super().__call__(x, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "arch": self.arch}
+        prepared = dict(self.prepared) if self.prepared else None
+        return {**super().get_config(), "arch": self.arch, "prepared": prepared}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "ECANetwork":
         config = dict(config)
-        arch = config.pop("arch", None)
+        arch, prepared = config.pop("arch", None), config.pop("prepared", None)
         with _deep_graph():
             model: ECANetwork = super().from_config(config, custom_objects)
-        model.arch = arch
+        model.arch, model.prepared = arch, prepared
         return model
 
 

@@ -236,7 +236,7 @@ def write_checkpoint(
         return
     state = {key: _tensor(checkpoint.weights[name], shape) for name, (key, shape) in stored.items()}
     with whole_file(path) as file:
-        watched = _Watched(file)
+        watched: Any = _Watched(file)
         try:
             torch.save({"state_dict": state, "arch": checkpoint.found.network.name, OURS: texts}, watched)
         except RuntimeError:
