@@ -1,8 +1,10 @@
 """Files that Keras wrote of a network, read without making anything of them but arrays; and written."""
 
+import contextlib
 import io
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
@@ -13,8 +15,10 @@ from typing import Any
 import h5py  # type: ignore[import-untyped]  # it has none
 import keras
 import numpy as np
+from keras.src.backend.common import global_state  # without a public name
 
-from eca_multi._checkpoints import Checkpoint, CheckpointError, take
+from eca_multi._checkpoints import Checkpoint, CheckpointError, check_metadata, take
+from eca_multi._files import whole_file
 
 from . import networks
 from ._network_weights import VARIABLES, canonical_view, names_in, native_view
@@ -187,7 +191,9 @@ def _incomplete(name: str, reason: str) -> CheckpointError:
     )
 
 
-def write_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
+def write_checkpoint(
+    checkpoint: Checkpoint, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a network's weights to a `.keras` or `.weights.h5` file, whole or not at all.
 
     `keras.saving.load_model` makes the network of a `.keras` file, once `eca_multi.keras` is imported, and a network's
@@ -210,40 +216,48 @@ def write_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike[str], metad
         >>> read_checkpoint("model.keras").facts["source"]
         'mine'
     """
-    target = Path(os.path.realpath(path))
-    if not target.name.endswith(SUFFIXES):
-        raise ValueError(f"path must end in .keras or .weights.h5. Received: {os.fspath(path)!r}. Rename it.")
-    texts = dict(metadata)
-    if not all(isinstance(text, str) for item in texts.items() for text in item):
-        raise TypeError(f"metadata must be strings by name. Received: {texts!r}. Convert them with str.")
-    with TemporaryDirectory(prefix=".eca-", dir=target.parent) as folder:
-        weights = Path(folder, "model.weights.h5")
+    name = os.fspath(path)
+    if not name.endswith(SUFFIXES):
+        raise ValueError(f"path must end in .keras or .weights.h5. Received: {name!r}. Rename it.")
+    texts = check_metadata(metadata)
+    with TemporaryDirectory(prefix=".eca-", dir=Path(os.path.realpath(path)).parent) as folder:
+        weights = Path(folder, WEIGHTS)
         config = _skeleton(checkpoint, weights)
         with h5py.File(weights, "r+") as content:
-            for name, kind, dataset in _datasets(content["layers"]):
-                dataset[...] = native_view(kind, checkpoint.weights[name])
+            for key, kind, dataset in _datasets(content["layers"]):
+                dataset[...] = native_view(kind, checkpoint.weights[key])
             content.attrs[OURS] = json.dumps(texts)
-        if target.name.endswith(".keras"):
-            written = Path(folder, "model.keras")
-            with zipfile.ZipFile(written, "w") as archive:
-                archive.writestr(METADATA, json.dumps(_versions()))
-                archive.writestr(CONFIG, config)
-                archive.write(weights, WEIGHTS)
-        else:
-            written = weights
-        with open(written, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(written, target)
+        with whole_file(path) as file:
+            if name.endswith(".keras"):
+                with zipfile.ZipFile(file, "w") as archive:
+                    archive.writestr(METADATA, json.dumps(_versions()))
+                    archive.writestr(CONFIG, config)
+                    archive.write(weights, WEIGHTS)
+            else:
+                with open(weights, "rb") as made:
+                    shutil.copyfileobj(made, file, 1 << 20)
 
 
 def _skeleton(checkpoint: Checkpoint, path: Path) -> str:
     """Let Keras write the file of a fresh network, whose places are then filled; return the network's config."""
     dtype = np.result_type(*(array.dtype for array in checkpoint.weights.values()))
     build: Callable[..., Any] = getattr(networks, checkpoint.found.network.name)
-    model = build(**checkpoint.found.options, dtype=dtype.name)
-    model.save_weights(path)
-    text: str = model.to_json()
+    with _nothing_allocated():
+        model = build(**checkpoint.found.options, dtype=dtype.name)
+        model.save_weights(path)
+        text: str = model.to_json()
     return text
+
+
+@contextlib.contextmanager
+def _nothing_allocated() -> Iterator[None]:
+    """Let variables have no values, but for the moment in which one is asked for: a network is as large as its file."""
+    pending = global_state.get_global_attribute("uninitialized_variables")
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", pending)
 
 
 def _versions() -> dict[str, str]:
