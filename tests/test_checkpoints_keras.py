@@ -319,10 +319,7 @@ def test_options_are_kept(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_dtypes_are_kept(tmp_path, dtype):
-    """But where JAX has no float64."""
     weights = {key: array.astype(dtype) for key, array in arrays_of("tiny_basic", num_classes=2).items()}
-    if dtype == "float64" and BACKEND == "jax":
-        pytest.skip("JAX has float64 only where it was switched on")
     write_checkpoint(take(weights), tmp_path / "model.weights.h5", {})
     checkpoint = read_checkpoint(tmp_path / "model.weights.h5")
     assert_same(checkpoint, weights)

@@ -242,20 +242,24 @@ def _skeleton(checkpoint: Checkpoint, path: Path) -> str:
     """Let Keras write the file of a fresh network, whose places are then filled; return the network's config."""
     dtype = np.result_type(*(array.dtype for array in checkpoint.weights.values()))
     build: Callable[..., Any] = getattr(networks, checkpoint.found.network.name)
-    with _nothing_allocated():
+    with _nothing_allocated() as scope:
         model = build(**checkpoint.found.options, dtype=dtype.name)
+        for variable in model.variables:
+            zeros = np.broadcast_to(np.zeros((), variable.dtype), variable.shape)  # of one number
+            scope.add_update((variable, zeros))
         model.save_weights(path)
         text: str = model.to_json()
     return text
 
 
 @contextlib.contextmanager
-def _nothing_allocated() -> Iterator[None]:
-    """Let variables have no values, but for the moment in which one is asked for: a network is as large as its file."""
+def _nothing_allocated() -> Iterator[Any]:
+    """Give a scope in which variables are made without values: a network is as large as its file."""
     pending = global_state.get_global_attribute("uninitialized_variables")
+    global_state.set_global_attribute("uninitialized_variables", [])
     try:
-        with keras.StatelessScope(initialize_variables=False):
-            yield
+        with keras.StatelessScope(initialize_variables=False) as scope:
+            yield scope
     finally:
         global_state.set_global_attribute("uninitialized_variables", pending)
 
