@@ -48,14 +48,14 @@ def original(weights, path: Path, **more) -> None:
     """What the original ECANet's main.py saves: under DataParallel, with an optimizer's state beside the weights."""
     model = torch_model(weights)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
-    state = {f"module.{name}": value for name, value in model.state_dict().items()}
+    state = {f"module.{name}": value.clone() for name, value in model.state_dict().items()}
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()  # makes the momentum
     content = {
         "epoch": 100,
         "arch": "se_resnet50",  # what users report to stand there
-        "state_dict": {name: value.clone() for name, value in state.items()},
+        "state_dict": state,
         "best_prec1": torch.tensor(70.5),
         "optimizer": optimizer.state_dict(),
     }

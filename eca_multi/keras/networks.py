@@ -69,7 +69,8 @@ class ECANetwork(keras.Model):
         """How images are prepared for the released weights."""
         if not self.prepared:
             return preprocessing_of(self.network.name)
-        return Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.prepared.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.prepared.items()}
+        return Preprocessing(**fields)
 
     @preprocessing.setter
     def preprocessing(self, value: Preprocessing) -> None:
