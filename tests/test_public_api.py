@@ -33,7 +33,7 @@ PACKAGES = {
 MODULES = {
     "eca_multi.plan": ["ECAEntry", "ECAPlan", "Skipped"],  # its errors are raised, not made
     "eca_multi.reference": ["backward", "forward"],
-    "eca_multi.convert": ["load_file", "save_file"],
+    "eca_multi.convert": ["ConversionReport", "convert", "load_file", "read_checkpoint", "save_file"],
 }
 
 

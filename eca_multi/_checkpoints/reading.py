@@ -24,11 +24,26 @@ def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, ke
         arch: Name of the network, where it is known.
         key: Where in a file of torch the weights are; None looks in the usual places.
 
+    Returns:
+        `weights`, canonical and by name; `found`, the network and how it must be built (`found.options` are the
+        builder's keywords); `facts`, what the file says of itself.
+
     Raises:
         ImportError: If the framework that wrote it is not installed.
         OSError: If it cannot be read.
         CheckpointError: If it is no complete checkpoint, holds what would run code, or is of no known network.
         TypeError, ValueError: If `arch` is no network's name, or a tensor is not of floating point or not finite.
+
+    Example:
+        >>> import torch
+        >>> from eca_multi.convert import read_checkpoint
+        >>> from eca_multi.torch import eca_resnet18
+        >>> torch.save({"state_dict": eca_resnet18(num_classes=10).state_dict(), "epoch": 3}, "model.pth.tar")
+        >>> checkpoint = read_checkpoint("model.pth.tar")
+        >>> checkpoint.found.network.name, checkpoint.found.kernel_sizes, checkpoint.facts["epoch"]
+        ('eca_resnet18', (3, 3, 5, 5, 7, 7, 7, 7), '3')
+        >>> checkpoint.weights["layer1.0.eca.weight"].shape
+        (3,)
     """
     return read_kind(detect(path), path, arch, key=key)
 

@@ -56,8 +56,8 @@ def from_pretrained(
         >>> Path("mine").mkdir()
         >>> save_file(to_canonical(eca_resnet18(num_classes=10)), "mine/model.safetensors")
         >>> model = from_pretrained("mine", num_classes=3)
-        >>> model.num_classes, model.preprocessing.size
-        (3, 224)
+        >>> model.output_shape, model.preprocessing.size
+        ((None, 3), 224)
     """
     hub = Hub(revision, cache_dir, local_files_only, token, endpoint)
     found = find_pretrained(name, hub, num_classes=num_classes, features_only=features_only, global_pool=global_pool)
