@@ -397,6 +397,8 @@ def test_what_a_model_knows(small):
     assert small.network is TINY["tiny_basic"]
     assert small.preprocessing.size == 224
     assert small.kernel_sizes == (3, 5, 5)
+    assert small.num_classes == 3
+    assert build("tiny_mobile", features_only=True).num_classes == 0
     assert ours.ecaresnet26t.__name__ == "ecaresnet26t"
     named = build("tiny_basic", num_classes=3, name="mine")
     assert named.name == "mine"

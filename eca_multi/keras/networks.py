@@ -81,13 +81,19 @@ class ECANetwork(keras.Model):
         """The size of each ECA, in order."""
         return tuple(layer.kernel.shape[0] for layer in self.layers if isinstance(layer, ECA))
 
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def num_classes(self) -> int:
+        """0 where there is no classifier."""
+        name = layer_name(self.network.classifier)
+        return next((layer.units for layer in self.layers if layer.name == name), 0)
+
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         # Before Keras adds or drops an axis itself, so that the errors read as in every framework.
-        if hasattr(x, "shape"):
+        if hasattr(inputs, "shape"):
             axis = 1 if any(getattr(layer, "data_format", "") == "channels_first" for layer in self.layers) else -1
             expected = self.inputs[0].shape
-            check_input(x.shape, expected[axis], len(expected) - 2, axis)
-        return super().__call__(x, *args, **kwargs)
+            check_input(inputs.shape, expected[axis], len(expected) - 2, axis)
+        return super().__call__(inputs, *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         prepared = dict(self.prepared) if self.prepared else None
