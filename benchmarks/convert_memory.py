@@ -32,8 +32,8 @@ SUFFIXES = {
     "nnx": ".msgpack",
 }
 PAIRS = (
-    "canonical-canonical", "original-canonical", "torch-canonical", "canonical-torch", "torch-keras", "canonical-keras", "keras-torch",
-    "torch-linen", "torch-nnx", "linen-torch", "nnx-torch",
+    "canonical-canonical", "original-canonical", "torch-canonical", "canonical-torch", "torch-keras", "canonical-keras",
+    "keras-torch", "torch-linen", "torch-nnx", "linen-torch", "nnx-torch",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib import import_module
 from pathlib import Path
@@ -368,6 +369,14 @@ def test_a_list_of_kernel_sizes_of_the_wrong_length(weights):
         kernel_sizes(network_of(weights, "eca_multi.torch").network, [3] * 9)
 
 
+@pytest.mark.parametrize(
+    "value", [torch.empty(5, device="meta"), torch.eye(5).to_sparse()], ids=["without values", "sparse"]
+)
+def test_tensors_that_are_no_plain_numbers(tmp_path, weights, value):
+    torch.save({**torch_model(weights).state_dict(), "fc.bias": value}, tmp_path / "model.pth")
+    refused(tmp_path, tmp_path / "model.pth", "path must name a complete file.*tensors that are not stored as numbers")
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_not_finite(tmp_path, weights, value):
     state = torch_model(weights).state_dict()
@@ -400,6 +409,12 @@ def test_other_archives_and_folders(tmp_path):
     refused(tmp_path, tmp_path / "folder", "a folder without orbax's _METADATA")
     (tmp_path / "folder" / "_METADATA").write_text("{")
     refused(tmp_path, tmp_path / "folder", "orbax's _METADATA is broken")
+
+
+def test_a_tar_archive(tmp_path, files):
+    with tarfile.open(tmp_path / "model.pth.tar", "w") as archive:
+        archive.add(files("timm"), "model.pth")
+    refused(tmp_path, tmp_path / "model.pth.tar", "a tar archive: take the checkpoint out of it")
 
 
 def test_wrong_arguments(tmp_path, files, weights):
@@ -462,6 +477,20 @@ def test_a_disk_that_fills_midway(tmp_path, files, to, suffix):
     assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+# --- memory --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process its largest resident set")
+def test_memory_is_at_most_one_and_a_half_files():
+    script = Path(__file__).parents[1] / "benchmarks" / "convert_memory.py"
+    run = [sys.executable, script, "--arch", "eca_resnet50", "--pairs", "torch-canonical", "canonical-torch"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=200, check=True)
+    shares = [float(line.split("|")[-2]) for line in done.stdout.splitlines()[2:]]
+    assert len(shares) == 2
+    assert all(0.5 < share <= 1.5 for share in shares), done.stdout
 
 
 # --- the command line ----------------------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ def detect(path: str | os.PathLike[str]) -> str:
         return "torch"
     if key := _first_key(start):
         return _flax([key])
+    if start[257:262] == b"ustar":
+        raise _unknown(name, "a tar archive: take the checkpoint out of it")
     if name.endswith(_PICKLES):  # its reader says best what is wrong with it
         return "torch"
     looks = next((text for sign, text in _MISTAKEN.items() if sign and start.startswith(sign)), "of another format")

@@ -75,8 +75,8 @@ def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, ke
     try:
         arrays = {key: _array(value, data) for key, value in state.items() if not key.endswith("num_batches_tracked")}
         facts = _facts(content, found_key, data)
-    except (ValueError, TypeError) as error:
-        raise _incomplete(name, str(error)) from error
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:  # without values, sparse, out of the file
+        raise _incomplete(name, f"tensors that are not stored as numbers, {error}") from error
     return take(arrays, arch, facts)
 
 
