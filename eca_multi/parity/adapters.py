@@ -10,6 +10,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 
+def unsupported(known: Mapping[str, str], check: str, dtype: str) -> str | None:
+    """Return why an adapter cannot do a check in a dtype, from its `unsupported`; None if it can."""
+    return known.get(check) or known.get(dtype) or known.get(f"{check} {dtype}")
+
+
 class Adapter:
     """The base of all adapters; subclass one of the frameworks'.
 
@@ -21,7 +26,7 @@ class Adapter:
             every weight and state of the specification; None leaves a counter or a seed out. None for the whole map
             means equal names and orders.
         taps: Tap -> native name of the sub-layer whose output it is. The alternative is `tap` within the layer.
-        unsupported: Check -> reason, for what this adapter cannot do.
+        unsupported: Check, dtype, or both ("input_grad float16") -> reason, for what this adapter cannot do.
     """
 
     engine: ClassVar[str] = ""

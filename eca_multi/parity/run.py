@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from ._axes import SpecError
+from .adapters import unsupported
 from .budget import DTYPES
-from .compare import Verdict
+from .compare import Judgement, Verdict
 from .investigate import investigate, measure_power, take_fingerprint
 from .jobs import Job, Outputs, pack_job
 from .judging import Judge, Solution, check_finite, unavailable
 from .plan import CHECKS, DEFAULT_CHECKS, Task, check_names, tasks
 from .pool import Message, Pool
-from .report import Report, RunnerState
+from .report import Cell, Report, RunnerState
 from .results import load, solution_of, write_arrays
 from .runners import Runner, UsageError, find_runners, reference_of, refuse_in_worker
 from .spec import Spec
@@ -352,11 +353,18 @@ class Session:
         solution = self.solutions[task.oracle] if task.oracle else {}
         note = content.get("note", "")  # whose optimizer, and where it is not the textbook's
         found = self.judge.cells(runner.name, task, results, solution)
-        cells += [replace(cell, reason=note) for cell in found] if note else found
+        cells += [replace(cell, reason=note) if note else self._excused(cell) for cell in found]
         if task.do == "train":
             trained = self.judge.trajectory(runner.name, task, results, solution)
             own = f"{trained.optimizer}, native" if note else trained.optimizer
             self.report.trajectories.append(replace(trained, optimizer=own))
+
+    def _excused(self, cell: Cell) -> Cell:
+        """The cell, or what the adapter says that it cannot do: one evaluation serves several checks."""
+        reason = unsupported(self.unsupported.get(cell.runner, {}), cell.check, cell.dtype)
+        if reason is None:
+            return cell
+        return replace(cell, judgement=Judgement(Verdict.UNSUPPORTED), budget="", reason=reason)
 
     def _tell(self, what: str) -> None:
         if self.progress is not None:

@@ -20,6 +20,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ._axes import SpecError
+from .adapters import unsupported
 from .engines import ENGINES, REFERENCES
 from .engines.base import Unsupported
 from .jobs import Job, Outputs, unpack_job
@@ -102,7 +103,8 @@ def answer_all(engine: Any, requests: Sequence[Request], send: Send) -> None:
 
 
 def _refused(engine: Any, request: Request, send: Send) -> bool:
-    reason = engine.adapter.unsupported.get(request.get("check"))
+    dtype = request.get("job", {}).get("dtype", "")
+    reason = unsupported(engine.adapter.unsupported, request.get("check", ""), dtype)
     if reason:
         send({"id": request["id"], "unsupported": reason})
     return bool(reason)

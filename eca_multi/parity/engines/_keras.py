@@ -25,10 +25,10 @@ def build(adapter: Adapter, job: Job, inputs: Native) -> Any:
     keras.config.set_dtype_policy(_policy(job))
     settings = job.settings()
     layer = adapter.build(settings)
-    for name, path in adapter.taps.items():
+    adapter.call(layer, {name: ops.convert_to_tensor(array) for name, array in inputs.items()}, settings)
+    for name, path in adapter.taps.items():  # some layers make their sub-layers at their first call
         if name in job.taps:
             _tap_output(_sublayer(adapter, layer, path), name)
-    adapter.call(layer, {name: ops.convert_to_tensor(array) for name, array in inputs.items()}, settings)
     return layer
 
 

@@ -12,7 +12,7 @@ from eca_multi.parity.taps import Recorder
 
 from ._noise import RoundingNoise, budget
 from ._torch import TorchEngine
-from .base import Native
+from .base import Native, Slot
 
 Solved = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -22,23 +22,38 @@ class TorchReference(TorchEngine):
 
     kind = "stochastic"
     _backward: Native
+    _narrows = False
 
     def solve(self, job: Job, samples: int = 16) -> Solved:
         """Return the reference and the error E of each result; a tap in `job.given` is put in the tap's place."""
-        wide, levels = replace(job, dtype="float64", param_dtype=""), rounding(job.dtype)
+        wide, levels = self._widened(job), rounding(job.dtype)
         values, errors = budget(lambda: self._tensors(wide), levels.u, U_ACC, levels.tiny, samples=samples)
         return {name: (values[name], errors[name]) for name in values}
 
     def exact(self, job: Job) -> dict[str, np.ndarray]:
         """Return the reference alone."""
-        wide = replace(job, dtype="float64", param_dtype="")
+        wide = self._widened(job)
         return {name: tensor.numpy() for name, tensor in self._tensors(wide).items()}
 
     def perturbed(self, job: Job, seed: int) -> dict[str, np.ndarray]:
         """Return one re-run with rounding noise."""
-        wide, levels = replace(job, dtype="float64", param_dtype=""), rounding(job.dtype)
+        wide, levels = self._widened(job), rounding(job.dtype)
         with RoundingNoise(levels.u, U_ACC, levels.tiny, torch.Generator().manual_seed(seed)):
             return {name: tensor.numpy() for name, tensor in self._tensors(wide).items()}
+
+    def _widened(self, job: Job) -> Job:
+        self._narrows = job.parameters != job.dtype
+        return replace(job, dtype="float64", param_dtype="")
+
+    def load(self, job: Job) -> tuple[torch.nn.Module, dict[str, Slot], Native]:
+        """Where parameters are wider than what is computed in, they are rounded first: each re-run does so too."""
+        layer, slots, native = super().load(job)
+        if self._narrows:
+            with torch.no_grad():
+                for name, slot in slots.items():
+                    if slot.name in job.weights:
+                        native[name].mul_(1.0)  # gets the noise of one rounding
+        return layer, slots, native
 
     def _tensors(self, job: Job) -> dict[str, torch.Tensor]:
         self._backward = {}

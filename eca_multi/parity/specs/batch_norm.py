@@ -3,8 +3,8 @@
 The frameworks disagree about three things. eps is 1e-5 in torch and Flax and 1e-3 in Keras. A momentum of 0.1 in torch
 is one of 0.9 in Keras and Flax, where the default is 0.99. And the running variance is that of the sample, divided by n
 - 1, in torch, and that of the batch, divided by n, elsewhere. `SPEC` sets the first two and keeps the variance of the
-batch; `DEFAULTS` leaves all three alone. Flax's layers compute in float32 here: in bfloat16 nnx adds up the gradient of
-the bias in bfloat16, as `bf16_gate:BIAS` shows.
+batch; `DEFAULTS` leaves all three alone. Flax's layers compute in float32 here, and linen's gets its input in float32,
+since it casts nothing at inference. In bfloat16 both add up the gradient of the bias in bfloat16: see `bf16_gate:BIAS`.
 """
 
 from collections.abc import Mapping
@@ -99,7 +99,7 @@ class Linen(LinenAdapter):
         return nn.BatchNorm(use_running_average=not config["training"], **options)
 
     def call(self, layer: Any, inputs: Mapping[str, Any], config: Config) -> Any:
-        return layer(inputs["x"]).astype(config["dtype"])
+        return layer(inputs["x"].astype("float32")).astype(config["dtype"])
 
 
 class Nnx(NnxAdapter):

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from eca_multi._networks import NETWORKS, STATISTICS, find
-from eca_multi.parity.adapters import KerasAdapter, TorchAdapter
+from eca_multi.parity.adapters import Adapter, KerasAdapter, TorchAdapter
 from eca_multi.parity.runners import Runner
 from eca_multi.parity.spec import Case, Spec
 
@@ -53,7 +53,7 @@ class Torch(TorchAdapter):
         return found
 
 
-class ChannelsLast:
+class ChannelsLast(Adapter):
     """How a network is held by the frameworks whose channels come last; kernels are (*S, in, out)."""
 
     layout = f"N * {CHANNELS}"
