@@ -47,10 +47,15 @@ def child(source: str, target: str, to: str) -> None:
             import_module(MODULES[kind])
     Path("/proc/self/clear_refs").write_text("5")  # the largest resident set is counted from here
     before = resident("VmRSS")
-    start = time.perf_counter()
-    convert(source, target, to=to)
-    seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "bytes": resident("VmHWM") - before}))
+    times: dict[tuple[str, bool], float] = {}
+    start = now()
+    convert(source, target, to=to, progress=lambda step, done, total: times.update({(step, bool(done)): now()}))
+    seconds = {"seconds": now() - start, "reading": times["read", True] - times["read", False]}
+    print(json.dumps({**seconds, "bytes": resident("VmHWM") - before}))
+
+
+def now() -> float:
+    return time.perf_counter()
 
 
 def write_original(source: str, target: str) -> None:
@@ -79,7 +84,7 @@ def table(arch: str, pairs: list[str]) -> None:
     rng = np.random.default_rng(0)
     listed = tensors(find(arch))
     weights = {name: rng.random(tensor.shape, np.float32) + 0.5 for name, tensor in listed.items()}
-    print(f"| from | to | file, MiB | seconds | memory, MiB | memory / file |\n{'|---' * 6}|")
+    print(f"| from | to | file, MiB | seconds | of it reading | memory, MiB | memory / file |\n{'|---' * 7}|")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sources = {"canonical": folder / "canonical.safetensors"}
@@ -95,7 +100,7 @@ def table(arch: str, pairs: list[str]) -> None:
             took = measure(sources[origin], target, to)
             target.unlink()
             cells = (
-                origin, to, f"{size / 2**20:.0f}", f"{took['seconds']:.1f}", f"{took['bytes'] / 2**20:.0f}",
+                origin, to, f"{size / 2**20:.0f}", f"{took['seconds']:.1f}", f"{took['reading']:.1f}", f"{took['bytes'] / 2**20:.0f}",
                 f"{took['bytes'] / size:.2f}",
             )  # fmt: skip
             print(f"| {' | '.join(cells)} |", flush=True)

@@ -39,7 +39,7 @@ def test_code_runs(page, tmp_path, monkeypatch):
     walk = {}
     for number, code in enumerate(BLOCK.findall(page.read_text())):
         name = f"{page.name}, block {number + 1}"
-        names = walk if page.stem.startswith("surgery") else {}
+        names = walk if page.stem.startswith(("surgery", "networks")) else {}
         names["__name__"] = name
         exec(compile(code, name, "exec"), names)
 
