@@ -100,8 +100,8 @@ def table(arch: str, pairs: list[str]) -> None:
             took = measure(sources[origin], target, to)
             target.unlink()
             cells = (
-                origin, to, f"{size / 2**20:.0f}", f"{took['seconds']:.1f}", f"{took['reading']:.1f}", f"{took['bytes'] / 2**20:.0f}",
-                f"{took['bytes'] / size:.2f}",
+                origin, to, f"{size / 2**20:.0f}", f"{took['seconds']:.1f}", f"{took['reading']:.1f}",
+                f"{took['bytes'] / 2**20:.0f}", f"{took['bytes'] / size:.2f}",
             )  # fmt: skip
             print(f"| {' | '.join(cells)} |", flush=True)
 

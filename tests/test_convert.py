@@ -547,6 +547,14 @@ def test_a_framework_that_is_not_installed(tmp_path, files):
     assert done.stderr.strip().endswith('Run: pip install "eca-multi[torch]"')
 
 
+def test_the_page_lists_what_can_be_written():
+    page = (Path(__file__).parents[1] / "docs" / "checkpoints.md").read_text()
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+    for to, suffixes in TARGETS.items():
+        listed = " ".join(row[2] for row in rows if f"`{to}`" in row[1])
+        assert all(f"`{suffix}`" in listed for suffix in suffixes), to
+
+
 def test_the_table_of_readers_names_modules_that_are_there():
     from eca_multi._checkpoints import MODULES
 
