@@ -1,13 +1,8 @@
 """Checkpoints that torch wrote, read without running anything that is in them; and written."""
 
-import argparse
 import os
-import re
 import warnings
-import zipfile
 from collections.abc import Mapping
-from pickle import UnpicklingError
-from pickletools import genops
 from typing import IO, Any
 
 import numpy as np
@@ -26,10 +21,12 @@ from eca_multi._files import whole_file
 from eca_multi._networks import Tensor
 
 from ._network_weights import native_name
+from ._restricted_load import array_of, incomplete, load
 
 # Where training scripts keep the weights beside an optimizer's state, in the order in which they are looked for.
 KEYS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
 SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")
+_COUNTER = "num_batches_tracked"
 OURS = "eca_multi"  # the key in a file under which stands what is said of the weights
 
 
@@ -68,89 +65,14 @@ def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, ke
         start = file.read(9)
     if start[8:] == b"{" and detect(path) == "safetensors":
         return read_kind("safetensors", path, arch)
-    zipped = start[:4] == b"PK\x03\x04"
-    content = _load(name, zipped)
-    data = np.memmap(name, np.uint8, "r") if zipped else None
-    state, found_key = _state_dict(content, key, name)
+    content, data = load(name)
+    state, place = _state_dict(content, key, name)
     try:
-        arrays = {key: _array(value, data) for key, value in state.items() if not key.endswith("num_batches_tracked")}
-        facts = _facts(content, found_key, data)
+        arrays = {entry: array_of(value, data) for entry, value in state.items() if not entry.endswith(_COUNTER)}
+        facts = _facts(content, place, data)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:  # without values, sparse, out of the file
-        raise _incomplete(name, f"tensors that are not stored as numbers, {error}") from error
+        raise incomplete(name, f"tensors that are not stored as numbers, {error}") from error
     return take(arrays, arch, facts)
-
-
-def _load(name: str, zipped: bool) -> Any:
-    try:
-        if zipped:
-            _check_archive(name)
-        # A namespace of training options and NumPy's numbers hold no code and are often there.
-        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the format's age
-            return torch.load(name, map_location="meta" if zipped else "cpu", weights_only=True)
-    except zipfile.BadZipFile as error:
-        raise _incomplete(name, str(error)) from error
-    except UnpicklingError as error:
-        raise _refused(name, str(error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
-        raise _incomplete(name, str(error).split(". ")[0] or type(error).__name__) from error
-
-
-def _check_archive(name: str) -> None:
-    """Compare the checksums, which torch does not when it maps a file."""
-    with zipfile.ZipFile(name) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise zipfile.BadZipFile("compressed, which torch never does")
-        for entry in entries if any(entry.CRC for entry in entries) else ():  # torch can be told to write none
-            with archive.open(entry) as member:
-                while member.read(1 << 20):  # to the end: that is where it is compared
-                    pass
-
-
-def _harmless() -> list[Any]:
-    scalar: Any = np.float64(0).__reduce__()[0]
-    kinds = {type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)}
-    old = [(scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]
-    return [argparse.Namespace, np.dtype, *kinds, *old]
-
-
-def _refused(name: str, reason: str) -> CheckpointError:
-    """The error for a file that the restricted unpickler does not read: name what it would call, if it says so."""
-    match = re.search(r"(?:GLOBAL|[Uu]nsupported (?:global|class)|function)[: ]+(?:GLOBAL )?(\w+(?:\.\w+)+)", reason)
-    called = [match[1]] if match else _called(name)
-    if called:
-        return CheckpointError(
-            f"path must name a file of tensors. Received: {name!r}, which would call {' and '.join(called)}. "
-            "Nothing of it was run. Save the state dict instead of the model, or take a .safetensors file."
-        )
-    match = re.search(r"WeightsUnpickler error: (.*)", reason)
-    return _incomplete(name, match[1].strip() if match else "not a file of torch's")
-
-
-def _called(name: str) -> list[str]:
-    """What a bare pickle names: its opcodes are listed, none is carried out."""
-    found: list[str] = []
-    strings: list[str] = []
-    with open(name, "rb") as file:
-        try:
-            for opcode, argument, _ in genops(file):
-                if opcode.name == "STACK_GLOBAL":
-                    found.append(".".join(strings[-2:]))
-                elif opcode.name == "GLOBAL":
-                    found.append(str(argument).replace(" ", "."))
-                elif isinstance(argument, str):
-                    strings.append(argument)
-        except ValueError:  # no pickle
-            return []
-    return sorted(set(found))
-
-
-def _incomplete(name: str, reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"path must name a complete file that torch.save wrote. Received: {name!r} ({reason}). "
-        "Copy the file again; a .pth.tar is not a tar archive and must not be unpacked."
-    )
 
 
 def _state_dict(content: Any, key: str | None, name: str) -> tuple[Mapping[str, torch.Tensor], str]:
@@ -170,27 +92,13 @@ def _is_entry(name: Any, value: Any) -> bool:
     return isinstance(name, str) and isinstance(value, torch.Tensor)
 
 
-def _array(value: torch.Tensor, data: np.ndarray | None) -> np.ndarray:
-    """Return a tensor's values: of an archive, where they stand in the file."""
-    if data is None:
-        value = value.detach()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    half = value.dtype == torch.bfloat16
-    dtype = np.dtype("<u2" if half else str(value.dtype).removeprefix("torch."))
-    # The offset is in torch's notes on serialization.
-    offset = getattr(value.untyped_storage(), "_checkpoint_offset") + value.storage_offset() * dtype.itemsize  # noqa: B009  (not in torch's types)
-    strides = [step * dtype.itemsize for step in value.stride()]
-    array: np.ndarray = np.ndarray(tuple(value.shape), dtype, data, offset, strides)
-    return (array.astype("<u4") << 16).view("<f4") if half else array
-
-
 def _facts(content: Mapping[str, Any], key: str, data: np.ndarray | None) -> dict[str, str]:
     """What stands beside the weights in one number or word: epoch, architecture, accuracy; and what we wrote."""
     facts = {"key": key} if key else {}
     if key:
         for name, value in content.items():
             if isinstance(value, torch.Tensor) and value.numel() == 1:
-                value = _array(value, data).item()
+                value = array_of(value, data).item()
             if isinstance(value, str | int | float) and len(str(value)) <= 200:
                 facts[str(name)] = str(value)
         ours = content.get(OURS)
