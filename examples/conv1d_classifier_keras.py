@@ -18,10 +18,10 @@ def conv1d_classifier(channels: int = 3, classes: int = 10) -> keras.Model:
         [
             keras.Input((None, channels)),
             layers.Conv1D(64, 3, padding="same", name="conv1"),
-            ECA(data_format="channels_last", name="eca1"),
+            ECA(name="eca1"),
             layers.ReLU(),
             layers.Conv1D(128, 3, padding="same", name="conv2"),
-            ECA(data_format="channels_last", name="eca2"),
+            ECA(name="eca2"),
             layers.ReLU(),
             layers.GlobalMaxPooling1D(),  # the largest value along the sequence fits every length; a flatten fits one
             layers.Dense(classes, name="dense"),

@@ -99,6 +99,7 @@ def test_every_kind_of_network(tmp_path, name, dims):
     assert (checkpoint.found.dims, checkpoint.found.in_channels, checkpoint.found.kernel_sizes[0]) == (dims, 2, 7)
 
 
+@(pytest.mark.slow if BACKEND == "jax" else pytest.mark.keras)
 def test_a_trained_network_and_a_clone(tmp_path, model):
     """An optimizer's state has arrays of the same shapes, and clones have other numbers in Keras's names."""
     clone = keras.models.clone_model(model)

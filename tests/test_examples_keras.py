@@ -33,7 +33,7 @@ def seeded():
 
 def test_the_classifier_takes_any_length(example, rng):
     model = example.conv1d_classifier()
-    for length in (1, 8, 101):
+    for length in (1, 101):
         assert model(rng.normal(size=(2, length, 3)).astype("float32")).shape == (2, 10)
 
 

@@ -165,7 +165,8 @@ def test_outputs_and_features_of_whole_networks_are_torchs(name):
 def test_feature_maps_alone(name):
     whole = build(name, features_only=True)
     backbone = build(name, num_classes=2)
-    weights = {key: array for key, array in to_canonical(backbone).items() if key in to_canonical(whole)}
+    weights = to_canonical(backbone)
+    weights = {key: weights[key] for key in to_canonical(whole)}
     x = images(1, 20, 21, 3, dtype="float32")
     found = run(from_canonical(whole, weights), x)
     expected = run(keras.Model(backbone.input, feature_maps(backbone)), x)
