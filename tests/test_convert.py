@@ -400,6 +400,24 @@ def test_what_is_no_checkpoint(tmp_path, data, match):
     refused(tmp_path, tmp_path / "model.safetensors", match)
 
 
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"\x82\xa6params\x80", "linen"),
+        (b"\x84\xa4step\x01\xa6params\x80", "linen"),  # a TrainState
+        (b"\x83\xa8layer1_0\x80", "nnx"),
+        (b"\xde\x00\x15\xa3bn1\x80", "nnx"),
+        (b"\xdf\x00\x00\x00\x15\xd9\x03bn1\x80", "nnx"),
+        (b"\x80\x04\x95\x00", "torch"),  # a bare pickle
+        (b"PK\x03\x04" + bytes(22) + b"\x0d\x00\x00\x00metadata.json", "keras"),  # of an archive, the start alone
+        (b"PK\x03\x04" + bytes(22) + b"\x0c\x00\x00\x00arc/data.pkl", "torch"),
+    ],
+)
+def test_what_wrote_a_file_is_read_from_its_start(tmp_path, data, kind):
+    (tmp_path / "file").write_bytes(data)
+    assert detect(tmp_path / "file") == kind
+
+
 def test_other_archives_and_folders(tmp_path):
     content = io.BytesIO()
     np.savez(content, a=np.ones(3))

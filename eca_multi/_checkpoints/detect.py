@@ -9,7 +9,7 @@ from typing import Any
 from .identify import CheckpointError
 
 _PICKLES = (".pth", ".pt", ".tar", ".bin", ".pkl", ".ckpt")
-_COLLECTIONS = ("params", "batch_stats")  # of a linen network's variables
+_LINEN = ("params", "batch_stats", "step", "opt_state")  # of a linen network's variables, or of a TrainState
 _MISTAKEN = {
     b"": "an empty file",
     b"\x1f\x8b": "compressed by gzip: unpack it",
@@ -95,7 +95,7 @@ def _tree_keys(folder: Path, place: Path) -> list[str]:
 
 
 def _flax(keys: list[str]) -> str:
-    return "linen" if keys and all(key in _COLLECTIONS for key in keys) else "nnx"
+    return "linen" if any(key in _LINEN for key in keys) else "nnx"
 
 
 def _unknown(name: str, looks: str) -> CheckpointError:
