@@ -141,7 +141,7 @@ def _datasets(layers: Any) -> Iterator[tuple[str, str, Any]]:
             continue
         layer = variables.attrs.get("name")
         if not isinstance(layer, str):
-            raise ValueError(f"layers/{key} has no name: written by Keras older than 3.7")
+            raise ValueError(f"layers/{key} has no name: written by an older Keras")
         cls, _, number = key.rpartition("_")
         cls = _CLASSES.get((cls if number.isdigit() else key).replace("_", ""), "")
         names = names_in(layer, cls, len(variables))
