@@ -458,6 +458,17 @@ def test_every_weight_learns():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a SavedModel is TensorFlow's")
+def test_exports_with_any_size(small, tmp_path):
+    import tensorflow as tf
+
+    small.export(tmp_path / "exported", verbose=False)
+    served = tf.saved_model.load(tmp_path / "exported").serve
+    x = images(3, 37, 29, 3, dtype="float32")
+    np.testing.assert_allclose(served(x).numpy(), run(small, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_the_deepest_network_is_built_and_read_again(tmp_path):
     """Its graph is deeper than Python lets a function call itself."""
     limit = sys.getrecursionlimit()
