@@ -10,16 +10,29 @@ from flax import core
 from flax.core import meta
 
 from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
+from eca_multi.flax._network_weights import (
+    STEMS,
+    Path,
+    flatten,
+    nest,
+    network_from_canonical,
+    network_to_canonical,
+)
+
+COLLECTIONS = ("params", "batch_stats")
 
 
 def to_canonical(layer_or_params: Mapping[str, Any]) -> Weights:
-    """Return the weights of an ECA layer as a canonical dict of NumPy arrays; a copy.
+    """Return the weights of an ECA layer or a network as a canonical dict of NumPy arrays; a copy.
 
     Args:
-        layer_or_params: The variables of an `ECA`, {"params": {"kernel": ...}}, or its {"kernel": ...} alone.
+        layer_or_params: The variables of an `ECA`, {"params": {"kernel": ...}}, or its {"kernel": ...} alone; or those
+            of a network of this package, {"params": ..., "batch_stats": ...}.
 
     Returns:
-        {"weight": array} of shape (k,), or (C, k) for ECA-NS; bfloat16 widened to float32.
+        {"weight": array} of shape (k,), or (C, k) for ECA-NS; of a network {name: array}, the running statistics
+        included. bfloat16 is widened to float32. Flax estimates a running variance by dividing by the number of values
+        n, torch by n - 1: the statistics are passed on as they are.
 
     Raises:
         TypeError: If it is neither. ValueError: If it holds other parameters too.
@@ -31,6 +44,8 @@ def to_canonical(layer_or_params: Mapping[str, Any]) -> Weights:
         >>> to_canonical(variables)["weight"].shape
         (3,)
     """
+    if _is_network(layer_or_params):
+        return network_to_canonical({path: _filled(leaf) for path, leaf in _leaves(layer_or_params).items()})
     kernel = meta.unbox(pick("linen", _params(layer_or_params)))
     if isinstance(kernel, jax.ShapeDtypeStruct):
         raise without_weight("variables from eval_shape", "Call init for real.")
@@ -41,7 +56,8 @@ def from_canonical(layer_or_params: Mapping[str, Any], weights: Mapping[str, np.
     """Return new variables (or parameters) with canonical weights, in the old ones' structure, dtype and sharding box.
 
     Args:
-        layer_or_params: The variables or parameters of an `ECA`, which are not changed.
+        layer_or_params: The variables or parameters of an `ECA`, or the variables of a network, which are not changed;
+            what `jax.eval_shape(model.init, ...)` returns will do.
         weights: As `to_canonical` of any framework returns.
 
     Raises:
@@ -53,12 +69,19 @@ def from_canonical(layer_or_params: Mapping[str, Any], weights: Mapping[str, np.
         >>> variables = ECA().init(jax.random.key(0), jnp.ones((2, 14, 14, 64)))
         >>> variables = from_canonical(variables, {"weight": np.array([0.1, 0.2, 0.3])})
     """
+    if _is_network(layer_or_params):
+        leaves = _leaves(layer_or_params)
+        new_leaves = network_from_canonical({path: meta.unbox(leaf) for path, leaf in leaves.items()}, weights)
+        loaded = {path: _boxed_like(leaves[path], jnp.asarray(array)) for path, array in new_leaves.items()}
+        variables: dict[str, Any] = dict(layer_or_params)
+        for collection in COLLECTIONS:
+            paths = [path for path, _ in flatten(layer_or_params[collection])]
+            variables[collection] = nest((path, loaded[path]) for path in paths)
+        return core.freeze(variables) if isinstance(layer_or_params, core.FrozenDict) else variables
     boxed = pick("linen", _params(layer_or_params))
     old = meta.unbox(boxed)
     new = jnp.array(unpack("linen", weights, old.shape, old.dtype.name), old.dtype)
-    if isinstance(boxed, meta.AxisMetadata):
-        new = boxed.replace_boxed(new)
-    params: dict[str, Any] = {NATIVE_NAMES["linen"]: new}
+    params: dict[str, Any] = {NATIVE_NAMES["linen"]: _boxed_like(boxed, new)}
     if "params" in layer_or_params:
         params = {**layer_or_params, "params": params}
     return core.freeze(params) if isinstance(layer_or_params, core.FrozenDict) else params
@@ -71,3 +94,24 @@ def _params(layer_or_params: Mapping[str, Any]) -> Mapping[str, Any]:
             f"Received: {type(layer_or_params).__name__}. A linen module holds no weights: pass what init returned."
         )
     return layer_or_params.get("params", layer_or_params)
+
+
+def _is_network(layer_or_params: Mapping[str, Any]) -> bool:
+    params = layer_or_params.get("params", {}) if isinstance(layer_or_params, Mapping) else {}
+    return isinstance(params, Mapping) and any(name in params for name in STEMS)
+
+
+def _leaves(variables: Mapping[str, Any]) -> dict[Path, Any]:
+    """The parameters and statistics by path, without the collection: no two have the same."""
+    return {path: leaf for name in COLLECTIONS for path, leaf in flatten(variables.get(name, {}))}
+
+
+def _filled(leaf: Any) -> Any:
+    leaf = meta.unbox(leaf)
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise without_weight("variables from eval_shape", "Call init for real.")
+    return leaf
+
+
+def _boxed_like(old: Any, new: jax.Array) -> Any:
+    return old.replace_boxed(new) if isinstance(old, meta.AxisMetadata) else new

@@ -11,6 +11,23 @@ except ModuleNotFoundError as error:
 
 from .layers import ECA as ECA
 from .layers import ECAParam as ECAParam
+from .networks import eca_mobilenet_v2 as eca_mobilenet_v2
+from .networks import eca_resnet18 as eca_resnet18
+from .networks import eca_resnet34 as eca_resnet34
+from .networks import eca_resnet50 as eca_resnet50
+from .networks import eca_resnet101 as eca_resnet101
+from .networks import eca_resnet152 as eca_resnet152
+from .networks import ecaresnet26t as ecaresnet26t
+from .networks import ecaresnet50d as ecaresnet50d
+from .networks import ecaresnet50d_pruned as ecaresnet50d_pruned
+from .networks import ecaresnet50t as ecaresnet50t
+from .networks import ecaresnet101d as ecaresnet101d
+from .networks import ecaresnet101d_pruned as ecaresnet101d_pruned
+from .networks import ecaresnet200d as ecaresnet200d
+from .networks import ecaresnet269d as ecaresnet269d
+from .networks import ecaresnetlight as ecaresnetlight
+from .networks import ecaresnext26t_32x4d as ecaresnext26t_32x4d
+from .networks import ecaresnext50t_32x4d as ecaresnext50t_32x4d
 from .surgery import base_state as base_state
 from .surgery import eca_parameters as eca_parameters
 from .surgery import eca_state as eca_state
@@ -29,8 +46,25 @@ __all__ = [
     "ECA",
     "ECAParam",
     "base_state",
+    "eca_mobilenet_v2",
     "eca_parameters",
+    "eca_resnet18",
+    "eca_resnet34",
+    "eca_resnet50",
+    "eca_resnet101",
+    "eca_resnet152",
     "eca_state",
+    "ecaresnet26t",
+    "ecaresnet50d",
+    "ecaresnet50d_pruned",
+    "ecaresnet50t",
+    "ecaresnet101d",
+    "ecaresnet101d_pruned",
+    "ecaresnet200d",
+    "ecaresnet269d",
+    "ecaresnetlight",
+    "ecaresnext26t_32x4d",
+    "ecaresnext50t_32x4d",
     "freeze_except_eca",
     "from_canonical",
     "infer_plan",

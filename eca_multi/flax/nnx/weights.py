@@ -1,7 +1,7 @@
 """Canonical weights in and out of Flax nnx."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -9,18 +9,25 @@ import numpy as np
 from flax import nnx
 
 from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
+from eca_multi.flax._network_weights import STEMS, Path, flatten, nest, network_from_canonical, network_to_canonical
 
 from .layers import ECA
+from .networks import ECANetwork
+
+Holder = ECA | ECANetwork | Mapping[str, Any]
+HELD = (nnx.Param, nnx.BatchStat)
 
 
-def to_canonical(layer_or_params: ECA | Mapping[str, Any]) -> Weights:
-    """Return the weights of an ECA layer as a canonical dict of NumPy arrays; a copy.
+def to_canonical(layer_or_params: Holder) -> Weights:
+    """Return the weights of an ECA layer or a network as a canonical dict of NumPy arrays; a copy.
 
     Args:
-        layer_or_params: An `ECA`, its `nnx.state`, or the pure dict of that.
+        layer_or_params: An `ECA` or a network of this package, its `nnx.state`, or the pure dict of that.
 
     Returns:
-        {"weight": array} of shape (k,), or (C, k) for ECA-NS; bfloat16 widened to float32.
+        {"weight": array} of shape (k,), or (C, k) for ECA-NS; of a network {name: array}, the running statistics
+        included. bfloat16 is widened to float32. Flax estimates a running variance by dividing by the number of values
+        n, torch by n - 1: the statistics are passed on as they are.
 
     Raises:
         TypeError: If it is none of these. ValueError: If it holds other parameters too.
@@ -31,18 +38,23 @@ def to_canonical(layer_or_params: ECA | Mapping[str, Any]) -> Weights:
         >>> to_canonical(ECA(64, rngs=nnx.Rngs(0)))["weight"].shape
         (3,)
     """
+    if _is_network(layer_or_params):
+        leaves = {path: _array(leaf) for path, leaf in _leaves(layer_or_params).items()}
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves.values()):
+            raise without_weight("a network from eval_shape", "Build it for real, or merge a state with arrays.")
+        return network_to_canonical(leaves)
     return pack("nnx", np.asarray(_array(_weight(layer_or_params))))
 
 
-def from_canonical(layer_or_params: ECA | Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> Any:
+def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -> Any:
     """Load canonical weights: into a layer in place, or into a new state with the old one's dtype.
 
     Args:
-        layer_or_params: An `ECA`, or its `nnx.state` or pure dict (which are not changed).
+        layer_or_params: An `ECA` or a network of this package, or its `nnx.state` or pure dict (which are not changed).
         weights: As `to_canonical` of any framework returns.
 
     Returns:
-        The layer, or the new state or dict.
+        The layer or network, or the new state or dict.
 
     Raises:
         TypeError, ValueError: If a tensor is missing, unexpected, mis-shaped or not finite; nothing is changed.
@@ -53,14 +65,40 @@ def from_canonical(layer_or_params: ECA | Mapping[str, Any], weights: Mapping[st
         >>> from eca_multi.flax.nnx import ECA, from_canonical
         >>> layer = from_canonical(ECA(64, rngs=nnx.Rngs(0)), {"weight": np.array([0.1, 0.2, 0.3])})
     """
+    if _is_network(layer_or_params):
+        leaves = _leaves(layer_or_params)
+        arrays = network_from_canonical({path: _array(leaf) for path, leaf in leaves.items()}, weights)
+        loaded = nest((path, _like(leaf, jnp.asarray(arrays[path]))) for path, leaf in leaves.items())
+        if isinstance(layer_or_params, ECANetwork):
+            nnx.update(layer_or_params, nnx.State(loaded))
+            return layer_or_params
+        return nnx.State(loaded) if isinstance(layer_or_params, nnx.State) else loaded
     old = _weight(layer_or_params)
     value = _array(old)
     new = jnp.array(unpack("nnx", weights, value.shape, value.dtype.name), value.dtype)
     if isinstance(layer_or_params, ECA):
         layer_or_params.kernel[...] = new
         return layer_or_params
-    replaced = {NATIVE_NAMES["nnx"]: old.replace(new) if isinstance(old, nnx.Variable) else new}
+    replaced = {NATIVE_NAMES["nnx"]: _like(old, new)}
     return nnx.State(replaced) if isinstance(layer_or_params, nnx.State) else replaced
+
+
+def _is_network(layer_or_params: Holder) -> TypeGuard[ECANetwork | Mapping[str, Any]]:
+    """Whether it is a whole network: as a state, something that begins with a network's first convolution."""
+    if isinstance(layer_or_params, Mapping):
+        return any(name in layer_or_params for name in STEMS)
+    return isinstance(layer_or_params, ECANetwork)
+
+
+def _leaves(network: ECANetwork | Mapping[str, Any]) -> dict[Path, Any]:
+    """The parameters and statistics by path, as variables where they are."""
+    state = nnx.state(network, HELD) if isinstance(network, ECANetwork) else network
+    kept = flatten(state)
+    return {path: leaf for path, leaf in kept if not isinstance(leaf, nnx.Variable) or isinstance(leaf, HELD)}
+
+
+def _like(old: Any, new: jax.Array) -> Any:
+    return old.replace(new) if isinstance(old, nnx.Variable) else new
 
 
 def _weight(layer_or_params: ECA | Mapping[str, Any]) -> Any:
