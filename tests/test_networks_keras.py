@@ -463,9 +463,9 @@ def test_exports_with_any_size(small, tmp_path):
     import tensorflow as tf
 
     small.export(tmp_path / "exported", verbose=False)
-    served = tf.saved_model.load(tmp_path / "exported").serve
+    loaded = tf.saved_model.load(tmp_path / "exported")
     x = images(3, 37, 29, 3, dtype="float32")
-    np.testing.assert_allclose(served(x).numpy(), run(small, x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(loaded.serve(x).numpy(), run(small, x), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
