@@ -60,8 +60,10 @@ def test_a_folder(folders, weights):
 
 
 FRAMEWORKS = {
-    "torch": ("eca_multi.torch", {}),
-    "keras": ("eca_multi.keras", {}),
+    "torch": "eca_multi.torch",
+    "keras": "eca_multi.keras",
+    "linen": "eca_multi.flax.linen",
+    "nnx": "eca_multi.flax.nnx",
 }
 
 
@@ -71,9 +73,8 @@ FRAMEWORKS = {
 def test_every_framework(kind, tmp_path):
     weights = random_weights("eca_resnet18", num_classes=5)
     folder = repository(tmp_path / "repository", weights, "eca_resnet18")
-    module, options = FRAMEWORKS[kind]
-    package = import_module(module)
-    model = package.from_pretrained(folder, num_classes=3, **options)
+    package = import_module(FRAMEWORKS[kind])
+    model = package.from_pretrained(folder, num_classes=3)
     described = model[0] if isinstance(model, tuple) else model
     assert described.preprocessing == PREPARED
     held = canonical_of(package, model)
@@ -90,7 +91,12 @@ def canonical_of(package, model):
 def test_the_keywords_are_the_builders_and_the_hubs():
     import inspect
 
-    own = {"torch": ["device", "dtype"], "keras": ["dtype", "data_format", "model_name"]}
+    own = {
+        "torch": ["device", "dtype"],
+        "keras": ["dtype", "data_format", "model_name"],
+        "flax.linen": ["dtype", "param_dtype", "key"],
+        "flax.nnx": ["dtype", "param_dtype", "rngs"],
+    }
     shared = ["name", "num_classes", "features_only", "global_pool", "drop_path"]
     hubs = ["revision", "cache_dir", "local_files_only", "token", "endpoint"]
     for framework, names in own.items():

@@ -27,6 +27,7 @@ from .networks import ecaresnet269d as ecaresnet269d
 from .networks import ecaresnetlight as ecaresnetlight
 from .networks import ecaresnext26t_32x4d as ecaresnext26t_32x4d
 from .networks import ecaresnext50t_32x4d as ecaresnext50t_32x4d
+from .pretrained import from_pretrained as from_pretrained
 from .surgery import base_state as base_state
 from .surgery import eca_parameters as eca_parameters
 from .surgery import eca_state as eca_state
@@ -65,6 +66,7 @@ __all__ = [
     "ecaresnext50t_32x4d",
     "freeze_except_eca",
     "from_canonical",
+    "from_pretrained",
     "infer_plan",
     "insert_eca",
     "installed_eca",
