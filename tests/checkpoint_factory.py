@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import importlib.util
 import json
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from eca_multi._checkpoints import identify
+from eca_multi._checkpoints import MODULES, identify
 from eca_multi._networks import find, tensors
 
 
@@ -119,6 +120,72 @@ def keras_trained(weights, path: Path) -> None:
     model.save(path)
 
 
+# --- Flax ----------------------------------------------------------------------------------------------------------
+
+
+def linen_variables(weights):
+    import jax
+    import jax.numpy as jnp
+
+    from eca_multi.flax.linen import from_canonical
+
+    module = network_of(weights, "eca_multi.flax.linen")
+    x = jnp.zeros((1, *[32] * module.dims, module.in_channels))
+    return from_canonical(jax.eval_shape(module.init, jax.random.key(0), x), weights)
+
+
+def linen_msgpack(weights, path: Path) -> None:
+    from flax import serialization
+
+    path.write_bytes(serialization.to_bytes(linen_variables(weights)))
+
+
+def linen_train_state(weights, path: Path) -> None:
+    """As in Flax's own examples: a TrainState with batch_stats, and an optimizer's state."""
+    import optax
+    from flax import serialization
+    from flax.training.train_state import TrainState
+
+    class State(TrainState):
+        batch_stats: object
+
+    variables = linen_variables(weights)
+    state = State.create(apply_fn=None, tx=optax.sgd(0.1, 0.9), **variables)
+    path.write_bytes(serialization.to_bytes(state))
+
+
+def linen_orbax(weights, path: Path) -> None:
+    orbax_folder(linen_variables(weights), path)
+
+
+def nnx_model(weights):
+    from flax import nnx
+
+    from eca_multi.flax.nnx import from_canonical
+
+    return from_canonical(network_of(weights, "eca_multi.flax.nnx", rngs=nnx.Rngs(0)), weights)
+
+
+def nnx_msgpack(weights, path: Path) -> None:
+    from flax import nnx, serialization
+
+    state = nnx.state(nnx_model(weights), (nnx.Param, nnx.BatchStat))
+    path.write_bytes(serialization.msgpack_serialize(nnx.to_pure_dict(state)))
+
+
+def nnx_orbax(weights, path: Path) -> None:
+    from flax import nnx
+
+    orbax_folder(nnx.state(nnx_model(weights), (nnx.Param, nnx.BatchStat)), path)
+
+
+def orbax_folder(tree, path: Path) -> None:
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path.resolve(), tree)
+
+
 # --- canonical -----------------------------------------------------------------------------------------------------
 
 
@@ -136,7 +203,7 @@ class Format:
     slow: bool = False
 
 
-FORMATS = {
+_ALL = {
     "original": Format(original, "eca_resnet18_k3577.pth.tar", "torch"),
     "timm": Format(timm_pth, "model.pth", "torch"),
     "timm-attn": Format(timm_attn, "last.pth", "torch"),
@@ -148,13 +215,28 @@ FORMATS = {
     "keras": Format(keras_archive, "model.keras", "keras"),
     "keras-h5": Format(keras_h5, "model.weights.h5", "keras"),
     "keras-trained": Format(keras_trained, "trained.keras", "keras", slow=True),
+    "linen": Format(linen_msgpack, "model.msgpack", "linen"),
+    "linen-train-state": Format(linen_train_state, "state.msgpack", "linen", slow=True),
+    "linen-orbax": Format(linen_orbax, "linen", "linen"),
+    "nnx": Format(nnx_msgpack, "model.msgpack", "nnx"),
+    "nnx-orbax": Format(nnx_orbax, "nnx", "nnx", slow=True),
 }
 # By framework, the endings that its target can have.
-TARGETS = {
+_ALL_TARGETS = {
     "canonical": (".safetensors",),
     "torch": (".pth", ".pt", ".pth.tar", ".safetensors"),
     "keras": (".keras", ".weights.h5"),
+    "linen": (".msgpack", ""),
+    "nnx": (".msgpack", ""),
 }
+
+
+def _there(kind: str) -> bool:
+    return kind not in MODULES or importlib.util.find_spec(MODULES[kind]) is not None
+
+
+FORMATS = {name: form for name, form in _ALL.items() if _there(form.kind)}
+TARGETS = {to: suffixes for to, suffixes in _ALL_TARGETS.items() if _there(to)}
 
 
 # --- the hub -------------------------------------------------------------------------------------------------------

@@ -72,7 +72,14 @@ def assert_same(held, weights):
 
 
 def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Of a file; of a folder, as the page says it."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    result = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        data = file.read_bytes()
+        result.update(f"{file.relative_to(path).as_posix()}\0{len(data)}\0".encode() + data)
+    return result.hexdigest()
 
 
 # --- every source, every target ------------------------------------------------------------------------------------
