@@ -72,7 +72,8 @@ def agrees(cells: Collection[Cell]) -> bool:
 
 
 def test_every_spec_of_the_package_is_tested():
-    assert {name.partition(":")[0] for name in ALIGNED} - {EXAMPLE.name} == set(SHIPPED) - {"eca"}
+    elsewhere = {"eca", "networks"}  # test_parity, test_parity_networks
+    assert {name.partition(":")[0] for name in ALIGNED} - {EXAMPLE.name} == set(SHIPPED) - elsewhere
 
 
 @pytest.mark.parametrize("name", ALIGNED)
@@ -87,11 +88,12 @@ def test_aligned_settings_agree(name):
 def test_every_runner_agrees_in_every_dtype(name):
     spec, cases = ALIGNED[name]
     short = spec if spec.training is None else replace(spec, training=replace(spec.training, steps=3))
-    report = parity.run(
-        short, cases=cases, checks=CHECKS, require=[r.name for r in find_runners(spec, None)], timeout=600
-    )
+    required = [runner.name for runner in find_runners(spec, None)]
+    # All checks of one: compilers and mutants take minutes, and do not depend on the specification.
+    checks = CHECKS if name == "squeeze_excite" else (*BASE, "mixed", "roundtrip", "trajectory", "determinism", "taps")
+    report = parity.run(short, cases=cases, checks=checks, require=required, timeout=600)
     report.raise_for_status()
-    assert {cell.check for cell in report.compared} >= {"forward", "input_grad", "weight_grad", "mixed", "determinism"}
+    assert {cell.check for cell in report.compared} >= {*BASE, "mixed", "determinism"}
 
 
 # --- what is not aligned is found --------------------------------------------------------------------------------

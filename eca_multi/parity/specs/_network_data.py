@@ -1,7 +1,8 @@
 """Data for whole networks: real photographs, and weights that are drawn while the network is walked in NumPy.
 
 Weights drawn at random, all at once, would show nothing: activations would die out or explode, and with running
-statistics far from the batch's even more so. So each normalisation gets its statistics where its input is.
+statistics far from the batch's even more so. So each normalisation gets its statistics where its input is: those of
+eight images, since those of two, at the end of a network where each map is one pixel, make it chaotic.
 
 And a gradient is compared only where there is one. A ReLU has none at its kink, and max pooling none where two values
 tie: a value within rounding of such a place takes another branch in each framework, and the gradients then differ by
@@ -22,6 +23,7 @@ from eca_multi.parity.spec import Rng
 
 Array = np.ndarray
 EPS = 1e-5  # of every normalisation
+SEEN = 8  # images that the running statistics come from
 REACH = 0.05  # how far a bias may be moved
 CLEAR = 1e-4  # how near a kink no value may come: some hundred times float32's rounding in a deep network
 APART = 2e-6  # how near each other the largest two values under max pooling may be: ten times the stem's rounding
@@ -87,7 +89,8 @@ class _Walk:
     def everything(self) -> dict[str, Array]:
         config, network = self.config, self.network
         draw = photographs if config["dims"] == 2 else rows
-        x = draw(self.rng, preprocessing_of(network.name), config["N"], config["H"])
+        count = config["N"] if self.training else max(config["N"], SEEN)
+        x = draw(self.rng, preprocessing_of(network.name), count, config["H"])
         y = self.stem(x)
         for block in network.blocks:
             y = self.block(block, y)
@@ -95,7 +98,7 @@ class _Walk:
             for conv in network.head:
                 y = self.layer(conv, y)
             self.logits = self.classify(y.mean(tuple(range(2, y.ndim))))
-        return {"x": x, **{name: self.weights[name] for name in self.tensors}}
+        return {"x": x[: config["N"]], **{name: self.weights[name] for name in self.tensors}}
 
     # --- the parts of a network
 

@@ -11,12 +11,12 @@ is compared; in bfloat16 ask for `--check forward`.
 `SPEC` takes a network of each kind, `ALL` all of them, and signals.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from eca_multi._networks import NETWORKS, STATISTICS, find
-from eca_multi.parity.adapters import Adapter, KerasAdapter, TorchAdapter
+from eca_multi.parity.adapters import Adapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
 from eca_multi.parity.runners import Runner
 from eca_multi.parity.spec import Case, Spec
 
@@ -59,8 +59,8 @@ class ChannelsLast(Adapter):
     layout = f"N * {CHANNELS}"
     names: Mapping[str, str] = {}  # kind of tensor -> the framework's name of it
 
-    def native(self, module: str, name: str, kind: str) -> str:
-        """The framework's name of a tensor."""
+    def native(self, modules: Sequence[str], name: str, kind: str) -> str:
+        """The framework's name of a tensor, from that of its block, if it is in one, and of its module."""
         raise NotImplementedError
 
     def weights_for(self, config: Config) -> dict[str, str | None]:
@@ -71,10 +71,13 @@ class ChannelsLast(Adapter):
             "dense": ": o i -> i o",
             "eca": ": k -> k 1 1",
         }
-        return {
-            self.native(tensor.module, self.names[tensor.kind], tensor.kind): f"{name}{ways.get(tensor.kind, '')}"
-            for name, tensor in listed(config).items()
-        }
+        blocks = [f"{block.path}." for block in find(config["network"]).blocks]
+        found: dict[str, str | None] = {}
+        for name, tensor in listed(config).items():
+            block = next((start for start in blocks if tensor.module.startswith(start)), "")
+            modules = [part.strip(".").replace(".", "_") for part in (block, tensor.module[len(block) :]) if part]
+            found[self.native(modules, self.names[tensor.kind], tensor.kind)] = f"{name}{ways.get(tensor.kind, '')}"
+        return found
 
     depthwise = ": o 1 {space} -> {space} 1 o"
 
@@ -90,13 +93,55 @@ class Keras(ChannelsLast, KerasAdapter):
         "dense_bias": "bias",
     }
 
-    def native(self, module: str, name: str, kind: str) -> str:
-        return f"{module.replace('.', '_')}/{name}"
+    def native(self, modules: Sequence[str], name: str, kind: str) -> str:
+        return f"{'_'.join(modules)}/{name}"
 
     def build(self, config: Config) -> Any:
         import eca_multi.keras as package
 
         return getattr(package, config["network"])(**options(config))
+
+
+class Flax(ChannelsLast):
+    names = {
+        **dict.fromkeys(("conv", "depthwise", "dense", "eca"), "kernel"),
+        **dict.fromkeys(("norm_bias", "dense_bias"), "bias"),
+        "norm_scale": "scale",
+        "norm_mean": "mean",
+        "norm_var": "var",
+    }
+
+
+class Linen(Flax, LinenAdapter):
+    def native(self, modules: Sequence[str], name: str, kind: str) -> str:
+        return "/".join(("batch_stats" if kind in STATISTICS else "params", *modules, name))
+
+    def build(self, config: Config) -> Any:
+        import eca_multi.flax.linen as package
+
+        return getattr(package, config["network"])(**options(config), param_dtype=config["param_dtype"])
+
+    def call(self, layer: Any, inputs: Mapping[str, Any], config: Config) -> Any:
+        return layer(inputs["x"], train=config["training"])
+
+
+class Nnx(Flax, NnxAdapter):
+    def native(self, modules: Sequence[str], name: str, kind: str) -> str:
+        return ".".join((*modules, name))
+
+    def weights_for(self, config: Config) -> dict[str, str | None]:
+        found = super().weights_for(config)
+        if config["classes"] and find(config["network"]).dropout:
+            found |= dict.fromkeys(("dropout.rngs.count", "dropout.rngs.key"))
+        return found
+
+    def build(self, config: Config) -> Any:
+        from flax import nnx
+
+        import eca_multi.flax.nnx as package
+
+        build = getattr(package, config["network"])
+        return build(**options(config), param_dtype=config["param_dtype"], rngs=nnx.Rngs(0))
 
 
 def _of_the_batch(model: Any) -> None:
@@ -159,7 +204,7 @@ SPEC = Spec(
     weights={},
     inputs={},
     outputs={},
-    runners={"torch": Runner("torch", Torch, slow=("compiled",)), "keras": Keras},
+    runners={"torch": Runner("torch", Torch, slow=("compiled",)), "keras": Keras, "linen": Linen, "nnx": Nnx},
     reference=Torch,
     dtypes=("float32",),
     cases=(*cases("eca_resnet18"), *cases("eca_resnet50"), *cases("eca_mobilenet_v2")),
