@@ -11,6 +11,7 @@ import numpy as np
 
 from eca_multi._canonical import Weights, check_weights
 from eca_multi._checkpoints import Identified, identify
+from eca_multi._networks import Network, Tensor
 
 Path = tuple[str, ...]
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -101,3 +102,19 @@ def _shape_of(leaf: Any) -> np.ndarray:
 def _wide(leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+_LEAF_OF = {
+    **dict.fromkeys(("conv", "depthwise", "dense", "eca"), "kernel"),
+    **dict.fromkeys(("norm_bias", "dense_bias"), "bias"),
+    "norm_scale": "scale",
+    "norm_mean": "mean",
+    "norm_var": "var",
+}
+
+
+def native_path(network: Network, tensor: Tensor) -> Path:
+    """Return where a network has a tensor."""
+    block = next((b.path for b in network.blocks if tensor.module.startswith(f"{b.path}.")), "")
+    modules = (child("", block), child(block, tensor.module)) if block else (child("", tensor.module),)
+    return (*modules, _LEAF_OF[tensor.kind])

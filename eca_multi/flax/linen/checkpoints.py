@@ -1,0 +1,58 @@
+"""Files that Flax wrote of a linen network's variables, read and written."""
+
+import os
+from collections.abc import Mapping
+
+from eca_multi._checkpoints import Checkpoint
+from eca_multi.flax._checkpoint_files import read_network, write_network
+
+
+def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None) -> Checkpoint:
+    """Read the weights of a network from a msgpack file, or from a folder that orbax wrote.
+
+    An optimizer's state and anything else beside the weights is left alone.
+
+    Args:
+        path: The file or folder.
+        arch: Name of the network, where it is known; otherwise it is found by names and shapes.
+
+    Returns:
+        The canonical weights, the network and how it must be built, and what the file says of itself.
+
+    Raises:
+        OSError: If it cannot be read.
+        CheckpointError: If it is no complete file or folder of Flax, or is of no known network.
+        TypeError, ValueError: If `arch` is no network's name, or a tensor is not of floating point or not finite.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import serialization
+        >>> from eca_multi.flax.linen import eca_resnet18
+        >>> from eca_multi.flax.linen.checkpoints import read_checkpoint
+        >>> model = eca_resnet18(num_classes=10)
+        >>> variables = model.init(jax.random.key(0), jnp.ones((1, 32, 32, 3)))
+        >>> size = open("model.msgpack", "wb").write(serialization.to_bytes(variables))
+        >>> checkpoint = read_checkpoint("model.msgpack")
+        >>> checkpoint.found.network.name, checkpoint.found.num_classes
+        ('eca_resnet18', 10)
+    """
+    return read_network(path, arch)
+
+
+def write_checkpoint(
+    checkpoint: Checkpoint, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a network's weights, whole or not at all: to a `.msgpack` file, else to a folder by orbax.
+
+    `flax.serialization.from_bytes(variables, data)` takes the file, and orbax the folder.
+
+    Args:
+        checkpoint: As `read_checkpoint` of any framework returns.
+        path: Where to write; an existing file or folder is replaced.
+        metadata: Strings to keep: in the file under `__eca_multi__`, in the folder in `eca_multi.json`.
+
+    Raises:
+        TypeError, ValueError: If the path has the suffix of another format, or the metadata are no strings.
+        OSError: If the folder is missing or cannot be written to, or the disk is full.
+    """
+    write_network(checkpoint, path, metadata, collections=True)
