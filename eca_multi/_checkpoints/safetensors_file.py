@@ -72,12 +72,15 @@ def write_safetensors(
         stored: The name and the shape that an array has in the file, where they differ.
     """
     # The largest numbers first, so that each lies at a multiple of its size.
-    ordered = sorted(weights.items(), key=lambda item: -item[1].itemsize)
+    sizes = {name: array.itemsize for name, array in weights.items()}
+    ordered = sorted(sizes, key=lambda name: -sizes[name])
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     place = 0
     for name, array in weights.items():
         header[_stored(name, array, stored)[0]] = {}  # in the order of the weights
-    for name, array in ordered:
+    arrays = dict(weights)
+    for name in ordered:
+        array = arrays.pop(name)
         key, shape = _stored(name, array, stored)
         header[key] = {
             "dtype": _WRITTEN[array.dtype.name], "shape": shape, "data_offsets": (place, place + array.nbytes),
@@ -87,7 +90,7 @@ def write_safetensors(
     text += b" " * (-len(text) % 8)
     with whole_file(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name, _ in ordered:
+        for name in ordered:
             array = np.ascontiguousarray(weights[name])
             file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
 

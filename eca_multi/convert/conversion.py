@@ -134,18 +134,19 @@ def convert(
     tell("read", 0, 1)
     checkpoint = read_kind(kind, source, arch, key=key)
     tell("read", 1, 1)
-    found = checkpoint.found
+    found, facts = checkpoint.found, checkpoint.facts
     metadata = {
         "source": os.path.basename(os.path.abspath(source)),
         "sha256": sha256,
         "architecture": found.network.name,
         "kernel_sizes": json.dumps(found.kernel_sizes),
         "num_classes": str(found.num_classes),
-        "facts": _facts(checkpoint),
+        "facts": _first_facts(facts),
         "eca_multi": __version__,
     }
     weights = _Watched(checkpoint.weights, tell)
-    _writer(to)(Checkpoint(weights, found, checkpoint.facts), target, metadata)
+    del checkpoint  # what is written is let go of
+    _writer(to)(Checkpoint(weights, found, facts), target, metadata)
     weights.end()
     return ConversionReport(
         os.fspath(source), os.fspath(target), kind, to, sha256, found.network.name, found.kernel_sizes, found.report,
@@ -170,11 +171,11 @@ def _check_places(source: str | os.PathLike[str], target: str | os.PathLike[str]
         )
 
 
-def _facts(checkpoint: Checkpoint) -> str:
+def _first_facts(facts: Mapping[str, str]) -> str:
     """What the first source said of itself: through any number of conversions it stays what it was."""
-    if "facts" in checkpoint.facts:
-        return checkpoint.facts["facts"]
-    return json.dumps({name: text for name, text in checkpoint.facts.items() if name != "format"})
+    if "facts" in facts:
+        return facts["facts"]
+    return json.dumps({name: text for name, text in facts.items() if name != "format"})
 
 
 def _writer(to: str) -> Callable[[Checkpoint, str | os.PathLike[str], Mapping[str, str]], None]:
@@ -193,7 +194,7 @@ def _silent(what: str, done: int, total: int) -> None:
 
 
 class _Watched(Weights):
-    """Weights that tell when one is taken out to be written, and that let go of the one before."""
+    """Weights that are taken out once each, to be written: it is told, and the one before is let go of."""
 
     def __init__(self, weights: Weights, tell: Progress) -> None:
         super().__init__(weights)
@@ -205,7 +206,7 @@ class _Watched(Weights):
     def __getitem__(self, name: str) -> np.ndarray:
         if self.last is not None:
             release(self.last)
-        self.last = super().__getitem__(name)
+        self.last = self.pop(name)
         self.tell("write", self.done, self.total)
         self.done = min(self.done + self.last.nbytes, self.total)
         return self.last
