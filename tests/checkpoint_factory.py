@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import importlib.util
 import json
 import threading
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from eca_multi._checkpoints import MODULES, identify
+from eca_multi._checkpoints import identify
 from eca_multi._networks import find, tensors
 
 
@@ -203,7 +202,7 @@ class Format:
     slow: bool = False
 
 
-_ALL = {
+FORMATS = {
     "original": Format(original, "eca_resnet18_k3577.pth.tar", "torch"),
     "timm": Format(timm_pth, "model.pth", "torch"),
     "timm-attn": Format(timm_attn, "last.pth", "torch"),
@@ -222,21 +221,13 @@ _ALL = {
     "nnx-orbax": Format(nnx_orbax, "nnx", "nnx", slow=True),
 }
 # By framework, the endings that its target can have.
-_ALL_TARGETS = {
+TARGETS = {
     "canonical": (".safetensors",),
     "torch": (".pth", ".pt", ".pth.tar", ".safetensors"),
     "keras": (".keras", ".weights.h5"),
     "linen": (".msgpack", ""),
     "nnx": (".msgpack", ""),
 }
-
-
-def _there(kind: str) -> bool:
-    return kind not in MODULES or importlib.util.find_spec(MODULES[kind]) is not None
-
-
-FORMATS = {name: form for name, form in _ALL.items() if _there(form.kind)}
-TARGETS = {to: suffixes for to, suffixes in _ALL_TARGETS.items() if _there(to)}
 
 
 # --- the hub -------------------------------------------------------------------------------------------------------
