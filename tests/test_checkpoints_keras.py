@@ -286,7 +286,7 @@ def test_weights_that_are_incomplete_or_broken(tmp_path, model):
 
 
 @suffixes
-@pytest.mark.parametrize("name", list(TINY) if BACKEND != "jax" else ["tiny_basic"])  # the rest is in "every kind"
+@pytest.mark.parametrize("name", ["tiny_basic"])  # the rest is in "every kind"
 def test_what_is_written_is_keras(tmp_path, name, suffix):
     """Keras loads it, and it is read again with its metadata."""
     path = tmp_path / f"model{suffix}"

@@ -123,6 +123,7 @@ def test_jvp_is_the_transpose_of_the_oracles_gradient(case, rng):
     np.testing.assert_allclose((G * np.asarray(y_dot)).sum(), inner, **FLOAT64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["zeros", "circular"])
 def test_check_grads_to_second_order(padding, rng):
     x, w, _ = draw(rng, (5, 1, 1), (2, 2, 3, 5))

@@ -71,7 +71,7 @@ def cases():
         for shape in ((8,), (2, 4), (4, 2)):
             for name, layout in (LAYOUTS_1D if shape == (8,) else LAYOUTS_2D).items():
                 for job in JOBS + MORE_JOBS:
-                    quick = job in JOBS and (kind, shape) in [("auto", (8,)), ("auto", (2, 4)), ("explicit", (4, 2))]
+                    quick = job in JOBS and (kind, shape) in [("auto", (8,)), ("explicit", (4, 2))]
                     marks = [] if quick else [pytest.mark.slow]
                     id = f"{kind} {shape}: {name}: {job.name}"
                     yield pytest.param(KINDS[kind], shape, layout, job, id=id, marks=marks)
@@ -212,6 +212,7 @@ def test_bfloat16():
 # --- the layers --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each_kind
 def test_linen_layer(kind):
     mesh, layer = make_mesh((2, 4), kind), linen.ECA(9, padding="circular")
@@ -224,6 +225,7 @@ def test_linen_layer(kind):
     assert_laid_out_as(got["y"], xs)
 
 
+@pytest.mark.slow
 @each_kind
 def test_nnx_layer(kind):
     mesh = make_mesh((2, 4), kind)

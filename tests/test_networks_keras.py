@@ -42,7 +42,7 @@ def one_by_default(names):
 
 
 # JAX compiles each operation of a new shape, down to the random numbers of a new kernel.
-tiny = pytest.mark.parametrize("name", one_by_default(list(TINY)) if BACKEND == "jax" else list(TINY))
+tiny = pytest.mark.parametrize("name", one_by_default(list(TINY)))
 not_jax = pytest.mark.slow if BACKEND == "jax" else pytest.mark.keras
 
 

@@ -265,6 +265,7 @@ def test_a_missing_framework_is_listed_with_its_extra(without_jax):
     assert 'jax not installed; pip install "eca-multi[jax]"' in done.output
 
 
+@pytest.mark.slow
 def test_require_turns_a_missing_framework_into_a_failure(without_jax):
     args = ("--runner", "torch", "--runner", "jax", "--dtype", "float32", *CASE)
     assert cli(*args, "--require", "torch").exit_code == 0
@@ -350,6 +351,7 @@ def test_the_worst_element_is_named():
     assert (judgement.expected, judgement.received) == ("0", "5")
 
 
+@pytest.mark.slow
 def test_raise_for_status_names_runner_case_and_budget():
     report = parity.run(runners=[mutant("FlippedKernel")], dtypes=["float32"], cases=["offsets"], checks=["forward"])
     with pytest.raises(parity.ParityError, match=r"mutants:FlippedKernel float32 offsets y: EXCEEDS_BUDGET, .* budget"):

@@ -13,11 +13,11 @@ CASES = {case.name: case for case in (*networks.SPEC.cases, *networks.ALL.cases)
 # One of each part of a network: plain, deep and tiered stem, both activations, pooled shortcuts, groups, signals.
 PARTS = [
     "eca-resnet18-training",
-    "eca-resnet18-1d-training",
     "eca-mobilenet-v2",
-    "eca-mobilenet-v2-features-training",
-    "ecaresnet26t",
-    "ecaresnext26t-32x4d-features",
+    pytest.param("eca-resnet18-1d-training", marks=pytest.mark.slow),
+    pytest.param("eca-mobilenet-v2-features-training", marks=pytest.mark.slow),
+    pytest.param("ecaresnet26t", marks=pytest.mark.slow),
+    pytest.param("ecaresnext26t-32x4d-features", marks=pytest.mark.slow),
 ]
 
 

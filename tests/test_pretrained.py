@@ -68,7 +68,8 @@ FRAMEWORKS = {
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(name, marks=[pytest.mark.keras] if name == "keras" else []) for name in FRAMEWORKS]
+    "kind",
+    ["torch", "nnx", pytest.param("keras", marks=pytest.mark.keras), pytest.param("linen", marks=pytest.mark.slow)],
 )
 def test_every_framework(kind, tmp_path):
     weights = random_weights("eca_resnet18", num_classes=5)
