@@ -5,12 +5,13 @@ import json
 import logging
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import jax
@@ -162,7 +163,7 @@ def _packed(tree: Tree) -> Iterator[bytes]:
 def _write_folder(tree: Tree, path: Path, texts: Mapping[str, str]) -> None:
     import orbax.checkpoint as ocp
 
-    with TemporaryDirectory(prefix=".eca-", dir=path.parent) as folder:
+    with _folder_beside(path) as folder:
         made, old = Path(folder, "made"), Path(folder, "old")
         arrays = nest((route, place.array()) for route, place in flatten(tree))
         with _without_chatter(), ocp.PyTreeCheckpointer() as writer:
@@ -177,6 +178,23 @@ def _write_folder(tree: Tree, path: Path, texts: Mapping[str, str]) -> None:
                 os.replace(old, path)
             raise
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _folder_beside(path: Path) -> Iterator[str]:
+    """A folder for a while. After an error orbax's threads write on for a moment, and would make it anew."""
+    folder = mkdtemp(prefix=".eca-", dir=path.parent)
+    try:
+        yield folder
+    except BaseException:
+        time.sleep(0.5)
+        raise
+    finally:
+        for _ in range(20):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not os.path.exists(folder):
+                break
+            time.sleep(0.1)
 
 
 def _incomplete(name: str, reason: str) -> CheckpointError:
