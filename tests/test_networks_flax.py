@@ -116,7 +116,9 @@ def merged(first, second):
 
 KINDS = {"linen": Linen, "nnx": Nnx}
 both = pytest.mark.parametrize("kind", KINDS)
-tiny = pytest.mark.parametrize("name", TINY)
+tiny = pytest.mark.parametrize(
+    "name", ["tiny_basic", *(pytest.param(name, marks=pytest.mark.slow) for name in list(TINY)[1:])]
+)
 
 
 def cross_entropy(logits, labels):
@@ -211,8 +213,8 @@ def test_a_new_network_starts_as_torchs(kind):
 
 
 @both
-@tiny
-@pytest.mark.parametrize("features", [False, True], ids=["logits", "features"])
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("features", [pytest.param(False, marks=pytest.mark.slow), True], ids=["logits", "features"])
 def test_inference_is_torchs(kind, name, features):
     with jax.enable_x64(True):
         ours, theirs, _ = twins(kind, name, num_classes=7, features_only=features)
@@ -221,7 +223,7 @@ def test_inference_is_torchs(kind, name, features):
 
 
 @both
-@pytest.mark.parametrize("name", ["tiny_basic", *(pytest.param(n, marks=pytest.mark.slow) for n in list(TINY)[1:])])
+@tiny
 def test_a_training_step_is_torchs(kind, name):
     """nnx keeps statistics in float32 and does not train in float64."""
     exact = kind == "linen"

@@ -205,13 +205,14 @@ def test_conversions_have_the_same_parameters(module):
 # --- examples ----------------------------------------------------------------------------------------------------
 
 
-def slow_where_long(name):
-    """The networks' examples are one text; a deep one takes seconds to build."""
-    return [pytest.mark.slow] if name.startswith(("eca_resnet", "ecares")) and name != "eca_resnet18" else []
+def slow_where_long(module, name):
+    """The networks' examples are one text; a deep one takes seconds to build, and in Keras on JAX any one does."""
+    network = name.startswith(("eca_resnet", "ecares"))
+    return [pytest.mark.slow] if network and (name != "eca_resnet18" or module.endswith("keras")) else []
 
 
 PUBLIC = [
-    pytest.param(module, name, marks=[*marks(module), *slow_where_long(name)], id=f"{module}.{name}")
+    pytest.param(module, name, marks=[*marks(module), *slow_where_long(module, name)], id=f"{module}.{name}")
     for module, names in {**{package: listed(package) for package in PACKAGES}, **MODULES}.items()
     for name in names
     if name != "__version__"

@@ -36,10 +36,11 @@ from eca_multi.plan import (
 )
 
 pytestmark = pytest.mark.keras
-FIRST = ("resnet", "efficient", "convnext")
+# JAX compiles each operation of each network on its own: there the default run has one alone.
+IN_JAX = keras.backend.backend() == "jax"
+FIRST = ("convnext",) if IN_JAX else ("resnet", "efficient", "convnext")
 SOME = [pytest.param(name, marks=[pytest.mark.slow] * (name not in FIRST)) for name in RESIDUAL]
-# JAX compiles each operation of each network on its own: there the default run has the first three alone.
-EVERY = SOME if keras.backend.backend() == "jax" else list(RESIDUAL)
+EVERY = SOME if IN_JAX else list(RESIDUAL)
 
 
 def names(model):

@@ -52,7 +52,7 @@ OTHERS = {
 
 
 COMPILED = [  # the default run leaves out what another one is like
-    pytest.param(name, marks=[pytest.mark.slow] * (name in ("bottleneck", "mobilenet-se"))) for name in NETWORKS
+    pytest.param(name, marks=[pytest.mark.slow] * (name not in ("resnet", "convnext", "setup"))) for name in NETWORKS
 ]
 WITH_TRAIN = ("resnet", "bottleneck", "setup", "mobilenet", "mobilenet-se", "pre-activation")
 
