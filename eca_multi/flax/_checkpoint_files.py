@@ -41,7 +41,7 @@ def read_network(path: str | os.PathLike[str], arch: str | None) -> Checkpoint:
     name = os.fspath(path)
     try:
         tree, facts = _read_folder(Path(path)) if os.path.isdir(path) else _read_msgpack(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # of the many libraries under orbax, each has its own
         raise _incomplete(name, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
