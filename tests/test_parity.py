@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -208,10 +207,11 @@ def _is_alive(process: int, seconds: float = 10) -> bool:
 @pytest.mark.slow
 def test_the_workers_end_with_the_run(number, status):
     command = [sys.executable, "-m", "eca_multi", "parity", "--runner", mutant("Hanging"), "--dtype", "float32"]
-    # A background job of a shell is started with Ctrl-C ignored, and so would be what it starts.
-    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    # A background job of a shell is started with Ctrl-C ignored, and so would be what it starts. Not by preexec_fn,
+    # which would fork this process, threads of JAX and all.
+    heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
-    process = subprocess.Popen(command, text=True, preexec_fn=heeding, **pipes)
+    process = subprocess.Popen([sys.executable, "-c", heed, *command], text=True, **pipes)
     deadline = time.monotonic() + 60
     while not (workers := _children(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)
