@@ -27,7 +27,7 @@ def with_code(pages: list[Path]) -> list[object]:
     result = []
     for page in pages:
         marks = [pytest.mark.keras] if any("keras" in code for code in BLOCK.findall(page.read_text())) else []
-        marks += [pytest.mark.slow] if page.stem.startswith("surgery-") else []
+        marks += [pytest.mark.slow] if page.stem.startswith(("surgery-", "parity")) else []
         result.append(pytest.param(page, marks=marks))
     return result
 

@@ -445,6 +445,7 @@ def test_it_goes_into_another_model(small):
     assert isinstance(whole.get_layer("tiny_basic").get_layer("layer1_0_eca"), ECA)
 
 
+@pytest.mark.slow_on("jax")
 def test_every_weight_learns():
     """With `fit`, through whichever compiler the backend has."""
     keras.utils.set_random_seed(0)

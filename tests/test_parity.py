@@ -43,6 +43,7 @@ def results_of(path: Path) -> list[dict]:
 # --- what is right passes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_runners_agree_and_report_says_so(tmp_path):
     file = tmp_path / "report.json"
     done = cli("--runner", "torch", "--runner", "jax", *BASE, "--json", file)

@@ -69,7 +69,12 @@ FRAMEWORKS = {
 
 @pytest.mark.parametrize(
     "kind",
-    ["torch", "nnx", pytest.param("keras", marks=pytest.mark.keras), pytest.param("linen", marks=pytest.mark.slow)],
+    [
+        "torch",
+        pytest.param("keras", marks=[pytest.mark.keras, pytest.mark.slow_on("jax")]),
+        pytest.param("linen", marks=pytest.mark.slow),
+        pytest.param("nnx", marks=pytest.mark.slow),
+    ],
 )
 def test_every_framework(kind, tmp_path):
     weights = random_weights("eca_resnet18", num_classes=5)

@@ -207,8 +207,9 @@ def test_conversions_have_the_same_parameters(module):
 
 def slow_where_long(module, name):
     """The networks' examples are one text; a deep one takes seconds to build, and in Keras on JAX any one does."""
-    network = name.startswith(("eca_resnet", "ecares"))
-    return [pytest.mark.slow] if network and (name != "eca_resnet18" or module.endswith("keras")) else []
+    network = name.startswith(("eca_resnet", "ecares", "from_pretrained"))
+    quick = ("eca_resnet18",) if not module.endswith("torch") else ("eca_resnet18", "from_pretrained")
+    return [pytest.mark.slow] if network and (name not in quick or module.endswith("keras")) else []
 
 
 PUBLIC = [

@@ -118,6 +118,7 @@ def test_the_gate_stands_on_the_edge_into_the_add():
     assert (entry.path, entry.into, entry.action) == ("bn", "add", "before_add")
 
 
+@pytest.mark.slow_on("jax")
 def test_adds_that_are_no_residual_ones_are_listed_with_a_reason():
     a, b = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
     conv = {name: L.Conv2D(4, 3, padding="same", name=name) for name in "pqrs"}
@@ -145,6 +146,7 @@ def test_adds_that_are_no_residual_ones_are_listed_with_a_reason():
 # --- other places ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_on("jax")
 def test_block_finds_blocks_without_a_skip_by_their_names():
     model = mobile()
     plan = plan_eca(model, "block")
@@ -162,6 +164,7 @@ def test_block_says_what_to_use_where_names_tell_no_blocks():
         plan_eca(keras.Model(inputs, x), "block")
 
 
+@pytest.mark.slow_on("jax")
 def test_conv_norm_conv_and_norm():
     model = resnet()
     convs = [layer.name for layer in model.layers if isinstance(layer, L.Conv2D)]
@@ -323,6 +326,7 @@ def test_removal_of_some():
 # --- what the new model keeps ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_on("jax")
 def test_training_the_new_model_leaves_the_old_one_alone():
     model, x = resnet(), data()
     before = trace_of(model)

@@ -175,6 +175,7 @@ def test_layout_and_dtype_are_the_sites():
     assert (layer.compute_dtype, layer.kernel.dtype) == ("float16", "float16")
 
 
+@pytest.mark.slow_on("jax")
 def test_every_convolution_gates_its_filters():
     inputs = keras.Input((8, 8, 4))
     x = L.Conv2DTranspose(6, 3, padding="same", name="transposed")(inputs)
