@@ -17,7 +17,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, hessian, jvp, vmap
 
 from eca_multi import reference
-from eca_multi.torch import ECA, LazyECA, eca
+from eca_multi.torch import ECA, LazyECA, _fused, eca
 
 # float64 rounds at 1e-16 and the longest sum has 210 terms of size 1; a wrong formula is off by 1e-3 or more.
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
@@ -50,6 +50,19 @@ def oracle_grads(x, weight, cotangent, **options):
 def with_weight(layer, weight):
     layer.load_state_dict({"conv.weight": weight})
     return layer
+
+
+@pytest.fixture(params=["native", "fused"])
+def code(request, monkeypatch):
+    """Autograd's code, or that with a backward of its own: for small tensors and float64 too, and in many blocks."""
+    fused = request.param == "fused"
+    monkeypatch.setattr(_fused, "SMALL", 0 if fused else 1 << 62)
+    monkeypatch.setattr(_fused, "DTYPES", (*_fused.DTYPES, torch.float64))
+    monkeypatch.setattr(_fused, "BUFFER", 16)
+    return request.param
+
+
+on_both = pytest.mark.usefixtures("code")
 
 
 class OriginalECA(nn.Module):
@@ -214,6 +227,7 @@ def test_initialisers_of_convolutions_leave_the_kernel_alone():
     ids=["4-D", "5-D"],
 )
 @pytest.mark.parametrize("masked", [False, True])
+@on_both
 def test_memory_format_is_kept(shape, memory_format, masked, rng):
     x, weight = draw(rng, shape)
     mask = torch.from_numpy(rng.random((2, *shape[2:])) < 0.7) if masked else None
@@ -249,6 +263,7 @@ def for_torch(options):
     return {name: torch.from_numpy(v) if name == "mask" else v for name, v in options.items()}
 
 
+@on_both
 @pytest.mark.parametrize(("kernel", "options"), DERIVATIVES)
 def test_gradients_are_the_oracles(kernel, options, rng):
     x, weight = draw(rng, SMALL, kernel)
@@ -261,6 +276,7 @@ def test_gradients_are_the_oracles(kernel, options, rng):
     torch.testing.assert_close(weight.grad, dw, **ROUNDING)
 
 
+@on_both
 @pytest.mark.parametrize(("kernel", "options"), DERIVATIVES)
 def test_gradcheck(kernel, options, rng):
     x, weight = (t.requires_grad_() for t in draw(rng, SMALL, kernel))
@@ -268,6 +284,7 @@ def test_gradcheck(kernel, options, rng):
     assert torch.autograd.gradcheck(function, (x, weight), check_forward_ad=True, check_batched_grad=True)
 
 
+@on_both
 @pytest.mark.parametrize(("kernel", "options"), DERIVATIVES)
 def test_gradgradcheck(kernel, options, rng):
     x, weight = (t.requires_grad_() for t in draw(rng, SMALL, kernel))
@@ -275,6 +292,7 @@ def test_gradgradcheck(kernel, options, rng):
     assert torch.autograd.gradgradcheck(function, (x, weight), check_fwd_over_rev=True)
 
 
+@on_both
 @pytest.mark.parametrize(("kernel", "options"), DERIVATIVES)
 def test_jvp_is_the_oracles_difference(kernel, options, rng):
     x, weight = draw(rng, SMALL, kernel)
@@ -287,6 +305,7 @@ def test_jvp_is_the_oracles_difference(kernel, options, rng):
     assert tangent.abs().max() > 0.1  # a custom op without a jvp returns zeros, silently
 
 
+@on_both
 @pytest.mark.parametrize(("kernel", "options"), DERIVATIVES)
 def test_hessian_of_the_weight_is_the_oracles_difference(kernel, options, rng):
     x, weight = draw(rng, SMALL, kernel)
@@ -303,6 +322,7 @@ def test_hessian_of_the_weight_is_the_oracles_difference(kernel, options, rng):
 # --- torch.func over the batch, the weights and the module --------------------------------------------------------
 
 
+@on_both
 def test_vmap_over_inputs_and_over_weights(rng):
     xs, _ = draw(rng, (4, 6, 2, 3, 5))  # four inputs (6, 2, 3, 5): N = 6, C = 2
     weights = torch.from_numpy(rng.normal(size=(4, 1, 1, 3)))
@@ -313,6 +333,7 @@ def test_vmap_over_inputs_and_over_weights(rng):
         torch.testing.assert_close(ensemble[i], oracle(xs[0], weights[i]), **ROUNDING)
 
 
+@on_both
 def test_gradients_per_sample(rng):
     x, weight = draw(rng, (4, 6, 3, 5))
     cotangent = torch.from_numpy(rng.normal(size=x.shape))
@@ -330,6 +351,7 @@ def test_gradients_per_sample(rng):
 # --- autocast -----------------------------------------------------------------------------------------------------
 
 
+@on_both
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("x_is_low", [False, True])
 def test_autocast_changes_neither_dtypes_nor_bits(low, x_is_low, rng):

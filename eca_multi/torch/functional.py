@@ -1,11 +1,9 @@
 """The ECA function for PyTorch: the tensor lines of the layer."""
 
 import math
-from collections.abc import Callable
 from typing import Literal, overload
 
 import torch
-import torch.nn.functional as F
 
 from eca_multi._canonical import native_kernel
 from eca_multi._errors import (
@@ -20,13 +18,8 @@ from eca_multi._errors import (
     spatial_axes,
 )
 
-Gate = str | Callable[[torch.Tensor], torch.Tensor]
-
-GATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "sigmoid": torch.sigmoid,
-    "hard_sigmoid": lambda logits: F.relu6(logits + 3) / 6,
-    "2sigmoid": lambda logits: 2 * torch.sigmoid(logits),
-}
+from ._fused import fused_eca, is_faster
+from ._gate import GATES, Gate, convolve
 
 
 @overload
@@ -99,8 +92,11 @@ def eca(
     kernels, taps = native_kernel("torch", weight.shape)
     k = check_kernel(kernels, taps, channels, weight.shape)
     check_circular(padding, k, channels)
-    acc = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
+    if mask is None and is_faster(x, weight, gate, axis):
+        y, g = fused_eca(x, weight.reshape(-1, 1, k), padding, str(gate), axis)
+        return (y, g) if return_gate else y
 
+    acc = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
     if mask is None:
         # A sum stays one all-reduce where x is a DTensor with uneven spatial shards; a mean gathers x.
         pooled = x.sum(axes, dtype=acc) / math.prod([x.shape[i] for i in axes])
@@ -110,26 +106,11 @@ def eca(
         count = valid.sum(axes, dtype=acc).clamp(min=1)
         pooled = torch.where(valid, x, 0).sum(axes, dtype=acc) / count
 
-    logits = _convolve(pooled, weight.to(acc).reshape(-1, k), padding)
+    logits = convolve(pooled, weight.to(acc).reshape(-1, k), padding)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
     y = (x * g.reshape([-1 if i == 0 else channels if i == axis else 1 for i in range(x.ndim)])).to(x.dtype)
     return (y, g) if return_gate else y
-
-
-def _convolve(pooled: torch.Tensor, w: torch.Tensor, padding: str) -> torch.Tensor:
-    """Correlate the means (N, C) with one kernel (1, k), or with one per channel (C, k)."""
-    # Shifted copies instead of conv1d: that is silently wrong for spatial shards and recompiles per channel count.
-    channels, k = pooled.shape[1], w.shape[1]
-    half = k // 2
-    if padding == "zeros":
-        padded = F.pad(pooled, (half, half))
-    else:
-        padded = torch.cat([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
-    logits = padded[:, :channels] * w[:, 0]
-    for j in range(1, k):
-        logits = logits + padded[:, j : j + channels] * w[:, j]
-    return logits
 
 
 def require_floating(name: str, x: torch.Tensor) -> None:

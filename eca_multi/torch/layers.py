@@ -24,8 +24,9 @@ from eca_multi._errors import (
 )
 from eca_multi._kernel import eca_kernel_size
 
+from ._gate import Gate
 from ._scripted import scripted_eca
-from .functional import Gate, eca, require_floating, require_mask
+from .functional import eca, require_floating, require_mask
 
 
 class ChannelKernel(nn.Module):
