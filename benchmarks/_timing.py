@@ -1,4 +1,4 @@
-"""Side-by-side timing: the candidates take turns in every round, so whatever else the machine does meets all of them."""
+"""Timing side by side: the candidates take turns in every round, so what else the machine does meets all of them."""
 
 import random
 import statistics

@@ -108,6 +108,13 @@ def test_the_data_of_a_case_is_the_same_each_time():
     assert network_data.__doc__
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", networks.SPEC.cases, ids=lambda case: case.name)
+def test_every_case_has_weights_that_are_clear_of_kinks(case):
+    drawn = draw(networks.SPEC, case)
+    assert set(drawn.weights) == set(case.weights)
+
+
 def test_each_kind_of_network_has_four_cases():
     assert len(networks.SPEC.cases) == 12
     assert {case.config["network"] for case in networks.ALL.cases} == set(networks.NETWORKS)

@@ -27,6 +27,7 @@ SEEN = 8  # images that the running statistics come from
 REACH = 0.05  # how far a bias may be moved
 CLEAR = 1e-4  # how near a kink no value may come: some hundred times float32's rounding in a deep network
 APART = 2e-6  # how near each other the largest two values under max pooling may be: ten times the stem's rounding
+LEAST_GATE = 0.05  # a smaller one holds its channel within CLEAR of 0, wherever the bias is
 _TRIES = 20
 
 
@@ -138,10 +139,11 @@ class _Walk:
 
     def gated(self, block: Block, branch: Array, shortcut: Array) -> Array:
         """branch * gate + shortcut. Where an activation follows, the branch's bias is moved until all is clear of its
-        kinks: in steps, because the gate moves along."""
-        weight = self.draw(f"{block.eca}.weight", 0.5)
+        kinks: in steps, because the gate moves along; and with another kernel where the steps go round in a circle."""
         bias = f"{block.convs[-1].norm}.bias"
-        for _ in range(_TRIES):
+        for turn in range(5 * _TRIES):
+            if turn % _TRIES == 0:
+                weight = self.kernel(f"{block.eca}.weight", branch)
             eca = reference.forward(branch, weight)
             y: Array = eca.y + shortcut
             if not self.network.activation_after_add:
@@ -152,6 +154,12 @@ class _Walk:
                 return y
             branch = branch + self.move(bias, _forbidden(branch + shortcut / gate, self.kinks), near)
         raise RuntimeError(f"no bias of {block.path} was found that keeps all values off the activation's kinks")
+
+    def kernel(self, name: str, branch: Array) -> Array:
+        weight = self.draw(name, 0.5)
+        while reference.forward(branch, weight).gate.min() < LEAST_GATE:
+            self.weights[name] = weight = 0.8 * weight
+        return weight
 
     def classify(self, pooled: Array) -> Array:
         name = self.network.classifier
