@@ -18,7 +18,7 @@ from eca_multi._errors import (
     spatial_axes,
 )
 
-from ._fused import fused_eca, is_faster
+from ._fused import fused_eca, is_faster, is_plain
 from ._gate import GATES, Gate, convolve
 
 
@@ -92,8 +92,10 @@ def eca(
     kernels, taps = native_kernel("torch", weight.shape)
     k = check_kernel(kernels, taps, channels, weight.shape)
     check_circular(padding, k, channels)
-    if mask is None and is_faster(x, weight, gate, axis):
-        y, g = fused_eca(x, weight.reshape(-1, 1, k), padding, str(gate), axis)
+    w = weight.reshape(-1, k)
+    plain = is_plain(x, weight)
+    if plain and mask is None and is_faster(x, weight, gate, axis):
+        y, g = fused_eca(x, w, padding, str(gate), axis)
         return (y, g) if return_gate else y
 
     acc = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
@@ -106,7 +108,7 @@ def eca(
         count = valid.sum(axes, dtype=acc).clamp(min=1)
         pooled = torch.where(valid, x, 0).sum(axes, dtype=acc) / count
 
-    logits = convolve(pooled, weight.to(acc).reshape(-1, k), padding)
+    logits = convolve(pooled, w.to(acc), padding)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
     y = (x * g.reshape([-1 if i == 0 else channels if i == axis else 1 for i in range(x.ndim)])).to(x.dtype)
