@@ -32,6 +32,15 @@ def convolve(pooled: torch.Tensor, w: torch.Tensor, padding: str) -> torch.Tenso
     return logits
 
 
+def is_one(pooled: torch.Tensor, weight: torch.Tensor, padding: str) -> bool:
+    """One sample, one kernel and zeros: where conv1d is quicker than shifted copies, of plain tensors on the CPU."""
+    return len(pooled) == len(weight) == 1 and padding == "zeros" and not torch.is_autocast_enabled("cpu")
+
+
+def convolve_one(pooled: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return F.conv1d(pooled, weight.view(1, 1, -1), padding=weight.numel() // 2)
+
+
 def convolve_backward(
     dlogits: torch.Tensor, pooled: torch.Tensor, w: torch.Tensor, padding: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
