@@ -81,8 +81,8 @@ def eca(
         mask: Boolean, broadcastable to x's shape without its channel axis; True where a position counts for the
             mean. A sample without any valid position has mean 0.
         return_gate: Return also the gate.
-        axis_name, channel_axis_name: Inside `jax.shard_map`, where x is one device's shard: the mesh axes over which the
-            positions of a sample are spread, and the one over which the channels are. Without shard_map leave them.
+        axis_name, channel_axis_name: Inside `jax.shard_map`, where x is one device's shard: the mesh axes over which
+            the positions of a sample are spread, and the one over which the channels are. Leave them elsewhere.
 
     Returns:
         y of x's shape and dtype; with `return_gate`, (y, gate) with the gate of shape (N, C) in float32, or float64
@@ -167,7 +167,8 @@ def axis_size(name: str | None) -> int:
 def _with_neighbours(pooled: jax.Array, half: int, padding: str, axis_name: str) -> jax.Array:
     """Return this device's channels with `half` more on either side, from as many devices as hold them."""
     devices, own = axis_size(axis_name), pooled.shape[1]
-    left, right = [], []
+    left: list[jax.Array] = []
+    right: list[jax.Array] = []
     for hop in range(1, -(-half // own) + 1):
         width = min(own, half - (hop - 1) * own)
         left.insert(0, _from_neighbour(pooled[:, own - width :], hop, devices, padding, axis_name))
@@ -181,7 +182,9 @@ def _from_neighbour(edge: jax.Array, hop: int, devices: int, padding: str, axis_
     if padding == "circular":
         pairs = [(i, j % devices) for i, j in pairs]
     # A device that nobody sends to receives zeros.
-    return lax.ppermute(edge, axis_name, [(i, j) for i, j in pairs if 0 <= j < devices])
+    pairs = [(i, j) for i, j in pairs if 0 <= j < devices]
+    received: jax.Array = lax.ppermute(edge, axis_name, pairs)  # type: ignore[no-untyped-call]  # untyped in JAX
+    return received
 
 
 def as_floating(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> jax.Array:
