@@ -78,9 +78,11 @@ def main() -> None:
 def collectives(hlo: str) -> Traffic:
     """Count the collectives in the text of a compiled program; one may carry several arrays."""
     traffic = Traffic()
-    for shapes, kind in re.findall(rf"= (.*?) ({'|'.join(SENT)})(?:-start)?\(", hlo):
-        sizes = [math.prod(map(int, filter(None, s.split(",")))) for s in re.findall(r"f32\[([\d,]*)\]", shapes)]
-        traffic.add(kind, sum(sizes))
+    for shapes, kind, start in re.findall(rf"= (.*?) ({'|'.join(SENT)})(-start)?\(", hlo):
+        arrays = re.findall(r"(\w+)\[([\d,]*)\]", shapes)
+        if start or any(dtype != "f32" for dtype, _ in arrays):
+            raise RuntimeError(f"{kind}{start} of {shapes}: only synchronous collectives of f32 are counted")
+        traffic.add(kind, sum(math.prod(map(int, filter(None, extents.split(",")))) for _, extents in arrays))
     return traffic
 
 
