@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import NamedTuple, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 BLOCK = 1 << 20  # elements: 4 MB in float32
@@ -83,16 +82,14 @@ class FeatureMap(NamedTuple):
         if x.dtype == self.acc:
             y = torch.mul(x, g, out=memory)
             return self._replace(data=y if shift is None else y.add_(shift))
+        y = torch.empty_like(x) if memory is None else memory
         if x.shape[2] == 1:
-            # Batch normalisation at inference multiplies half precision by float32 and rounds once, in one pass.
-            zeros, ones = torch.zeros_like(g).flatten(), torch.ones_like(g).flatten()
-            bias = zeros if shift is None else shift.flatten()
-            y = F.batch_norm(x[None, :, :, 0], zeros, ones, g.flatten(), bias, eps=0)
-            return self._replace(data=y.view_as(x))
-        y, block = torch.empty_like(x), self._block_memory()
-        for part in self._parts():
-            wide = _product(x[part], g[part[0]], block)
-            y[part] = wide if shift is None else wide.add_(shift[part[0]])
+            _affine(x, g, shift, y)
+        else:
+            block = self._block_memory()
+            for part in self._parts():
+                wide = _product(x[part], g[part[0]], block)
+                y[part] = wide if shift is None else wide.add_(shift[part[0]])
         return self._replace(data=y)
 
     def _parts(self) -> Iterator[Part]:
@@ -115,3 +112,12 @@ def _product(x: Tensor, d: Tensor | None, memory: Tensor) -> Tensor:
         return torch.mul(x, d, out=block)
     block.copy_(x)
     return block if d is None else block.mul_(d)
+
+
+def _affine(rows: Tensor, scale: Tensor, shift: Tensor | None, out: Tensor) -> None:
+    """out = rows * scale + shift: batch normalisation at inference does that to half precision, rounding once."""
+    scale = scale.flatten()
+    zeros, ones, unused = torch.zeros_like(scale), torch.ones_like(scale), scale.new_empty(0)
+    bias = zeros if shift is None else shift.flatten()
+    x, y = (t.view(1, len(t), -1) for t in (rows, out))
+    torch.native_batch_norm(x, scale, bias, zeros, ones, False, 0.0, 0.0, out=(y, unused, unused))

@@ -34,11 +34,16 @@ def convolve(pooled: torch.Tensor, w: torch.Tensor, padding: str) -> torch.Tenso
 
 def is_one(pooled: torch.Tensor, weight: torch.Tensor, padding: str) -> bool:
     """One sample, one kernel and zeros: where conv1d is quicker than shifted copies, of plain tensors on the CPU."""
-    return len(pooled) == len(weight) == 1 and padding == "zeros" and not torch.is_autocast_enabled("cpu")
+    return (
+        len(pooled) == len(weight) == 1
+        and weight.ndim == 3
+        and padding == "zeros"
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def convolve_one(pooled: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return F.conv1d(pooled, weight.view(1, 1, -1), padding=weight.numel() // 2)
+    return F.conv1d(pooled, weight, padding=weight.shape[2] // 2)
 
 
 def convolve_backward(
