@@ -72,6 +72,7 @@ def test_forward_alone_has_no_function_around_it():
         assert not _fused.is_faster(x, weight, "sigmoid", 1)
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of the checks of shapes
 def test_tracing_sees_operations_alone():
     x, weight, _ = draw()
     traced = torch.jit.trace(eca, (x.detach(), weight.detach()))
