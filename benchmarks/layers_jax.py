@@ -8,7 +8,9 @@ compiled program is; timings, side by side in each round, are against a jitted c
 """
 
 import argparse
+import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -75,12 +77,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--shape", action="append", type=lambda text: tuple(map(int, text.split(","))))
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path, help="folder of layers-jax.json")
     asked = parser.parse_args()
-    print("| x | dtype | forward: maps moved | to a copy | both: maps moved | to copy and product | usual / ours |")
-    print("|---|---|---|---|---|---|---|")
+    table = [
+        "| x | dtype | forward: moved | time to a copy's | both: moved | time to copy and product | usual / ours |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for shape in asked.shape or SHAPES:
         for dtype in (jnp.float32, jnp.bfloat16):
-            print(row(shape, dtype, asked.rounds), flush=True)
+            table.append(row(shape, dtype, asked.rounds))
+            print(table[-1], flush=True)
+    if asked.out:
+        asked.out.mkdir(exist_ok=True)
+        (asked.out / "layers-jax.json").write_text(
+            json.dumps({"jax": jax.__version__, "table": table}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":
