@@ -13,6 +13,7 @@ prints the table of docs/networks.md.
 import argparse
 import contextlib
 import json
+import math
 import os
 import re
 import statistics
@@ -25,6 +26,8 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+
+from eca_multi._networks import find, macs, tensors
 
 RUNNERS = ("torch", "keras-tensorflow", "keras-jax", "keras-torch", "linen", "nnx")
 VARIANTS = ("plain", "se", "eca")
@@ -46,14 +49,16 @@ def main() -> None:
     print(
         f"batch {asked.batch}, {asked.size} x {asked.size}, {os.cpu_count()} cores, medians of {asked.rounds} rounds\n"
     )
-    print("| | | parameters | inference, images/s | to plain | training, images/s | to plain | step memory, MiB |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(
+        "| | | parameters | MMACs | inference, images/s | to plain | training, images/s | to plain | step memory, MiB |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for runner in asked.runner or RUNNERS:
         shared = {"runner": runner, "batch": asked.batch, "size": asked.size, "rounds": asked.rounds}
         speed = run_child({**shared, "variants": VARIANTS})
         for variant in VARIANTS:
             memory = run_child({**shared, "variants": [variant], "rounds": 0})["memory"]
-            print(row(runner, variant, asked.batch, speed, memory), flush=True)
+            print(row(runner, variant, asked.batch, asked.size, speed, memory), flush=True)
 
 
 def run_child(request: dict[str, Any]) -> Any:
@@ -64,13 +69,27 @@ def run_child(request: dict[str, Any]) -> Any:
     return json.loads(next(line for line in said.splitlines() if line.startswith("result "))[7:])
 
 
-def row(runner: str, variant: str, batch: int, speed: Any, memory: float) -> str:
-    cells = [runner if variant == "plain" else "", variant, f"{speed['parameters'][variant]:,}"]
+def row(runner: str, variant: str, batch: int, size: int, speed: Any, memory: float) -> str:
+    count, work = speed["parameters"][variant], multiplications(variant, size) / 1e6
+    cells = [runner if variant == "plain" else "", variant, f"{count:,}", f"{work:.1f}"]
     for kind in ("inference", "training"):
         seconds, plain = speed[kind][variant], speed[kind]["plain"]
         ratio = statistics.median(p / s for p, s in zip(plain, seconds, strict=True))
         cells += [f"{batch / statistics.median(seconds):.1f}", f"{ratio:.2f}"]
     return f"| {' | '.join([*cells, f'{memory:.0f}'])} |"
+
+
+def multiplications(variant: str, size: int) -> int:
+    """Multiply-accumulates of convolutions, attention and classifier for one image."""
+    network = find("eca_resnet50")
+    widths = [block.convs[-1].outputs for block in network.blocks]
+    sizes = tensors(network)
+    attention = {
+        "plain": 0,
+        "se": sum(2 * width**2 // REDUCTION for width in widths),
+        "eca": sum(w * sizes[f"{b.eca}.weight"].shape[-1] for w, b in zip(widths, network.blocks, strict=True)),
+    }
+    return macs(network, size, num_classes=10) + attention[variant]
 
 
 # --- in the process of a framework
@@ -173,7 +192,8 @@ def keras_network(variant: str, x: np.ndarray, labels: np.ndarray) -> tuple[int,
         model = eca_resnet50(num_classes=10)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.01), loss, jit_compile=keras.backend.backend() != "torch")
-    return model.count_params(), lambda: model.predict_on_batch(x), lambda: model.train_on_batch(x, labels)
+    count = sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    return count, lambda: model.predict_on_batch(x), lambda: model.train_on_batch(x, labels)
 
 
 def linen_network(variant: str, x: np.ndarray, labels: np.ndarray) -> tuple[int, Step, Step]:
