@@ -151,6 +151,19 @@ def test_a_gradient_of_another_layout(layout, cotangent):
     assert x.grad.is_contiguous(memory_format=form)
 
 
+@each_dtype
+@each_layout
+def test_the_output_may_be_written_over(dtype, layout):
+    """As residual blocks do: y += shortcut, and a ReLU in place."""
+    x, weight, _ = draw(dtype, layout)
+    y = eca(x, weight)
+    y += 1
+    y.relu_().sum().backward()
+    same = x.detach().requires_grad_()
+    torch.relu(eca(same, weight) + 1).sum().backward()
+    assert torch.equal(x.grad, same.grad)
+
+
 def last(x):
     """Channels last in memory, in any rank."""
     return x.movedim(1, -1).contiguous().movedim(-1, 1)
@@ -170,5 +183,5 @@ def test_it_is_within_the_error_budget(dtype, layout, shape, monkeypatch):
 def test_the_budget_refuses_a_gradient_that_lacks_the_means(monkeypatch):
     """The control: dx = dy * g alone, as of a gate that is taken for a constant."""
     scaled = _feature_map.FeatureMap.scaled
-    monkeypatch.setattr(_feature_map.FeatureMap, "scaled", lambda self, g, shift=None, memory=None: scaled(self, g))
+    monkeypatch.setattr(_feature_map.FeatureMap, "scaled", lambda self, g, shift, out: scaled(self, g, None, out))
     assert beyond_budget(*draw()) == {"dx"}

@@ -15,25 +15,26 @@ BLOCK = 1 << 20  # elements: 4 MB in float32
 Part = tuple[slice, slice]  # of the first two axes
 
 
+def layout_of(x: Tensor, axis: int) -> str | None:
+    """ "rows" of positions or "columns" of channels, as they lie in memory; None for anything else."""
+    if not x.numel():
+        return None
+    if (x if axis == 1 else x.movedim(axis, 1)).is_contiguous():
+        return "rows"
+    return "columns" if x.movedim(axis, -1).is_contiguous() else None
+
+
 class FeatureMap(NamedTuple):
-    """x of shape (N, C, *S) as (N * C, S, 1), or as (N, S, C) where its channels are last in memory."""
+    """A view of x, of shape (N, C, *S): rows are (N * C, S, 1), columns are (N, S, C)."""
 
     data: Tensor
-    shape: torch.Size
-    axis: int  # of the channels in `shape`
+    samples: int
 
     @classmethod
-    def of(cls, x: Tensor, axis: int) -> Self | None:
-        """None where the channels are neither before nor after all positions in memory."""
-        if not x.numel():
-            return None
-        first = x if axis == 1 else x.movedim(axis, 1)
-        if first.is_contiguous():
-            return cls(first.reshape(len(x) * x.shape[axis], -1, 1), x.shape, axis)
-        last = x.movedim(axis, -1)
-        if last.is_contiguous():
-            return cls(last.flatten(1, -2), x.shape, axis)
-        return None
+    def of(cls, x: Tensor, axis: int, layout: str) -> Self:
+        if layout == "rows":
+            return cls(x.movedim(axis, 1).view(len(x) * x.shape[axis], -1, 1), len(x))
+        return cls(x.movedim(axis, -1).flatten(1, -2), len(x))
 
     @property
     def positions(self) -> int:
@@ -43,26 +44,10 @@ class FeatureMap(NamedTuple):
     def acc(self) -> torch.dtype:
         return torch.promote_types(self.data.dtype, torch.float32)
 
-    def aligned(self, other: Tensor) -> Self:
-        """Another tensor of x's shape in this layout; a copy where it lies otherwise, as the gradient of a sum does."""
-        found = self.of(other, self.axis)
-        if found is None or found.data.shape != self.data.shape:
-            found = self._replace(data=torch.empty_like(self.data))
-            found.tensor().copy_(other)
-        return found
-
-    def tensor(self) -> Tensor:
-        """The map in x's shape again."""
-        n, *rest = self.shape
-        channels = rest.pop(self.axis - 1)
-        if self.data.shape[2] == channels:
-            return self.data.view(n, *rest, channels).movedim(-1, self.axis)
-        return self.data.view(n, channels, *rest).movedim(1, self.axis)
-
     def sums(self, other: Self | None = None, memory: Tensor | None = None) -> Tensor:
         """Sum the map, or its product with another of the same layout, over the positions: (N, C) in float32.
 
-        `memory` is a tensor like `data` that may be written over.
+        `memory` is a tensor as large as `data` that may be written over.
         """
         if other is None and self.data.dtype == self.acc:
             sums = self.data.sum(1)
@@ -73,24 +58,23 @@ class FeatureMap(NamedTuple):
             for part in self._parts():
                 x, d = self.data[part], None if other is None else other.data[part]
                 sums[part[0]] += _product(x, d, memory).sum(1)
-        return sums.view(self.shape[0], -1)
+        return sums.view(self.samples, -1)
 
-    def scaled(self, g: Tensor, shift: Tensor | None = None, memory: Tensor | None = None) -> Self:
-        """x * g, or x * g + shift, of both (N, C) in float32, rounded once to x's dtype; written to `memory`."""
-        x, size = self.data, (len(self.data), 1, self.data.shape[2])
+    def scaled(self, g: Tensor, shift: Tensor | None, out: Self) -> None:
+        """out = x * g + shift, of both (N, C) in float32, rounded once to x's dtype."""
+        x, y, size = self.data, out.data, (len(self.data), 1, self.data.shape[2])
         g, shift = g.reshape(size), None if shift is None else shift.reshape(size)
         if x.dtype == self.acc:
-            y = torch.mul(x, g, out=memory)
-            return self._replace(data=y if shift is None else y.add_(shift))
-        y = torch.empty_like(x) if memory is None else memory
-        if x.shape[2] == 1:
+            torch.mul(x, g, out=y)
+            if shift is not None:
+                y.add_(shift)
+        elif x.shape[2] == 1:
             _affine(x, g, shift, y)
         else:
             block = self._block_memory()
             for part in self._parts():
                 wide = _product(x[part], g[part[0]], block)
                 y[part] = wide if shift is None else wide.add_(shift[part[0]])
-        return self._replace(data=y)
 
     def _parts(self) -> Iterator[Part]:
         count, positions, channels = self.data.shape
@@ -107,7 +91,7 @@ class FeatureMap(NamedTuple):
 
 def _product(x: Tensor, d: Tensor | None, memory: Tensor) -> Tensor:
     """x, or x * d, in the dtype and at the start of `memory`."""
-    block = memory.view(-1)[: x.numel()].view(x.shape)
+    block = memory.as_strided((x.numel(),), (1,)).view(x.shape)
     if d is not None and x.dtype == d.dtype == block.dtype:
         return torch.mul(x, d, out=block)
     block.copy_(x)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # listed nowhere
 from torch.nn.parameter import Parameter
 
-from ._feature_map import FeatureMap
+from ._feature_map import FeatureMap, layout_of
 from ._gate import GATES, SLOPES, Gate, convolve, convolve_backward
 
 PLAIN = (Tensor, Parameter)  # a DTensor, a fake or a user's subclass takes the native code
@@ -39,7 +39,7 @@ def is_faster(x: Tensor, weight: Tensor, gate: Gate, axis: int) -> bool:
         x.numel() >= SMALL
         and isinstance(gate, str)
         and (differentiated or x.dtype.itemsize == 2)  # forward in float32, the native code allocates y alone
-        and FeatureMap.of(x, axis) is not None
+        and layout_of(x, axis) is not None
     )
 
 
@@ -69,12 +69,15 @@ class FusedECA(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, w: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-        x_map = None if _is_wrapped(x, w) else FeatureMap.of(x, axis)
-        if x_map is None:
+        layout = None if _is_wrapped(x, w) else layout_of(x, axis)
+        if layout is None:
             return native(x, w, padding, gate, axis)
+        x_map = FeatureMap.of(x, axis, layout)
         pooled = x_map.sums() / x_map.positions
         g = GATES[gate](convolve(pooled, w.to(x_map.acc), padding))
-        return x_map.scaled(g).tensor(), g, pooled
+        y = torch.empty_like(x)
+        x_map.scaled(g, None, FeatureMap.of(y, axis, layout))
+        return y, g, pooled
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -86,18 +89,20 @@ class FusedECA(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         x, w, g, pooled = ctx.saved_tensors
         padding, gate, axis = ctx.options
-        x_map = None if _is_wrapped(x, w, *cotangents) else FeatureMap.of(x, axis)
+        layout = None if _is_wrapped(x, w, *cotangents) else layout_of(x, axis)
         # A gradient that is differentiated again, or is under vmap, is that of the native code.
-        if x_map is None or torch.is_grad_enabled():
+        if layout is None or torch.is_grad_enabled():
             _, pull = torch.func.vjp(lambda x, w: native(x, w, *ctx.options), x, w)  # type: ignore[misc]
             return (*pull(cotangents), None, None, None)
         dy, dg, dpooled = cotangents
-        dy_map = x_map.aligned(dy)
-        dx = torch.empty_like(x_map.data) if ctx.needs_input_grad[0] else None  # before it is dx, working memory
-        dlogits = SLOPES[gate](g) * (dg + x_map.sums(dy_map, dx))
+        if layout_of(dy, axis) != layout:  # in another order, or expanded, as that of a sum is
+            dy = torch.empty_like(x).copy_(dy)
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        x_map, dy_map = FeatureMap.of(x, axis, layout), FeatureMap.of(dy, axis, layout)
+        dlogits = SLOPES[gate](g) * (dg + x_map.sums(dy_map, dx))  # dx is working memory before it is dx
         dmeans, dw = convolve_backward(dlogits, pooled, w.to(g.dtype), padding)
         if dx is not None:
-            dx = dy_map.scaled(g, (dmeans + dpooled) / x_map.positions, dx).tensor()
+            dy_map.scaled(g, (dmeans + dpooled) / x_map.positions, FeatureMap.of(dx, axis, layout))
         return dx, dw.to(w.dtype), None, None, None
 
     @staticmethod
