@@ -1,0 +1,56 @@
+"""The way to the Triton kernels: off unless `ECA_MULTI_TRITON=1`, and nothing is imported or registered until then.
+
+No GPU has timed them. What the kernels do is in _triton_kernels.py; this module says where they serve, and is what the
+autograd.Function calls.
+"""
+
+import functools
+import os
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def available(x: Tensor) -> bool:
+    """Whether `forward` and `backward` take x (N, C, *S), with the channels first or last in memory."""
+    if os.environ.get("ECA_MULTI_TRITON") != "1" or x.ndim < 3 or x.dtype not in DTYPES or not x.numel():
+        return False
+    if x.device.type not in ("cuda", "cpu") or not (x.is_contiguous() or x.movedim(1, -1).is_contiguous()):
+        return False
+    kernels = _kernels()
+    return kernels is not None and (x.is_cuda or kernels.INTERPRETED)
+
+
+def forward(x: Tensor, weight: Tensor, padding: str, gate: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y like x, the means and the gates (N, C) in float32. `weight` is (1, 1, k) or (C, 1, k)."""
+    result: tuple[Tensor, Tensor, Tensor] = _required().forward(x, weight, padding, gate)
+    return result
+
+
+def backward(
+    dy: Tensor, x: Tensor, weight: Tensor, pooled: Tensor, g: Tensor, dg: Tensor | None, padding: str, gate: str
+) -> tuple[Tensor, Tensor]:
+    """Return dx like x and dw like weight, for the cotangents dy of y and dg (N, C) of the gates."""
+    result: tuple[Tensor, Tensor] = _required().backward(dy, x, weight, pooled, g, dg, padding, gate)
+    return result
+
+
+@functools.cache
+def _kernels() -> ModuleType | None:
+    """The module of the kernels; None where there is no Triton."""
+    try:
+        from . import _triton_kernels
+    except ModuleNotFoundError as error:
+        if error.name != "triton":  # Triton is there and something it needs is not: say that instead
+            raise
+        return None
+    return _triton_kernels
+
+
+def _required() -> ModuleType:
+    from . import _triton_kernels
+
+    return _triton_kernels
