@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+WIDEST = 65  # taps of a kernel: the band of a tile's channels is then as large as a tile
 
 
-def available(x: Tensor) -> bool:
-    """Whether `forward` and `backward` take x (N, C, *S), with the channels first or last in memory."""
+def available(x: Tensor, weight: Tensor | None = None) -> bool:
+    """Whether `forward` and `backward` take x (N, C, *S), and the weight (1, 1, k) or (C, 1, k) if that is given."""
+    if weight is not None and (weight.dtype not in DTYPES or weight.shape[2] > WIDEST):
+        return False
     if os.environ.get("ECA_MULTI_TRITON") != "1" or x.ndim < 3 or x.dtype not in DTYPES or not x.numel():
         return False
     if x.device.type not in ("cuda", "cpu") or not (x.is_contiguous() or x.movedim(1, -1).is_contiguous()):

@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._triton import WIDEST
+
 INTERPRETED = triton.knobs.runtime.interpret  # then the kernels run on the CPU, in NumPy
 
 ELEMENTS = 1 << 14  # of a tile: 32 for each thread of the 16 warps that it then has
@@ -42,6 +44,11 @@ class Tile(NamedTuple):
             least = wide
         else:
             halo = k // 2 if padding == "circular" else min(k // 2, channels - 1)
+            if halo > WIDEST // 2:
+                raise ValueError(
+                    f"weight must have at most {WIDEST} taps for the Triton kernels. Received: {k}. "
+                    "Ask available(x, weight) first."
+                )
             wide = max(CHANNELS, triton.next_power_of_2(4 * halo))  # half of the channels are its own, at least
             wide = min(wide, triton.next_power_of_2(channels + 2 * halo))
             least = wide if columns else min(wide, triton.next_power_of_2(max(1, 8 * halo)))  # three quarters
@@ -235,4 +242,4 @@ def _weight_gradient(dlogits: Tensor, pooled: Tensor, weight: Tensor, padding: s
         padded = torch.cat([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
     terms = dlogits.unsqueeze(1) * padded.unfold(1, channels, 1)  # (N, k, C)
     dw = terms.sum((0, 2)) if len(weight) == 1 else terms.sum(0).t()
-    return dw.reshape(weight.shape).to(weight.dtype)
+    return dw.reshape(weight.shape).to(weight.dtype).contiguous()
