@@ -10,8 +10,6 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Eight devices in one process, for the sharding tests; set before JAX counts them.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-# Triton's kernels run on the CPU, in NumPy; read when Triton is imported.
-os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 import torch  # noqa: F401  (before TensorFlow: the other order has crashed)

@@ -23,7 +23,7 @@ from ._triton import WIDEST
 
 INTERPRETED = triton.knobs.runtime.interpret  # then the kernels run on the CPU, in NumPy
 
-ELEMENTS = 1 << 14  # of a tile: 32 for each thread of the 16 warps that it then has
+ELEMENTS = 1 << 14  # of a tile at most: 32 for each thread of the 16 warps that it then has
 CHANNELS = 64  # of a tile at most; where the channels are innermost in memory, that is 128 bytes or more in a row
 
 
@@ -62,7 +62,7 @@ class Tile(NamedTuple):
 
     @property
     def warps(self) -> int:
-        return min(16, max(4, self.channels * self.positions // 1024))
+        return min(16, max(4, self.channels * self.positions // 512))
 
 
 # --- kernels ------------------------------------------------------------------------------------------------------
@@ -71,30 +71,28 @@ class Tile(NamedTuple):
 @triton.jit
 def _place(C, blocks, halo, own, E: tl.constexpr, CIRCULAR: tl.constexpr):
     """The program's sample, its tile's channels, which of those exist, and which it writes."""
-    n = (tl.program_id(0) // blocks).to(tl.int64)  # from here on offsets are of 64 bits: x may have 2**31 elements
-    start = (tl.program_id(0) % blocks) * own
+    n = (tl.program_id(0) // blocks).to(tl.int64)  # of x, which may have 2**31 elements; a sample has less
     i = tl.arange(0, E)
-    c = start - halo + i
+    c = (tl.program_id(0) % blocks) * own - halo + i
     writes = (i >= halo) & (i < halo + own) & (c < C)
     if CIRCULAR:
         exists = c < C + halo
         c = (c + C) % C
     else:
         exists = (c >= 0) & (c < C)
-    return n, c.to(tl.int64), exists, writes
+    return n, c, exists, writes
 
 
 @triton.jit
-def _at(start, C, M, n, c, rows, stride_c, stride_s, P: tl.constexpr):
-    """Offsets and mask of the tile's elements from position `start` on, in the channels where `rows`."""
-    s = (start + tl.arange(0, P)).to(tl.int64)
-    at = n * C * M + c[:, None] * stride_c + s[None, :] * stride_s
-    return at, rows[:, None] & (s < M)[None, :]
+def _at(start, M, c, rows, stride_c, stride_s, P: tl.constexpr):
+    """Offsets in the sample, and mask, of the tile's elements from position `start` on, in the channels `rows`."""
+    s = start + tl.arange(0, P)
+    return c[:, None] * stride_c + s[None, :] * stride_s, rows[:, None] & (s < M)[None, :]
 
 
 @triton.jit
 def _read(x, at, mask):
-    return tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    return tl.load(x + at, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -141,21 +139,23 @@ def forward_kernel(
     E: tl.constexpr, P: tl.constexpr, GATE: tl.constexpr, CIRCULAR: tl.constexpr,
 ):  # fmt: skip
     n, c, exists, writes = _place(C, blocks, halo, own, E, CIRCULAR)
-    at, mask = _at(0, C, M, n, c, exists, stride_c, stride_s, P)
+    x += n * C * M
+    y += n * C * M
+    at, mask = _at(0, M, c, exists, stride_c, stride_s, P)
     first = _read(x, at, mask)
-    total = first
+    total = first.to(tl.float32)
     for start in range(P, M, P):
-        at, mask = _at(start, C, M, n, c, exists, stride_c, stride_s, P)
-        total += _read(x, at, mask)
+        at, mask = _at(start, M, c, exists, stride_c, stride_s, P)
+        total += _read(x, at, mask).to(tl.float32)
     p = tl.sum(total, 1) / M
     g = _gate(_correlate(p, weight, c, exists, k, stride_w, E, False), GATE)
     tl.store(pooled + n * C + c, p, mask=writes)
     tl.store(gates + n * C + c, g, mask=writes)
-    at, mask = _at(0, C, M, n, c, writes, stride_c, stride_s, P)
-    tl.store(y + at, first * g[:, None], mask=mask)
+    at, mask = _at(0, M, c, writes, stride_c, stride_s, P)
+    tl.store(y + at, first.to(tl.float32) * g[:, None], mask=mask)
     for start in range(P, M, P):
-        at, mask = _at(start, C, M, n, c, writes, stride_c, stride_s, P)
-        tl.store(y + at, _read(x, at, mask) * g[:, None], mask=mask)
+        at, mask = _at(start, M, c, writes, stride_c, stride_s, P)
+        tl.store(y + at, _read(x, at, mask).to(tl.float32) * g[:, None], mask=mask)
 
 
 @triton.jit
@@ -164,12 +164,15 @@ def backward_kernel(
     E: tl.constexpr, P: tl.constexpr, GATE: tl.constexpr, CIRCULAR: tl.constexpr,
 ):  # fmt: skip
     n, c, exists, writes = _place(C, blocks, halo, own, E, CIRCULAR)
-    at, mask = _at(0, C, M, n, c, exists, stride_c, stride_s, P)
+    x += n * C * M
+    dy += n * C * M
+    dx += n * C * M
+    at, mask = _at(0, M, c, exists, stride_c, stride_s, P)
     first = _read(dy, at, mask)
-    total = first * _read(x, at, mask)
+    total = first.to(tl.float32) * _read(x, at, mask).to(tl.float32)
     for start in range(P, M, P):
-        at, mask = _at(start, C, M, n, c, exists, stride_c, stride_s, P)
-        total += _read(dy, at, mask) * _read(x, at, mask)
+        at, mask = _at(start, M, c, exists, stride_c, stride_s, P)
+        total += _read(dy, at, mask).to(tl.float32) * _read(x, at, mask).to(tl.float32)
     dgate = tl.sum(total, 1)
     if dg is not None:
         dgate += tl.load(dg + n * C + c, mask=exists, other=0.0)
@@ -177,11 +180,11 @@ def backward_kernel(
     dz = dgate * _slope(g, GATE)
     tl.store(dlogits + n * C + c, dz, mask=writes)
     shift = _correlate(dz, weight, c, exists, k, stride_w, E, True) / M
-    at, mask = _at(0, C, M, n, c, writes, stride_c, stride_s, P)
-    tl.store(dx + at, first * g[:, None] + shift[:, None], mask=mask)
+    at, mask = _at(0, M, c, writes, stride_c, stride_s, P)
+    tl.store(dx + at, first.to(tl.float32) * g[:, None] + shift[:, None], mask=mask)
     for start in range(P, M, P):
-        at, mask = _at(start, C, M, n, c, writes, stride_c, stride_s, P)
-        tl.store(dx + at, _read(dy, at, mask) * g[:, None] + shift[:, None], mask=mask)
+        at, mask = _at(start, M, c, writes, stride_c, stride_s, P)
+        tl.store(dx + at, _read(dy, at, mask).to(tl.float32) * g[:, None] + shift[:, None], mask=mask)
 
 
 # --- operators ----------------------------------------------------------------------------------------------------
