@@ -19,12 +19,9 @@ def available(x: Tensor, weight: Tensor | None = None) -> bool:
     """Whether `forward` and `backward` take x (N, C, *S), and the weight (1, 1, k) or (C, 1, k) if that is given."""
     if weight is not None and (weight.dtype not in DTYPES or weight.shape[2] > WIDEST):
         return False
-    if (
-        os.environ.get("ECA_MULTI_TRITON") != "1"
-        or x.ndim < 3
-        or x.dtype not in DTYPES
-        or not 0 < x.numel() < len(x) << 31
-    ):
+    if os.environ.get("ECA_MULTI_TRITON") != "1" or x.ndim < 3 or x.dtype not in DTYPES:
+        return False
+    if not 0 < x.numel() < len(x) << 31:  # offsets in a sample are of 32 bits
         return False
     if x.device.type not in ("cuda", "cpu") or not (x.is_contiguous() or x.movedim(1, -1).is_contiguous()):
         return False

@@ -28,7 +28,7 @@ CHANNELS = 64  # of a tile at most; where the channels are innermost in memory, 
 
 
 class Tile(NamedTuple):
-    """What a program has of a sample: `channels` by `positions`, both powers of two, of them `own` channels to write."""
+    """What a program has of a sample: `channels` by `positions`, both powers of two; it writes `own` channels."""
 
     channels: int
     positions: int
