@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import eca_multi.torch
 from eca_multi.torch import _triton
 
 ROOT = Path(__file__).parents[1]
@@ -34,11 +33,9 @@ def python(*arguments, **environment):
 @pytest.fixture
 def without_triton(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "eca_multi.torch._triton_kernels", raising=False)
-    monkeypatch.delattr(eca_multi.torch, "_triton_kernels", raising=False)
-    _triton._kernels.cache_clear()
+    _triton._installed.cache_clear()
     yield monkeypatch
-    _triton._kernels.cache_clear()
+    _triton._installed.cache_clear()
 
 
 @pytest.mark.parametrize("switch", ["1", "0"])
@@ -60,7 +57,11 @@ def test_a_triton_that_lacks_a_part_is_reported_as_it_is(without_triton, tmp_pat
 LOADED = """
 import sys, torch
 from eca_multi.torch import _triton
-print(_triton.available(torch.ones(2, 4, 3)))
+x = torch.ones(2, 4, 3)
+served = _triton.available(x)
+if served:
+    _triton.forward(x, torch.ones(1, 1, 3), "zeros", "sigmoid")
+print(served)
 print("triton" in sys.modules, "eca_multi::forward" in torch._C._dispatch_get_all_op_names())
 """
 

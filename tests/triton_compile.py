@@ -6,7 +6,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from eca_multi.torch._triton_kernels import Tile, backward_kernel, forward_kernel
+from eca_multi.torch._triton_kernels import backward_kernel, forward_kernel
+from eca_multi.torch._triton_ops import Tile
 
 FEATURE_MAPS = ("x", "y", "dy", "dx")
 POINTERS = ("weight", "pooled", "gates", "dg", "dlogits")

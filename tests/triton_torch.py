@@ -19,9 +19,10 @@ import triton.language as tl
 from eca_multi.parity.budget import SAFETY, quantise
 from eca_multi.parity.jobs import Job
 from eca_multi.parity.specs._eca_oracle import solve
-from eca_multi.torch import _triton, _triton_kernels
+from eca_multi.torch import _triton, _triton_kernels, _triton_ops
 from eca_multi.torch._fused import native
-from eca_multi.torch._triton_kernels import ELEMENTS, Tile, _place
+from eca_multi.torch._triton_kernels import _place
+from eca_multi.torch._triton_ops import ELEMENTS, Tile
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -213,7 +214,7 @@ def test_a_broken_kernel_is_refused(name, broken, far, rng, monkeypatch):
     assert_within_budget(case.run(x, w, dy), expected)
     if name == "Tile":
         broken = SimpleNamespace(of=lambda *args: halo_off_by_one(Tile.of(*args)))
-    monkeypatch.setattr(_triton_kernels, name, broken)
+    monkeypatch.setattr(_triton_ops if name == "Tile" else _triton_kernels, name, broken)
     with pytest.raises(AssertionError, match=far):
         assert_within_budget(case.run(x, w, dy), expected)
 
@@ -275,9 +276,9 @@ def test_the_operators_are_what_they_claim(dg, rng):
     x, w, dy, gates = case.draw(rng)
     x, w, dy = map(case.tensor, (x, w, dy))
     _, pooled, g = _triton.forward(x, w, "zeros", "sigmoid")
-    torch.library.opcheck(_triton_kernels.forward, (x, w, "zeros", "sigmoid"))
+    torch.library.opcheck(_triton_ops.forward, (x, w, "zeros", "sigmoid"))
     dg = torch.from_numpy(gates).float() if dg else None
-    torch.library.opcheck(_triton_kernels.backward, (dy, x, w, pooled, g, dg, "zeros", "sigmoid"))
+    torch.library.opcheck(_triton_ops.backward, (dy, x, w, pooled, g, dg, "zeros", "sigmoid"))
 
 
 def test_a_wider_kernel_is_not_served_and_says_so():

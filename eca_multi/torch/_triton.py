@@ -1,7 +1,7 @@
 """The way to the Triton kernels: off unless `ECA_MULTI_TRITON=1`, and nothing is imported or registered until then.
 
 No GPU has timed them. What the kernels do is in _triton_kernels.py; this module says where they serve, and is what the
-autograd.Function calls.
+autograd.Function calls. TensorFlow imported before Triton crashes it (see docs/frameworks.md).
 """
 
 import functools
@@ -25,13 +25,12 @@ def available(x: Tensor, weight: Tensor | None = None) -> bool:
         return False
     if x.device.type not in ("cuda", "cpu") or not (x.is_contiguous() or x.movedim(1, -1).is_contiguous()):
         return False
-    kernels = _kernels()
-    return kernels is not None and (x.is_cuda or kernels.INTERPRETED)
+    return _installed() and (x.is_cuda or _interpreted())
 
 
 def forward(x: Tensor, weight: Tensor, padding: str, gate: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return y like x, the means and the gates (N, C) in float32. `weight` is (1, 1, k) or (C, 1, k)."""
-    result: tuple[Tensor, Tensor, Tensor] = _required().forward(x, weight, padding, gate)
+    result: tuple[Tensor, Tensor, Tensor] = _operators().forward(x, weight, padding, gate)
     return result
 
 
@@ -39,23 +38,29 @@ def backward(
     dy: Tensor, x: Tensor, weight: Tensor, pooled: Tensor, g: Tensor, dg: Tensor | None, padding: str, gate: str
 ) -> tuple[Tensor, Tensor]:
     """Return dx like x and dw like weight, for the cotangents dy of y and dg (N, C) of the gates."""
-    result: tuple[Tensor, Tensor] = _required().backward(dy, x, weight, pooled, g, dg, padding, gate)
+    result: tuple[Tensor, Tensor] = _operators().backward(dy, x, weight, pooled, g, dg, padding, gate)
     return result
 
 
 @functools.cache
-def _kernels() -> ModuleType | None:
-    """The module of the kernels; None where there is no Triton."""
+def _installed() -> bool:
     try:
-        from . import _triton_kernels
+        import triton  # noqa: F401  (only to see whether it is there)
     except ModuleNotFoundError as error:
         if error.name != "triton":  # Triton is there and something it needs is not: say that instead
             raise
-        return None
-    return _triton_kernels
+        return False
+    return True
 
 
-def _required() -> ModuleType:
-    from . import _triton_kernels
+def _interpreted() -> bool:
+    """Whether Triton runs kernels on the CPU, as its tests do."""
+    from ._triton_kernels import INTERPRETED
 
-    return _triton_kernels
+    return bool(INTERPRETED)
+
+
+def _operators() -> ModuleType:
+    from . import _triton_ops
+
+    return _triton_ops
