@@ -15,16 +15,16 @@ parity: $(READY)  ## compare all implementations (ARGS="--runner torch ..." choo
 	$(BIN)/eca-multi parity $(ARGS)
 
 # Two processes, of one thread each: two of many threads would wait for each other.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 # Keras has one backend per process, so its tests run once for each.
 test: $(READY)  ## run the tests on every framework and Keras backend (ARGS= goes to pytest)
-	KERAS_BACKEND=tensorflow $(PYTEST) $(ARGS)
-	KERAS_BACKEND=jax $(PYTEST) -m keras $(ARGS)
-	KERAS_BACKEND=torch $(PYTEST) -m keras $(ARGS)
+	KERAS_BACKEND=tensorflow $(PYTEST) --dist loadfile $(ARGS)
+	KERAS_BACKEND=jax $(PYTEST) --dist loadfile -m keras $(ARGS)
+	KERAS_BACKEND=torch $(PYTEST) --dist loadfile -m keras $(ARGS)
 
 test-slow: $(READY)  ## run the tests that `make test` leaves out
-	$(PYTEST) --slow -m slow $(ARGS)
+	$(PYTEST) --dist worksteal --slow -m slow $(ARGS)
 
 check: $(READY)  ## lint, format, types, the arrows between packages, and the pages
 	$(BIN)/ruff check .

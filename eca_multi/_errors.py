@@ -114,6 +114,22 @@ def check_gate_shape(received: Sequence[Any], logits: Sequence[Any]) -> None:
         raise ValueError(_text("gate", f"a function that keeps the shape {tuple(logits)}", tuple(received), remedy))
 
 
+def check_axis_names(axis_name: str | tuple[str, ...] | None, channel_axis_name: str | None) -> None:
+    """Check the names of mesh axes: JAX itself says which ones there are."""
+    names = axis_name if isinstance(axis_name, tuple) else () if axis_name is None else (axis_name,)
+    if not all(isinstance(name, str) for name in names):
+        remedy = "Name the mesh axes over which the positions of a sample are spread, for example 'space'."
+        raise TypeError(_text("axis_name", "a string, a tuple of strings or None", f"axis_name={axis_name!r}", remedy))
+    if not isinstance(channel_axis_name, str | None):
+        remedy = "Name the one mesh axis over which the channels are spread, for example 'model'."
+        received = f"channel_axis_name={channel_axis_name!r}"
+        raise TypeError(_text("channel_axis_name", "a string or None", received, remedy))
+    if channel_axis_name in names:
+        remedy = "A mesh axis spreads the positions or the channels, not both."
+        received = f"channel_axis_name={channel_axis_name!r} with axis_name={axis_name!r}"
+        raise ValueError(_text("channel_axis_name", "another mesh axis than those of axis_name", received, remedy))
+
+
 def check_init(init: str, gate: str | Callable[..., Any], name: str = "init") -> None:
     if init not in INITS:
         raise _name_error(init)(_text(name, _names(INITS), f"{name}={init!r}", "The default is 'uniform'."))

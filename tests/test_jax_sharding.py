@@ -85,12 +85,12 @@ def put(mesh, layout, *arrays):
     return jax.device_put(arrays, NamedSharding(mesh, layout))
 
 
-def draw(kernel):
+def draw(kernel, shape=SHAPE):
     """Return x with a mean of its own in each channel, a kernel without symmetry, a cotangent and a mask."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=SHAPE) + rng.uniform(-2, 2, SHAPE[-1])
-    w, G = rng.uniform(-0.7, 0.7, kernel), rng.normal(size=SHAPE)
-    return *(array.astype(np.float32) for array in (x, w, G)), rng.uniform(size=SHAPE[:-1]) < 0.6
+    x = rng.normal(size=shape) + rng.uniform(-2, 2, shape[-1])
+    w, G = rng.uniform(-0.7, 0.7, kernel), rng.normal(size=shape)
+    return *(array.astype(np.float32) for array in (x, w, G)), rng.uniform(size=shape[:-1]) < 0.6
 
 
 @jax.jit(static_argnames=("function", "options"))

@@ -180,10 +180,10 @@ def test_a_wrong_network_is_told_from_a_right_one(adapter, forward):
 
 @pytest.mark.slow
 def test_every_framework_computes_the_same_network():
-    """Outputs and running statistics of one step; the gradients are compared by `eca-multi parity networks`."""
+    """Feature maps and running statistics of one step; `eca-multi parity networks` compares gradients and more."""
     report = parity.run(
         "networks",
-        cases=["eca-resnet18-training", "eca-mobilenet-v2-features-training"],
+        cases=["eca-mobilenet-v2-features-training"],
         checks=["forward"],
         require=["torch", "keras-tensorflow", "keras-jax", "keras-torch", "linen", "nnx"],
         timeout=600,

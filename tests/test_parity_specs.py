@@ -197,12 +197,13 @@ def disagreeing(report: Report, tensor: str) -> set[str]:
     return {cell.runner for cell in report.disagreements if cell.tensor == tensor}
 
 
+# Each of these starts a worker for every runner, and one for each failure; the other traps and defects are above.
+
+
 @pytest.mark.slow
 def test_traps_are_found_in_every_runner():
     flax, kerases = {"linen", "nnx"}, {"keras-tensorflow", "keras-jax", "keras-torch"}
     assert disagreeing(whole(layer_norm.DEFAULTS, dtypes=["float32"]), "y") == flax | kerases
-    assert disagreeing(whole(layer_norm.FAST_VARIANCE, dtypes=["float32"]), "y") == flax
-    assert disagreeing(whole(conv2d.SAME, dtypes=["float32"]), "y") == flax | kerases | {"jax"}
     batch = whole(batch_norm.DEFAULTS, dtypes=["float32"])
     assert disagreeing(batch, "y") == kerases  # eps
     assert disagreeing(batch, "new_mean") == flax | kerases  # momentum
@@ -217,11 +218,6 @@ def test_defects_are_found_in_every_runner_and_localised():
     assert {(found.runner, found.culprit) for found in gate.localisations} == {
         (runner, "d_gate") for runner in ("jax", "linen", "keras-jax")
     }
-    bias = whole(bf16_gate.BIAS, dtypes=["bfloat16"])
-    assert disagreeing(bias, "dbias") == {"linen", "nnx", "keras-jax", "keras-tensorflow"}
-    assert disagreeing(bias, "y") == set()
-    norm = whole(layer_norm.HALF, dtypes=["bfloat16"])
-    assert disagreeing(norm, "dbias") == {"torch"}
     batch = whole(conv2d.HALF, dtypes=["bfloat16", "float16"], cases=["batch"])
     assert {(cell.runner, cell.dtype) for cell in batch.disagreements if cell.tensor == "dkernel"} == {
         ("torch", "float16"),

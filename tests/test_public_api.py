@@ -106,6 +106,7 @@ FUNCTION = {
     "return_gate": False,
 }
 NO_DEFAULT = inspect.Parameter.empty
+MESH_AXES = {"axis_name": None, "channel_axis_name": None}  # shard_map, which the other frameworks do not have
 # What differs, and why. None takes a name away, a string renames it, `more` comes at the end.
 LAYERS = {
     # channels first; the parameter's placement as in every torch layer
@@ -126,11 +127,18 @@ LAYERS = {
     # infers the channels; a linen module has a method named init
     ("eca_multi.flax.linen", "ECA"): (
         {"channels": None, "init": "kernel_init"},
-        {"dtype": None, "param_dtype": "float32"},
+        {"dtype": None, "param_dtype": "float32", **MESH_AXES},
     ),
-    ("eca_multi.flax.nnx", "ECA"): ({}, {"dtype": None, "param_dtype": "float32", "rngs": NO_DEFAULT}),
+    ("eca_multi.flax.nnx", "ECA"): (
+        {},
+        {"dtype": None, "param_dtype": "float32", **MESH_AXES, "rngs": NO_DEFAULT},
+    ),
 }
-FUNCTIONS = {"eca_multi.torch": {"channel_axis": 1}, "eca_multi.keras": {}, "eca_multi.jax": {}}
+FUNCTIONS = {
+    "eca_multi.torch": ({"channel_axis": 1}, {}),
+    "eca_multi.keras": ({}, {}),
+    "eca_multi.jax": ({}, MESH_AXES),
+}
 
 
 def varied(shared, changes, more):
@@ -172,7 +180,7 @@ def test_layers_have_the_same_parameters(module, name):
 @pytest.mark.parametrize("module", modules(FUNCTIONS))
 def test_functions_have_the_same_parameters(module):
     function = import_module(module).eca
-    assert parameters(function) == varied(FUNCTION, FUNCTIONS[module], {})
+    assert parameters(function) == varied(FUNCTION, *FUNCTIONS[module])
     kinds = [p.kind for p in signature(function)]
     assert set(kinds[:2]) == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
     assert set(kinds[2:]) == {inspect.Parameter.KEYWORD_ONLY}

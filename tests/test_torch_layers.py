@@ -17,7 +17,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, hessian, jvp, vmap
 
 from eca_multi import reference
-from eca_multi.torch import ECA, LazyECA, _fused, eca
+from eca_multi.torch import ECA, LazyECA, _feature_map, _fused, eca
 
 # float64 rounds at 1e-16 and the longest sum has 210 terms of size 1; a wrong formula is off by 1e-3 or more.
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
@@ -58,7 +58,7 @@ def code(request, monkeypatch):
     fused = request.param == "fused"
     monkeypatch.setattr(_fused, "SMALL", 0 if fused else 1 << 62)
     monkeypatch.setattr(_fused, "DTYPES", (*_fused.DTYPES, torch.float64))
-    monkeypatch.setattr(_fused, "BUFFER", 16)
+    monkeypatch.setattr(_feature_map, "BLOCK", 16)
     return request.param
 
 

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from eca_multi._canonical import native_kernel
 from eca_multi._errors import (
+    check_axis_names,
     check_channel_axis,
     check_circular,
     check_floating,
@@ -22,6 +23,7 @@ from eca_multi._errors import (
 )
 
 Gate = str | Callable[[jax.Array], jax.Array]
+AxisName = str | tuple[str, ...] | None
 
 GATES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": jax.nn.sigmoid,
@@ -40,6 +42,8 @@ def eca(
     channel_axis: int = ...,
     mask: ArrayLike | None = ...,
     return_gate: Literal[False] = ...,
+    axis_name: AxisName = ...,
+    channel_axis_name: str | None = ...,
 ) -> jax.Array: ...
 @overload
 def eca(
@@ -51,6 +55,8 @@ def eca(
     channel_axis: int = ...,
     mask: ArrayLike | None = ...,
     return_gate: Literal[True],
+    axis_name: AxisName = ...,
+    channel_axis_name: str | None = ...,
 ) -> tuple[jax.Array, jax.Array]: ...
 def eca(
     x: ArrayLike,
@@ -61,6 +67,8 @@ def eca(
     channel_axis: int = -1,
     mask: ArrayLike | None = None,
     return_gate: bool = False,
+    axis_name: AxisName = None,
+    channel_axis_name: str | None = None,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Gate each channel of `x` by a 1-D convolution over the channels' means.
 
@@ -73,6 +81,8 @@ def eca(
         mask: Boolean, broadcastable to x's shape without its channel axis; True where a position counts for the
             mean. A sample without any valid position has mean 0.
         return_gate: Return also the gate.
+        axis_name, channel_axis_name: Inside `jax.shard_map`, where x is one device's shard: the mesh axes over which
+            the positions of a sample are spread, and the one over which the channels are. Leave them elsewhere.
 
     Returns:
         y of x's shape and dtype; with `return_gate`, (y, gate) with the gate of shape (N, C) in float32, or float64
@@ -91,41 +101,44 @@ def eca(
     """
     check_padding(padding)
     check_gate(gate)
+    check_axis_names(axis_name, channel_axis_name)
     x, weight = as_floating("x", x), as_floating("weight", weight)
     axis = check_channel_axis(channel_axis, x.shape)
     axes = spatial_axes(axis, x.shape)
     channels = x.shape[axis]
     kernels, taps = native_kernel("jax", weight.shape)
     k = check_kernel(kernels, taps, channels, weight.shape)
-    check_circular(padding, k, channels)
+    check_circular(padding, k, channels * axis_size(channel_axis_name))
     acc = jnp.float64 if jnp.float64 in (x.dtype, weight.dtype) else jnp.float32
 
     # The gradient of a product in bfloat16 is summed in bfloat16 (20 % off on a 28x28 map), so x is widened once.
     wide = x.astype(acc)
     if mask is None:
-        pooled = wide.mean(axes)
+        pooled = _across(lax.pmean, wide.mean(axes), axis_name)
     else:
         check_mask(getattr(mask, "dtype", None) == jnp.bool_, mask, axis, x.shape)
         valid = jnp.broadcast_to(mask, (*x.shape[:axis], *x.shape[axis + 1 :]))
         valid = jnp.expand_dims(valid, axis)
-        count = jnp.maximum(valid.sum(axes, dtype=acc), 1)
-        pooled = jnp.where(valid, wide, 0).sum(axes) / count
+        count = jnp.maximum(_across(lax.psum, valid.sum(axes, dtype=acc), axis_name), 1)
+        pooled = _across(lax.psum, jnp.where(valid, wide, 0).sum(axes), axis_name) / count
 
-    logits = _convolve(pooled, weight.astype(acc).reshape(k, 1, -1), padding)
+    logits = _convolve(pooled, weight.astype(acc).reshape(k, 1, -1), padding, channel_axis_name)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
     y = (wide * jnp.expand_dims(g, axes)).astype(x.dtype)
     return (y, g) if return_gate else y
 
 
-def _convolve(pooled: jax.Array, w: jax.Array, padding: str) -> jax.Array:
+def _convolve(pooled: jax.Array, w: jax.Array, padding: str, channel_axis_name: str | None) -> jax.Array:
     """Correlate the means (N, C) with one kernel (k, 1, 1), or with one per channel (k, 1, C)."""
     # Shifted copies instead of lax.conv: its kernel gradient is silently wrong where the channels are sharded.
     half = len(w) // 2
+    wider = _with_neighbours(pooled, half, padding, channel_axis_name) if channel_axis_name else None
     logits = pooled * w[half]
     for j in range(len(w)):
         if j != half:
-            logits = logits + _shift(pooled, j - half, padding) * w[j]
+            shifted = _shift(pooled, j - half, padding) if wider is None else wider[:, j : j + pooled.shape[1]]
+            logits = logits + shifted * w[j]
     return logits
 
 
@@ -140,6 +153,38 @@ def _shift(a: jax.Array, offset: int, padding: str) -> jax.Array:
 
 def _pad(a: jax.Array, low: int) -> jax.Array:
     return lax.pad(a, jnp.zeros((), a.dtype), ((0, 0, 0), (low, -low, 0)))
+
+
+def _across(reduction: Callable[..., jax.Array], shard: jax.Array, axis_name: AxisName) -> jax.Array:
+    return shard if axis_name is None else reduction(shard, axis_name)
+
+
+def axis_size(name: str | None) -> int:
+    """The number of devices along a mesh axis inside shard_map; 1 where there is no such axis."""
+    return 1 if name is None else int(lax.axis_size(name))
+
+
+def _with_neighbours(pooled: jax.Array, half: int, padding: str, axis_name: str) -> jax.Array:
+    """Return this device's channels with `half` more on either side, from as many devices as hold them."""
+    devices, own = axis_size(axis_name), pooled.shape[1]
+    left: list[jax.Array] = []
+    right: list[jax.Array] = []
+    for hop in range(1, -(-half // own) + 1):
+        width = min(own, half - (hop - 1) * own)
+        left.insert(0, _from_neighbour(pooled[:, own - width :], hop, devices, padding, axis_name))
+        right.append(_from_neighbour(pooled[:, :width], -hop, devices, padding, axis_name))
+    return jnp.concatenate([*left, pooled, *right], 1)
+
+
+def _from_neighbour(edge: jax.Array, hop: int, devices: int, padding: str, axis_name: str) -> jax.Array:
+    """Return what the device `hop` places before this one holds; zeros where there is none and padding is zeros."""
+    pairs = [(i, i + hop) for i in range(devices)]
+    if padding == "circular":
+        pairs = [(i, j % devices) for i, j in pairs]
+    # A device that nobody sends to receives zeros.
+    pairs = [(i, j) for i, j in pairs if 0 <= j < devices]
+    received: jax.Array = lax.ppermute(edge, axis_name, pairs)  # type: ignore[no-untyped-call]  # untyped in JAX
+    return received
 
 
 def as_floating(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> jax.Array:

@@ -18,8 +18,8 @@ from eca_multi._errors import (
     spatial_axes,
 )
 
-from ._fused import fused_eca, is_faster
-from ._gate import GATES, Gate, convolve
+from ._fused import fused_eca, is_faster, is_plain
+from ._gate import GATES, Gate, convolve, convolve_one, is_one
 
 
 @overload
@@ -92,21 +92,27 @@ def eca(
     kernels, taps = native_kernel("torch", weight.shape)
     k = check_kernel(kernels, taps, channels, weight.shape)
     check_circular(padding, k, channels)
-    if mask is None and is_faster(x, weight, gate, axis):
-        y, g = fused_eca(x, weight.reshape(-1, 1, k), padding, str(gate), axis)
+    plain = is_plain(x, weight)
+    if plain and mask is None and is_faster(x, weight, gate, axis):
+        y, g = fused_eca(x, weight.reshape(-1, k), padding, str(gate), axis)
         return (y, g) if return_gate else y
 
     acc = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
-    if mask is None:
-        # A sum stays one all-reduce where x is a DTensor with uneven spatial shards; a mean gathers x.
-        pooled = x.sum(axes, dtype=acc) / math.prod([x.shape[i] for i in axes])
-    else:
+    if mask is not None:
         require_mask(mask, axis, x)
         valid = mask.expand(*x.shape[:axis], *x.shape[axis + 1 :]).unsqueeze(axis)
         count = valid.sum(axes, dtype=acc).clamp(min=1)
         pooled = torch.where(valid, x, 0).sum(axes, dtype=acc) / count
+    elif plain:
+        pooled = x.mean(axes, dtype=acc)
+    else:
+        # A sum stays one all-reduce where x is a DTensor with uneven spatial shards; a mean gathers x.
+        pooled = x.sum(axes, dtype=acc) / math.prod([x.shape[i] for i in axes])
 
-    logits = convolve(pooled, weight.to(acc).reshape(-1, k), padding)
+    if plain and is_one(pooled, weight, padding):
+        logits = convolve_one(pooled, weight.to(acc))
+    else:
+        logits = convolve(pooled, weight.to(acc).reshape(-1, k), padding)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
     y = (x * g.reshape([-1 if i == 0 else channels if i == axis else 1 for i in range(x.ndim)])).to(x.dtype)

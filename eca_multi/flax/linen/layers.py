@@ -11,6 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from eca_multi._canonical import native_shape
 from eca_multi._errors import (
+    check_axis_names,
     check_axis_type,
     check_channel_axis,
     check_gate,
@@ -19,7 +20,7 @@ from eca_multi._errors import (
     check_padding,
 )
 from eca_multi._kernel import eca_kernel_size
-from eca_multi.jax.functional import Gate, as_floating, eca
+from eca_multi.jax.functional import AxisName, Gate, as_floating, eca
 
 
 class ECA(nn.Module):
@@ -39,6 +40,8 @@ class ECA(nn.Module):
         channel_axis: Axis of the channels, not 0: -1 for (N, *S, C), 1 for (N, C, *S).
         dtype: Convert x to it first; None keeps x's.
         param_dtype: Of the parameter.
+        axis_name, channel_axis_name: Inside `jax.shard_map`, the mesh axes over which the positions of a sample are
+            spread, and the one over which the channels are. `init` ignores them: call it outside, on x as a whole.
 
     Shape:
         x: (N, *S, C) of rank >= 3 in any floating-point dtype. mask: boolean, broadcastable to (N, *S).
@@ -69,6 +72,8 @@ class ECA(nn.Module):
     channel_axis: int = -1
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
+    axis_name: AxisName = None
+    channel_axis_name: str | None = None
 
     def __post_init__(self) -> None:
         if self.kernel_size is not None:
@@ -78,6 +83,7 @@ class ECA(nn.Module):
         check_gate(self.gate)
         check_init(self.kernel_init, self.gate, "kernel_init")
         check_axis_type(self.channel_axis)
+        check_axis_names(self.axis_name, self.channel_axis_name)
         super().__post_init__()
 
     @nn.compact
@@ -96,6 +102,8 @@ class ECA(nn.Module):
             gate=self.gate,
             channel_axis=axis,
             mask=mask,
+            axis_name=None if self.is_initializing() else self.axis_name,
+            channel_axis_name=None if self.is_initializing() else self.channel_axis_name,
         )
 
     def _size(self, channels: int) -> int:

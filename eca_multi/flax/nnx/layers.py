@@ -7,6 +7,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from eca_multi._canonical import native_shape
 from eca_multi._errors import (
+    check_axis_names,
     check_axis_type,
     check_channel_axis,
     check_channels,
@@ -17,7 +18,7 @@ from eca_multi._errors import (
     check_positive_int,
 )
 from eca_multi._kernel import eca_kernel_size
-from eca_multi.jax.functional import Gate, as_floating, eca
+from eca_multi.jax.functional import AxisName, Gate, as_floating, axis_size, eca
 
 
 class ECAParam(nnx.Param):
@@ -47,6 +48,8 @@ class ECA(nnx.Module):
         channel_axis: Axis of the channels, not 0: -1 for (N, *S, C), 1 for (N, C, *S).
         dtype: Convert x to it first; None keeps x's.
         param_dtype: Of the parameter.
+        axis_name, channel_axis_name: Inside `jax.shard_map`, the mesh axes over which the positions of a sample are
+            spread, and the one over which the channels are; `channels` counts those of all devices.
         rngs: Its `params` stream draws the kernel.
 
     Shape:
@@ -82,6 +85,8 @@ class ECA(nnx.Module):
         channel_axis: int = -1,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
+        axis_name: AxisName = None,
+        channel_axis_name: str | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         self.channels = check_positive_int("channels", channels)
@@ -95,6 +100,9 @@ class ECA(nnx.Module):
         self.gate = gate
         self.channel_axis = check_axis_type(channel_axis)
         self.dtype = dtype
+        check_axis_names(axis_name, channel_axis_name)
+        self.axis_name = axis_name
+        self.channel_axis_name = channel_axis_name
         bound = 0.0 if init == "identity" else k**-0.5
         shape = native_shape("nnx", 1 if shared else self.channels, k)
         self.kernel = ECAParam(jax.random.uniform(rngs.params(), shape, param_dtype, -bound, bound))
@@ -106,7 +114,8 @@ class ECA(nnx.Module):
     def __call__(self, x: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
         x = as_floating("x", x, self.dtype)
         axis = check_channel_axis(self.channel_axis, x.shape)
-        check_channels(self.channels, axis, x.shape)
+        whole = x.shape[axis] * axis_size(self.channel_axis_name)
+        check_channels(self.channels, axis, (*x.shape[:axis], whole, *x.shape[axis + 1 :]))
         return eca(
             x,
             self.kernel[...],
@@ -114,4 +123,6 @@ class ECA(nnx.Module):
             gate=self.gate,
             channel_axis=axis,
             mask=mask,
+            axis_name=self.axis_name,
+            channel_axis_name=self.channel_axis_name,
         )

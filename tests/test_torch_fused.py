@@ -1,0 +1,174 @@
+"""ECA's own backward pass in torch: where it is taken, and that it allocates nothing but its results.
+
+What it computes is tested with the layer's derivatives in test_torch_layers.py, which run on both codes.
+"""
+
+import pytest
+import torch
+from oracle import oracle
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from eca_multi.torch import _feature_map, _fused, eca
+
+SHAPE = (4, 32, 16, 17)  # more than _fused.SMALL
+LAYOUTS = {
+    "channels first": lambda x: x.contiguous(),
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+}
+each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+
+
+def draw(dtype=torch.float32, layout=torch.Tensor.contiguous, shape=SHAPE):
+    generator = torch.Generator().manual_seed(0)
+    x, weight, dy = (torch.randn(size, generator=generator).to(dtype) for size in (shape, (1, 1, 3), shape))
+    return layout(x).requires_grad_(), weight.requires_grad_(), layout(dy)
+
+
+def is_fused(y):
+    """Whether this result comes from the code with a backward of its own."""
+    nodes = [y.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is not None:
+            if node.name() == "FusedECABackward":
+                return True
+            nodes += [following for following, _ in node.next_functions]
+    return False
+
+
+@each_dtype
+@each_layout
+def test_it_is_taken_where_a_large_map_has_a_gradient(dtype, layout):
+    x, weight, _ = draw(dtype, layout)
+    assert is_fused(eca(x, weight))
+    assert is_fused(eca(x.detach(), weight))
+    assert is_fused(eca(x, weight.detach(), padding="circular", gate="2sigmoid", return_gate=True)[0])
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        pytest.param(lambda x: x.detach()[:, :, :8, :8].contiguous().requires_grad_(), {}, id="small"),
+        pytest.param(lambda x: x.detach().double().requires_grad_(), {}, id="float64"),
+        pytest.param(lambda x: x.detach().as_subclass(Subclass).requires_grad_(), {}, id="a subclass"),
+        pytest.param(lambda x: x.detach().transpose(2, 3).requires_grad_(), {}, id="another layout"),
+        pytest.param(lambda x: x, {"gate": torch.tanh}, id="a gate of one's own"),
+        pytest.param(lambda x: x, {"mask": torch.ones(4, 16, 17, dtype=torch.bool)}, id="a mask"),
+    ],
+)
+def test_it_is_not_taken(change, options):
+    x, weight, _ = draw()
+    assert not is_fused(eca(change(x), weight, **options))
+
+
+def test_forward_alone_has_no_function_around_it():
+    x, weight, _ = draw()
+    with torch.no_grad():
+        assert not _fused.is_faster(x, weight, "sigmoid", 1)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of the checks of shapes
+def test_tracing_sees_operations_alone():
+    x, weight, _ = draw()
+    traced = torch.jit.trace(eca, (x.detach(), weight.detach()))
+    assert "PythonOp" not in str(traced.graph)
+
+
+class FreshMemory(TorchDispatchMode):
+    """Counts the tensors of at least a size that operations allocate."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.seen, self.count = size, [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = {
+            t.untyped_storage().data_ptr() for t in (*args, *(kwargs or {}).values()) if isinstance(t, torch.Tensor)
+        }
+        result = function(*args, **(kwargs or {}))
+        for t in result if isinstance(result, tuple | list) else (result,):
+            memory = t.untyped_storage() if isinstance(t, torch.Tensor) else None
+            if memory is not None and memory.nbytes() >= self.size and memory.data_ptr() not in given:
+                self.count += 1
+                self.seen.append(t)  # alive, so that its address is not given again
+        return result
+
+
+def allocations(x, weight, dy):
+    """How many tensors as large as x a forward and a backward pass allocate."""
+    with FreshMemory(x.nbytes) as forward:
+        y = eca(x, weight)
+    with FreshMemory(x.nbytes) as backward:
+        y.backward(dy)
+    return forward.count, backward.count
+
+
+@each_dtype
+@each_layout
+def test_nothing_but_the_results_is_as_large_as_x(dtype, layout, monkeypatch):
+    monkeypatch.setattr(_feature_map, "BLOCK", 1 << 12)
+    assert allocations(*draw(dtype, layout)) == (1, 1)
+
+
+def test_autograd_of_the_native_code_allocates_more(monkeypatch):
+    monkeypatch.setattr(_fused, "SMALL", 1 << 62)
+    forward, backward = allocations(*draw())
+    assert forward == 1
+    assert backward >= 4
+
+
+def beyond_budget(x, weight, dy):
+    """Which of y, dx and dw are off by more than the parity run allows."""
+    y = eca(x, weight)
+    y.backward(dy)
+    arrays = {"x": x, "cotangent": dy, "weight": weight[0, 0]}
+    arrays = {name: t.detach().double().numpy() for name, t in arrays.items()}
+    expected = oracle(arrays, {}, str(x.dtype).removeprefix("torch."))
+    found = {"y": y, "dx": x.grad, "dw": weight.grad.flatten()}
+    errors = {name: abs(t.detach().double().numpy() - expected[name][0]) for name, t in found.items()}
+    return {name for name, error in errors.items() if not (error <= expected[name][1]).all()}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=LAYOUTS.keys())
+@pytest.mark.parametrize(
+    "cotangent",
+    [
+        pytest.param(lambda dy: dy.contiguous(), id="channels first"),
+        pytest.param(lambda dy: dy.contiguous(memory_format=torch.channels_last), id="channels last"),
+        pytest.param(lambda dy: dy[:1, :1, :1, :1].expand(SHAPE), id="expanded"),
+        pytest.param(lambda dy: dy.transpose(2, 3).contiguous().transpose(2, 3), id="transposed"),
+    ],
+)
+def test_a_gradient_of_another_layout(layout, cotangent):
+    x, weight, dy = draw(layout=LAYOUTS[layout])
+    assert beyond_budget(x, weight, cotangent(dy)) == set()
+    form = torch.channels_last if layout == "channels last" else torch.contiguous_format
+    assert x.grad.is_contiguous(memory_format=form)
+
+
+def last(x):
+    """Channels last in memory, in any rank."""
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+@each_dtype
+@pytest.mark.parametrize("layout", [torch.Tensor.contiguous, last], ids=LAYOUTS.keys())
+@pytest.mark.parametrize("shape", [SHAPE, (2, 300, 70), (3, 5, 9, 16, 17)], ids=["2-D", "1-D", "3-D"])
+def test_it_is_within_the_error_budget(dtype, layout, shape, monkeypatch):
+    monkeypatch.setattr(_fused, "SMALL", 0)
+    monkeypatch.setattr(_feature_map, "BLOCK", 1 << 10)
+    x, weight, dy = draw(dtype, layout, shape)
+    assert is_fused(eca(x, weight))
+    assert beyond_budget(x, weight, dy) == set()
+
+
+def test_the_budget_refuses_a_gradient_that_lacks_the_means(monkeypatch):
+    """The control: dx = dy * g alone, as of a gate that is taken for a constant."""
+    scaled = _feature_map.FeatureMap.scaled
+    monkeypatch.setattr(_feature_map.FeatureMap, "scaled", lambda self, g, shift=None, memory=None: scaled(self, g))
+    assert beyond_budget(*draw()) == {"dx"}
