@@ -26,7 +26,7 @@ def python(*arguments, **environment):
         text=True,
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        timeout=300,
+        timeout=600,
     )
 
 

@@ -19,8 +19,7 @@ import triton.language as tl
 from eca_multi.parity.budget import SAFETY, quantise
 from eca_multi.parity.jobs import Job
 from eca_multi.parity.specs._eca_oracle import solve
-from eca_multi.torch import _triton, _triton_kernels, _triton_ops
-from eca_multi.torch._fused import native
+from eca_multi.torch import _triton, _triton_kernels, _triton_ops, eca
 from eca_multi.torch._triton_kernels import _place
 from eca_multi.torch._triton_ops import ELEMENTS, Tile
 
@@ -167,7 +166,7 @@ def test_what_is_not_finite_reaches_its_neighbours_alone(gate, bad, rng):
     x, w, dy, _ = (torch.from_numpy(a).float() for a in Case((1, 10, 3, 5)).draw(rng))
     x[0, 4, 1, 2] = bad
     x.requires_grad_()
-    there, _, _ = native(x, w, "zeros", gate, 1)
+    there = eca(x, w, gate=gate)
     (dx,) = torch.autograd.grad(there, x, dy)
     with np.errstate(invalid="ignore", over="ignore"):
         here, pooled, g = _triton.forward(x.detach(), w, "zeros", gate)
