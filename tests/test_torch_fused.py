@@ -6,6 +6,8 @@ What it computes is tested with the layer's derivatives in test_torch_layers.py,
 import pytest
 import torch
 from oracle import oracle
+from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eca_multi.torch import _feature_map, _fused, eca
@@ -72,6 +74,24 @@ def test_forward_alone_has_no_function_around_it():
         assert not _fused.is_faster(x, weight, "sigmoid", 1)
 
 
+class Watching(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+class Following(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", [Watching, Following])
+def test_a_mode_sees_operations_alone(mode):
+    """Those of the parity harness change them, and users count or log them."""
+    x, weight, _ = draw()
+    with mode():
+        assert not is_fused(eca(x, weight))
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of the checks of shapes
 def test_tracing_sees_operations_alone():
     x, weight, _ = draw()
@@ -79,33 +99,17 @@ def test_tracing_sees_operations_alone():
     assert "PythonOp" not in str(traced.graph)
 
 
-class FreshMemory(TorchDispatchMode):
-    """Counts the tensors of at least a size that operations allocate."""
-
-    def __init__(self, size):
-        super().__init__()
-        self.size, self.seen, self.count = size, [], 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        given = {
-            t.untyped_storage().data_ptr() for t in (*args, *(kwargs or {}).values()) if isinstance(t, torch.Tensor)
-        }
-        result = function(*args, **(kwargs or {}))
-        for t in result if isinstance(result, tuple | list) else (result,):
-            memory = t.untyped_storage() if isinstance(t, torch.Tensor) else None
-            if memory is not None and memory.nbytes() >= self.size and memory.data_ptr() not in given:
-                self.count += 1
-                self.seen.append(t)  # alive, so that its address is not given again
-        return result
-
-
 def allocations(x, weight, dy):
     """How many tensors as large as x a forward and a backward pass allocate."""
-    with FreshMemory(x.nbytes) as forward:
-        y = eca(x, weight)
-    with FreshMemory(x.nbytes) as backward:
-        y.backward(dy)
-    return forward.count, backward.count
+
+    def large(run):
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiled:
+            result = run()
+        return result, sum(event.self_cpu_memory_usage >= x.nbytes for event in profiled.events())
+
+    y, forward = large(lambda: eca(x, weight))
+    _, backward = large(lambda: y.backward(dy))
+    return forward, backward
 
 
 @each_dtype
@@ -119,7 +123,7 @@ def test_autograd_of_the_native_code_allocates_more(monkeypatch):
     monkeypatch.setattr(_fused, "SMALL", 1 << 62)
     forward, backward = allocations(*draw())
     assert forward == 1
-    assert backward >= 4
+    assert backward > 1
 
 
 def beyond_budget(x, weight, dy):

@@ -29,6 +29,8 @@ def is_plain(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and not is_tracing()  # type: ignore[no-untyped-call]
+        # A mode that watches or changes operations is to see them.
+        and torch._C._len_torch_function_stack() == torch._C._len_torch_dispatch_stack() == 0
     )
 
 
