@@ -19,7 +19,7 @@ import triton.language as tl
 from eca_multi.parity.budget import SAFETY, quantise
 from eca_multi.parity.jobs import Job
 from eca_multi.parity.specs._eca_oracle import solve
-from eca_multi.torch import _triton, _triton_kernels, _triton_ops, eca
+from eca_multi.torch import _fused, _triton, _triton_kernels, _triton_ops, eca
 from eca_multi.torch._triton_kernels import _place
 from eca_multi.torch._triton_ops import ELEMENTS, Tile
 
@@ -264,6 +264,29 @@ def test_elements_are_read_once_but_for_the_halo(name, sweeps, rng, monkeypatch)
     whole = n * channels * positions + halo
     assert (again > 0) == (sweeps == 2)
     assert sum(counted) == 3 * whole + 2 * again  # x forward; x and dy backward
+
+
+# --- the layer's function ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["2-D, 7x7", "ECA-NS", "circular"])
+def test_the_layer_takes_the_kernels(name, rng, monkeypatch):
+    """A GPU's tensors take this way; here the interpreter's do."""
+    case, called = CASES[name], []
+    for step in ("forward", "backward"):
+        kernel = getattr(_triton, step)
+        monkeypatch.setattr(
+            _triton, step, lambda *given, step=step, kernel=kernel: called.append(step) or kernel(*given)
+        )
+    monkeypatch.setattr(_fused, "SMALL", 0)
+    x, w, dy, _ = arrays = case.draw(rng)
+    x, w, dy = (case.tensor(a) for a in (x, w, dy))
+    y, g = eca(x.requires_grad_(), w.requires_grad_(), padding=case.padding, gate=case.gate, return_gate=True)
+    y.backward(dy)
+    assert called == ["forward", "backward"]
+    got = {"y": y.detach(), "gate": g.detach(), "dx": x.grad, "dw": w.grad}
+    expected = case.expected(*arrays[:3])
+    assert_within_budget(got, {name: expected[name] for name in got})
 
 
 # --- operators ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""ECA with a backward pass of its own, for plain tensors in eager mode on the CPU.
+"""ECA with a backward pass of its own, for plain tensors in eager mode on the CPU (and, if asked for, in Triton).
 
 Autograd takes the gradient of the usual code through several tensors of the feature map's size. Here forward writes y,
 backward writes dx, and nothing else is of that size.
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # listed nowhere
 from torch.nn.parameter import Parameter
 
+from . import _triton
 from ._feature_map import FeatureMap, layout_of
 from ._gate import GATES, SLOPES, Gate, convolve, convolve_backward
 
@@ -19,14 +20,13 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # float64 is for refere
 SMALL = 1 << 15  # elements of x; below, autograd's own engine is quicker than a backward in Python
 
 
-def is_plain(x: Tensor, weight: Tensor) -> bool:
-    """Whether this is eager mode on what was measured: on the CPU, and neither compiled, exported nor traced."""
+def is_eager(x: Tensor, weight: Tensor) -> bool:
+    """Whether these are plain tensors in eager mode: neither compiled, exported nor traced, and watched by nobody."""
     return (
         type(x) in PLAIN
         and type(weight) in PLAIN
         and x.dtype in DTYPES
         and weight.dtype in DTYPES
-        and x.device.type == "cpu"
         and not torch.compiler.is_compiling()
         and not is_tracing()  # type: ignore[no-untyped-call]
         # A mode that watches or changes operations is to see them.
@@ -35,14 +35,21 @@ def is_plain(x: Tensor, weight: Tensor) -> bool:
 
 
 def is_faster(x: Tensor, weight: Tensor, gate: Gate, axis: int) -> bool:
-    """Where `fused_eca` is taken, of plain tensors. The measurements are in docs/speed.md."""
+    """Where `fused_eca` is taken, of tensors in eager mode. The measurements are in docs/speed.md."""
+    if not isinstance(gate, str):
+        return False
+    if x.device.type != "cpu":
+        return _is_for_triton(x, weight.reshape(-1, weight.shape[-1]), axis)
     differentiated = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     return (
         x.numel() >= SMALL
-        and isinstance(gate, str)
         and (differentiated or x.dtype.itemsize == 2)  # forward in float32, the native code allocates y alone
         and layout_of(x, axis) is not None
     )
+
+
+def _is_for_triton(x: Tensor, w: Tensor, axis: int) -> bool:
+    return axis == 1 and _triton.available(x, w.unsqueeze(1))
 
 
 def fused_eca(x: Tensor, w: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor]:
@@ -74,6 +81,9 @@ class FusedECA(torch.autograd.Function):
         layout = None if _is_wrapped(x, w) else layout_of(x, axis)
         if layout is None:
             return native(x, w, padding, gate, axis)
+        if _is_for_triton(x, w, axis):
+            y, pooled, g = _triton.forward(x, w.unsqueeze(1), padding, gate)
+            return y, g, pooled
         x_map = FeatureMap.of(x, axis, layout)
         pooled = x_map.sums() / x_map.positions
         g = GATES[gate](convolve(pooled, w.to(x_map.acc), padding))
@@ -97,6 +107,9 @@ class FusedECA(torch.autograd.Function):
             _, pull = torch.func.vjp(lambda x, w: native(x, w, *ctx.options), x, w)  # type: ignore[misc]
             return (*pull(cotangents), None, None, None)
         dy, dg, dpooled = cotangents
+        if _is_for_triton(x, w, axis):  # without dpooled: `fused_eca` hands the means to nobody
+            gradients = _triton.backward(dy, x, w.unsqueeze(1), pooled, g, dg, padding, gate)
+            return gradients[0], gradients[1].squeeze(1), None, None, None
         if layout_of(dy, axis) != layout:  # in another order, or expanded, as that of a sum is
             dy = torch.empty_like(x).copy_(dy)
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None

@@ -17,9 +17,9 @@ WIDEST = 65  # taps of a kernel: the band of a tile's channels is then as large 
 
 def available(x: Tensor, weight: Tensor | None = None) -> bool:
     """Whether `forward` and `backward` take x (N, C, *S), and the weight (1, 1, k) or (C, 1, k) if that is given."""
-    if weight is not None and (weight.dtype not in DTYPES or weight.shape[2] > WIDEST):
-        return False
     if os.environ.get("ECA_MULTI_TRITON") != "1" or x.ndim < 3 or x.dtype not in DTYPES:
+        return False
+    if weight is not None and (weight.dtype not in DTYPES or weight.shape[2] > WIDEST):
         return False
     if not 0 < x.numel() < len(x) << 31:  # offsets in a sample are of 32 bits
         return False

@@ -18,7 +18,7 @@ from eca_multi._errors import (
     spatial_axes,
 )
 
-from ._fused import fused_eca, is_faster, is_plain
+from ._fused import fused_eca, is_eager, is_faster
 from ._gate import GATES, Gate, convolve, convolve_one, is_one
 
 
@@ -92,8 +92,8 @@ def eca(
     kernels, taps = native_kernel("torch", weight.shape)
     k = check_kernel(kernels, taps, channels, weight.shape)
     check_circular(padding, k, channels)
-    plain = is_plain(x, weight)
-    if plain and mask is None and is_faster(x, weight, gate, axis):
+    eager = is_eager(x, weight)
+    if eager and mask is None and is_faster(x, weight, gate, axis):
         y, g = fused_eca(x, weight.reshape(-1, k), padding, str(gate), axis)
         return (y, g) if return_gate else y
 
@@ -103,13 +103,13 @@ def eca(
         valid = mask.expand(*x.shape[:axis], *x.shape[axis + 1 :]).unsqueeze(axis)
         count = valid.sum(axes, dtype=acc).clamp(min=1)
         pooled = torch.where(valid, x, 0).sum(axes, dtype=acc) / count
-    elif plain:
+    elif eager:
         pooled = x.mean(axes, dtype=acc)
     else:
         # A sum stays one all-reduce where x is a DTensor with uneven spatial shards; a mean gathers x.
         pooled = x.sum(axes, dtype=acc) / math.prod([x.shape[i] for i in axes])
 
-    if plain and is_one(pooled, weight, padding):
+    if eager and is_one(pooled, weight, padding):
         logits = convolve_one(pooled, weight.to(acc))
     else:
         logits = convolve(pooled, weight.to(acc).reshape(-1, k), padding)
