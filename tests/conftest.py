@@ -5,6 +5,8 @@ them on all three.
 """
 
 import os
+import re
+from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,6 +20,13 @@ from frameworks import FRAMEWORKS, Framework
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m keras` imports no file that has none of its tests: the frameworks take a while."""
+    if config.option.markexpr != "keras" or not collection_path.match("test_*.py"):
+        return None
+    return True if not re.search("keras|framework", collection_path.read_text(encoding="utf-8")) else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -31,6 +31,7 @@ def seeded():
     keras.utils.set_random_seed(0)
 
 
+@pytest.mark.slow_on("jax")
 def test_the_classifier_takes_any_length(example, rng):
     model = example.conv1d_classifier()
     for length in (1, 101):

@@ -182,6 +182,7 @@ def test_the_comparison_sees_a_gate():
         assert not close(run(model, x), run_torch(other.eval(), x))
 
 
+@pytest.mark.slow_on("jax")
 @tiny
 def test_a_training_step_is_torchs(name):
     """Loss, batch statistics, their update and one step of SGD, which is the gradient of every weight.

@@ -89,6 +89,7 @@ def test_residual_sites_equal_outputs_and_exact_undo(name):
     assert trace_of(model) == untouched
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize("name", SOME)
 def test_kernels_matter_and_each_gets_a_gradient(name):
     build, sites, shape = RESIDUAL[name]

@@ -16,7 +16,7 @@ Part = tuple[slice, slice]  # of the first two axes
 
 
 def layout_of(x: Tensor, axis: int) -> str | None:
-    """ "rows" of positions or "columns" of channels, as they lie in memory; None for anything else."""
+    """How x lies in memory: in "rows" of positions, in "columns" of channels, or otherwise."""
     if not x.numel():
         return None
     if (x if axis == 1 else x.movedim(axis, 1)).is_contiguous():
@@ -53,7 +53,7 @@ class FeatureMap(NamedTuple):
             sums = self.data.sum(1)
         else:
             if memory is None or memory.dtype != self.acc:
-                memory = self._block_memory()
+                memory = self._block_memory(1 if other is None else 2)
             sums = self.data.new_zeros(len(self.data), self.data.shape[2], dtype=self.acc)
             for part in self._parts():
                 x, d = self.data[part], None if other is None else other.data[part]
@@ -84,18 +84,25 @@ class FeatureMap(NamedTuple):
             for s in range(0, positions, span):
                 yield slice(i, i + step), slice(s, s + span)
 
-    def _block_memory(self) -> Tensor:
+    def _block_memory(self, blocks: int = 1) -> Tensor:
         size = min(self.data.numel(), max(BLOCK, self.data.shape[2]))
-        return self.data.new_empty(size, dtype=self.acc)
+        return self.data.new_empty(blocks * size, dtype=self.acc)
 
 
 def _product(x: Tensor, d: Tensor | None, memory: Tensor) -> Tensor:
     """x, or x * d, in the dtype and at the start of `memory`."""
-    block = memory.as_strided((x.numel(),), (1,)).view(x.shape)
-    if d is not None and x.dtype == d.dtype == block.dtype:
-        return torch.mul(x, d, out=block)
-    block.copy_(x)
-    return block if d is None else block.mul_(d)
+    block = _part_of(memory, 0, x.shape)
+    if d is None:
+        return block.copy_(x)
+    if d.dtype == block.dtype:
+        return torch.mul(x, d, out=block) if x.dtype == d.dtype else block.copy_(x).mul_(d)
+    # Both are widened by hand: a product of mixed dtypes would do it in fresh memory, at each block.
+    wide = _part_of(memory, x.numel(), d.shape)
+    return block.copy_(x).mul_(wide.copy_(d))
+
+
+def _part_of(memory: Tensor, start: int, shape: torch.Size) -> Tensor:
+    return memory.as_strided((shape.numel(),), (1,), start).view(shape)
 
 
 def _affine(rows: Tensor, scale: Tensor, shift: Tensor | None, out: Tensor) -> None:
