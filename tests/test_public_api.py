@@ -213,8 +213,11 @@ def test_conversions_have_the_same_parameters(module):
 # --- examples ----------------------------------------------------------------------------------------------------
 
 
+DEEP = ("eca_resnet101", "eca_resnet152", "ecaresnet101d", "ecaresnet200d", "ecaresnet269d")
+
+
 def slow_where_long(module, name):
-    """The networks' examples are one text; a deep one takes seconds to build, and in Keras on JAX any one does."""
+    """A network takes seconds to build, in Keras on JAX any one does."""
     network = name.startswith(("eca_resnet", "ecares", "from_pretrained"))
     quick = ("eca_resnet18",) if not module.endswith("torch") else ("eca_resnet18", "from_pretrained")
     return [pytest.mark.slow] if network and (name not in quick or module.endswith("keras")) else []
@@ -224,7 +227,7 @@ PUBLIC = [
     pytest.param(module, name, marks=[*marks(module), *slow_where_long(module, name)], id=f"{module}.{name}")
     for module, names in {**{package: listed(package) for package in PACKAGES}, **MODULES}.items()
     for name in names
-    if name != "__version__"
+    if name != "__version__" and not name.startswith(DEEP)  # one text for all: below
 ]
 
 
@@ -245,6 +248,19 @@ def test_every_public_name_has_an_example_that_runs(module, name, tmp_path, monk
     assert attempted > 0
     assert failed == 0, said
     assert f"from {module} import" in text, "an example starts with its import"
+
+
+@pytest.mark.parametrize("module", modules(name for name in PACKAGES if "eca_resnet18" in listed(name)))
+def test_the_examples_of_deep_networks_are_those_of_the_others(module):
+    package = import_module(module)
+
+    def example(name):
+        text = inspect.getdoc(getattr(package, name)).partition("Example:")[2].partition("Source:")[0]
+        return text.replace(name, "network")
+
+    deep = [name for name in package.__all__ if name.startswith(DEEP)]
+    assert len(deep) >= 5
+    assert {example(name) for name in deep} == {example("ecaresnet50t")}
 
 
 def test_an_example_that_is_wrong_is_found():
