@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help parity test test-slow check clean
+.PHONY: help parity test test-slow bench check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,12 @@ test: $(READY)  ## run the tests on every framework and Keras backend (ARGS= goe
 
 test-slow: $(READY)  ## run the tests that `make test` leaves out
 	$(PYTEST) --dist worksteal --slow -m slow $(ARGS)
+
+bench: $(READY)  ## measure the layers and write docs/speed.md, about ten minutes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BIN)/python benchmarks/layers_torch.py --memory --out docs/measured
+	$(BIN)/python benchmarks/layers_jax.py --out docs/measured
+	$(BIN)/python benchmarks/speed_page.py
 
 check: $(READY)  ## lint, format, types, the arrows between packages, and the pages
 	$(BIN)/ruff check .

@@ -113,6 +113,9 @@ Bytes that the compiled program accesses, by XLA's own count, in sizes of x: at 
 read and written for the product), and 4 more for the gradient (dy and x read; dy read, dx written).
 
 {jax}
+
+In float32 the program is at that floor. In bfloat16 XLA's CPU compiler writes the widened map to memory, forward and
+backward: that is left to mend.
 """
 
 
