@@ -66,7 +66,7 @@ def _torch_kernel(w, name, axes):
     }
 
 
-def keras_network():
+def keras_network(padding="same"):
     """Return the network as a functional model on (N, H, W, C)."""
     import keras
 
@@ -75,7 +75,7 @@ def keras_network():
     w = weights()
     x = inputs = keras.Input((None, None, 3), name="x")
     for i, (outputs, k, options) in enumerate(BLOCKS):
-        x = keras.layers.Conv2D(outputs, 3, padding="same", activation="relu", name=f"conv{i}")(x)
+        x = keras.layers.Conv2D(outputs, 3, padding=padding, activation="relu", name=f"conv{i}")(x)
         x = ECA(k, name=f"eca{i}", **options)(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, keras.layers.Dense(CLASSES, name="dense")(x))
@@ -85,6 +85,33 @@ def keras_network():
         elif layer.weights:
             layer.set_weights([w[f"{layer.name}/kernel"], w[f"{layer.name}/bias"]])
     return model
+
+
+def keras_unpadded():
+    return keras_network("valid")
+
+
+def keras_dense():
+    """A model of one layer that is not ours: what fails for it too is not for ECA to mend."""
+    import keras
+
+    inputs = keras.Input((None, None, 3), name="x")
+    return keras.Model(inputs, keras.layers.Dense(CLASSES)(inputs))
+
+
+def keras_convolution():
+    """One unpadded convolution."""
+    import keras
+
+    inputs = keras.Input((None, None, 3), name="x")
+    return keras.Model(inputs, keras.layers.Conv2D(CLASSES, 3)(inputs))
+
+
+def jax_pad():
+    """The operation of JAX that ECA shifts the channels' means with, alone."""
+    from jax import lax
+
+    return lambda x: lax.pad(x, np.float32(0), ((0, 0, 0), (0, 0, 0), (0, 0, 0), (1, -1, 0)))
 
 
 def linen_network():

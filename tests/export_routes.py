@@ -1,14 +1,14 @@
-"""Every route out to production, for the network of export_network.py: `python export_routes.py MAKER FOLDER`.
+"""Every route out to production, for the network of export_network.py: `python export_routes.py BACKEND FOLDER`.
 
-A maker is a framework, or Keras on one of its backends, which takes a process of its own. It writes the artefacts of its
-routes into FOLDER, and results.json there: {route: {"seconds": ..., "raised": what was raised, or null}}, for routes that
-fail by nature {"network": ..., "plain": ...}: what they raise for the network, and for a dense layer without any ECA.
+Keras has one backend per process, so a process makes the artefacts of its routes, and of those of the framework below
+it, into FOLDER. results.json there says {route: what was raised, or null}, and for what fails whatever the model {"network":
+..., "plain": ...}: what the network raises, and what a model raises that has no ECA.
 """
 
 import json
 import os
+import shutil
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,14 +16,14 @@ from pathlib import Path
 
 import export_network as networks
 
-ANY = {0: "batch", 2: "height", 3: "width"}
+TRACED = (2, 20, 24, 3)  # what a network is traced at, where that takes an example
 
 
 @dataclass(frozen=True)
 class Route:
-    """How an artefact is made, and what runs it: one of the runtimes in run_artefact.py."""
+    """How an artefact is made, and what runs it: a runtime of run_artefact.py."""
 
-    maker: str
+    backend: str  # the process that makes it
     runtime: str
     file: str
     make: Callable[[str], None]
@@ -33,44 +33,85 @@ class Route:
 
     @property
     def missing(self):
-        return [package for package in self.needs if find_spec(package) is None]
+        """What must be installed before this can be tried."""
+        compiler = (
+            ["a C++ compiler"] if self.runtime == "aoti" and not shutil.which(os.environ.get("CXX", "g++")) else []
+        )
+        return not_installed(self.needs) + compiler
 
 
-def torch_export(path):
+@dataclass(frozen=True)
+class Failure:
+    """What fails, whatever the model: `attempt` gets the name of a network's builder in export_network.py."""
+
+    backend: str
+    attempt: Callable[[str, str], None]
+    message: str
+    network: str = "keras_network"
+    plain: str = "keras_dense"
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self):
+        return not_installed(self.needs)
+
+
+def not_installed(packages):
+    return [package for package in packages if find_spec(package) is None]
+
+
+def build(name):
+    return getattr(networks, name)()
+
+
+# --- PyTorch --------------------------------------------------------------------------------------------------------
+
+
+def torch_program(flipped=None):
     import torch
 
-    torch.export.save(torch_program(networks.torch_network()), path)
+    free = {i: torch.export.Dim.DYNAMIC for i in (0, 2, 3)}
+    return torch.export.export(networks.torch_network(flipped), (_example(),), dynamic_shapes=(free,))
 
 
-def torch_program(network):
+def torch_export(path, flipped=None):
     import torch
 
-    free = dict.fromkeys(ANY, torch.export.Dim.DYNAMIC)
-    return torch.export.export(network, (torch.zeros(2, 3, 20, 24),), dynamic_shapes=(free,))
+    torch.export.save(torch_program(flipped), path)
 
 
-def torch_onnx(path, flipped=None):
+def torch_onnx(path):
     import torch
 
-    network, x = networks.torch_network(flipped), torch.zeros(2, 3, 20, 24)
-    free = ({axis: torch.export.Dim(name) for axis, name in ANY.items()},)
+    free = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    network = networks.torch_network()
     program = torch.onnx.export(
-        network, (x,), input_names=["x"], dynamic_shapes=free, dynamo=True, opset_version=20, verbose=False
+        network, (_example(),), input_names=["x"], dynamic_shapes=(free,), dynamo=True, opset_version=20, verbose=False
     )
     program.save(path)
 
 
 def torch_aoti(path):
-    from torch._inductor import aoti_compile_and_package
+    import torch
 
-    aoti_compile_and_package(torch_program(networks.torch_network()), package_path=path)
+    torch._inductor.aoti_compile_and_package(torch_program(), package_path=path)
 
 
-def keras_export(format, **options):
+def _example():
+    import torch
+
+    batch, height, width, channels = TRACED
+    return torch.zeros(batch, channels, height, width)
+
+
+# --- Keras ----------------------------------------------------------------------------------------------------------
+
+
+def keras_export(format, network="keras_network", **options):
     def make(path):
-        network = networks.keras_network()
-        network(networks.images(1, 20, 24, 3))  # the ONNX exporters want a model that was called
-        network.export(path, format=format, verbose=False, **options)
+        model = build(network)
+        model(networks.images(*TRACED))  # the ONNX exporters want a model that was called
+        model.export(path, format=format, verbose=False, **options)
 
     return make
 
@@ -78,8 +119,28 @@ def keras_export(format, **options):
 def keras_pt2(path):
     import torch
 
-    free = dict.fromkeys((0, 1, 2), torch.export.Dim.DYNAMIC)
-    networks.keras_network().export(path, format="torch", verbose=False, dynamic_shapes=free)
+    keras_export("torch", dynamic_shapes=dict.fromkeys((0, 1, 2), torch.export.Dim.DYNAMIC))(path)
+
+
+def keras_litert_of_one_size(path):
+    import keras
+
+    keras_export("litert", input_signature=[keras.InputSpec("float32", TRACED, name="x")])(path)
+
+
+def keras_fails(format):
+    return lambda network, path: keras_export(format, network)(path)
+
+
+def batch_of_three(network, path):
+    """Without dynamic_shapes, what Keras writes takes the batch that it was traced at."""
+    import torch
+
+    keras_export("torch", network)(path)
+    torch.export.load(path).module()(torch.zeros(3, 1, 1, 3))
+
+
+# --- JAX ------------------------------------------------------------------------------------------------------------
 
 
 def stablehlo(network):
@@ -87,68 +148,93 @@ def stablehlo(network):
         import jax
         from jax import export
 
-        shape = export.symbolic_shape("b, h, w, 3")
-        x = jax.ShapeDtypeStruct(shape, "float32")
-        Path(path).write_bytes(export.export(jax.jit(getattr(networks, network)()))(x).serialize())
+        x = jax.ShapeDtypeStruct(export.symbolic_shape("n, h, w, 3"), "float32")
+        Path(path).write_bytes(export.export(jax.jit(build(network)))(x).serialize())
 
     return make
 
 
-def jax_onnx(network):
+def jax_onnx(network, shape=TRACED):
     def make(path):
         import jax2onnx
 
-        shape = [2, 20, 24, 3]
-        jax2onnx.to_onnx(getattr(networks, network)(), [shape], input_names=["x"], return_mode="file", output_path=path)
+        jax2onnx.to_onnx(build(network), [list(shape)], input_names=["x"], return_mode="file", output_path=path)
 
     return make
+
+
+def jax_onnx_of_any_batch(network, path):
+    jax_onnx(network, ("N", *TRACED[1:]))(path)
 
 
 ONNX = ("onnxruntime",)
 FROM_TORCH, FROM_TF, FROM_JAX = (*ONNX, "onnxscript"), (*ONNX, "tf2onnx"), (*ONNX, "jax2onnx")
+LITERT, OPENVINO = ("ai_edge_litert",), ("openvino",)
+
 ROUTES = {
     "torch-export": Route("torch", "torch", "a.pt2", torch_export, channels_first=True),
-    "torch-onnx": Route("torch", "onnxruntime", "b.onnx", torch_onnx, FROM_TORCH, channels_first=True),
-    "torch-aoti": Route("torch", "aoti", "c.pt2", torch_aoti, channels_first=True),
-    "keras-tensorflow-saved_model": Route("keras-tensorflow", "tensorflow", "d", keras_export("tf_saved_model")),
-    "keras-tensorflow-onnx": Route("keras-tensorflow", "onnxruntime", "e.onnx", keras_export("onnx"), FROM_TF),
-    "keras-tensorflow-litert": Route(
-        "keras-tensorflow", "litert", "f.tflite", keras_export("litert"), ("ai_edge_litert",)
+    "torch-onnx": Route("torch", "onnxruntime", "a.onnx", torch_onnx, FROM_TORCH, channels_first=True),
+    "torch-aoti": Route("torch", "aoti", "aoti.pt2", torch_aoti, channels_first=True),
+    "keras-torch-export": Route("torch", "torch", "b.pt2", keras_pt2),
+    "keras-torch-onnx": Route("torch", "onnxruntime", "b.onnx", keras_export("onnx"), FROM_TORCH),
+    "keras-torch-openvino": Route("torch", "openvino", "b.xml", keras_export("openvino"), OPENVINO),
+    "keras-torch-litert": Route(
+        "torch", "litert", "b.tflite", keras_litert_of_one_size, (*LITERT, "litert_torch"), dynamic=False
     ),
-    "keras-tensorflow-openvino": Route(
-        "keras-tensorflow", "openvino", "g.xml", keras_export("openvino"), ("openvino",)
-    ),
-    "keras-jax-saved_model": Route("keras-jax", "tensorflow", "h", keras_export("tf_saved_model")),
-    "keras-jax-onnx": Route("keras-jax", "onnxruntime", "i.onnx", keras_export("onnx"), FROM_JAX),
-    "keras-torch-onnx": Route("keras-torch", "onnxruntime", "j.onnx", keras_export("onnx"), FROM_TORCH),
-    "keras-torch-pt2": Route("keras-torch", "torch", "k.pt2", keras_pt2),
-    "keras-torch-openvino": Route("keras-torch", "openvino", "l.xml", keras_export("openvino"), ("openvino",)),
-    "linen-stablehlo": Route("flax", "jax", "m.stablehlo", stablehlo("linen_network")),
-    "nnx-stablehlo": Route("flax", "jax", "n.stablehlo", stablehlo("nnx_network")),
-    "linen-onnx": Route("flax", "onnxruntime", "o.onnx", jax_onnx("linen_network"), FROM_JAX, dynamic=False),
-    "nnx-onnx": Route("flax", "onnxruntime", "p.onnx", jax_onnx("nnx_network"), FROM_JAX, dynamic=False),
+    "keras-tensorflow-saved_model": Route("tensorflow", "tensorflow", "a", keras_export("tf_saved_model")),
+    "keras-tensorflow-onnx": Route("tensorflow", "onnxruntime", "a.onnx", keras_export("onnx"), FROM_TF),
+    "keras-tensorflow-litert": Route("tensorflow", "litert", "a.tflite", keras_export("litert"), LITERT),
+    "keras-tensorflow-openvino": Route("tensorflow", "openvino", "a.xml", keras_export("openvino"), OPENVINO),
+    "keras-jax-saved_model": Route("jax", "tensorflow", "a", keras_export("tf_saved_model"), ("tensorflow",)),
+    "keras-jax-onnx": Route("jax", "onnxruntime", "a.onnx", keras_export("onnx"), FROM_JAX),
+    "linen-stablehlo": Route("jax", "jax", "b.stablehlo", stablehlo("linen_network")),
+    "linen-onnx": Route("jax", "onnxruntime", "b.onnx", jax_onnx("linen_network"), FROM_JAX, dynamic=False),
+    "nnx-stablehlo": Route("jax", "jax", "c.stablehlo", stablehlo("nnx_network")),
+    "nnx-onnx": Route("jax", "onnxruntime", "c.onnx", jax_onnx("nnx_network"), FROM_JAX, dynamic=False),
 }
 
+FAILURES = {
+    "keras-torch-saved_model": Failure("torch", keras_fails("tf_saved_model"), "Detected mismatch"),
+    "keras-torch-export, any batch by default": Failure("torch", batch_of_three, "Guard failed"),
+    "keras-jax-litert": Failure("jax", keras_fails("litert"), "requires TensorFlow or PyTorch backend"),
+    "keras-jax-openvino": Failure("jax", keras_fails("openvino"), "OpConversionFailure", needs=OPENVINO),
+    "keras-jax-saved_model, unpadded convolution": Failure(
+        "jax", keras_fails("tf_saved_model"), "Error when tracing gradients", "keras_unpadded", "keras_convolution"
+    ),
+    "linen-onnx, any batch": Failure(
+        "jax", jax_onnx_of_any_batch, "InconclusiveDimensionOperation", "linen_network", "jax_pad", FROM_JAX
+    ),
+    "nnx-onnx, any batch": Failure(
+        "jax", jax_onnx_of_any_batch, "InconclusiveDimensionOperation", "nnx_network", "jax_pad", FROM_JAX
+    ),
+}
 
-def attempt(make, path):
-    """Make an artefact; a failure is the route's result, and the next one is still made."""
-    start = time.perf_counter()
+SUFFIXES = {"litert": ".tflite", "openvino": ".xml", "export": ".pt2", "onnx": ".onnx"}
+
+
+def raised(make, *arguments):
+    """Say what making an artefact raises; a failure is a result, and the next one is still made."""
     try:
-        make(str(path))
+        make(*arguments)
     except Exception as failure:
-        return {"raised": f"{type(failure).__name__}: {failure}", "seconds": time.perf_counter() - start}
-    return {"raised": None, "seconds": time.perf_counter() - start}
+        return f"{type(failure).__name__}: {failure}"
+    return None
 
 
-def main(maker, folder):
-    framework, _, backend = maker.partition("-")
-    if framework == "keras":
-        os.environ["KERAS_BACKEND"] = backend
-    folder, results = Path(folder), {}
+def main(backend, folder):
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"
+    results = {}
     for name, route in ROUTES.items():
-        if route.maker == maker and not route.missing:
-            results[name] = attempt(route.make, folder / route.file)
-    (folder / "results.json").write_text(json.dumps(results))
+        if route.backend == backend and not route.missing:
+            results[name] = raised(route.make, f"{folder}/{route.file}")
+    for name, failure in FAILURES.items():
+        if failure.backend == backend and not failure.missing:
+            path = f"{folder}/failure{SUFFIXES.get(name.partition(',')[0].rpartition('-')[2], '')}"
+            results[name] = {
+                kind: raised(failure.attempt, getattr(failure, kind), path) for kind in ("network", "plain")
+            }
+    Path(folder, "results.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

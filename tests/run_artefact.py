@@ -9,8 +9,6 @@ import sys
 
 import numpy as np
 
-sys.modules["eca_multi"] = None  # what imports it gets an ImportError
-
 
 def torch(path):
     import torch
@@ -76,6 +74,7 @@ RUNTIMES = {run.__name__: run for run in (torch, aoti, onnxruntime, tensorflow, 
 
 
 def main(runtime, artefact, inputs, outputs):
+    sys.modules["eca_multi"] = None  # what imports it gets an ImportError
     run = RUNTIMES[runtime](artefact)
     with np.load(inputs) as given:
         np.savez(outputs, **{name: run(given[name]) for name in given.files})

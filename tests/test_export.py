@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export_network import images, torch_network
-from export_routes import ROUTES
+from export_network import BLOCKS, images, torch_network
+from export_routes import FAILURES, ROUTES, TRACED, Route, torch_export
+from run_artefact import RUNTIMES
 
 from eca_multi.parity import ParityError, assert_close
 from eca_multi.parity.budget import SAFETY, U_ACC, rounding
@@ -19,9 +20,8 @@ from eca_multi.parity.engines._noise import budget
 
 TESTS = Path(__file__).parent
 
-# None of them is the size that any route was traced at; H and W differ, and one is odd.
+# Nothing was traced at these; H and W differ, and one is odd.
 SHAPES = ((3, 27, 22, 3), (1, 18, 31, 3))
-TRACED = (2, 20, 24, 3)  # of routes without free extents
 
 # What a runtime loads of the five frameworks; TensorFlow loads Keras, and Keras what it finds of JAX.
 FRAMEWORKS = {"torch": ["torch"], "aoti": ["torch"], "tensorflow": ["jax", "keras", "tensorflow"], "jax": ["jax"]}
@@ -37,15 +37,15 @@ def script(name, *arguments):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A function that returns a maker's folder and results; a maker runs once, when its first route is tested."""
+    """A function that returns a backend's folder and results; it makes them once, when the first is asked for."""
 
     @cache
-    def run(maker):
-        folder = tmp_path_factory.mktemp(maker)
-        script("export_routes.py", maker, folder)
+    def make(backend):
+        folder = tmp_path_factory.mktemp(backend)
+        script("export_routes.py", backend, folder)
         return folder, json.loads((folder / "results.json").read_text())
 
-    return run
+    return make
 
 
 @cache
@@ -71,15 +71,73 @@ def run(route, artefact, folder):
         return {shape: outputs[i] for i, shape in shapes.items()}
 
 
+def check(y, shape):
+    """Compare an output with the reference; that of a network with one ECA's kernel turned around must be told."""
+    expected, limit = reference(shape)
+    assert_close(y, expected, budget=limit)
+    for block in range(len(BLOCKS)):
+        with pytest.raises(ParityError, match="EXCEEDS_BUDGET"):
+            assert_close(y, reference(shape, flipped=block)[0], budget=limit)
+
+
+def skip_without(missing):
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (see docs/production.md)")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ROUTES)
-def test_artefact_agrees_with_the_reference(name, made, tmp_path):
+def test_artefact_agrees_with_the_reference(name, made, tmp_path, record_property):
     route = ROUTES[name]
-    if route.missing:
-        pytest.skip(f"not installed: {', '.join(route.missing)}; pip install 'eca-multi[export]'")
-    folder, results = made(route.maker)
-    assert results[name]["raised"] is None
+    skip_without(route.missing)
+    folder, results = made(route.backend)
+    assert results[name] is None
     for shape, y in run(route, folder / route.file, tmp_path).items():
+        check(y, shape)
         expected, limit = reference(shape)
-        print(f"{name} {shape}: {np.max(np.abs(y - expected) / limit):.2f} of the budget")
-        assert_close(y, expected, budget=limit)
+        record_property("budget_use", float(np.max(np.abs(y - expected) / limit)))
+
+
+@pytest.mark.slow
+def test_the_artefact_of_a_wrong_network_is_told(tmp_path):
+    """Of the three ECAs, the circular one has its kernel turned around."""
+    torch_export(tmp_path / "wrong.pt2", flipped=1)
+    for shape, y in run(ROUTES["torch-export"], tmp_path / "wrong.pt2", tmp_path).items():
+        with pytest.raises(ParityError, match="EXCEEDS_BUDGET"):
+            check(y, shape)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAILURES)
+def test_what_fails_for_every_model(name, made):
+    """Once it does not fail any more, it belongs to the routes, and the page on production must say so."""
+    failure = FAILURES[name]
+    skip_without(failure.missing)
+    _, results = made(failure.backend)
+    assert results[name].keys() == {"network", "plain"}
+    for kind, raised in results[name].items():
+        assert failure.message in (raised or ""), kind
+
+
+def test_the_reference_is_right_about_its_own_network():
+    """The bare network in float32 passes, and each ECA's kernel matters by far more than rounding."""
+    for shape in SHAPES:
+        x = torch.from_numpy(images(*shape)).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            check(torch_network()(x).numpy(), shape)
+
+
+def test_an_artefact_runs_without_this_package():
+    """A runtime that needed it would be found."""
+    code = "import run_artefact as r; r.RUNTIMES['ours'] = lambda path: __import__('eca_multi'); r.main('ours', *'abc')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=TESTS, text=True, capture_output=True)
+    assert "import of eca_multi halted" in done.stderr
+
+
+def test_every_runtime_is_known():
+    assert {route.runtime for route in ROUTES.values()} == set(RUNTIMES)
+
+
+def test_a_missing_package_is_named():
+    route = Route("torch", "onnxruntime", "a.onnx", torch_export, needs=("onnxruntime_of_nobody",))
+    assert route.missing == ["onnxruntime_of_nobody"]
