@@ -1,8 +1,8 @@
 """Every route out to production, for the network of export_network.py: `python export_routes.py BACKEND FOLDER`.
 
-Keras has one backend per process, so a process makes the artefacts of its routes, and of those of the framework below
-it, into FOLDER. results.json there says {route: what was raised, or null}, and for what fails whatever the model {"network":
-..., "plain": ...}: what the network raises, and what a model raises that has no ECA.
+Keras has one backend per process, so a process makes the artefacts of Keras on one and of the framework below it, into
+FOLDER. results.json there says {route: what was raised, or null}, and for what fails whatever the model {name:
+{"network": ..., "plain": ...}}: what the network raises, and what a model raises that has no ECA.
 """
 
 import json
@@ -34,9 +34,7 @@ class Route:
     @property
     def missing(self):
         """What must be installed before this can be tried."""
-        compiler = (
-            ["a C++ compiler"] if self.runtime == "aoti" and not shutil.which(os.environ.get("CXX", "g++")) else []
-        )
+        compiler = ["a C++ compiler"] if "aoti" in self.file and not shutil.which(os.environ.get("CXX", "g++")) else []
         return not_installed(self.needs) + compiler
 
 
@@ -67,28 +65,33 @@ def build(name):
 # --- PyTorch --------------------------------------------------------------------------------------------------------
 
 
-def torch_program(flipped=None):
+def torch_program():
     import torch
 
     free = {i: torch.export.Dim.DYNAMIC for i in (0, 2, 3)}
-    return torch.export.export(networks.torch_network(flipped), (_example(),), dynamic_shapes=(free,))
+    return torch.export.export(networks.torch_network(), (_example(),), dynamic_shapes=(free,))
 
 
-def torch_export(path, flipped=None):
+def torch_export(path):
     import torch
 
-    torch.export.save(torch_program(flipped), path)
+    torch.export.save(torch_program(), path)
 
 
-def torch_onnx(path):
+def torch_onnx(path, flipped=None):
     import torch
 
     free = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
-    network = networks.torch_network()
+    network = networks.torch_network(flipped)
     program = torch.onnx.export(
         network, (_example(),), input_names=["x"], dynamic_shapes=(free,), dynamo=True, opset_version=20, verbose=False
     )
     program.save(path)
+
+
+def torch_onnx_wrong(path):
+    """With the kernel of the circular ECA turned around: the control."""
+    torch_onnx(path, flipped=1)
 
 
 def torch_aoti(path):
@@ -174,7 +177,8 @@ LITERT, OPENVINO = ("ai_edge_litert",), ("openvino",)
 ROUTES = {
     "torch-export": Route("torch", "torch", "a.pt2", torch_export, channels_first=True),
     "torch-onnx": Route("torch", "onnxruntime", "a.onnx", torch_onnx, FROM_TORCH, channels_first=True),
-    "torch-aoti": Route("torch", "aoti", "aoti.pt2", torch_aoti, channels_first=True),
+    "torch-aoti": Route("torch", "torch", "aoti.pt2", torch_aoti, channels_first=True),
+    "wrong": Route("torch", "onnxruntime", "wrong.onnx", torch_onnx_wrong, FROM_TORCH, channels_first=True),
     "keras-torch-export": Route("torch", "torch", "b.pt2", keras_pt2),
     "keras-torch-onnx": Route("torch", "onnxruntime", "b.onnx", keras_export("onnx"), FROM_TORCH),
     "keras-torch-openvino": Route("torch", "openvino", "b.xml", keras_export("openvino"), OPENVINO),

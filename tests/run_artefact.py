@@ -1,6 +1,6 @@
-"""Run an exported artefact by its runtime alone: `python run_artefact.py RUNTIME ARTEFACT INPUTS OUTPUTS`.
+"""Run exported artefacts by their runtime alone: `python run_artefact.py RUNTIME ARTEFACT...`.
 
-INPUTS is an .npz file of arrays; OUTPUTS gets what the artefact makes of each, by the same names. A line of JSON on
+ARTEFACT.x.npz holds its inputs, and ARTEFACT.y.npz gets what it makes of each, by the same names. A line of JSON on
 standard output lists the frameworks that were loaded on the way. eca_multi cannot be imported here.
 """
 
@@ -13,15 +13,9 @@ import numpy as np
 def torch(path):
     import torch
 
-    module = torch.export.load(path).module()
-    return lambda x: module(torch.from_numpy(x)).detach().numpy()
-
-
-def aoti(path):
-    import torch
-
-    package = torch._inductor.aoti_load_package(path)
-    return lambda x: package(torch.from_numpy(x)).numpy()
+    aoti = path.endswith("aoti.pt2")
+    run = torch._inductor.aoti_load_package(path) if aoti else torch.export.load(path).module()
+    return lambda x: run(torch.from_numpy(x)).detach().numpy()
 
 
 def onnxruntime(path):
@@ -70,14 +64,15 @@ def jax(path):
     return lambda x: np.asarray(exported.call(x))
 
 
-RUNTIMES = {run.__name__: run for run in (torch, aoti, onnxruntime, tensorflow, litert, openvino, jax)}
+RUNTIMES = {run.__name__: run for run in (torch, onnxruntime, tensorflow, litert, openvino, jax)}
 
 
-def main(runtime, artefact, inputs, outputs):
+def main(runtime, *artefacts):
     sys.modules["eca_multi"] = None  # what imports it gets an ImportError
-    run = RUNTIMES[runtime](artefact)
-    with np.load(inputs) as given:
-        np.savez(outputs, **{name: run(given[name]) for name in given.files})
+    for artefact in artefacts:
+        run = RUNTIMES[runtime](artefact)
+        with np.load(f"{artefact}.x.npz") as inputs:
+            np.savez(f"{artefact}.y.npz", **{name: run(inputs[name]) for name in inputs.files})
     print(json.dumps(sorted({"torch", "tensorflow", "keras", "jax", "flax"} & set(sys.modules))))
 
 
