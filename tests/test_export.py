@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -142,6 +143,13 @@ def test_an_artefact_runs_without_this_package():
     code = "import run_artefact as r; r.RUNTIMES['ours'] = lambda path: __import__('eca_multi'); r.main('ours', 'a')"
     done = subprocess.run([sys.executable, "-c", code], cwd=TESTS, text=True, capture_output=True)
     assert "import of eca_multi halted" in done.stderr
+
+
+def test_the_page_lists_every_route_and_failure():
+    page = (TESTS.parent / "docs/production.md").read_text()
+    rows = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`(.*?)`", row)]
+    assert sorted(listed) == sorted((ROUTES.keys() - {"wrong"}) | FAILURES.keys())
 
 
 def test_every_runtime_is_known():
