@@ -38,14 +38,13 @@ def is_faster(x: Tensor, weight: Tensor, gate: Gate, axis: int) -> bool:
     """Where `fused_eca` is taken, of tensors in eager mode. The measurements are in docs/speed.md."""
     if not isinstance(gate, str):
         return False
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return _is_for_triton(x, weight.reshape(-1, weight.shape[-1]), axis)
+    if x.numel() < SMALL:
+        return False
     differentiated = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    return (
-        x.numel() >= SMALL
-        and (differentiated or x.dtype.itemsize == 2)  # forward in float32, the native code allocates y alone
-        and layout_of(x, axis) is not None
-    )
+    # Forward in float32, the native code allocates y alone.
+    return (differentiated or x.dtype.itemsize == 2) and layout_of(x, axis) is not None
 
 
 def _is_for_triton(x: Tensor, w: Tensor, axis: int) -> bool:

@@ -32,19 +32,9 @@ def convolve(pooled: torch.Tensor, w: torch.Tensor, padding: str) -> torch.Tenso
     return logits
 
 
-def is_one(pooled: torch.Tensor, weight: torch.Tensor, padding: str) -> bool:
-    """One sample, one kernel and zeros: where conv1d is quicker than shifted copies, of plain tensors on the CPU."""
-    return (
-        len(pooled) == len(weight) == 1
-        and weight.ndim == 3
-        and padding == "zeros"
-        and pooled.device.type == "cpu"  # on CUDA conv1d may round to TF32
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
-def convolve_one(pooled: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return F.conv1d(pooled, weight, padding=weight.shape[2] // 2)
+def conv1d_is_exact(x: torch.Tensor) -> bool:
+    """On CUDA conv1d may round to TF32, and autocast narrows it."""
+    return x.is_cpu and not torch.is_autocast_enabled("cpu")
 
 
 def convolve_backward(

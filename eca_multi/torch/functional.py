@@ -1,13 +1,16 @@
 """The ECA function for PyTorch: the tensor lines of the layer."""
 
 import math
-from typing import Literal, overload
+from functools import lru_cache
+from typing import Literal, NamedTuple, overload
 
 import torch
+import torch.nn.functional as F
 
 from eca_multi._canonical import native_kernel
 from eca_multi._errors import (
     check_channel_axis,
+    check_channels,
     check_circular,
     check_floating,
     check_gate,
@@ -19,7 +22,7 @@ from eca_multi._errors import (
 )
 
 from ._fused import fused_eca, is_eager, is_faster
-from ._gate import GATES, Gate, convolve, convolve_one, is_one
+from ._gate import GATES, Gate, conv1d_is_exact, convolve
 
 
 @overload
@@ -82,22 +85,34 @@ def eca(
 
     Source: Wang et al., ECA-Net, CVPR 2020.
     """
+    y, g = attend(x, weight, padding, gate, channel_axis, mask)
+    return (y, g.reshape(x.shape[0], -1)) if return_gate else y
+
+
+def attend(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    padding: str,
+    gate: Gate,
+    channel_axis: int,
+    mask: torch.Tensor | None,
+    channels: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Check everything, and return y and the gates. `channels` is the layer's number, where there is a layer."""
     check_padding(padding)
     check_gate(gate)
-    require_floating("x", x)
-    require_floating("weight", weight)
-    axis = check_channel_axis(channel_axis, x.shape)
-    axes = spatial_axes(axis, x.shape)
-    channels = x.shape[axis]
-    kernels, taps = native_kernel("torch", weight.shape)
-    k = check_kernel(kernels, taps, channels, weight.shape)
-    check_circular(padding, k, channels)
     eager = is_eager(x, weight)
+    if eager and type(channel_axis) is int:
+        shapes = _read_again(x.shape, weight.shape, channel_axis, padding, channels)
+    else:
+        require_floating("x", x)
+        require_floating("weight", weight)
+        shapes = read_shapes(x.shape, weight.shape, channel_axis, padding, channels)
+    axis, axes, k, gate_shape, is_single = shapes
     if eager and mask is None and is_faster(x, weight, gate, axis):
-        y, g = fused_eca(x, weight.reshape(-1, k), padding, str(gate), axis)
-        return (y, g) if return_gate else y
+        return fused_eca(x, weight.reshape(-1, k), padding, str(gate), axis)
 
-    acc = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
+    acc = torch.float32 if eager else torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
     if mask is not None:
         require_mask(mask, axis, x)
         valid = mask.expand(*x.shape[:axis], *x.shape[axis + 1 :]).unsqueeze(axis)
@@ -109,14 +124,53 @@ def eca(
         # A sum stays one all-reduce where x is a DTensor with uneven spatial shards; a mean gathers x.
         pooled = x.sum(axes, dtype=acc) / math.prod([x.shape[i] for i in axes])
 
-    if eager and is_one(pooled, weight, padding):
-        logits = convolve_one(pooled, weight.to(acc))
+    # On small maps every operation counts, one that does nothing too.
+    if eager and is_single and weight.dtype == acc and isinstance(gate, str) and conv1d_is_exact(x):
+        g = GATES[gate](F.conv1d(pooled[None], weight, padding=k // 2))
     else:
         logits = convolve(pooled, weight.to(acc).reshape(-1, k), padding)
-    g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
-    check_gate_shape(g.shape, logits.shape)
-    y = (x * g.reshape([-1 if i == 0 else channels if i == axis else 1 for i in range(x.ndim)])).to(x.dtype)
-    return (y, g) if return_gate else y
+        g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
+        check_gate_shape(g.shape, logits.shape)
+    y = x * g.reshape(gate_shape)
+    return y if y.dtype == x.dtype else y.to(x.dtype), g
+
+
+class Shapes(NamedTuple):
+    """What the shapes of a call say."""
+
+    axis: int  # of the channels, counted from the front
+    axes: tuple[int, ...]  # to average over
+    kernel_size: int
+    gate: tuple[int, ...]  # the gates' shape beside x
+    is_single: bool  # one sample, one kernel (1, 1, k), no wrapping around: what conv1d does in one operation
+
+
+def read_shapes(
+    x: torch.Size, weight: torch.Size, channel_axis: int, padding: str, channels: int | None = None
+) -> Shapes:
+    """Check the shapes of a call, against the layer's number of channels too where there is a layer."""
+    axis = check_channel_axis(channel_axis, x)
+    if _is_known(x[axis]) and channels is not None:  # in this order: to look at `channels` is to compare it
+        check_channels(channels, axis, x)
+    axes = spatial_axes(axis, x)
+    kernels, taps = native_kernel("torch", weight)
+    k = check_kernel(kernels, taps, x[axis], weight)
+    check_circular(padding, k, x[axis])
+    gate = tuple(-1 if i == 0 else extent if i == axis else 1 for i, extent in enumerate(x))
+    return Shapes(axis, axes, k, gate, x[0] == kernels == 1 and len(weight) == 3 and padding == "zeros")
+
+
+# On small maps the checks would cost as much as a pass over the map; a network meets few shapes.
+_read_again = lru_cache(maxsize=1024)(read_shapes)
+
+
+def _is_known(extent: int | torch.SymInt) -> bool:
+    """Whether a channel count may be compared: a dynamic one would get a graph for each value it is compared with."""
+    if not torch.compiler.is_compiling():
+        return True
+    from torch.fx.experimental.symbolic_shapes import has_static_value  # imports sympy: only where needed
+
+    return has_static_value(extent)
 
 
 def require_floating(name: str, x: torch.Tensor) -> None:

@@ -12,7 +12,6 @@ from eca_multi._canonical import native_kernel, native_shape
 from eca_multi._errors import (
     check_axis_type,
     check_channel_axis,
-    check_channels,
     check_circular,
     check_gate,
     check_init,
@@ -26,7 +25,7 @@ from eca_multi._kernel import eca_kernel_size
 
 from ._gate import Gate
 from ._scripted import scripted_eca
-from .functional import eca, require_floating, require_mask
+from .functional import attend, require_floating, require_mask
 
 
 class ChannelKernel(nn.Module):
@@ -146,23 +145,11 @@ def checked_eca(
     mask: torch.Tensor | None,
 ) -> torch.Tensor:
     """The layer's call. One step in a graph of torch.fx, so that networks with ECA can be traced and fused."""
-    require_floating("x", x)
-    axis = check_channel_axis(channel_axis, x.shape)
-    if _is_known(x.shape[axis]):
-        check_channels(channels, axis, x.shape)
-    return eca(x, weight, padding=padding, gate=gate, channel_axis=axis, mask=mask)
+    y, _ = attend(x, weight, padding, gate, channel_axis, mask, channels)
+    return y
 
 
 torch.fx.wrap("checked_eca")
-
-
-def _is_known(extent: int | torch.SymInt) -> bool:
-    """Whether a channel count may be compared: a dynamic one would get a graph for each value it is compared with."""
-    if not torch.compiler.is_compiling():
-        return True
-    from torch.fx.experimental.symbolic_shapes import has_static_value  # imports sympy: only where needed
-
-    return has_static_value(extent)
 
 
 class LazyChannelKernel(LazyModuleMixin, ChannelKernel):
