@@ -10,7 +10,11 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from . import _batch_norm as batch_norm
+
 BLOCK = 1 << 20  # elements: 4 MB in float32
+LONG_ROW = 512  # positions
+LONG_COLUMNS = 1 << 17  # elements of a sample
 
 Part = tuple[slice, slice]  # of the first two axes
 
@@ -44,16 +48,21 @@ class FeatureMap(NamedTuple):
     def acc(self) -> torch.dtype:
         return torch.promote_types(self.data.dtype, torch.float32)
 
-    def sums(self, other: Self | None = None, memory: Tensor | None = None) -> Tensor:
-        """Sum the map, or its product with another of the same layout, over the positions: (N, C) in float32.
+    @property
+    def is_long(self) -> bool:
+        """Whether batch normalisation's kernels are worth their call: one for all rows, or one a sample of columns."""
+        _, positions, channels = self.data.shape
+        return positions >= LONG_ROW if channels == 1 else positions * channels >= LONG_COLUMNS
 
-        `memory` is a tensor as large as `data` that may be written over.
-        """
-        if other is None and self.data.dtype == self.acc:
+    def sums(self, other: Self | None = None) -> Tensor:
+        """Sum the map, or its product with another of the same layout, over the positions: (N, C) in float32."""
+        is_wide, is_rows = self.data.dtype == self.acc, self.data.shape[2] == 1
+        if other is None and is_wide:
             sums = self.data.sum(1)
+        elif self.data.dtype == (other or self).data.dtype and (self.is_long or (is_wide and is_rows)):
+            sums = batch_norm.sums(self.data) if other is None else batch_norm.products(self.data, other.data)
         else:
-            if memory is None or memory.dtype != self.acc:
-                memory = self._block_memory(1 if other is None else 2)
+            memory = self._block_memory(1 if other is None else 2)
             sums = self.data.new_zeros(len(self.data), self.data.shape[2], dtype=self.acc)
             for part in self._parts():
                 x, d = self.data[part], None if other is None else other.data[part]
@@ -63,13 +72,16 @@ class FeatureMap(NamedTuple):
     def scaled(self, g: Tensor, shift: Tensor | None, out: Self) -> None:
         """out = x * g + shift, of both (N, C) in float32, rounded once to x's dtype."""
         x, y, size = self.data, out.data, (len(self.data), 1, self.data.shape[2])
+        is_wide, is_rows = x.dtype == self.acc, x.shape[2] == 1
         g, shift = g.reshape(size), None if shift is None else shift.reshape(size)
-        if x.dtype == self.acc:
+        if is_wide and shift is None:
             torch.mul(x, g, out=y)
-            if shift is not None:
-                y.add_(shift)
-        elif x.shape[2] == 1:
-            _affine(x, g, shift, y)
+        elif is_wide and shift is not None and not is_rows:
+            torch.addcmul(shift, x, g, out=y)
+        elif self.is_long or (is_rows and not is_wide):
+            batch_norm.scaled(x, g, torch.zeros_like(g) if shift is None else shift, y)
+        elif is_wide and shift is not None:
+            torch.mul(x, g, out=y).add_(shift)
         else:
             block = self._block_memory()
             for part in self._parts():
@@ -103,12 +115,3 @@ def _product(x: Tensor, d: Tensor | None, memory: Tensor) -> Tensor:
 
 def _part_of(memory: Tensor, start: int, shape: torch.Size) -> Tensor:
     return memory.as_strided((shape.numel(),), (1,), start).view(shape)
-
-
-def _affine(rows: Tensor, scale: Tensor, shift: Tensor | None, out: Tensor) -> None:
-    """out = rows * scale + shift: batch normalisation at inference does that to half precision, rounding once."""
-    scale = scale.flatten()
-    zeros, ones, unused = torch.zeros_like(scale), torch.ones_like(scale), scale.new_empty(0)
-    bias = zeros if shift is None else shift.flatten()
-    x, y = (t.view(1, len(t), -1) for t in (rows, out))
-    torch.native_batch_norm(x, scale, bias, zeros, ones, False, 0.0, 0.0, out=(y, unused, unused))

@@ -111,11 +111,12 @@ class FusedECA(torch.autograd.Function):
             return gradients[0], gradients[1].squeeze(1), None, None, None
         if layout_of(dy, axis) != layout:  # in another order, or expanded, as that of a sum is
             dy = torch.empty_like(x).copy_(dy)
-        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         x_map, dy_map = FeatureMap.of(x, axis, layout), FeatureMap.of(dy, axis, layout)
-        dlogits = SLOPES[gate](g) * (dg + x_map.sums(dy_map, dx))  # dx is working memory before it is dx
+        dlogits = SLOPES[gate](g) * (dg + x_map.sums(dy_map))
         dmeans, dw = convolve_backward(dlogits, pooled, w.to(g.dtype), padding)
-        if dx is not None:
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = torch.empty_like(x)
             dy_map.scaled(g, (dmeans + dpooled) / x_map.positions, FeatureMap.of(dx, axis, layout))
         return dx, dw.to(w.dtype), None, None, None
 

@@ -1,0 +1,53 @@
+"""ECA's passes over a feature map by the kernels of batch normalisation on the CPU.
+
+At inference that is y = x * scale + shift, and the gradients by scale and shift are sum(dy * x) and sum(dy): what ECA
+needs. The kernels read each map once, compute half precision in float32, and allocate nothing of the map's size.
+A map is rows (N * C, S, 1) or columns (N, S, C), as in `_feature_map`.
+"""
+
+import torch
+from torch import Tensor
+
+
+def sums(x: Tensor) -> Tensor:
+    return _gradient(x, x, 2)
+
+
+def products(x: Tensor, dy: Tensor) -> Tensor:
+    """The sums of x * dy."""
+    return _gradient(x, dy, 1)
+
+
+def scaled(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
+    """out = x * scale + shift, rounded once."""
+    images = _images(x)
+    mean, var = _identity(images)
+    unused = mean.new_empty(0)
+    rows = (t.view(len(images), -1) for t in (scale, shift))
+    for image, g, s, y in zip(images, *rows, _images(out), strict=True):
+        torch.native_batch_norm(image, g, s, mean, var, False, 0.0, 0.0, out=(y, unused, unused))
+
+
+def _gradient(x: Tensor, dy: Tensor, which: int) -> Tensor:
+    """Of batch normalisation's gradients by (x, scale, shift) one, a row for each image."""
+    images, wanted = _images(x), [i == which for i in range(3)]
+    mean, var = _identity(images)
+    backward = torch.ops.aten.native_batch_norm_backward
+    found = [
+        backward(d, image, None, mean, var, None, None, False, 0.0, wanted)[which]
+        for image, d in zip(images, _images(dy), strict=True)
+    ]
+    return torch.stack(found)
+
+
+def _images(maps: Tensor) -> tuple[Tensor, ...]:
+    """All rows as one image with as many channels, or each sample's columns as one that has its channels last."""
+    if maps.shape[2] == 1:
+        return (maps.view(1, len(maps), -1),)
+    return maps.movedim(2, 1)[..., None].split(1)
+
+
+def _identity(images: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """The mean and the variance with which nothing is normalised."""
+    mean = torch.zeros(images[0].shape[1])
+    return mean, torch.ones_like(mean)
