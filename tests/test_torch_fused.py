@@ -112,10 +112,21 @@ def allocations(x, weight, dy):
     return forward, backward
 
 
+# How long a row and a sample must be for batch normalisation's kernels: each of these maps is, or none is.
+each_length = pytest.mark.parametrize("length", [0, 1 << 62], ids=["long", "short"])
+
+
+def set_lengths(monkeypatch, length, block):
+    monkeypatch.setattr(_feature_map, "LONG_ROW", length)
+    monkeypatch.setattr(_feature_map, "LONG_COLUMNS", length)
+    monkeypatch.setattr(_feature_map, "BLOCK", block)
+
+
+@each_length
 @each_dtype
 @each_layout
-def test_nothing_but_the_results_is_as_large_as_x(dtype, layout, monkeypatch):
-    monkeypatch.setattr(_feature_map, "BLOCK", 1 << 12)
+def test_nothing_but_the_results_is_as_large_as_x(dtype, layout, length, monkeypatch):
+    set_lengths(monkeypatch, length, 1 << 12)
     assert allocations(*draw(dtype, layout)) == (1, 1)
 
 
@@ -173,12 +184,13 @@ def last(x):
     return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
+@each_length
 @each_dtype
 @pytest.mark.parametrize("layout", [torch.Tensor.contiguous, last], ids=LAYOUTS.keys())
 @pytest.mark.parametrize("shape", [SHAPE, (2, 300, 70), (3, 5, 9, 16, 17)], ids=["2-D", "1-D", "3-D"])
-def test_it_is_within_the_error_budget(dtype, layout, shape, monkeypatch):
+def test_it_is_within_the_error_budget(dtype, layout, shape, length, monkeypatch):
     monkeypatch.setattr(_fused, "SMALL", 0)
-    monkeypatch.setattr(_feature_map, "BLOCK", 1 << 10)
+    set_lengths(monkeypatch, length, 1 << 10)
     x, weight, dy = draw(dtype, layout, shape)
     assert is_fused(eca(x, weight))
     assert beyond_budget(x, weight, dy) == set()

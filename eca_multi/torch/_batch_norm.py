@@ -44,10 +44,10 @@ def _images(maps: Tensor) -> tuple[Tensor, ...]:
     """All rows as one image with as many channels, or each sample's columns as one that has its channels last."""
     if maps.shape[2] == 1:
         return (maps.view(1, len(maps), -1),)
-    return maps.movedim(2, 1)[..., None].split(1)
+    return torch.split(maps.movedim(2, 1)[..., None], 1)
 
 
 def _identity(images: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """The mean and the variance with which nothing is normalised."""
-    mean = torch.zeros(images[0].shape[1])
+    mean = torch.zeros(images[0].shape[1], dtype=torch.promote_types(images[0].dtype, torch.float32))
     return mean, torch.ones_like(mean)

@@ -112,7 +112,7 @@ def attend(
     if eager and mask is None and is_faster(x, weight, gate, axis):
         return fused_eca(x, weight.reshape(-1, k), padding, str(gate), axis)
 
-    acc = torch.float32 if eager else torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
+    acc = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
     if mask is not None:
         require_mask(mask, axis, x)
         valid = mask.expand(*x.shape[:axis], *x.shape[axis + 1 :]).unsqueeze(axis)
