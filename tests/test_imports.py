@@ -19,6 +19,9 @@ import numpy as np
 def loaded():
     return sorted({"torch", "tensorflow", "keras", "jax", "flax"} & set(sys.modules))
 
+def packages():
+    return {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names - {"eca_multi"}
+
 def state():
     result = {
         "environment": dict(os.environ),
@@ -52,7 +55,7 @@ def state():
 
 for name in BEFORE:
     importlib.import_module(name)
-first, loaded_first = state(), loaded()
+first, loaded_first, packages_first = state(), loaded(), packages()
 with contextlib.redirect_stdout(io.StringIO()) as printed:
     for name in OURS:
         importlib.import_module(name)
@@ -60,6 +63,7 @@ last = state()
 print("REPORT" + json.dumps({
     "loaded first": loaded_first,
     "loaded": loaded(),
+    "brought": sorted(packages() - packages_first),
     "printed": printed.getvalue(),
     "changed": sorted(name for name in last if last[name] != first.get(name)),
 }))
@@ -126,6 +130,18 @@ def test_keras_comes_with_what_it_imports_itself(backend):
     assert set(result["loaded"]) <= {"keras", backend, "jax"}
 
 
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"floor"}))
+def test_an_import_brings_no_package_but_the_framework(name):
+    """What reads files, asks a hub or traces a network is imported where it is used: benchmarks/import_time.py."""
+    before, ours, _ = MODULES[name]
+    assert report(before, ours)["brought"] == []
+
+
+@pytest.mark.keras
+def test_the_keras_layers_bring_no_package(backend):
+    assert report(*KERAS, KERAS_BACKEND=backend)["brought"] == []
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_an_import_changes_nothing(name):
     before, ours, _ = MODULES[name]
@@ -158,6 +174,7 @@ def meddler(tmp_path):
 def test_the_report_sees_a_meddler(meddler):
     result = report(("jax",), ("meddler",), PYTHONPATH=meddler)
     assert result["loaded"] == ["flax", "jax"] != MODULES["jax"][2]
+    assert "flax" in result["brought"]
     assert {"environment", "jax", "log handlers", "warning filters"} <= set(result["changed"])
     assert result["printed"] == "hello\n"
 

@@ -11,6 +11,7 @@ from eca_multi._networks import (
     RELEASED,
     STATISTICS,
     count_parameters,
+    describe,
     find,
     kernel_sizes,
     macs,
@@ -62,6 +63,13 @@ def test_timms_parameter_counts(name):
     listed = tensors(find(name))
     assert count_parameters(listed) == parameters
     assert count_parameters(listed, "eca") == eca
+
+
+@networks
+def test_a_docstring_has_the_count(network):
+    listed = tensors(network)
+    count, eca = count_parameters(listed), count_parameters(listed, "eca")
+    assert f"{count / 1e6:.2f} million parameters, {eca} of them in" in describe(network, "", "", "")
 
 
 def test_every_network_has_a_published_count():

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from eca_multi._files import whole_file
 
@@ -28,6 +27,8 @@ def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray
         OSError: If the file cannot be read.
         CheckpointError: If it is no complete `.safetensors` file, or holds a tensor of another dtype.
     """
+    from safetensors import SafetensorError, safe_open  # an extension, and few who import a layer read a file
+
     name = os.fspath(path)
     with open(path, "rb") as file:
         start = file.read(8)

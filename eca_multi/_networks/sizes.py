@@ -28,7 +28,9 @@ def kernel_sizes(network: Network, wanted: KernelSizes = None) -> tuple[int, ...
             return tuple(network.kernels[stage] for stage in stages)
         wanted = "adaptive"
     if wanted == "adaptive":
-        return tuple(eca_kernel_size(block.outputs, min_size=3) for block in network.blocks)
+        widths = [block.outputs for block in network.blocks]
+        rule = {width: eca_kernel_size(width, min_size=3) for width in set(widths)}
+        return tuple(rule[width] for width in widths)
     if isinstance(wanted, str):
         raise _unknown(ValueError, wanted)
     if not isinstance(wanted, list | tuple):

@@ -32,6 +32,19 @@ def convolve(pooled: torch.Tensor, w: torch.Tensor, padding: str) -> torch.Tenso
     return logits
 
 
+def gathered(pooled: torch.Tensor) -> torch.Tensor:
+    """The means with all channels on every device, where they are a DTensor of channel shards.
+
+    DTensor has no halo; left to itself it spreads the samples instead, and then moves x's gradient after them.
+    """
+    if not hasattr(pooled, "redistribute"):  # a DTensor alone has it; its class takes long to import
+        return pooled
+    from torch.distributed.tensor import Replicate
+
+    placements = [Replicate() if placement.is_shard(1) else placement for placement in pooled.placements]
+    return pooled.redistribute(placements=placements)
+
+
 def conv1d_is_exact(x: torch.Tensor) -> bool:
     """On CUDA conv1d may round to TF32, and autocast narrows it."""
     return x.is_cpu and not torch.is_autocast_enabled("cpu")

@@ -22,7 +22,7 @@ from eca_multi._errors import (
 )
 
 from ._fused import fused_eca, is_eager, is_faster
-from ._gate import GATES, Gate, conv1d_is_exact, convolve
+from ._gate import GATES, Gate, conv1d_is_exact, convolve, gathered
 
 
 @overload
@@ -128,7 +128,7 @@ def attend(
     if eager and is_single and weight.dtype == acc and isinstance(gate, str) and conv1d_is_exact(x):
         g = GATES[gate](F.conv1d(pooled[None], weight, padding=k // 2))
     else:
-        logits = convolve(pooled, weight.to(acc).reshape(-1, k), padding)
+        logits = convolve(gathered(pooled), weight.to(acc).reshape(-1, k), padding)
         g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
         check_gate_shape(g.shape, logits.shape)
     y = x * g.reshape(gate_shape)
