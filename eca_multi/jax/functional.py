@@ -116,8 +116,8 @@ def eca(
     acc = jnp.float64 if jnp.float64 in (x.dtype, weight.dtype) else jnp.float32
 
     # The gradient of a product in bfloat16 is summed in bfloat16 (20 % off on a 28x28 map), so x is widened first.
-    narrow = x.dtype != acc
-    wide, again = _widen(x, acc) if narrow else (x, x)
+    twice = x.dtype == jnp.bfloat16
+    wide, again = _widen(x, acc) if twice else (x.astype(acc),) * 2
     if mask is None:
         # XLA:CPU makes a quotient once, but the product with 1/n, and so the taps' gradient, at every position of dx.
         count = _opaque(jnp.asarray(math.prod(x.shape[i] for i in axes), acc))
@@ -132,8 +132,8 @@ def eca(
     logits = _convolve(pooled, weight.astype(acc).reshape(k, 1, -1), padding, channel_axis_name)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
-    gate_map = jnp.expand_dims(g, axes)
-    y = _scale(x, wide, gate_map) if narrow else wide * gate_map
+    scale = jnp.expand_dims(g, axes)
+    y = _scale(x, wide, scale) if twice else (wide * scale).astype(x.dtype)
     return (y, g) if return_gate else y
 
 
@@ -160,7 +160,7 @@ def _scale(x: jax.Array, wide: jax.Array, g: jax.Array) -> jax.Array:
 def _scale_jvp(primals: Triple, tangents: Triple) -> Pair:
     # Two terms, each rounded, so that backward dy too is widened for each of its uses.
     (x, wide, g), (_, d_wide, d_g) = primals, tangents
-    along_g = (_anew(x, g).astype(g.dtype) * d_g).astype(x.dtype)
+    along_g = (_anew(x, g).astype(wide.dtype) * d_g).astype(x.dtype)
     return _scale(x, wide, g), (d_wide * g).astype(x.dtype) + _anew(along_g)
 
 
