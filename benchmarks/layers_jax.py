@@ -44,29 +44,50 @@ def compiled(function: Any, *arguments: jax.Array) -> tuple[Any, float]:
     return program, program.cost_analysis()["bytes accessed"]
 
 
-def row(shape: tuple[int, ...], dtype: Any, rounds: int) -> str:
+def cell(shape: tuple[int, ...], dtype: Any, rounds: int) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(0), 3)
     x, dy = (jax.random.normal(key, shape, dtype) for key in keys[:2])
     w = jax.random.normal(keys[2], (eca_kernel_size(shape[-1]), 1, 1), dtype)
     programs = {
         "forward": (eca, x, w),
         "copy": (lambda x: x + 1, x),
+        "usual forward": (usual, x, w),
         "both": (with_gradient(eca), x, w, dy),
         "floor": (lambda x, dy: (x + 1, x * dy), x, dy),
-        "usual": (with_gradient(usual), x, w, dy),
+        "usual both": (with_gradient(usual), x, w, dy),
     }
     moved, runs = {}, {}
     for name, (function, *arguments) in programs.items():
         program, bytes_accessed = compiled(function, *arguments)
         moved[name] = bytes_accessed / x.nbytes
         runs[name] = partial(waited_for, program, arguments)
-    seconds = interleave(runs, rounds)
-    pairs = (("forward", "copy"), ("both", "floor"), ("usual", "both"))
-    to_copy, to_floor, to_usual = (ratio(seconds[a], seconds[b])[0] for a, b in pairs)
-    return (
-        f"| {' x '.join(map(str, shape))} | {jnp.dtype(dtype).name} | {moved['forward']:.2f} | {to_copy:.2f} "
-        f"| {moved['both']:.2f} | {to_floor:.2f} | {to_usual:.2f} |"
-    )
+    found = {"shape": shape, "dtype": jnp.dtype(dtype).name, "bytes": x.nbytes, "moved": moved}
+    return {**found, "seconds": interleave(runs, rounds)}
+
+
+def table(cells: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "| x | dtype | forward: moved | usual's | time / copy's | usual / ours "
+        "| both: moved | usual's | time / copy and product's | usual / ours |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for c in cells:
+        shown = []
+        for name, floor in (("forward", "copy"), ("both", "floor")):
+            times = [ratios(c, name, floor), ratios(c, f"usual {name}", name)]
+            shown += [f"{value:.2f}" for value in (c["moved"][name], c["moved"][f"usual {name}"], *times)]
+        lines.append(f"| {' x '.join(map(str, c['shape']))} | {c['dtype']} | {' | '.join(shown)} |")
+    return lines
+
+
+def ratios(c: dict[str, Any], of: str, to: str) -> float:
+    return ratio(c["seconds"][of], c["seconds"][to])[0]
+
+
+def bare_sums() -> dict[str, float]:
+    """What a mere sum in float32 moves, in sizes of x: 1 where the compiler reads x and writes nothing of its size."""
+    xs = (jnp.zeros((8, 28, 28, 512), dtype) for dtype in (jnp.float32, jnp.bfloat16, jnp.float16))
+    return {x.dtype.name: compiled(lambda x: x.sum((1, 2), dtype=jnp.float32), x)[1] / x.nbytes for x in xs}
 
 
 def waited_for(program: Any, arguments: list[jax.Array]) -> Any:
@@ -79,19 +100,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, help="folder of layers-jax.json")
     asked = parser.parse_args()
-    table = [
-        "| x | dtype | forward: moved | time to a copy's | both: moved | time to copy and product | usual / ours |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    cells = []
     for shape in asked.shape or SHAPES:
         for dtype in (jnp.float32, jnp.bfloat16):
-            table.append(row(shape, dtype, asked.rounds))
-            print(table[-1], flush=True)
+            cells.append(cell(shape, dtype, asked.rounds))
+            print("\n".join(table(cells)[0 if len(cells) == 1 else -1 :]), flush=True)
     if asked.out:
         asked.out.mkdir(exist_ok=True)
-        (asked.out / "layers-jax.json").write_text(
-            json.dumps({"jax": jax.__version__, "table": table}, indent=1) + "\n"
-        )
+        found = {"jax": jax.__version__, "bare sums": bare_sums(), "cells": cells}
+        (asked.out / "layers-jax.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

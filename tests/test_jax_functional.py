@@ -408,6 +408,32 @@ def test_gate_gradient_of_a_large_bfloat16_map(size, rng):
     assert np.abs(np.asarray(naive, np.float64) / true - 1).max() > 0.05
 
 
+def slope_of_gradient(x, w, x_dot, w_dot):
+    def gradient(x, w):
+        return jax.grad(lambda x, w: jnp.square(eca(x, w).astype("float32")).sum(), (0, 1))(x, w)
+
+    return jax.jvp(gradient, (x, w), (x_dot, w_dot))[1]
+
+
+BFLOAT16_DERIVATIVES = {
+    "jvp": lambda x, w, x_dot, w_dot: jax.jvp(eca, (x, w), (x_dot, w_dot))[1],
+    "forward over reverse": slope_of_gradient,
+    "vmap of vjp": lambda x, w, G, _: jax.vmap(lambda x, G: jax.vjp(eca, x[None], w)[1](G[None]))(x, G),
+}
+
+
+@pytest.mark.parametrize("derivative", BFLOAT16_DERIVATIVES.values(), ids=BFLOAT16_DERIVATIVES.keys())
+def test_bfloat16_has_every_derivative(derivative, rng):
+    """x has rules of its own there; a few roundings of 2**-9 from float32, which the tests above judge."""
+    x, w, G = draw(rng, (5, 1, 1))
+    arguments = [jnp.asarray(a, "bfloat16") for a in (x, w, G, rng.normal(size=w.shape))]
+    derivative = jax.jit(derivative)
+    got, expected = derivative(*arguments), derivative(*(a.astype("float32") for a in arguments))
+    for value, true in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert value.dtype == "bfloat16"
+        assert np.abs(np.asarray(value, "float32") - true).max() < 2.0**-6 * np.abs(true).max()
+
+
 # --- the shifts --------------------------------------------------------------------------------------------------
 
 CHANNELS = 5

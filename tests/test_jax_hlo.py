@@ -1,0 +1,78 @@
+"""What XLA makes of eca on the CPU: how many feature maps the compiled program reads and writes, and what it repeats.
+
+Forward x is read for the means, and read and y written for the product; backward dy and x are read for the gate's
+gradient, and dy read and dx written. No less will do, and nothing else of that size may be moved.
+"""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from eca_multi.jax import eca
+from eca_multi.jax.functional import _convolve
+
+SHAPE = (2, 56, 56, 64)
+FLOOR = {"forward": 3, "gradient": 7}
+SMALL = 0.1  # of a map: means, gate, kernel and their gradients, all of them (N, C) or less
+
+each_pass = pytest.mark.parametrize("which", FLOOR)
+
+
+def compiled(function, which, dtype):
+    def gradient(x, w, dy):
+        y, pull = jax.vjp(function, x, w)
+        return y, *pull(dy)
+
+    x, w = jax.ShapeDtypeStruct(SHAPE, dtype), jax.ShapeDtypeStruct((3, 1, 1), dtype)
+    traced = jax.jit(function).lower(x, w) if which == "forward" else jax.jit(gradient).lower(x, w, x)
+    return traced.compile()
+
+
+def maps(program, dtype):
+    """The bytes that a program accesses, by XLA's own count, in sizes of x."""
+    return program.cost_analysis()["bytes accessed"] / (math.prod(SHAPE) * jnp.dtype(dtype).itemsize)
+
+
+def loops_that_shift(program):
+    """The fused loops over a whole map that shift the channels anew at each position."""
+    shape = ",".join(map(str, SHAPE))
+    loops = re.findall(rf"^%(\S+) \([^\n]*-> \w+\[{shape}\] {{\n(.*?)^}}", program.as_text(), re.MULTILINE | re.DOTALL)
+    assert loops
+    return [name for name, body in loops if " pad(" in body]
+
+
+def as_first_written(x, w):
+    wide = x.astype(jnp.float32)
+    g = jax.nn.sigmoid(_convolve(wide.mean((1, 2)), w.astype(jnp.float32), "zeros", None))
+    return (wide * g[:, None, None]).astype(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@each_pass
+def test_at_the_floor(which, dtype):
+    program = compiled(eca, which, dtype)
+    assert FLOOR[which] <= maps(program, dtype) <= FLOOR[which] + SMALL
+    assert not loops_that_shift(program)
+
+
+# --- controls: should XLA do better by itself, eca can be written so -------------------------------------------------
+
+
+@each_pass
+def test_a_widened_map_is_seen(which):
+    """bfloat16 widened once for both uses is written to memory, and read, in float32."""
+    assert maps(compiled(as_first_written, which, "bfloat16"), "bfloat16") > FLOOR[which] + 3
+
+
+def test_shifts_at_every_position_are_seen():
+    assert loops_that_shift(compiled(as_first_written, "gradient", "float32"))
+
+
+def test_float16_cannot_be():
+    """XLA:CPU writes even the operand of a bare sum, widened, to memory."""
+    x = jax.ShapeDtypeStruct(SHAPE, "float16")
+    bare = jax.jit(lambda x: x.sum((1, 2), dtype=jnp.float32)).lower(x).compile()
+    assert maps(bare, "float16") > 4
