@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import pytest
 
 from eca_multi import parity
@@ -16,7 +17,7 @@ from eca_multi.parity.plan import BASE, tasks
 from eca_multi.parity.report import Cell, Report
 from eca_multi.parity.runners import find_runners, reference_of
 from eca_multi.parity.spec import Spec
-from eca_multi.parity.specs import SHIPPED, attention, batch_norm, bf16_gate, conv2d, find_spec, layer_norm, mlp
+from eca_multi.parity.specs import SHIPPED, attention, batch_norm, bf16_gate, conv2d, eca, find_spec, layer_norm, mlp
 from eca_multi.parity.specs import squeeze_excite as se
 from eca_multi.parity.worker import make_engine
 
@@ -148,6 +149,20 @@ def test_a_gate_in_bfloat16_has_wrong_gradients_under_jax():
 def test_the_gate_is_right_in_float32_and_when_repaired():
     assert agrees(here(bf16_gate.SPEC, ["jax"], "float32", ["28x28"]))
     assert agrees(here(bf16_gate.REPAIRED, ["jax"], "bfloat16", ["28x28"]))
+
+
+@pytest.mark.parametrize("case", ["photographs", "one-position"])  # of which torch gates the first in one operation
+@pytest.mark.parametrize("name", ["torch", "linen", "nnx", "jax"])
+def test_ecas_steps_are_tapped(name, case):
+    (task,) = tasks(eca.SPEC, [eca.SPEC.case(case)], ["float32"], ["forward"])
+    (runner,) = find_runners(eca.SPEC, [name])
+    engine = make_engine("runner", runner.adapter)
+    assert engine.evaluate(replace(task.job, taps=tuple(eca.SPEC.taps))).keys() == {"y", *eca.SPEC.taps}
+
+
+@pytest.mark.keras
+def test_ecas_steps_are_tapped_in_keras():
+    test_ecas_steps_are_tapped(f"keras-{keras.backend.backend()}", "photographs")
 
 
 def test_taps_lead_to_the_gate():

@@ -54,7 +54,8 @@ class Torch(_Here, TorchAdapter):
     def tapping(self) -> AbstractContextManager[Any]:
         from eca_multi.torch import functional
 
-        return _tapping(functional)
+        # The native code: an operation that does several steps in one has no seams.
+        return _tapping(functional, "convolve", is_eager=lambda x, weight: False)
 
 
 class Keras(_Here, KerasAdapter):
@@ -141,15 +142,15 @@ class Oracle(NumpyAdapter):
         return solve(job)
 
 
-def _tapping(functional: Any) -> AbstractContextManager[Any]:
-    """Tap a framework's own function at its two seams: the convolution of the means, and the gate."""
-    convolve, gates = functional._convolve, functional.GATES
+def _tapping(functional: Any, name: str = "_convolve", **others: Any) -> AbstractContextManager[Any]:
+    """Tap a framework's own function at its two seams: the convolution of the means, by its name, and the gate."""
+    convolve, gates = getattr(functional, name), functional.GATES
 
     def tapped(pooled: Any, *arguments: Any) -> Any:
         return tap("conv", convolve(tap("pooled", pooled), *arguments))
 
     named = {name: lambda logits, gate=gate: tap("gate", gate(logits)) for name, gate in gates.items()}
-    return mock.patch.multiple(functional, _convolve=tapped, GATES=named)
+    return mock.patch.multiple(functional, **{name: tapped}, GATES=named, **others)
 
 
 SPEC = Spec(
