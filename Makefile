@@ -29,7 +29,11 @@ test-slow: $(READY)  ## run the tests that `make test` leaves out
 bench: $(READY)  ## measure the layers and write docs/speed.md, about ten minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python benchmarks/layers_torch.py --memory --out docs/measured
+	$(BIN)/python benchmarks/layers_torch.py --compiled --shape 8,512,28,28 --shape 32,256,56,56 --out docs/measured
+	$(BIN)/python benchmarks/inside_resnet.py --out docs/measured
 	$(BIN)/python benchmarks/layers_jax.py --out docs/measured
+	$(BIN)/python benchmarks/layers_keras.py --out docs/measured
+	$(BIN)/python benchmarks/import_time.py --out docs/measured
 	$(BIN)/python benchmarks/speed_page.py
 
 check: $(READY)  ## lint, format, types, the arrows between packages, and the pages

@@ -1,9 +1,4 @@
-"""Write docs/speed.md and its picture from the results of the layer benchmarks, every number of them.
-
-python benchmarks/layers_torch.py --memory --out docs/measured
-python benchmarks/layers_jax.py --out docs/measured
-python benchmarks/speed_page.py
-"""
+"""Write docs/speed.md and its picture, every number of them from what `make bench` left in docs/measured."""
 
 import json
 import math
@@ -16,6 +11,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from _timing import ratio
+from inside_resnet import table as inside_table
 from layers_jax import ratios
 from layers_jax import table as jax_table
 from layers_torch import best_usual, table
@@ -62,6 +58,20 @@ def memory(cells: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def beside_others(cells: list[dict[str, Any]]) -> str:
+    """Forward and backward over the floor's, eager and compiled; of the usual implementations the quickest."""
+    lines = ["| x | dtype | layout | ours | compiled | usual | compiled | SE | compiled |", "|" + "---|" * 9]
+    for c in cells:
+        both = c["seconds"]["both"]
+        compiled = {name.removesuffix(", compiled"): times for name, times in both.items() if "compiled" in name}
+        shown = []
+        for pick in (lambda of: of["ours"], best_usual, lambda of: of["SE"]):
+            shown += [f"{ratio(pick(of), both['floor'])[0]:.2f}" for of in (both, compiled)]
+        shape = " x ".join(map(str, c["shape"]))
+        lines.append(f"| {shape} | {c['dtype']} | {c['layout'].replace('_', ' ')} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
 def jax_words(found: dict[str, Any]) -> dict[str, str]:
     large = [c for c in found["cells"] if c["bytes"] >= 16 << 20]
     words = {f"sum_{dtype}": f"{moved:.1f}" for dtype, moved in found["bare sums"].items()}
@@ -78,8 +88,12 @@ def between(values: Iterable[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def measured(name: str) -> Any:
+    return json.loads((DOCS / "measured" / f"{name}.json").read_text())
+
+
 def main() -> None:
-    torch, jax = (json.loads((DOCS / "measured" / f"layers-{name}.json").read_text()) for name in ("torch", "jax"))
+    torch, jax, inside = measured("layers-torch"), measured("layers-jax"), measured("inside-resnet")["cells"]
     cells = torch["cells"]
     picture(cells, DOCS / "measured" / "layers-torch.svg")
     speedups = [ratio(best_usual(c["seconds"]["both"]), c["seconds"]["both"]["ours"])[0] for c in cells]
@@ -93,8 +107,14 @@ def main() -> None:
         low=f"{min(large):.2f}",
         high=f"{max(large):.2f}",
         memory=memory(cells),
+        compiled=beside_others(measured("layers-torch-compiled")["cells"]),
+        batch=inside[0]["batch"],
+        size=inside[0]["size"],
+        inside=inside_table(inside),
         jax="\n".join(jax_table(jax["cells"])),
         **jax_words(jax),
+        keras="\n".join(measured("layers-keras")["table"]),
+        imports="\n".join(measured("import-time")["table"]),
         machine=machine,
     )
     (DOCS / "speed.md").write_text(page)
@@ -102,9 +122,9 @@ def main() -> None:
 
 TEXT = """# Speed
 
-`benchmarks/speed_page.py` writes this page, every number of it, from what `benchmarks/layers_torch.py` and
-`benchmarks/layers_jax.py` measured: {machine}, without a GPU. The implementations take turns in every round; medians of
-the ratios within a round are shown. ECA's arithmetic is nothing; what it costs is to move the feature map.
+`make bench` measures and writes this page, every number of it: {machine}, without a GPU.
+The implementations take turns in every round; medians of the ratios within a round are shown. ECA's arithmetic is
+nothing; what it costs is to move the feature map.
 
 ## PyTorch, eager, on the CPU
 
@@ -126,6 +146,14 @@ Largest resident memory above that before the call, in sizes of x, of the forwar
 {memory}
 
 Compiled, exported, traced and transformed code sees plain operations, which the compiler fuses. CUDA takes those too.
+Time of forward and backward over the floor's, eager and under `torch.compile`, with squeeze-and-excitation (SE) beside:
+
+{compiled}
+
+Inside a training step of ResNet-50 (batch {batch}, {size} x {size}, SGD), by how much the step is longer than without
+attention; medians of differences within a round, and their quartiles:
+
+{inside}
 
 ## JAX, compiled
 
@@ -145,6 +173,21 @@ What is widened for two uses, one of them a sum, XLA's CPU compiler writes to me
 widens x anew for each use, and hides from that compiler, and from no other, that it is the same x; derivatives of both
 modes and any order remain. In float16 this is no help: there a mere sum in float32 moves {sum_float16}, not the
 {sum_bfloat16} of bfloat16. `tests/test_jax_hlo.py` counts again in every run.
+
+## Keras
+
+The Keras layer's time over that of the framework's own layer (for TensorFlow, of ECA in TensorFlow's operations).
+Where nothing compiles it away, `Layer.__call__` alone takes about 100 microseconds, so small maps in eager torch cost
+more. On torch Keras takes the same backward pass as the torch layer.
+
+{keras}
+
+## Imports
+
+What an import takes after the framework's own, in ms. Python's garbage collector is off in the first column: a pass
+over all of a framework's objects takes 100 ms, and in whose import it falls is chance.
+
+{imports}
 """
 
 
