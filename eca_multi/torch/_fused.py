@@ -4,6 +4,7 @@ Autograd takes the gradient of the usual code through several tensors of the fea
 backward writes dx, and nothing else is of that size.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn.parameter import Parameter
 
 from . import _triton
 from ._feature_map import FeatureMap, layout_of
-from ._gate import GATES, SLOPES, Gate, convolve, convolve_backward
+from ._gate import GATES, SLOPES, Gate, convolve, convolve_backward, convolve_plain
 
 PLAIN = (Tensor, Parameter)  # a DTensor, a fake or a user's subclass takes the native code
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # float64 is for references, which are the native code
@@ -85,7 +86,7 @@ class FusedECA(torch.autograd.Function):
             return y, g, pooled
         x_map = FeatureMap.of(x, axis, layout)
         pooled = x_map.sums() / x_map.positions
-        g = GATES[gate](convolve(pooled, w.to(x_map.acc), padding))
+        g = GATES[gate](convolve_plain(pooled, w.to(x_map.acc), padding))
         y = torch.empty_like(x)
         x_map.scaled(g, None, FeatureMap.of(y, axis, layout))
         return y, g, pooled
@@ -95,29 +96,34 @@ class FusedECA(torch.autograd.Function):
         x, w, *ctx.options = inputs
         ctx.save_for_backward(x, w, *output[1:])
         ctx.save_for_forward(x, w, *output[1:])
+        ctx.set_materialize_grads(False)  # the gates and the means seldom have a gradient
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, dg: Tensor | None, dpooled: Tensor | None) -> tuple[Tensor | None, ...]:
         x, w, g, pooled = ctx.saved_tensors
         padding, gate, axis = ctx.options
-        layout = None if _is_wrapped(x, w, *cotangents) else layout_of(x, axis)
+        dy = torch.zeros_like(x) if dy is None else dy
+        layout = None if _is_wrapped(x, w, dy, dg, dpooled) else layout_of(x, axis)
         # A gradient that is differentiated again, or is under vmap, is that of the native code.
         if layout is None or torch.is_grad_enabled():
             _, pull = torch.func.vjp(lambda x, w: native(x, w, *ctx.options), x, w)  # type: ignore[misc]
+            cotangents = (dy, *(torch.zeros_like(g) if d is None else d for d in (dg, dpooled)))
             return (*pull(cotangents), None, None, None)
-        dy, dg, dpooled = cotangents
         if _is_for_triton(x, w, axis):  # without dpooled: `fused_eca` hands the means to nobody
+            dg = torch.zeros_like(g) if dg is None else dg
             gradients = _triton.backward(dy, x, w.unsqueeze(1), pooled, g, dg, padding, gate)
             return gradients[0], gradients[1].squeeze(1), None, None, None
         if layout_of(dy, axis) != layout:  # in another order, or expanded, as that of a sum is
             dy = torch.empty_like(x).copy_(dy)
         x_map, dy_map = FeatureMap.of(x, axis, layout), FeatureMap.of(dy, axis, layout)
-        dlogits = SLOPES[gate](g) * (dg + x_map.sums(dy_map))
+        dgates = x_map.sums(dy_map)
+        dlogits = SLOPES[gate](g) * (dgates if dg is None else dgates + dg)
         dmeans, dw = convolve_backward(dlogits, pooled, w.to(g.dtype), padding)
         dx = None
         if ctx.needs_input_grad[0]:
             dx = torch.empty_like(x)
-            dy_map.scaled(g, (dmeans + dpooled) / x_map.positions, FeatureMap.of(dx, axis, layout))
+            dmeans = dmeans if dpooled is None else dmeans + dpooled
+            dy_map.scaled(g, dmeans / x_map.positions, FeatureMap.of(dx, axis, layout))
         return dx, dw.to(w.dtype), None, None, None
 
     @staticmethod
@@ -133,7 +139,15 @@ class FusedECA(torch.autograd.Function):
         return (dx * _spread(g, x, axis) + x * _spread(dg, x, axis)).to(x.dtype), dg, dpooled
 
 
-def _is_wrapped(*tensors: Tensor) -> bool:
+# `apply` looks at it in every call, and takes as long for that as for a pass over a small map.
+FusedECA.forward.__signature__ = inspect.signature(FusedECA.forward)  # type: ignore[attr-defined]
+
+
+def _is_wrapped(*tensors: Tensor | None) -> bool:
     """Whether a transform is at work (torch.func, or autograd's own batches), whose tensors have no memory."""
     functorch = torch._C._functorch
-    return any(functorch.is_functorch_wrapped_tensor(t) or functorch.is_legacy_batchedtensor(t) for t in tensors)
+    return any(
+        functorch.is_functorch_wrapped_tensor(t) or functorch.is_legacy_batchedtensor(t)
+        for t in tensors
+        if t is not None
+    )

@@ -1,6 +1,7 @@
 """From the channels' means to their gates: the small (N, C) part of ECA."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,13 +42,21 @@ def gathered(pooled: torch.Tensor) -> torch.Tensor:
         return pooled
     from torch.distributed.tensor import Replicate
 
-    placements = [Replicate() if placement.is_shard(1) else placement for placement in pooled.placements]
-    return pooled.redistribute(placements=placements)
+    shards: Any = pooled
+    whole: torch.Tensor = shards.redistribute(
+        placements=[Replicate() if placement.is_shard(1) else placement for placement in shards.placements]
+    )
+    return whole
 
 
 def conv1d_is_exact(x: torch.Tensor) -> bool:
     """On CUDA conv1d may round to TF32, and autocast narrows it."""
     return x.is_cpu and not torch.is_autocast_enabled("cpu")
+
+
+def convolve_plain(pooled: torch.Tensor, w: torch.Tensor, padding: str) -> torch.Tensor:
+    """`convolve` of plain tensors outside of autograd, in place."""
+    return _correlate(_padded(pooled, w.shape[1] // 2, padding), [*w.T])
 
 
 def convolve_backward(
@@ -56,16 +65,22 @@ def convolve_backward(
     """The gradients of `convolve` by the means and by w. (On the CPU conv1d's take up to twenty times as long.)"""
     channels, k = pooled.shape[1], w.shape[1]
     half = k // 2
-    shared = len(w) == 1
+    is_shared = len(w) == 1
     means, dz = _padded(pooled, half, padding), _padded(dlogits, half, padding)
-    taps = w if shared else _padded(w.T, half, padding).T
-    dpooled, dw = torch.zeros_like(pooled), torch.empty_like(w)
-    for j in range(k):
-        back = slice(k - 1 - j, k - 1 - j + channels)
-        dpooled.addcmul_(dz[:, back], taps[:, j] if shared else taps[back, j])
-        by_channel = (dlogits * means[:, j : j + channels]).sum(0)
-        dw[:, j] = by_channel.sum() if shared else by_channel
-    return dpooled, dw
+    products = (dlogits * means[:, j : j + channels] for j in range(k))
+    dw = torch.stack([product.sum() if is_shared else product.sum(0) for product in products], -1)
+    # Channel c is read by channel c + j - half through its tap k - 1 - j.
+    taps = w.T if is_shared else _padded(w.T, half, padding)
+    back = [taps[k - 1 - j] if is_shared else taps[k - 1 - j, j : j + channels] for j in range(k)]
+    return _correlate(dz, back), dw.view(w.shape)
+
+
+def _correlate(padded: torch.Tensor, taps: list[torch.Tensor]) -> torch.Tensor:
+    channels = padded.shape[1] - len(taps) + 1
+    result = padded[:, :channels] * taps[0]
+    for j, tap in enumerate(taps[1:], 1):
+        result.addcmul_(padded[:, j : j + channels], tap)
+    return result
 
 
 def _padded(rows: torch.Tensor, half: int, padding: str) -> torch.Tensor:

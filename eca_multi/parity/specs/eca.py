@@ -150,7 +150,8 @@ def _tapping(functional: Any, name: str = "_convolve", **others: Any) -> Abstrac
         return tap("conv", convolve(tap("pooled", pooled), *arguments))
 
     named = {name: lambda logits, gate=gate: tap("gate", gate(logits)) for name, gate in gates.items()}
-    return mock.patch.multiple(functional, **{name: tapped}, GATES=named, **others)
+    replaced: dict[str, Any] = {name: tapped, "GATES": named, **others}
+    return mock.patch.multiple(functional, **replaced)
 
 
 SPEC = Spec(
