@@ -20,6 +20,8 @@ from eca_multi._errors import (
     spatial_axes,
 )
 
+from ._fused import fused_eca, is_faster
+
 # A tensor of whichever backend Keras runs on; Keras itself has no type for it.
 Tensor = Any
 Gate = str | Callable[[Tensor], Tensor]
@@ -79,6 +81,10 @@ def eca(
     kernels, taps = native_kernel("keras", weight.shape)
     k = check_kernel(kernels, taps, channels, weight.shape)
     check_circular(padding, k, channels)
+    if mask is None and is_faster(x, weight, gate, axis):
+        y, g = fused_eca(x, weight, padding, str(gate), axis)
+        return (y, g) if return_gate else y
+
     dtype = keras.backend.standardize_dtype(x.dtype)
     acc = "float64" if "float64" in (dtype, keras.backend.standardize_dtype(weight.dtype)) else "float32"
 
