@@ -28,7 +28,10 @@ from eca_multi import eca_kernel_size
 SHAPES = ((1, 7, 7, 64), (32, 7, 7, 2048), (8, 28, 28, 512), (32, 56, 56, 256), (64, 112, 112, 64), (64, 4096, 256))
 DTYPES = ("float32", "bfloat16")
 BACKENDS = ("tensorflow", "jax", "torch")
-HEADER = ["| backend | as | x | dtype | forward: Keras / native | quartiles | both: same | quartiles |", "|" + "---|" * 8]
+HEADER = [
+    "| backend | as | x | dtype | forward: Keras / native | quartiles | both: same | quartiles |",
+    "|" + "---|" * 8,
+]
 Run = Callable[[], object]
 
 
@@ -61,11 +64,12 @@ def on_tensorflow(layer: Any, x: np.ndarray, dy: np.ndarray, compiled: bool) -> 
 
         return step
 
-    def run(function: Any, *arguments: Any) -> Run:
-        compiled = tf.function(function, jit_compile=jit_compile)
-        return lambda: compiled(*arguments)
-
     for name, jit_compile in {"jit_compile": True, "graph": False}.items():
+
+        def run(function: Any, *arguments: Any, jit_compile: bool = jit_compile) -> Run:
+            compiled = tf.function(function, jit_compile=jit_compile)
+            return lambda: compiled(*arguments)
+
         yield Mode(
             name,
             {"keras": run(layer, image), "native": run(native, image)},

@@ -16,7 +16,11 @@ Tensor = Any
 
 def is_faster(x: Tensor, weight: Tensor, gate: Any, axis: int) -> bool:
     """Where `fused_eca` is taken. False on other backends, of symbolic tensors and in compiled or exported code."""
-    return IS_TORCH and _fused.is_eager(x, weight) and _fused.is_faster(x, _transposed(weight), gate, axis)
+    if not (IS_TORCH and isinstance(gate, str) and _fused.is_eager(x, weight)):
+        return False
+    # Without a gradient torch's own operations are as quick, yet each of Keras's costs more than theirs.
+    is_large = x.is_cpu and x.numel() >= _fused.SMALL and x.is_contiguous()
+    return is_large or _fused.is_faster(x, _transposed(weight), gate, axis)
 
 
 def fused_eca(x: Tensor, weight: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor]:
