@@ -120,8 +120,8 @@ def _convolve(pooled: Tensor, w: Tensor, padding: str) -> Tensor:
         padded = ops.pad(pooled, ((0, 0), (half, half)))
     else:
         padded = ops.concatenate([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
-    # Two copies, which the taps take in turn: the means' gradient then ends in a sum over both, which XLA computes once.
-    # Without, XLA fuses the shifts of all taps into the loop over dx and computes them at each position of the map.
+    # Two copies, which the taps take in turn: the means' gradient then ends in a sum over both, which XLA does once.
+    # Without, it fuses the shifts of all taps into the loop over dx and computes them at each position of the map.
     copies = ops.broadcast_to(padded, (2, *ops.shape(padded)))
     logits = copies[0, :, :channels] * w[0]
     for j in range(1, k):
