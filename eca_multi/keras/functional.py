@@ -20,6 +20,8 @@ from eca_multi._errors import (
     spatial_axes,
 )
 
+from ._fused import fused_eca, is_faster
+
 # A tensor of whichever backend Keras runs on; Keras itself has no type for it.
 Tensor = Any
 Gate = str | Callable[[Tensor], Tensor]
@@ -79,6 +81,10 @@ def eca(
     kernels, taps = native_kernel("keras", weight.shape)
     k = check_kernel(kernels, taps, channels, weight.shape)
     check_circular(padding, k, channels)
+    if mask is None and is_faster(x, weight, gate, axis):
+        y, g = fused_eca(x, weight, padding, str(gate), axis)
+        return (y, g) if return_gate else y
+
     dtype = keras.backend.standardize_dtype(x.dtype)
     acc = "float64" if "float64" in (dtype, keras.backend.standardize_dtype(weight.dtype)) else "float32"
 
@@ -114,9 +120,12 @@ def _convolve(pooled: Tensor, w: Tensor, padding: str) -> Tensor:
         padded = ops.pad(pooled, ((0, 0), (half, half)))
     else:
         padded = ops.concatenate([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
-    logits = padded[:, :channels] * w[0]
+    # Two copies, which the taps take in turn: the means' gradient then ends in a sum over both, which XLA does once.
+    # Without, it fuses the shifts of all taps into the loop over dx and computes them at each position of the map.
+    copies = ops.broadcast_to(padded, (2, *ops.shape(padded)))
+    logits = copies[0, :, :channels] * w[0]
     for j in range(1, k):
-        logits = logits + padded[:, j : j + channels] * w[j]
+        logits = logits + copies[j % 2, :, j : j + channels] * w[j]
     return logits
 
 

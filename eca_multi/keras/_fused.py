@@ -1,0 +1,33 @@
+"""The backward pass of eca_multi.torch for Keras on torch: an autograd.Function, which keras.ops cannot write.
+
+This is the one module that imports another framework's package, and only where Keras itself runs on that framework.
+"""
+
+from typing import Any
+
+import keras
+
+IS_TORCH = keras.backend.backend() == "torch"  # for the life of the process
+if IS_TORCH:
+    from eca_multi.torch import _fused
+
+Tensor = Any
+
+
+def is_faster(x: Tensor, weight: Tensor, gate: Any, axis: int) -> bool:
+    """Where `fused_eca` is taken. False on other backends, of symbolic tensors and in compiled or exported code."""
+    if not (IS_TORCH and isinstance(gate, str) and _fused.is_eager(x, weight)):
+        return False
+    # Without a gradient torch's own operations are as quick, yet each of Keras's costs more than theirs.
+    is_large = x.is_cpu and x.numel() >= _fused.SMALL and x.is_contiguous()
+    return is_large or _fused.is_faster(x, _transposed(weight), gate, axis)
+
+
+def fused_eca(x: Tensor, weight: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor]:
+    """Return y like x, and the gates (N, C) in float32."""
+    return _fused.fused_eca(x, _transposed(weight), padding, gate, axis)
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    """A kernel (k,), (k, 1, 1) or (k, 1, C) as torch's code has it, (1, k) or (C, k)."""
+    return weight.reshape(len(weight), -1).T
