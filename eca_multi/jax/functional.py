@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Literal, overload
 
 import jax
@@ -24,10 +23,10 @@ from eca_multi._errors import (
     spatial_axes,
 )
 
+from ._bfloat16 import opaque, scaled, widen
+
 Gate = str | Callable[[jax.Array], jax.Array]
 AxisName = str | tuple[str, ...] | None
-Pair = tuple[jax.Array, jax.Array]
-Triple = tuple[jax.Array, jax.Array, jax.Array]
 
 GATES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": jax.nn.sigmoid,
@@ -117,10 +116,10 @@ def eca(
 
     # The gradient of a product in bfloat16 is summed in bfloat16 (20 % off on a 28x28 map), so x is widened first.
     twice = x.dtype == jnp.bfloat16
-    wide, again = _widen(x, acc) if twice else (x.astype(acc),) * 2
+    wide, again = widen(x, acc) if twice else (x.astype(acc),) * 2
     if mask is None:
         # XLA:CPU makes a quotient once, but the product with 1/n, and so the taps' gradient, at every position of dx.
-        count = _opaque(jnp.asarray(math.prod(x.shape[i] for i in axes), acc))
+        count = opaque(jnp.asarray(math.prod(x.shape[i] for i in axes), acc))
         pooled = _across(lax.pmean, again.sum(axes) / count, axis_name)
     else:
         check_mask(getattr(mask, "dtype", None) == jnp.bool_, mask, axis, x.shape)
@@ -133,52 +132,8 @@ def eca(
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
     scale = jnp.expand_dims(g, axes)
-    y = _scale(x, wide, scale) if twice else (wide * scale).astype(x.dtype)
+    y = scaled(x, wide, scale) if twice else (wide * scale).astype(x.dtype)
     return (y, g) if return_gate else y
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _widen(x: jax.Array, acc: DTypeLike) -> Pair:
-    """Return x in `acc` twice, for the product and for the means; their gradients are added before they are rounded."""
-    wide, again = x.astype(acc), _anew(x)
-    return wide, wide if again is x else again.astype(acc)
-
-
-@_widen.defjvp
-def _widen_jvp(acc: DTypeLike, primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[Pair, Pair]:
-    d_wide = tangents[0].astype(acc)
-    return _widen(*primals, acc), (d_wide, d_wide)
-
-
-@jax.custom_jvp
-def _scale(x: jax.Array, wide: jax.Array, g: jax.Array) -> jax.Array:
-    """Return wide * g in x's dtype; wide is x in g's, and carries its gradient."""
-    return (wide * g).astype(x.dtype)
-
-
-@_scale.defjvp
-def _scale_jvp(primals: Triple, tangents: Triple) -> Pair:
-    # Two terms, each rounded, so that backward dy too is widened for each of its uses.
-    (x, wide, g), (_, d_wide, d_g) = primals, tangents
-    along_g = (_anew(x, g).astype(wide.dtype) * d_g).astype(x.dtype)
-    return _scale(x, wide, g), (d_wide * g).astype(x.dtype) + _anew(along_g)
-
-
-def _anew(a: jax.Array, *after: jax.Array) -> jax.Array:
-    """Return `a`, to be widened once more; XLA:CPU is not to see that it is `a`.
-
-    What is widened for two uses, one of them a sum, it writes to memory in float32; for one use it does not. Two that
-    come after the same are one to it.
-    """
-    if not isinstance(a, jax.core.Tracer):
-        return a
-    anew: jax.Array = lax.platform_dependent(a, *after, cpu=_opaque, default=lambda a, *_: a)
-    return anew
-
-
-def _opaque(a: jax.Array, *after: jax.Array) -> jax.Array:
-    hidden: list[jax.Array] = lax.optimization_barrier([a, *after])  # type: ignore[no-untyped-call]  # untyped in JAX
-    return hidden[0]
 
 
 def _convolve(pooled: jax.Array, w: jax.Array, padding: str, channel_axis_name: str | None) -> jax.Array:

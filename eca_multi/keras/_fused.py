@@ -1,6 +1,6 @@
 """The backward pass of eca_multi.torch for Keras on torch: an autograd.Function, which keras.ops cannot write.
 
-This is the one module that imports another framework's package, and only where Keras itself runs on that framework.
+It imports another framework's package, and only where Keras itself runs on that framework. So does `_bfloat16`.
 """
 
 from typing import Any

@@ -20,6 +20,7 @@ from eca_multi._errors import (
     spatial_axes,
 )
 
+from ._bfloat16 import scaled, widen
 from ._fused import fused_eca, is_faster
 
 # A tensor of whichever backend Keras runs on; Keras itself has no type for it.
@@ -88,11 +89,11 @@ def eca(
     dtype = keras.backend.standardize_dtype(x.dtype)
     acc = "float64" if "float64" in (dtype, keras.backend.standardize_dtype(weight.dtype)) else "float32"
 
-    # TensorFlow sums float16 in float16 and JAX the gradient of a bfloat16 product in bfloat16: widen x once.
-    wide = ops.cast(x, acc)
+    # TensorFlow sums float16 in float16 and JAX the gradient of a bfloat16 product in bfloat16: widen x first.
+    wide, again = widen(x, acc)
     extents = [x.shape[i] for i in axes]
     if mask is None and None not in extents:
-        pooled = ops.sum(wide, axes) / math.prod(extents)  # ops.mean takes float64 through float32 in torch
+        pooled = ops.sum(again, axes) / math.prod(extents)  # ops.mean takes float64 through float32 in torch
     else:
         valid = ops.ones_like(ops.take(x, [0], axis), dtype="bool")  # x's shape with one channel, known or not
         if mask is not None:
@@ -102,12 +103,12 @@ def eca(
             valid = ops.logical_and(ops.expand_dims(mask, axis), valid)
         count = ops.sum(ops.cast(valid, acc), axes)
         count = ops.where(count > 0, count, ops.ones_like(count))  # ops.maximum makes float32 of float64 in torch
-        pooled = ops.sum(ops.where(valid, wide, ops.zeros((), acc)), axes) / count
+        pooled = ops.sum(ops.where(valid, again, ops.zeros((), acc)), axes) / count
 
     logits = _convolve(pooled, ops.reshape(ops.cast(weight, acc), (k, -1)), padding)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
-    y = ops.cast(wide * ops.expand_dims(g, axes), dtype)
+    y = scaled(x, wide, ops.expand_dims(g, axes))
     return (y, g) if return_gate else y
 
 
