@@ -150,8 +150,8 @@ Time of forward and backward over the floor's, eager and under `torch.compile`, 
 
 {compiled}
 
-Inside a training step of ResNet-50 (batch {batch}, {size} x {size}, SGD), by how much the step is longer than without
-attention; medians of differences within a round, and their quartiles:
+Inside a training step of ResNet-50 (batch {batch}, {size} x {size}, SGD): what attention adds to the rest of the step,
+timed there; medians, and quartiles:
 
 {inside}
 

@@ -55,7 +55,6 @@ def train(model, weights, rng=None):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # dynamo's own
-@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace the builtin:UserWarning")
 @pytest.mark.slow_on("jax", "torch")  # ten seconds of compiling each operation, half a minute of torch.compile
 def test_training_compiled_is_training_not_compiled(rng):
     plain, compiled, wrong = network(False), network(True), network(True, trainable=False)

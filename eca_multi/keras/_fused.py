@@ -8,15 +8,17 @@ from typing import Any
 import keras
 
 IS_TORCH = keras.backend.backend() == "torch"  # for the life of the process
-if IS_TORCH:
-    from eca_multi.torch import _fused
 
 Tensor = Any
 
 
 def is_faster(x: Tensor, weight: Tensor, gate: Any, axis: int) -> bool:
     """Where `fused_eca` is taken. False on other backends, of symbolic tensors and in compiled or exported code."""
-    if not (IS_TORCH and isinstance(gate, str) and _fused.is_eager(x, weight)):
+    if not (IS_TORCH and isinstance(gate, str)):
+        return False
+    from eca_multi.torch import _fused  # here: it takes longer than Keras's own layers
+
+    if not _fused.is_eager(x, weight):
         return False
     # Without a gradient torch's own operations are as quick, yet each of Keras's costs more than theirs.
     is_large = x.is_cpu and x.numel() >= _fused.SMALL and x.is_contiguous()
@@ -25,6 +27,8 @@ def is_faster(x: Tensor, weight: Tensor, gate: Any, axis: int) -> bool:
 
 def fused_eca(x: Tensor, weight: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor]:
     """Return y like x, and the gates (N, C) in float32."""
+    from eca_multi.torch import _fused
+
     return _fused.fused_eca(x, _transposed(weight), padding, gate, axis)
 
 

@@ -103,7 +103,9 @@ class FusedECA(torch.autograd.Function):
         x, w, g, pooled = ctx.saved_tensors
         padding, gate, axis = ctx.options
         dy = torch.zeros_like(x) if dy is None else dy
-        layout = None if _is_wrapped(x, w, dy, dg, dpooled) else layout_of(x, axis)
+        # Dynamo may meet this where forward ran outside of its graph.
+        is_native = torch.compiler.is_compiling() or _is_wrapped(x, w, dy, dg, dpooled)
+        layout = None if is_native else layout_of(x, axis)
         # A gradient that is differentiated again, or is under vmap, is that of the native code.
         if layout is None or torch.is_grad_enabled():
             _, pull = torch.func.vjp(lambda x, w: native(x, w, *ctx.options), x, w)  # type: ignore[misc]

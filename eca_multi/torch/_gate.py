@@ -27,9 +27,12 @@ def convolve(pooled: torch.Tensor, w: torch.Tensor, padding: str) -> torch.Tenso
     # Shifted copies instead of conv1d: that is silently wrong for spatial shards and recompiles per channel count.
     channels, k = pooled.shape[1], w.shape[1]
     padded = _padded(pooled, k // 2, padding)
-    logits = padded[:, :channels] * w[:, 0]
+    # Compiled, the taps take two copies in turn: the means' gradient then ends in a sum over both, which inductor does
+    # once. Without, it fuses the shifts of all taps into the loop over dx and computes them at each position.
+    copies = padded.expand(2, *padded.shape) if torch.compiler.is_compiling() else (padded, padded)
+    logits = copies[0][:, :channels] * w[:, 0]
     for j in range(1, k):
-        logits = logits + padded[:, j : j + channels] * w[:, j]
+        logits = logits + copies[j % 2][:, j : j + channels] * w[:, j]
     return logits
 
 
