@@ -26,7 +26,7 @@ test: $(READY)  ## run the tests on every framework and Keras backend (ARGS= goe
 test-slow: $(READY)  ## run the tests that `make test` leaves out
 	$(PYTEST) --dist worksteal --slow -m slow $(ARGS)
 
-bench: $(READY)  ## measure the layers and write docs/speed.md, about ten minutes
+bench: $(READY)  ## measure the layers and write docs/speed.md, about half an hour
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python benchmarks/layers_torch.py --memory --out docs/measured
 	$(BIN)/python benchmarks/layers_torch.py --compiled --shape 8,512,28,28 --shape 32,256,56,56 --out docs/measured

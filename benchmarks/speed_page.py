@@ -177,8 +177,8 @@ modes and any order remain. In float16 this is no help: there a mere sum in floa
 ## Keras
 
 The Keras layer's time over that of the framework's own layer (for TensorFlow, of ECA in TensorFlow's operations).
-Where nothing compiles it away, `Layer.__call__` alone takes about 100 microseconds, so small maps in eager torch cost
-more. On torch Keras takes the same backward pass as the torch layer.
+Where nothing compiles it away, `Layer.__call__` itself takes longer than a small map, as the rows of eager torch show.
+On torch Keras takes the same backward pass as the torch layer.
 
 {keras}
 
