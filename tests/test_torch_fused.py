@@ -6,6 +6,7 @@ What it computes is tested with the layer's derivatives in test_torch_layers.py,
 import pytest
 import torch
 from oracle import oracle
+from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -201,3 +202,34 @@ def test_the_budget_refuses_a_gradient_that_lacks_the_means(monkeypatch):
     scaled = _feature_map.FeatureMap.scaled
     monkeypatch.setattr(_feature_map.FeatureMap, "scaled", lambda self, g, shift, out: scaled(self, g, None, out))
     assert beyond_budget(*draw()) == {"dx"}
+
+
+# --- autograd's dual numbers ----------------------------------------------------------------------------------------
+
+
+def forward_over_reverse(x, weight, x_dot, w_dot):
+    with forward_ad.dual_level():
+        y = eca(forward_ad.make_dual(x, x_dot), forward_ad.make_dual(weight, w_dot))
+        gradients = torch.autograd.grad(y, (x, weight), torch.ones_like(y))
+        return [forward_ad.unpack_dual(gradient).tangent for gradient in gradients]
+
+
+def reverse_over_forward(x, weight, x_dot, w_dot):
+    with forward_ad.dual_level():
+        y = eca(forward_ad.make_dual(x, x_dot), forward_ad.make_dual(weight, w_dot))
+        tangent = forward_ad.unpack_dual(y).tangent
+    return torch.autograd.grad(tangent, (x, weight), torch.ones_like(tangent))  # of y, the gates and the means
+
+
+@each_dtype
+@each_layout
+@pytest.mark.parametrize("derivative", [forward_over_reverse, reverse_over_forward])
+def test_dual_numbers(dtype, layout, derivative):
+    """A few roundings of the dtype from float64, which is the native code."""
+    x, weight, x_dot = draw(dtype, layout)
+    arguments = [t.detach() for t in (x, weight, x_dot, weight.flip(2))]
+    found, true = (
+        derivative(*(t.to(to).requires_grad_(i < 2) for i, t in enumerate(arguments))) for to in (dtype, torch.float64)
+    )
+    for value, right in zip(found, true, strict=True):
+        assert (value - right).abs().max() < 8 * torch.finfo(dtype).eps * right.abs().max()
