@@ -6,11 +6,14 @@ gradient, and dy read and dx written. No less will do, and nothing else of that 
 
 import math
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import keras
 import pytest
 
+import eca_multi.keras
 from eca_multi.jax import eca
 from eca_multi.jax.functional import _convolve
 
@@ -19,15 +22,17 @@ FLOOR = {"forward": 3, "gradient": 7}
 SMALL = 0.1  # of a map: means, gate, kernel and their gradients, all of them (N, C) or less
 
 each_pass = pytest.mark.parametrize("which", FLOOR)
+each_padding = pytest.mark.parametrize("padding", ["zeros", "circular"])
+each_dtype = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 
 
-def compiled(function, which, dtype):
-    def gradient(x, w, dy):
-        y, pull = jax.vjp(function, x, w)
+def compiled(function, which, dtype, **options):
+    def gradient(x, w, dy, **options):
+        y, pull = jax.vjp(partial(function, **options), x, w)
         return y, *pull(dy)
 
     x, w = jax.ShapeDtypeStruct(SHAPE, dtype), jax.ShapeDtypeStruct((3, 1, 1), dtype)
-    traced = jax.jit(function).lower(x, w) if which == "forward" else jax.jit(gradient).lower(x, w, x)
+    traced = jax.jit(function).lower(x, w) if which == "forward" else jax.jit(gradient).lower(x, w, x, **options)
     return traced.compile()
 
 
@@ -50,12 +55,32 @@ def as_first_written(x, w):
     return (wide * g[:, None, None]).astype(x.dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@each_pass
-def test_at_the_floor(which, dtype):
-    program = compiled(eca, which, dtype)
+def check_floor(function, which, dtype):
+    program = compiled(function, which, dtype)
     assert FLOOR[which] <= maps(program, dtype) <= FLOOR[which] + SMALL
     assert not loops_that_shift(program)
+
+
+@each_padding
+@each_dtype
+@each_pass
+def test_at_the_floor(which, dtype, padding):
+    check_floor(partial(eca, padding=padding), which, dtype)
+
+
+@pytest.mark.keras
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="what JAX's compiler makes of Keras on JAX")
+@each_padding
+@each_dtype
+@each_pass
+def test_keras_is_at_the_floor(which, dtype, padding):
+    check_floor(partial(eca_multi.keras.eca, padding=padding), which, dtype)
+
+
+@each_dtype
+def test_masked(dtype):
+    """It moves more, for what is summed, x or 0, XLA:CPU writes to memory; but it shifts as seldom."""
+    assert not loops_that_shift(compiled(eca, "gradient", dtype, mask=jax.ShapeDtypeStruct(SHAPE[:3], bool)))
 
 
 # --- controls: should XLA do better by itself, eca can be written so -------------------------------------------------

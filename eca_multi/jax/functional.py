@@ -117,8 +117,8 @@ def eca(
     # The gradient of a product in bfloat16 is summed in bfloat16 (20 % off on a 28x28 map), so x is widened first.
     twice = x.dtype == jnp.bfloat16
     wide, again = widen(x, acc) if twice else (x.astype(acc),) * 2
+    # XLA:CPU makes a quotient once, but the product with 1/n, and so the taps' gradient, at every position of dx.
     if mask is None:
-        # XLA:CPU makes a quotient once, but the product with 1/n, and so the taps' gradient, at every position of dx.
         count = opaque(jnp.asarray(math.prod(x.shape[i] for i in axes), acc))
         pooled = _across(lax.pmean, again.sum(axes) / count, axis_name)
     else:
@@ -126,7 +126,8 @@ def eca(
         valid = jnp.broadcast_to(mask, (*x.shape[:axis], *x.shape[axis + 1 :]))
         valid = jnp.expand_dims(valid, axis)
         count = jnp.maximum(_across(lax.psum, valid.sum(axes, dtype=acc), axis_name), 1)
-        pooled = _across(lax.psum, jnp.where(valid, again, 0).sum(axes), axis_name) / count
+        sums = _across(lax.psum, jnp.where(valid, again, 0).sum(axes), axis_name)
+        pooled = sums / opaque(jnp.broadcast_to(count, sums.shape))
 
     logits = _convolve(pooled, weight.astype(acc).reshape(k, 1, -1), padding, channel_axis_name)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)

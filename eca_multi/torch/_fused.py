@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+from torch.autograd.forward_ad import unpack_dual
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # listed nowhere
 from torch.nn.parameter import Parameter
 
@@ -147,14 +147,15 @@ FusedECA.forward.__signature__ = inspect.signature(FusedECA.forward)  # type: ig
 
 
 def _is_wrapped(*tensors: Tensor | None) -> bool:
-    """Whether a transform is at work: torch.func or autograd's own batches, whose tensors have no memory, or autograd's
-    dual numbers, which no `out=` takes.
+    """Whether a transform is at work.
+
+    The tensors of torch.func and of autograd's own batches have no memory, and its dual numbers take no `out=`.
     """
     functorch = torch._C._functorch
     return any(
         functorch.is_functorch_wrapped_tensor(t)
         or functorch.is_legacy_batchedtensor(t)
-        or forward_ad.unpack_dual(t).tangent is not None
+        or unpack_dual(t).tangent is not None  # type: ignore[no-untyped-call]
         for t in tensors
         if t is not None
     )
