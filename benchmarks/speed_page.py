@@ -173,7 +173,7 @@ What is widened for two uses, one of them a sum, XLA's CPU compiler writes to me
 widens x anew for each use, and hides from that compiler, and from no other, that it is the same x; derivatives of both
 modes and any order remain. In float16 this is no help: there a mere sum in float32 moves {sum_float16}, not the
 {sum_bfloat16} of bfloat16; and with a mask what is summed, x or 0, is written to memory in every dtype.
-`tests/test_jax_hlo.py` counts again in every run.
+`tests/test_hlo.py` counts again in every run.
 
 ## Keras
 
