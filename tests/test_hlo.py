@@ -71,17 +71,15 @@ def test_at_the_floor(which, dtype, padding):
 
 @pytest.mark.keras
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="what JAX's compiler makes of Keras on JAX")
-@each_padding
 @each_dtype
 @each_pass
-def test_keras_is_at_the_floor(which, dtype, padding):
-    check_floor(partial(eca_multi.keras.eca, padding=padding), which, dtype)
+def test_keras_is_at_the_floor(which, dtype):
+    check_floor(eca_multi.keras.eca, which, dtype)
 
 
 @pytest.mark.keras
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="what TensorFlow's compiler makes of Keras on it")
-@each_padding
-def test_keras_on_tensorflow_shifts_once(padding, monkeypatch):
+def test_keras_on_tensorflow_shifts_once(monkeypatch):
     import tensorflow as tf
 
     def gradient_compiled():
@@ -89,7 +87,7 @@ def test_keras_on_tensorflow_shifts_once(padding, monkeypatch):
         def gradient(x, w, dy):
             with tf.GradientTape() as tape:
                 tape.watch([x, w])
-                y = eca_multi.keras.eca(x, w, padding=padding)
+                y = eca_multi.keras.eca(x, w)
             return tape.gradient(y, [x, w], dy)
 
         x, w = tf.zeros(SHAPE), tf.zeros((3, 1, 1))
@@ -102,8 +100,7 @@ def test_keras_on_tensorflow_shifts_once(padding, monkeypatch):
 
 def of_one_copy(pooled, w, padding):
     k, channels = w.shape[0], pooled.shape[1]
-    rows = [pooled[:, channels - k // 2 :], pooled, pooled[:, : k // 2]]
-    padded = ops.concatenate(rows, 1) if padding == "circular" else ops.pad(pooled, ((0, 0), (k // 2, k // 2)))
+    padded = ops.pad(pooled, ((0, 0), (k // 2, k // 2)))
     return sum(padded[:, j : j + channels] * w[j] for j in range(k))
 
 

@@ -117,13 +117,13 @@ def _convolve(pooled: Tensor, w: Tensor, padding: str) -> Tensor:
     # Shifted copies instead of ops.conv: on the JAX backend its kernel gradient is wrong for sharded channels.
     channels, k = pooled.shape[1], w.shape[0]
     half = k // 2
+    if padding == "zeros":
+        padded = ops.pad(pooled, ((0, 0), (half, half)))
+    else:
+        padded = ops.concatenate([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
     # Two copies, which the taps take in turn: the means' gradient then ends in a sum over both, which XLA does once.
     # Without, it fuses the shifts of all taps into the loop over dx and computes them at each position of the map.
-    copies = ops.broadcast_to(pooled, (2, *ops.shape(pooled)))
-    if padding == "zeros":
-        copies = ops.pad(copies, ((0, 0), (0, 0), (half, half)))
-    else:
-        copies = ops.concatenate([copies[:, :, channels - half :], copies, copies[:, :, :half]], 2)
+    copies = ops.broadcast_to(padded, (2, *ops.shape(padded)))
     logits = copies[0, :, :channels] * w[0]
     for j in range(1, k):
         logits = logits + copies[j % 2, :, j : j + channels] * w[j]
