@@ -27,6 +27,15 @@ each_padding = pytest.mark.parametrize("padding", ["zeros", "circular"])
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 
 
+def on(backend):
+    """For Keras on one backend."""
+    marks = pytest.mark.keras, pytest.mark.skipif(keras.backend.backend() != backend, reason=f"compiled by {backend}")
+    return lambda test: marks[0](marks[1](test))
+
+
+on_jax, on_tensorflow = on("jax"), on("tensorflow")
+
+
 def compiled(function, which, dtype, **options):
     def gradient(x, w, dy, **options):
         y, pull = jax.vjp(partial(function, **options), x, w)
@@ -69,16 +78,14 @@ def test_at_the_floor(which, dtype, padding):
     check_floor(partial(eca, padding=padding), which, dtype)
 
 
-@pytest.mark.keras
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="what JAX's compiler makes of Keras on JAX")
+@on_jax
 @each_dtype
 @each_pass
 def test_keras_is_at_the_floor(which, dtype):
     check_floor(eca_multi.keras.eca, which, dtype)
 
 
-@pytest.mark.keras
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="what TensorFlow's compiler makes of Keras on it")
+@on_tensorflow
 def test_keras_on_tensorflow_shifts_once(monkeypatch):
     import tensorflow as tf
 
@@ -104,10 +111,21 @@ def of_one_copy(pooled, w, padding):
     return sum(padded[:, j : j + channels] * w[j] for j in range(k))
 
 
+def check_masked(function, dtype):
+    """It moves more, for what is summed, x or 0, XLA:CPU writes to memory; but it shifts as seldom."""
+    mask = jax.ShapeDtypeStruct(SHAPE[:3], bool)
+    assert not loops_that_shift(compiled(function, "gradient", dtype, mask=mask).as_text())
+
+
 @each_dtype
 def test_masked(dtype):
-    """It moves more, for what is summed, x or 0, XLA:CPU writes to memory; but it shifts as seldom."""
-    assert not loops_that_shift(compiled(eca, "gradient", dtype, mask=jax.ShapeDtypeStruct(SHAPE[:3], bool)).as_text())
+    check_masked(eca, dtype)
+
+
+@on_jax
+@each_dtype
+def test_keras_masked(dtype):
+    check_masked(eca_multi.keras.eca, dtype)
 
 
 # --- controls: should XLA do better by itself, eca can be written so -------------------------------------------------

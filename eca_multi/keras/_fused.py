@@ -1,6 +1,6 @@
 """The backward pass of eca_multi.torch for Keras on torch: an autograd.Function, which keras.ops cannot write.
 
-It imports another framework's package, and only where Keras itself runs on that framework. So does `_bfloat16`.
+It imports another framework's package, and only where Keras itself runs on that framework. So does `_compilers`.
 """
 
 from typing import Any

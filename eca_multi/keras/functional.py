@@ -20,7 +20,7 @@ from eca_multi._errors import (
     spatial_axes,
 )
 
-from ._bfloat16 import scaled, widen
+from ._compilers import COPIES, mean, scaled, widen
 from ._fused import fused_eca, is_faster
 
 # A tensor of whichever backend Keras runs on; Keras itself has no type for it.
@@ -93,7 +93,7 @@ def eca(
     wide, again = widen(x, acc)
     extents = [x.shape[i] for i in axes]
     if mask is None and None not in extents:
-        pooled = ops.sum(again, axes) / math.prod(extents)  # ops.mean takes float64 through float32 in torch
+        pooled = mean(ops.sum(again, axes), math.prod(extents))  # ops.mean takes float64 through float32 in torch
     else:
         valid = ops.ones_like(ops.take(x, [0], axis), dtype="bool")  # x's shape with one channel, known or not
         if mask is not None:
@@ -103,7 +103,7 @@ def eca(
             valid = ops.logical_and(ops.expand_dims(mask, axis), valid)
         count = ops.sum(ops.cast(valid, acc), axes)
         count = ops.where(count > 0, count, ops.ones_like(count))  # ops.maximum makes float32 of float64 in torch
-        pooled = ops.sum(ops.where(valid, again, ops.zeros((), acc)), axes) / count
+        pooled = mean(ops.sum(ops.where(valid, again, ops.zeros((), acc)), axes), count)
 
     logits = _convolve(pooled, ops.reshape(ops.cast(weight, acc), (k, -1)), padding)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
@@ -121,12 +121,10 @@ def _convolve(pooled: Tensor, w: Tensor, padding: str) -> Tensor:
         padded = ops.pad(pooled, ((0, 0), (half, half)))
     else:
         padded = ops.concatenate([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
-    # Two copies, which the taps take in turn: the means' gradient then ends in a sum over both, which XLA does once.
-    # Without, it fuses the shifts of all taps into the loop over dx and computes them at each position of the map.
-    copies = ops.broadcast_to(padded, (2, *ops.shape(padded)))
+    copies = ops.broadcast_to(padded, (COPIES, *ops.shape(padded)))
     logits = copies[0, :, :channels] * w[0]
     for j in range(1, k):
-        logits = logits + copies[j % 2, :, j : j + channels] * w[j]
+        logits = logits + copies[j % COPIES, :, j : j + channels] * w[j]
     return logits
 
 
