@@ -3,6 +3,7 @@
 The quick tests run the adapters in this process, as the workers do; the slow ones start a worker for every runner.
 """
 
+import importlib
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -212,11 +213,18 @@ def disagreeing(report: Report, tensor: str) -> set[str]:
     return {cell.runner for cell in report.disagreements if cell.tensor == tensor}
 
 
-# Each of these starts a worker for every runner, and one for each failure; the other traps and defects are above.
+# Each of these starts a worker for every runner; the other traps and defects are above.
+
+
+@pytest.fixture
+def no_closer_look(monkeypatch):
+    """Leave each failure at its verdict: to localise and to shrink it takes longer than to find it."""
+    return lambda: monkeypatch.setattr(importlib.import_module("eca_multi.parity.run"), "investigate", lambda *_: None)
 
 
 @pytest.mark.slow
-def test_traps_are_found_in_every_runner():
+def test_traps_are_found_in_every_runner(no_closer_look):
+    no_closer_look()
     flax, kerases = {"linen", "nnx"}, {"keras-tensorflow", "keras-jax", "keras-torch"}
     assert disagreeing(whole(layer_norm.DEFAULTS, dtypes=["float32"]), "y") == flax | kerases
     batch = whole(batch_norm.DEFAULTS, dtypes=["float32"])
@@ -226,13 +234,14 @@ def test_traps_are_found_in_every_runner():
 
 
 @pytest.mark.slow
-def test_defects_are_found_in_every_runner_and_localised():
+def test_defects_are_found_in_every_runner_and_localised(no_closer_look):
     gate = whole(bf16_gate.SPEC, dtypes=["bfloat16"])
     assert disagreeing(gate, "dw") == {"jax", "linen", "keras-jax"}
     assert disagreeing(gate, "y") == set()
     assert {(found.runner, found.culprit) for found in gate.localisations} == {
         (runner, "d_gate") for runner in ("jax", "linen", "keras-jax")
     }
+    no_closer_look()
     batch = whole(conv2d.HALF, dtypes=["bfloat16", "float16"], cases=["batch"])
     assert {(cell.runner, cell.dtype) for cell in batch.disagreements if cell.tensor == "dkernel"} == {
         ("torch", "float16"),

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from importlib import import_module
 
 import numpy as np
@@ -247,8 +248,8 @@ def test_the_cache_serves_when_the_hub_is_down(hub, options, weights):
     assert_same(from_pretrained(NAME, **options), weights[1])
 
 
-@pytest.mark.slow  # huggingface_hub tries again for a while
-def test_a_hub_that_is_down(tmp_path):
+def test_a_hub_that_is_down(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # huggingface_hub tries again for a while
     with pytest.raises(ConnectionError, match="the hub cannot be reached for 'timm/none'"):
         from_pretrained("timm/none", cache_dir=tmp_path, endpoint="http://127.0.0.1:9")
 
