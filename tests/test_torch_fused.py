@@ -100,6 +100,46 @@ def test_tracing_sees_operations_alone():
     assert "PythonOp" not in str(traced.graph)
 
 
+def test_functionalize_sees_operations_alone():
+    """It knows no autograd.Function."""
+    x, weight, _ = draw()
+    pull = torch.func.grad(lambda x: eca(x, weight).sum())
+    assert torch.allclose(torch.func.functionalize(pull)(x), pull(x))
+
+
+@pytest.mark.parametrize("shape", [(0, 32, 16, 17), (2, 32, 3, 3), SHAPE])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_the_gates_of_any_batch(shape, axis):
+    x = torch.ones(shape).movedim(1, axis).requires_grad_()
+    y, g = eca(x, torch.zeros(1, 1, 3), channel_axis=axis, return_gate=True)
+    assert (y.shape, g.shape) == (x.shape, (shape[0], 32))
+
+
+@each_layout
+def test_a_saturated_gate_passes_no_infinity_on(layout, monkeypatch):
+    """The gates beside an infinite channel are 0 or 1, and constant: the gradient is that of the native code."""
+    x, weight, dy = draw(layout=layout)
+    x.data[0, 3] = torch.inf
+    gradients = []
+    for small in (_fused.SMALL, 1 << 62):
+        monkeypatch.setattr(_fused, "SMALL", small)
+        gradients += torch.autograd.grad(eca(x, weight, gate="hard_sigmoid"), x, dy)
+    assert gradients[1].isfinite().all()
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo reads it
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_compiled_backward_pass_of_an_eager_forward_pass(dynamic):
+    x, weight, dy = draw()
+    y = eca(x, weight)
+    expected = torch.autograd.grad(y, (x, weight), dy, retain_graph=True)
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(lambda y: (y * dy).sum().backward(), dynamic=dynamic)(y)
+    assert torch.allclose(x.grad, expected[0], atol=1e-6)
+    assert torch.allclose(weight.grad, expected[1], rtol=1e-4)
+
+
 def allocations(x, weight, dy):
     """How many tensors as large as x a forward and a backward pass allocate."""
 

@@ -15,7 +15,7 @@ from torch.nn.parameter import Parameter
 
 from . import _triton
 from ._feature_map import FeatureMap, layout_of
-from ._gate import GATES, SLOPES, Gate, convolve, convolve_backward, convolve_plain
+from ._gate import GATES, Gate, along_slope, convolve, convolve_backward, convolve_plain
 
 PLAIN = (Tensor, Parameter)  # a DTensor, a fake or a user's subclass takes the native code
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # float64 is for references, which are the native code
@@ -31,6 +31,7 @@ def is_eager(x: Tensor, weight: Tensor) -> bool:
         and weight.dtype in DTYPES
         and not torch.compiler.is_compiling()
         and not is_tracing()  # type: ignore[no-untyped-call]
+        and torch._C._functorch.peek_interpreter_stack() is None  # functionalize knows no autograd.Function
         # A mode that watches or changes operations is to see them.
         and torch._C._len_torch_function_stack() == torch._C._len_torch_dispatch_stack() == 0
     )
@@ -69,7 +70,8 @@ def native(x: Tensor, w: Tensor, padding: str, gate: str, axis: int) -> tuple[Te
 
 
 def _spread(g: Tensor, x: Tensor, axis: int) -> Tensor:
-    return g.reshape([x.shape[i] if i in (0, axis) else 1 for i in range(x.ndim)])
+    # Not `i in (0, axis)`: Dynamo, for which the axis may be symbolic, finds it nowhere.
+    return g.reshape([x.shape[i] if i == 0 or i == axis else 1 for i in range(x.ndim)])
 
 
 class FusedECA(torch.autograd.Function):
@@ -120,7 +122,7 @@ class FusedECA(torch.autograd.Function):
             dy = torch.empty_like(x).copy_(dy)
         x_map, dy_map = FeatureMap.of(x, axis, layout), FeatureMap.of(dy, axis, layout)
         dgates = x_map.sums(dy_map)
-        dlogits = SLOPES[gate](g) * (dgates if dg is None else dgates + dg)
+        dlogits = along_slope(gate, g, dgates if dg is None else dgates + dg)
         dmeans, dw = convolve_backward(dlogits, pooled, w.to(g.dtype), padding)
         dx = None
         if ctx.needs_input_grad[0]:
@@ -138,7 +140,7 @@ class FusedECA(torch.autograd.Function):
         dlogits = convolve(dpooled, w.to(g.dtype), padding)
         if dw is not None:
             dlogits = dlogits + convolve(pooled, dw.to(g.dtype), padding)
-        dg = SLOPES[gate](g) * dlogits
+        dg = along_slope(gate, g, dlogits)
         return (dx * _spread(g, x, axis) + x * _spread(dg, x, axis)).to(x.dtype), dg, dpooled
 
 

@@ -14,12 +14,12 @@ GATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "2sigmoid": lambda logits: 2 * torch.sigmoid(logits),
 }
 
-# The derivative of each gate, from its value.
-SLOPES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "sigmoid": lambda g: g * (1 - g),
-    "hard_sigmoid": lambda g: ((g > 0) & (g < 1)).to(g.dtype) / 6,
-    "2sigmoid": lambda g: g * (1 - g / 2),
-}
+
+def along_slope(gate: str, g: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+    """d times the derivative of the gate, from its value."""
+    if gate == "hard_sigmoid":
+        return (d / 6).masked_fill((g <= 0) | (g >= 1), 0)  # not a product: 0 * inf is NaN, and NaN has a slope
+    return g * (1 - g / 2 if gate == "2sigmoid" else 1 - g) * d
 
 
 def convolve(pooled: torch.Tensor, w: torch.Tensor, padding: str) -> torch.Tensor:

@@ -86,7 +86,7 @@ def eca(
     Source: Wang et al., ECA-Net, CVPR 2020.
     """
     y, g = attend(x, weight, padding, gate, channel_axis, mask)
-    return (y, g.reshape(x.shape[0], -1)) if return_gate else y
+    return (y, g.reshape(x.shape[0], x.shape[channel_axis])) if return_gate else y
 
 
 def attend(
