@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eca_multi.torch import _feature_map, _fused, eca
+from eca_multi.torch import _batch_norm, _feature_map, _fused, eca
 
 SHAPE = (4, 32, 16, 17)  # more than _fused.SMALL
 LAYOUTS = {
@@ -235,6 +235,25 @@ def test_it_is_within_the_error_budget(dtype, layout, shape, length, monkeypatch
     x, weight, dy = draw(dtype, layout, shape)
     assert is_fused(eca(x, weight))
     assert beyond_budget(x, weight, dy) == set()
+
+
+def constant(layout, positions):
+    """A map whose sums drift: each term added is rounded the same way."""
+    x, dy = (layout(torch.full((1, 4, *positions), value)) for value in (0.1, 0.3))
+    return x.requires_grad_(), torch.tensor([[[0.1, 0.5, -0.2]]], requires_grad=True), dy
+
+
+@each_layout
+@pytest.mark.parametrize("positions", [(512, 512), (431, 433), (2, 16411)], ids=str)
+def test_long_sums_do_not_drift(layout, positions):
+    """The last cannot be cut into equal runs: 16411 is prime."""
+    assert beyond_budget(*constant(layout, positions)) == set()
+
+
+@each_layout
+def test_the_budget_refuses_sums_that_drift(layout, monkeypatch):
+    monkeypatch.setattr(_batch_norm, "_run", lambda x: x.shape[1])
+    assert beyond_budget(*constant(layout, (512, 512))) >= {"dw"}
 
 
 def test_the_budget_refuses_a_gradient_that_lacks_the_means(monkeypatch):

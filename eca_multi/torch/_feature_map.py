@@ -59,7 +59,7 @@ class FeatureMap(NamedTuple):
         is_wide, is_rows = self.data.dtype == self.acc, self.data.shape[2] == 1
         if other is None and is_wide:
             sums = self.data.sum(1)
-        elif self.data.dtype == (other or self).data.dtype and (self.is_long or (is_wide and is_rows)):
+        elif self._has_kernel(other or self) and (self.is_long or (is_wide and is_rows)):
             sums = batch_norm.sums(self.data) if other is None else batch_norm.products(self.data, other.data)
         else:
             memory = self._block_memory(1 if other is None else 2)
@@ -68,6 +68,9 @@ class FeatureMap(NamedTuple):
                 x, d = self.data[part], None if other is None else other.data[part]
                 sums[part[0]] += _product(x, d, memory).sum(1)
         return sums.view(self.samples, -1)
+
+    def _has_kernel(self, other: Self) -> bool:
+        return self.data.dtype == other.data.dtype and batch_norm.can_sum(self.data)
 
     def scaled(self, g: Tensor, shift: Tensor | None, out: Self) -> None:
         """out = x * g + shift, of both (N, C) in float32, rounded once to x's dtype."""
