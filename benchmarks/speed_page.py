@@ -132,7 +132,8 @@ Autograd takes the gradient of the usual code through several tensors as large a
 a backward pass of its own for maps of 32 k numbers and more, channels first or last in memory; it writes dx and nothing
 else of that size (but for a copy of dy, if that lies in another order). "Usual" is the quickest of the ways in which
 ECA is written in eager mode: adaptive pooling and a convolution, as the paper's code; mean and view, as libraries have
-it; timm's module where that is installed. The floor is what any gate must do: copy x forward, multiply two maps backward.
+it; timm's module where that is installed. The floor is what any gate must do: copy x forward, multiply two maps
+backward.
 
 ![Time of forward and backward over the floor's, by size](measured/layers-torch.svg)
 
