@@ -3,6 +3,7 @@
 import sys
 
 from eca_multi._errors import not_installed
+from eca_multi._signals import Ended, ended_by_exception
 
 
 def main() -> None:
@@ -12,7 +13,11 @@ def main() -> None:
         if error.name not in ("typer", "rich"):
             raise
         sys.exit(not_installed("eca-multi", error.name, "cli"))
-    app()
+    try:
+        with ended_by_exception():
+            app()
+    except Ended as signal:
+        sys.exit(signal.status)
 
 
 if __name__ == "__main__":
