@@ -134,7 +134,7 @@ def write_checkpoint(
         >>> eca_resnet18(num_classes=10).load_state_dict(state)
         <All keys matched successfully>
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     if not name.endswith(SUFFIXES):
         raise ValueError(f"path must end in {', '.join(SUFFIXES)}. Received: {name!r}. Rename it.")
     texts = check_metadata(metadata)
