@@ -109,38 +109,39 @@ def _strange(folder: Path, known: Known, inside: str = "") -> str | None:
 
 
 def _put(new: Path, place: Path, known: Known, scratch: Path) -> None:
-    """Put a folder in its place, and the old one into `scratch`, in one step where the system can."""
+    """Put a folder in its place, and the old one into `scratch`."""
     check_replaceable(place, known)
     if not os.path.lexists(place):
         os.rename(new, place)  # it fails if somebody else has filled the place by now
-    elif exchange(new, place):
-        try:
-            check_replaceable(new, known)  # the old one, where nobody can add to it by that name any more
-        except BaseException:
-            exchange(new, place)
-            raise
     else:
-        _put_in_two_steps(new, place, known, scratch)
+        _swap(new, place)
+        try:
+            check_replaceable(new, known)  # the old one, where nobody can add to it by its name any more
+        except BaseException:
+            _swap(new, place)
+            raise
     sync_folder(scratch)
     sync_folder(place.parent)
 
 
-def _put_in_two_steps(new: Path, place: Path, known: Known, scratch: Path) -> None:
-    """A kill in between leaves the old folder beside its place, under a name that says what it is."""
+def _swap(new: Path, place: Path) -> None:
+    """Let two folders change places, in one step where the system can. In two, a kill between them leaves the old one
+    beside its place, under a name that says what it is.
+    """
+    if exchange(new, place):
+        return
     start = os.fsdecode(os.fsencode(place.name)[:200])  # of the 255 bytes that a name may have
     old = place.with_name(f"{start}.old-{os.urandom(8).hex()}")
     os.rename(place, old)
     try:
-        check_replaceable(old, known)
         os.rename(new, place)
     except BaseException as error:
-        if not os.path.lexists(place):
-            try:
-                os.rename(old, place)
-            except OSError as second:
-                raise OSError(
-                    f"path could not be replaced ({error}), nor be put back ({second}). The old folder is whole: it is "
-                    f"{str(old)!r} now. Rename it to {str(place)!r}."
-                ) from error
+        try:
+            os.rename(old, place)
+        except OSError as second:
+            raise OSError(
+                f"path could not be replaced ({error}), nor be put back ({second}). The old folder is whole: it is "
+                f"{str(old)!r} now. Rename it to {str(place)!r}."
+            ) from error
         raise
-    os.rename(old, scratch / "old")
+    os.rename(old, new)

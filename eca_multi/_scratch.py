@@ -34,19 +34,21 @@ def temporary_file(folder: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
         mode: Its permissions, of which the system takes off the umask.
     """
     clear(folder)
-    lock = None
-    while lock is None:
-        path = _new_name(folder, ".eca")
+    while True:
+        path, lock = _new_name(folder, ".eca"), None
         with _naming(folder):
             file = open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115  (closed below)
-        lock = _lock(path, file)
-    try:
-        yield path, file
-    finally:
-        file.close()
-        with contextlib.suppress(FileNotFoundError):  # it has been renamed
-            os.unlink(path)
-        os.close(lock)
+        try:
+            lock = _lock(path, file)
+            if lock is not None:
+                yield path, file
+                return
+        finally:
+            file.close()
+            with contextlib.suppress(FileNotFoundError):  # it has been renamed
+                os.unlink(path)
+            if lock is not None:
+                os.close(lock)
 
 
 @contextlib.contextmanager
@@ -59,17 +61,19 @@ def scratch_folder(prefix: str = ".eca", parent: str | os.PathLike[str] | None =
     """
     place = Path(tempfile.gettempdir() if parent is None else parent)
     clear(place)
-    lock = None
-    while lock is None:
-        folder = _new_name(place, prefix)
+    while True:
+        folder, lock = _new_name(place, prefix), None
         with _naming(place):
             os.mkdir(folder, 0o700)
-        lock = _lock(folder)
-    try:
-        yield folder
-    finally:
-        _remove(folder)
-        os.close(lock)
+        try:
+            lock = _lock(folder)
+            if lock is not None:
+                yield folder
+                return
+        finally:
+            _remove(folder)
+            if lock is not None:
+                os.close(lock)
 
 
 def clear(folder: str | os.PathLike[str]) -> None:
