@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 import pytest
@@ -232,26 +231,6 @@ def test_what_is_new_gets_what_any_other_would(tmp_path, monkeypatch, what, mask
             write(tmp_path / "target", what)
         (tmp_path / "other").mkdir() if what == "folder" else (tmp_path / "other").write_text("")
     assert os.stat(tmp_path / "target").st_mode == os.stat(tmp_path / "other").st_mode
-
-
-def test_files_of_other_threads_keep_their_permissions(tmp_path):
-    stop, modes = threading.Event(), set()
-
-    def others():
-        while not stop.is_set():
-            handle = os.open(tmp_path / "other", os.O_CREAT | os.O_WRONLY)
-            modes.add(stat.S_IMODE(os.fstat(handle).st_mode))
-            os.close(handle)
-            os.unlink(tmp_path / "other")
-
-    with umask(0o077):
-        thread = threading.Thread(target=others)
-        thread.start()
-        for _ in range(30):
-            write(tmp_path / "target", "file")
-        stop.set()
-        thread.join()
-    assert modes == {0o700}  # of 0o777
 
 
 @pytest.mark.parametrize("what", WRITERS)
