@@ -1,5 +1,6 @@
 """The one writer of files and the one of folders: whole or not at all, and nothing lost that is not known."""
 
+import ast
 import contextlib
 import errno
 import json
@@ -653,3 +654,48 @@ def test_what_a_shell_has_opened_is_added_to(tmp_path, name):
     with open(tmp_path / "log", "ab") as log:
         subprocess.run([sys.executable, "-c", code], stdout=log, check=True, timeout=60)
     assert (tmp_path / "log").read_text() == "what was there, new"
+
+
+# --- nobody else writes --------------------------------------------------------------------------------------------
+
+# By file, what it may call of what makes, moves and removes files, as it does nothing else, or writes into a folder
+# that is put in its place as a whole, or goes with the run.
+ALLOWED = {
+    "_disk.py": {"os.chmod", "os.chown"},
+    "_files.py": {"os.replace"},
+    "_folders.py": {"os.rename"},
+    "_scratch.py": {"os.chmod", "os.mkdir", "os.unlink", "shutil.rmtree"},
+    "_pytest_plugin.py": {"mkdir", "write_text"},  # the folder of reports, which is asked for; the run's own folder
+    "flax/_checkpoint_files.py": {"write_text"},  # into the folder that is being written
+    "parity/bundle.py": {"mkdir"},  # the folder of bundles, which is asked for, and the one that is being written
+    "parity/engines/_jax.py": {"savez"},  # into memory
+    "parity/pool.py": {"mkdir"},  # in the run's own folder
+}
+WRITING = {
+    "write_text",
+    "write_bytes",
+    "mkdir",
+    "makedirs",
+    "mkdtemp",
+    "mkstemp",
+    "TemporaryDirectory",
+    "TemporaryFile",
+}
+WRITING |= {"NamedTemporaryFile", "SpooledTemporaryFile", "rmtree", "copytree", "copyfile", "umask", "savez", "rmdir"}
+OF_OS = {f"os.{name}" for name in ("replace", "rename", "renames", "remove", "unlink", "chmod", "chown", "truncate")}
+
+
+def calls_that_write(text):
+    if not any(name.removeprefix("os.") in text for name in WRITING | OF_OS):  # most files, which need not be parsed
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name in OF_OS or name.rpartition(".")[2] in WRITING:
+                yield name if name.startswith(("os.", "shutil.")) else name.rpartition(".")[2]
+
+
+def test_nothing_in_the_package_writes_but_by_the_writers():
+    root = Path(_disk.__file__).parent
+    found = {file.relative_to(root).as_posix(): set(calls_that_write(file.read_text())) for file in root.rglob("*.py")}
+    assert {name: calls for name, calls in found.items() if calls} == ALLOWED
