@@ -19,6 +19,8 @@ from typing import IO
 
 from ._printable import file_name
 
+PLACE = "ECA_MULTI_SCRATCH"  # the environment variable with the folder of a harness's worker, which goes with its run
+
 try:
     import fcntl
 except ImportError:  # not POSIX: nothing is locked, and nothing is cleared
@@ -59,7 +61,7 @@ def scratch_folder(prefix: str = ".eca", parent: str | os.PathLike[str] | None =
         prefix: The start of its name: ".eca", or "eca-" and letters.
         parent: Where to make it, by default where temporary files go; what dead processes left there is cleared first.
     """
-    place = Path(tempfile.gettempdir() if parent is None else parent)
+    place = Path(parent or os.environ.get(PLACE) or tempfile.gettempdir())
     clear(place)
     while True:
         folder, lock = _new_name(place, prefix), None

@@ -529,6 +529,30 @@ def test_scratch_folders_of_dead_runs_are_cleared_by_the_next(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_what_a_worker_of_the_harness_leaves_goes_with_its_run(tmp_path):
+    """It is killed when it says nothing, or when the run is, and cannot clear up."""
+    (tmp_path / "layers.py").write_text(
+        "import time\nfrom eca_multi._scratch import scratch_folder\n"
+        "from eca_multi.parity import Case, NumpyAdapter, Runner, Spec\n"
+        "class Right(NumpyAdapter):\n"
+        "    def build(self, config):\n        return lambda inputs, weights: inputs['x'] * weights['s']\n"
+        "class Silent(Right):\n"
+        "    def build(self, config):\n        with scratch_folder('eca-roundtrip') as made:\n"
+        f"            open({str(tmp_path / 'made')!r}, 'w').write(str(made))\n            time.sleep(60)\n"
+        "SPEC = Spec('Scale', 'NC', weights={'s': 'C'}, reference=Right, cases=(Case('small'),),\n"
+        "    runners={'silent': Silent})\n"
+    )
+    (tmp_path / "scratch").mkdir()
+    run = [sys.executable, "-m", "eca_multi", "parity", tmp_path / "layers.py", "--timeout", "5"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "scratch")}
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert "said nothing for 5 s" in done.stdout, done.stderr
+    made = (tmp_path / "made").read_text()
+    assert re.search(r"/scratch/eca-parity-[^/]+\.tmp/worker-\d+/eca-roundtrip-[^/]+\.tmp$", made)
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
 # --- the disk ------------------------------------------------------------------------------------------------------
 
 

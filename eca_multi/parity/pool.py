@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from eca_multi._scratch import PLACE
+
 from .runners import FORCED_ENV, WORKER_ENV, Runner
 
 GRACE = 10.0  # seconds between the last word to a worker and its end
@@ -54,6 +56,7 @@ class Worker:
         self.fault = ""
         self._stderr = folder / "stderr.txt"
         environment = {**WORKER_ENV, **os.environ, **FORCED_ENV, **runner.env}
+        environment[PLACE] = str(folder)  # a worker is killed, and cannot clear up
         if runner.python:  # another environment finds this package, and nothing that is installed beside it
             (folder / "lent").mkdir()
             (folder / "lent" / "eca_multi").symlink_to(Path(__file__).parents[1])
