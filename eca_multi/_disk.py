@@ -51,28 +51,51 @@ def exchange(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), str(one), None, str(other))
 
 
-def take_after(new: Path, old: os.stat_result, mode: int | None = None) -> None:
+def take_after(new: Path, place: Path, old: os.stat_result) -> None:
     """Give what is new the owner, the group and the permissions of what it replaces, and never more to anybody.
 
     Args:
         new: A file or folder.
-        old: What it replaces.
-        mode: Permissions to give instead of the old ones.
+        place: What it replaces.
+        old: The same, as it was found.
     """
-    mode = stat.S_IMODE(old.st_mode) if mode is None else mode
-    now = os.stat(new)
-    if (now.st_uid, now.st_gid) != (old.st_uid, old.st_gid):
-        try:
-            os.chown(new, old.st_uid, old.st_gid)
-        except OSError:  # only root may give away
-            mode &= ~stat.S_ISUID
-            try:
-                os.chown(new, -1, old.st_gid)
-            except OSError:  # not a group of this user's: either group and everybody have what both had
-                both = mode >> 3 & mode & 0o007
-                mode = mode & ~(stat.S_ISGID | 0o077) | both << 3 | both
+    mode = stat.S_IMODE(old.st_mode)
+    whole = own(new, old)
+    if not whole:
+        mode &= ~stat.S_ISUID
+    if os.stat(new).st_gid != old.st_gid or not _copy_lists(place, new):
+        both = mode >> 3 & mode & 0o007  # what either the group or everybody had is no longer told apart
+        mode = mode & ~(stat.S_ISGID | 0o077) | both << 3 | both
     if stat.S_IMODE(os.stat(new).st_mode) != mode:
         os.chmod(new, mode)
+
+
+def own(new: Path, old: os.stat_result) -> bool:
+    """Give what is new the owner and the group of what it replaces; return whether both could be given."""
+    now = os.stat(new)
+    if (now.st_uid, now.st_gid) == (old.st_uid, old.st_gid):
+        return True
+    try:
+        os.chown(new, old.st_uid, old.st_gid)
+    except OSError:  # only root may give away
+        with contextlib.suppress(OSError):  # not a group of this user's
+            os.chown(new, -1, old.st_gid)
+        return False
+    return True
+
+
+def _copy_lists(place: Path, new: Path) -> bool:
+    """Copy access control lists, without which the bits for the group mean another thing; False where that fails."""
+    for name in ("system.posix_acl_access", "system.posix_acl_default"):
+        try:
+            value = os.getxattr(place, name)
+        except (AttributeError, OSError):  # a system, a file system or a file without them
+            continue
+        try:
+            os.setxattr(new, name, value)
+        except OSError:
+            return False
+    return True
 
 
 def give_to_owner(folder: Path, old: os.stat_result) -> None:

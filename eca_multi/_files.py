@@ -44,7 +44,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             file.flush()
             _, old = find(place)
             if old is not None:
-                take_after(temporary, old)
+                take_after(temporary, place, old)
             os.fsync(file.fileno())
         os.replace(temporary, place)
     sync_folder(place.parent)

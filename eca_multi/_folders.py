@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._disk import exchange, find, give_to_owner, sync_folder, sync_tree, take_after
+from ._disk import exchange, find, give_to_owner, own, sync_folder, sync_tree, take_after
 from ._scratch import scratch_folder
 
 
@@ -49,12 +49,13 @@ def whole_folder(path: str | os.PathLike[str], known: Known) -> Iterator[Path]:
     place, old = find(path)
     with scratch_folder(parent=place.parent) as scratch:
         if old is not None and old.st_mode & stat.S_ISGID:  # what is made inside takes its group, as in the old one
-            take_after(scratch, old, stat.S_ISGID | 0o700)
+            own(scratch, old)
+            os.chmod(scratch, stat.S_ISGID | 0o700)
         new = scratch / "new"
         yield new
         if old is not None:
             give_to_owner(new, old)
-            take_after(new, old)
+            take_after(new, place, old)
         sync_tree(new)
         _put(new, place, known, scratch)
 

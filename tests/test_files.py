@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -206,8 +207,30 @@ def test_where_the_group_cannot_be_kept_nobody_gets_more(tmp_path, monkeypatch, 
     (tmp_path / "new").write_text("")
     old = os.stat_result((stat.S_IFREG | mode, 0, 0, 1, os.getuid() + 1, os.getgid() + 1, 0, 0, 0, 0))
     monkeypatch.setattr("os.chown", refuse)
-    _disk.take_after(tmp_path / "new", old)
+    _disk.take_after(tmp_path / "new", tmp_path / "none", old)
     assert stat.S_IMODE(os.stat(tmp_path / "new").st_mode) == kept
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux keeps them so")
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("what", WRITERS)
+def test_access_control_lists_are_kept(tmp_path, monkeypatch, what, kept):
+    """With one the bits for the group are a mask: without it the group would get what one user of it had."""
+    everybody, one = 0xFFFFFFFF, 65534
+    entries = [(1, 7, everybody), (2, 6, one), (4, 0, everybody), (16, 6, everybody), (32, 0, everybody)]
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    write(tmp_path / "target", what, "old")
+    try:
+        os.setxattr(tmp_path / "target", "system.posix_acl_access", value)
+    except OSError:
+        pytest.skip("this file system has none")
+    assert stat.S_IMODE(os.stat(tmp_path / "target").st_mode) == 0o760
+    if not kept:
+        monkeypatch.setattr("os.setxattr", lambda *args: os.stat(tmp_path / "none"))
+    write(tmp_path / "target", what)
+    assert stat.S_IMODE(os.stat(tmp_path / "target").st_mode) == (0o760 if kept else 0o700)
+    names = [name for name in os.listxattr(tmp_path / "target") if "acl" in name]
+    assert names == (["system.posix_acl_access"] if kept else [])
 
 
 @pytest.mark.parametrize("what", WRITERS)
@@ -687,7 +710,7 @@ def test_what_a_shell_has_opened_is_added_to(tmp_path, name):
 ALLOWED = {
     "_disk.py": {"os.chmod", "os.chown"},
     "_files.py": {"os.replace"},
-    "_folders.py": {"os.rename"},
+    "_folders.py": {"os.chmod", "os.rename"},
     "_scratch.py": {"os.chmod", "os.mkdir", "os.unlink", "shutil.rmtree"},
     "_pytest_plugin.py": {"mkdir", "write_text"},  # the folder of reports, which is asked for; the run's own folder
     "flax/_checkpoint_files.py": {"write_text"},  # into the folder that is being written
