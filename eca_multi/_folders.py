@@ -113,7 +113,12 @@ def _put(new: Path, place: Path, known: Known, scratch: Path) -> None:
     """Put a folder in its place, and the old one into `scratch`."""
     check_replaceable(place, known)
     if not os.path.lexists(place):
-        os.rename(new, place)  # it fails if somebody else has filled the place by now
+        try:
+            os.rename(new, place)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            _put(new, place, known, scratch)  # somebody else has filled the place by now
     else:
         _swap(new, place)
         try:

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from files_killed import state
 
 from eca_multi import _disk, _folders, _scratch
 from eca_multi._checkpoints import ORBAX
@@ -485,19 +486,41 @@ def test_two_writers_in_one_process(tmp_path):
     assert left_in(tmp_path) == []
 
 
-def test_many_writers_of_one_target(tmp_path):
+@pytest.mark.parametrize("what", WRITERS)
+def test_many_writers_of_one_target(tmp_path, what):
     """They clear the folder all the time, and each other's never."""
     code = (
-        "import sys, os; os.fsync = lambda handle: None\n"
-        "from eca_multi._files import write_atomically\n"
-        "for i in range(200): write_atomically(sys.argv[1], sys.argv[2].encode() * 9)"
+        "import os, sys; sys.path.insert(0, sys.argv[1]); os.fsync = lambda handle: None\n"
+        "from pathlib import Path; from files_killed import write\n"
+        "for i in range(100): write(Path(sys.argv[2]), *sys.argv[3:])"
     )
-    run = [sys.executable, "-c", code, tmp_path / "target"]
+    run = [sys.executable, "-c", code, SCRIPT.parent, tmp_path / "target", what]
     processes = [subprocess.Popen([*run, letter], stderr=subprocess.PIPE) for letter in "abc"]
     for process in processes:
         assert process.communicate(timeout=60)[1] == b""
-    assert content(tmp_path / "target") in {letter * 9 for letter in "abc"}
+    assert state(tmp_path / "target", what) in "abc"
     assert left_in(tmp_path) == []
+
+
+def test_somebody_else_makes_the_folder_first(tmp_path, monkeypatch):
+    """What is known is replaced; anything else is not."""
+    real, texts = os.rename, ["theirs", "theirs"]
+
+    def late(one, other):
+        if texts:
+            monkeypatch.setattr("os.rename", real)
+            write(other, "folder", texts.pop())
+            monkeypatch.setattr("os.rename", late)
+            if not texts:
+                (tmp_path / "second" / "mine").write_text("mine")
+        real(one, other)
+
+    monkeypatch.setattr("os.rename", late)
+    write(tmp_path / "first", "folder", "ours")
+    assert content(tmp_path / "first") == "ours"
+    with pytest.raises(FileExistsError, match="also holds 'mine'"):
+        write(tmp_path / "second", "folder", "ours")
+    assert (tmp_path / "second" / "a").read_text() == "theirs"
 
 
 def test_only_what_is_proven_to_be_dead_is_cleared(tmp_path):
