@@ -55,8 +55,10 @@ def whole_folder(path: str | os.PathLike[str], known: Known) -> Iterator[Path]:
         yield new
         if old is not None:
             give_to_owner(new, old)
-            take_after(new, place, old)
         sync_tree(new)
+        if old is not None:  # only now: with these permissions its owner may not be able to look into it
+            take_after(new, place, old)
+            sync_folder(new)
         _put(new, place, known, scratch)
 
 
