@@ -22,6 +22,7 @@ from eca_multi._errors import (
 
 from ._compilers import COPIES, mean, scaled, widen
 from ._fused import fused_eca, is_faster
+from ._padding import masked_product
 
 # A tensor of whichever backend Keras runs on; Keras itself has no type for it.
 Tensor = Any
@@ -108,7 +109,8 @@ def eca(
     logits = _convolve(pooled, ops.reshape(ops.cast(weight, acc), (k, -1)), padding)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
-    y = scaled(x, wide, ops.expand_dims(g, axes))
+    scale = ops.expand_dims(g, axes)
+    y = scaled(x, wide, scale) if mask is None else masked_product(x, wide, scale, valid)
     return (y, g) if return_gate else y
 
 
