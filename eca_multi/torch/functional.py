@@ -159,7 +159,7 @@ def read_shapes(
     kernels, taps = native_kernel("torch", weight)
     k = check_kernel(kernels, taps, x[axis], weight)
     check_circular(padding, k, x[axis])
-    gate = tuple(-1 if i == 0 else extent if i == axis else 1 for i, extent in enumerate(x))
+    gate = tuple(extent if i == 0 or i == axis else 1 for i, extent in enumerate(x))
     return Shapes(axis, axes, k, gate, x[0] == kernels == 1 and len(weight) == 3 and padding == "zeros")
 
 
