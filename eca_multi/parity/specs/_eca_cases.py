@@ -90,6 +90,7 @@ CASES: tuple[Case, ...] = (
     Case("short-channels", "C < k: the kernel reaches over both ends", {"C": 3, "H": 5, "W": 4, "k": 7}),
     Case("one-channel", "C = 1", {"N": 3, "C": 1, "H": 6, "W": 5}),
     Case("one-position", "H = W = 1: the mean is the value itself", {"C": 18, "H": 1, "W": 1}),
+    Case("empty-batch", "N = 0: nothing to compare in y, and dw is 0", {"N": 0, "C": 10, "H": 6, "W": 7}),
     Case(
         "circular",
         "channels wrap around, gate 2*sigmoid",
