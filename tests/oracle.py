@@ -29,6 +29,13 @@ def judged(job: Job, names: Iterable[str] = RESULTS):
     return {name: (solved[name][0], SAFETY["analytic"] * solved[name][1]) for name in names}
 
 
+def within(values, expected, allowed):
+    """Whether each number is within its budget, or the same infinity or NaN."""
+    with np.errstate(invalid="ignore"):
+        same = (values == expected) | (np.isnan(values) & np.isnan(expected))
+        return np.where(np.isfinite(expected), np.abs(values - expected) <= allowed, same)
+
+
 def case_job(name: str, dtype: str = "float32") -> Job:
     """A case of the parity run."""
     case = eca.SPEC.case(name)
