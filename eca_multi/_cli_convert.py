@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from eca_multi._terminal import say
 from eca_multi.convert import convert as convert_file
 
 _LARGE = 64 << 20  # bytes from which on a bar is shown
@@ -37,9 +38,9 @@ def convert(
         with _bar(source) as progress:
             report = convert_file(source, target, to=to, arch=arch, key=key, progress=progress)
     except (ImportError, TypeError, ValueError, OSError, MemoryError) as error:
-        typer.echo("; ".join((str(error) or "not enough memory").splitlines()), err=True)
+        say("; ".join((str(error) or "not enough memory").splitlines()), err=True)
         raise typer.Exit(2) from error
-    typer.echo(str(report))
+    say(report)
 
 
 @contextmanager

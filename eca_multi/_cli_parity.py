@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from typer.core import TyperGroup
+
+from eca_multi._printable import printable
+from eca_multi._terminal import Terminal, say
 
 EXITS = (
     "Exit status: 0 all agree; 1 one does not, or a required one is missing; 2 wrong usage; 3 a runner crashed or "
@@ -52,6 +54,7 @@ Html = Annotated[Path | None, typer.Option("--html", help="Write one self-contai
 Junit = Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML to this file.")]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds that a worker may say nothing.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes at a time. [default: processors]")]
+Trust = Annotated[bool, typer.Option("--trust", help="Let the code run that the bundle names and that is not ours.")]
 Bundles = Annotated[Path | None, typer.Option(help="Folder for what `replay` needs of each failure.")]
 
 
@@ -102,29 +105,33 @@ def run(
 def replay(
     bundle: Annotated[Path, typer.Argument(help="A folder that --bundles wrote.")],
     runner: Annotated[str | None, typer.Option("--runner", "-r", help="Another one: file.py:Adapter.")] = None,
+    trust: Trust = False,
     json_file: Json = None,
     html_file: Html = None,
     timeout: Timeout = 180,
 ) -> None:
-    """Run a failure again from its bundle."""
+    """Run a failure again from its bundle: with this package's adapters, or with those that you give or trust."""
     files = _check_files(json_file, html_file)
-    _run_and_show(lambda progress: _parity().replay(bundle, runner=runner, timeout=timeout, progress=progress), files)
+    options = {"runner": runner, "trust": trust, "timeout": timeout, "announce": _announce}
+    _run_and_show(lambda progress: _parity().replay(bundle, progress=progress, **options), files)
 
 
 @app.command(epilog=EXITS)
 def localize(
     bundle: Annotated[Path, typer.Argument(help="A folder that --bundles wrote.")],
     runner: Annotated[str | None, typer.Option("--runner", "-r", help="Another one: file.py:Adapter.")] = None,
+    trust: Trust = False,
     timeout: Timeout = 180,
 ) -> None:
     """Show where a failure begins: every tap as it came, and in isolation."""
     from eca_multi.parity.render import print_chain
 
-    report = _guard(lambda: _parity().replay(bundle, runner=runner, timeout=timeout))
+    options = {"runner": runner, "trust": trust, "timeout": timeout, "announce": _announce}
+    report = _guard(lambda: _parity().replay(bundle, **options))
     for found in report.localisations:
-        print_chain(found, Console(emoji=False))
+        print_chain(found, Terminal())
     if not report.localisations:
-        typer.echo("It does not fail here.")
+        say("It does not fail here.")
     raise typer.Exit(report.exit_code)
 
 
@@ -143,9 +150,9 @@ def compare(
 
     result = _guard(lambda: _parity().compare(first, second, rtol=rtol, atol=atol))
     if not result:
-        typer.echo(f"Nothing was compared: {first} and {second} hold no tensors.", err=True)
+        say(f"Nothing was compared: {first} and {second} hold no tensors.", err=True)
         raise typer.Exit(4)
-    print_comparison(result, Console(emoji=False))
+    print_comparison(result, Terminal())
     raise typer.Exit(0 if all(judgement.verdict.green for judgement in result.values()) else 1)
 
 
@@ -164,7 +171,7 @@ def power(
             spec, runners=[], dtypes=_split(dtype), cases=_split(case), checks=["power"], timeout=timeout
         )
     )
-    print_power(report, Console(emoji=False))
+    print_power(report, Terminal())
     raise typer.Exit(4 if not report.power or any(not p.killed for p in report.power) else 0)
 
 
@@ -175,7 +182,7 @@ def fingerprint(spec: Spec = "eca", runner: Runners = None, json_file: Json = No
 
     _check_files(json_file)
     states = _guard(lambda: _parity().fingerprints(spec, runners=_split(runner), timeout=timeout))
-    print_fingerprints(states, Console(emoji=False))
+    print_fingerprints(states, Terminal())
     if json_file is not None:
         content = {state.name: {"versions": state.versions, "fingerprint": state.fingerprint} for state in states}
         _write(json_file, json.dumps(content, indent=1) + "\n")
@@ -189,7 +196,7 @@ def doctor(spec: Spec = "eca", timeout: Timeout = 60) -> None:
     from eca_multi.parity.render import print_doctor
 
     findings = _guard(lambda: examine(spec, timeout=timeout))
-    print_doctor(findings, Console(emoji=False))
+    print_doctor(findings, Terminal())
     raise typer.Exit(3 if any(finding.state == "fault" for finding in findings) else 0)
 
 
@@ -207,9 +214,9 @@ def report(
     try:
         content = check_content(json.loads(file.read_text()))
     except (OSError, ValueError, RecursionError) as error:
-        raise typer.BadParameter(f"{file} must be a report of run --json: {error}") from error
+        raise _wrong(f"{file} must be a report of run --json: {error}") from error
     if not any(files.values()):
-        print_summary(content, Console(emoji=False))
+        print_summary(content, Terminal())
     _write_all(content, files)
 
 
@@ -223,9 +230,9 @@ def init(
 
     text = _guard(lambda: scaffold(frameworks))
     if file.exists():
-        raise typer.BadParameter(f"{file} is there already; --file names another.")
+        raise _wrong(f"{file} is there already; --file names another.")
     _write(file, text)
-    typer.echo(f"Wrote {file}. Run it: eca-multi parity {file}")
+    say(f"Wrote {file}. Run it: eca-multi parity {file}")
 
 
 @app.command("list")
@@ -233,13 +240,21 @@ def list_(spec: Spec = "eca") -> None:
     """List the specifications that come with the package, and the runners, cases and checks of one."""
     from eca_multi.parity.render import print_list
 
-    _guard(lambda: print_list(spec, Console(emoji=False)))
+    _guard(lambda: print_list(spec, Terminal()))
 
 
 def _parity() -> Any:
     from eca_multi import parity
 
     return parity
+
+
+def _wrong(text: str, option: str | None = None) -> typer.BadParameter:
+    return typer.BadParameter(printable(text, lines=True), param_hint=option)
+
+
+def _announce(what: str) -> None:
+    say(f"It runs\n{what}", err=True)
 
 
 def _guard(work: Callable[[], Any]) -> Any:
@@ -250,22 +265,25 @@ def _guard(work: Callable[[], Any]) -> Any:
         except ImportError as error:
             if "eca-multi[" not in str(error):
                 raise
-            typer.echo(str(error), err=True)
+            say(str(error), err=True)
             raise typer.Exit(2) from error
         except ValueError as error:
+            if type(error).__name__ == "Untrusted":  # as it is: in a frame, what would run is cut into pieces
+                say(error, err=True)
+                raise typer.Exit(2) from error
             if type(error).__name__ not in ("SpecError", "UsageError"):
                 raise
-            raise typer.BadParameter(str(error)) from error
+            raise _wrong(str(error)) from error
     except (typer.Exit, typer.BadParameter):
         raise
     except KeyboardInterrupt:
-        typer.echo("Interrupted; the workers have been ended.", err=True)
+        say("Interrupted; the workers have been ended.", err=True)
         raise typer.Exit(130) from None
     except OSError as error:
-        typer.echo(f"The run could not go on: {error}", err=True)
+        say(f"The run could not go on: {error}", err=True)
         raise typer.Exit(3) from error
     except Exception as error:  # ours: it must not look like a disagreement, which is status 1
-        traceback.print_exc()
+        say(traceback.format_exc(), err=True)
         raise typer.Exit(3) from error
 
 
@@ -276,18 +294,19 @@ def _run_and_show(work: Callable[[Any], Any], files: dict[str, Path | None]) -> 
         report = _guard(lambda: work(progress))
     from eca_multi.parity.render import render
 
-    render(report, Console(emoji=False), time.monotonic() - start)
+    render(report, Terminal(), time.monotonic() - start)
     _write_all(report.to_dict(), files, report.exit_code)
     raise typer.Exit(report.exit_code)
 
 
 @contextmanager
 def _bar() -> Iterator[Callable[[str, int, int], None]]:
-    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    name = TextColumn("{task.description:<18}", markup=False)
+    columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=Terminal(stderr=True), transient=True)
     with bar:
         task = bar.add_task("starting", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+        yield lambda what, done, total: bar.update(task, description=printable(what), completed=done, total=total)
 
 
 def _check_files(
@@ -297,9 +316,9 @@ def _check_files(
     files = {"--json": json_file, "--html": html, "--junit": junit}
     for option, file in files.items():
         if file is not None and (file.is_dir() or not file.parent.is_dir()):
-            raise typer.BadParameter(f"{file} is not a file in an existing folder.", param_hint=option)
+            raise _wrong(f"{file} is not a file in an existing folder.", option)
     if folder is not None and (folder.is_file() or not folder.parent.is_dir()):
-        raise typer.BadParameter(f"{folder} is not a folder in an existing one.", param_hint="--bundles")
+        raise _wrong(f"{folder} is not a folder in an existing one.", "--bundles")
     return files
 
 
@@ -321,7 +340,7 @@ def _write(file: Path, text: str, option: str = "", status: int = 0) -> None:
     try:
         write_atomically(file, text.encode())
     except OSError as error:
-        typer.echo(f"{option} {file} could not be written: {error}".strip(), err=True)
+        say(f"{option} {file} could not be written: {error}".strip(), err=True)
         raise typer.Exit(status or 2) from error
 
 

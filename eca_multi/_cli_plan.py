@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from eca_multi._terminal import say
 from eca_multi.plan import ECAPlan, NoSiteError
 
 # Keras first: on its torch backend a Keras model is a torch module too.
@@ -56,7 +57,7 @@ def plan(
             made.save(json_file)
     except (NoSiteError, TypeError, ValueError, ImportError, OSError) as error:
         raise _wrong(str(error)) from error
-    typer.echo(str(made))
+    say(made)
 
 
 def package_of(model: Any) -> str | None:
@@ -154,5 +155,5 @@ def _call(found: Callable[[], Any], target: str) -> Any:
 
 
 def _wrong(text: str) -> typer.Exit:
-    typer.echo(" ".join(text.split()), err=True)
+    say(" ".join(text.split()), err=True)
     return typer.Exit(2)

@@ -1,12 +1,13 @@
 """Text from outside (names in files, words of other processes) on its way to a terminal, a page or a file's name."""
 
+import hashlib
 import re
 import unicodedata
 
 # Cc: control characters, terminal escapes among them. Cf: what turns the order of text around or is not seen.
 # Cs: half a character, which no encoding can write. Zl, Zp: other ends of a line. Co and Cn stand for nothing.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn"})
-_LONGEST_NAME = 100  # characters: with a suffix it fits into the 255 bytes of most file systems
+_LONGEST_NAME = 100  # characters, bytes too: two of them with a suffix fit into the 255 of most file systems
 
 
 def printable(text: object, *, lines: bool = False) -> str:
@@ -21,23 +22,42 @@ def printable(text: object, *, lines: bool = False) -> str:
         >>> print(printable("conv\x1b[31m.weight\n"))
         conv\x1b[31m.weight\n
     """
-    kept = "\n\t" if lines else ""
+    text, kept = str(text), "\n\t" if lines else ""
+    if text.isprintable():  # nearly all; a page has a hundred thousand
+        return text
     return "".join(
         character if character in kept or unicodedata.category(character) not in _HIDDEN else _escaped(character)
-        for character in str(text)
+        for character in text
     )
 
 
 def file_name(text: object) -> str:
     """Return text as the name of one file: no folder, nothing that a shell or a terminal takes for more.
 
+    Letters and digits are ASCII, and no two dashes follow each other, so that two names can be joined by two. What had
+    to be changed gets a sum of the text, so that two texts never have one name.
+
     Example:
         >>> from eca_multi._printable import file_name
-        >>> file_name("../mine.py:Layer")
-        'mine.py-Layer'
+        >>> file_name("keras-jax"), file_name("../mine.py:Layer")
+        ('keras-jax', 'mine.py-Layer-364d240e')
     """
-    name = re.sub(r"[^\w.+=,@-]+", "-", printable(text)).strip("-. ")
-    return name[:_LONGEST_NAME] or "unnamed"
+    text = str(text)
+    name = re.sub(r"[^\w.+=,@-]+|-{2,}", "-", printable(text), flags=re.ASCII).strip("-. ")[:_LONGEST_NAME]
+    if name and name == text:
+        return name
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return f"{name or 'unnamed'}-{digest[:8]}"
+
+
+class PrintableError(Exception):
+    """A base of errors whose messages have names from files and words of other processes: str of one is printable.
+
+    A traceback prints that. The message as it came is in `args`.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), lines=True)
 
 
 def _escaped(character: str) -> str:

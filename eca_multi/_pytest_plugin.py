@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from eca_multi._printable import printable
+
 if TYPE_CHECKING:
     from eca_multi.parity._pytest_marks import ParityCase
     from eca_multi.parity._pytest_results import Results
@@ -184,7 +186,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for report in config.stash[RESULTS].joined() if RESULTS in config.stash else ():
         terminal = {"width": shutil.get_terminal_size().columns, "colour": terminalreporter.hasmarkup}
-        terminalreporter.section(f"parity of {report.spec['name']}")
+        terminalreporter.section(printable(f"parity of {report.spec['name']}"))
         terminalreporter.write_line(_harness("_pytest_summary").summary(report, **terminal))
 
 

@@ -8,6 +8,8 @@ from itertools import groupby
 from math import prod
 from typing import TYPE_CHECKING, TypeVar
 
+from eca_multi._printable import printable
+
 if TYPE_CHECKING:
     from eca_multi.plan import ECAEntry, ECAPlan, Skipped
 
@@ -27,7 +29,7 @@ def table(plan: ECAPlan) -> str:
     lines += [f"note: {note}" for note in _notes(plan)]
     lines += [f"skipped: {paths}: {reason}" for paths, reason in _skipped(plan.skipped)]
     lines.append(_totals(plan))
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _groups(entries: Sequence[ECAEntry]) -> list[list[ECAEntry]]:
@@ -108,6 +110,7 @@ def _totals(plan: ECAPlan) -> str:
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    rows = [tuple(map(printable, row)) for row in rows]  # before their widths are measured
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
     right = {HEAD.index(name) for name in ("channels", "k", "calls")}
     return [

@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from eca_multi._printable import PrintableError, printable
 from eca_multi._table import table
 
 SCHEMA = 1
@@ -18,23 +19,23 @@ ACTIONS = ("after", "before_add", "replace", "fill")
 LAYOUTS = ("channels_first", "channels_last")
 
 
-class NoSiteError(LookupError):
+class NoSiteError(PrintableError, LookupError):
     """Nothing in the network is what was asked for."""
 
 
-class UnsupportedModelError(TypeError):
+class UnsupportedModelError(PrintableError, TypeError):
     """The network cannot be changed as it is; the message says what to pass instead."""
 
 
-class ChannelInferenceError(ValueError):
+class ChannelInferenceError(PrintableError, ValueError):
     """The number of channels or their axis at a site cannot be known without a run."""
 
 
-class PlanMismatchError(ValueError):
+class PlanMismatchError(PrintableError, ValueError):
     """A plan was made for another architecture; the message lists every difference."""
 
 
-class VerifyError(RuntimeError):
+class VerifyError(PrintableError, RuntimeError):
     """The changed network does not do what the plan promised."""
 
 
@@ -208,5 +209,6 @@ def _entry(data: Mapping[str, Any]) -> ECAEntry:
 
 def _unreadable(received: str) -> ValueError:
     return ValueError(
-        f"plan must be the JSON of an ECAPlan, schema {SCHEMA}. Received: {received}. Make it with ECAPlan.save."
+        f"plan must be the JSON of an ECAPlan, schema {SCHEMA}. Received: {printable(received)}. "
+        "Make it with ECAPlan.save."
     )

@@ -76,7 +76,7 @@ def make() -> dict[str, Any]:
         "localisations": localisations(),
         "trajectories": trajectories(),
         "power": power(),
-        "replay": "eca-multi parity replay parity-bundles/linen-offsets-bfloat16 --runner linen",
+        "replay": "eca-multi parity replay parity-bundles/linen-offsets-bfloat16",
     }
 
 

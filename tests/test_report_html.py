@@ -376,8 +376,26 @@ def test_hostile_text_stays_text_wherever_it_stands():
     to_html(poison(small(), ATTACK)).encode()
 
 
-def test_what_a_document_cannot_hold_is_replaced():
-    assert clean("a\x00\ud800\u202eb\r\n\x1b[31mc\x1b[0m\td") == "a\ufffd\ufffd\ufffdb\nc\td"
+def test_what_a_document_cannot_hold_is_written_as_in_python():
+    assert clean("a\x00\ud800\u202eb\r\n\x1b[31mc\td") == "a\\x00\\ud800\\u202eb\n\\x1b[31mc\td"
+
+
+def larger(value, number):
+    """The same structure with `number` in the place of every number."""
+    if isinstance(value, dict):
+        return {key: larger(item, number) for key, item in value.items()}
+    if isinstance(value, list):
+        return [larger(item, number) for item in value]
+    return number if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize(
+    "number",
+    [10**400, -(10**400), float("inf"), float("nan"), 1e308, -1e308, 5e-324],
+    ids=["huge", "-huge", "inf", "nan", "largest", "-largest", "smallest"],
+)
+def test_a_number_of_any_size_is_drawn_or_left_out(number):
+    assert to_html(larger(small(), number)).endswith("</html>\n")
 
 
 def test_only_markup_is_not_escaped():

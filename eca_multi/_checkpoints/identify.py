@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from eca_multi._networks import NETWORKS, Network, Tensor, find, kernel_sizes, tensors
+from eca_multi._printable import PrintableError
 
 from .names import canonical_names
 from .report import Report, Shapes, compare
 
 
-class CheckpointError(ValueError):
+class CheckpointError(PrintableError, ValueError):
     """A checkpoint that does not fit; `report` lists every tensor, where it got that far."""
 
     def __init__(self, message: str, report: Report | None = None) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from eca_multi._networks import Tensor
+from eca_multi._printable import printable
 
 Shapes = Mapping[str, Sequence[int]]
 _SHOWN = 8  # of each list in a message; the report itself holds all
@@ -40,7 +41,7 @@ class Report:
         for title, entries in lists.items():
             if entries:
                 more = f" and {len(entries) - shown} more" if shown is not None and len(entries) > shown else ""
-                lines.append(f"{len(entries)} {title}: {', '.join(entries[:shown])}{more}")
+                lines.append(f"{len(entries)} {title}: {printable(', '.join(entries[:shown]))}{more}")
         return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from eca_multi import __version__
 from eca_multi._canonical import Weights
 from eca_multi._checkpoints import MODULES, ORBAX, Checkpoint, Report, detect, read_kind, release, write_safetensors
 from eca_multi._folders import check_replaceable
+from eca_multi._printable import printable
 
 from .digest import sha256_of
 
@@ -81,7 +82,8 @@ class ConversionReport:
             "kernels": " ".join(map(str, self.kernel_sizes)),
             "tensors": str(self.report),
         }
-        return "\n".join(f"{title:9}{text}" for title, text in lines.items())
+        texts = {title: printable(text, lines=title == "tensors") for title, text in lines.items()}
+        return "\n".join(f"{title:9}{text}" for title, text in texts.items())
 
 
 def convert(

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from eca_multi._printable import PrintableError
 
-class SpecError(ValueError):
+
+class SpecError(PrintableError, ValueError):
     """A specification, a weight map or an adapter that cannot be right, found before anything is compared."""
 
 

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from eca_multi._printable import printable
+
 from ._axes import SpecError
 from ._pytest_marks import ParityCase
 from ._pytest_results import Results
@@ -24,6 +26,11 @@ class Outcome:
     error: Exception | None = None
     verdict: str = ""
     budget_use: float | None = None
+
+    def __post_init__(self) -> None:
+        """A worker's words go through pytest to the terminal."""
+        for name in ("skip", "crash"):
+            object.__setattr__(self, name, printable(getattr(self, name), lines=True))
 
     @property
     def properties(self) -> list[tuple[str, object]]:
@@ -85,7 +92,7 @@ def failure(case: ParityCase, report: Report, cells: Sequence[Cell], bad: Sequen
     # One case of each runner and dtype is looked into; for another case its answer still says where to look.
     found = [x for x in found if x.case.split("+")[0] == case.case] or found
     parts += [item.line for item in found[:1]]
-    return "\n\n".join([*parts, f"again: {command(case, node)}"])
+    return printable("\n\n".join([*parts, f"again: {command(case, node)}"]), lines=True)
 
 
 def table(cells: Sequence[Cell]) -> str:

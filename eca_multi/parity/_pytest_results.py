@@ -2,13 +2,13 @@
 
 import fcntl
 import pickle
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 
 from eca_multi._files import write_atomically
+from eca_multi._printable import file_name
 
 from ._pytest_marks import ParityCase, blocks, is_named
 from .report import Cell, Report, RunnerState, Trajectory
@@ -115,7 +115,7 @@ class Results:
         """Write each specification's report as JSON, HTML and JUnit XML."""
         taken: list[str] = []
         for report in self.joined():
-            name = re.sub(r"[^\w.-]+", "-", str(report.spec["name"]))
+            name = file_name(report.spec["name"])
             taken.append(name)
             name += f"-{taken.count(name)}" if taken.count(name) > 1 else ""
             report.write(folder / f"{name}.json")

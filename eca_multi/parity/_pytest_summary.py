@@ -2,7 +2,7 @@
 
 import io
 
-from rich.console import Console
+from eca_multi._terminal import Terminal
 
 from .render import matrix
 from .report import Report
@@ -10,7 +10,7 @@ from .report import Report
 
 def summary(report: Report, *, width: int, colour: bool) -> str:
     """Return what a run found of one specification: the matrix and the counts."""
-    console = Console(file=io.StringIO(), width=width, force_terminal=colour, emoji=False)
+    console = Terminal(file=io.StringIO(), width=width, force_terminal=colour)
     good, bad = sum(cell.green for cell in report.cells), len(report.failures)
     ran = sum(state.state == "ran" for state in report.runners)
     with console.capture() as captured:

@@ -1,10 +1,11 @@
 """What follows a failure, while the workers are still there: fingerprint, localisation, shrinking, bundle."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from eca_multi._printable import file_name
 
 from . import localize
 from .bundle import write_bundle
@@ -13,7 +14,7 @@ from .fingerprints import explain
 from .jobs import Job, Outputs
 from .judging import Solution
 from .plan import BASE, Task
-from .report import Cell, Localisation, Power
+from .report import Cell, Localisation, Power, replay_command
 from .results import load
 from .runners import Runner, runners_of
 
@@ -130,7 +131,7 @@ def _localise(
         tuple(stage.plain() for stage in stages),
         sizes,
         folder,
-        f"eca-multi parity replay {shlex.quote(folder)}" if folder else "",
+        replay_command(folder) if folder else "",
     )
 
 
@@ -140,7 +141,7 @@ def _bundle(
     """Write what `replay` needs; return its folder, or else a note. The verdict stands either way."""
     if bundles is None:
         return "", ""
-    folder = bundles / f"{runner.name}-{cell.case}-{cell.dtype}".replace(":", "-").replace("+", "-")
+    folder = bundles / "--".join(map(file_name, (runner.name, cell.case, cell.dtype)))
     head = f"{runner.name} {cell.dtype} {cell.case} {cell.tensor}: {line}"
     try:
         write_bundle(folder, session.spec, runner, session.reference, session.judge, head, job, *answer)

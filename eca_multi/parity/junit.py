@@ -4,10 +4,11 @@ A test is a case in a dtype under a check. What was not shown to be right never 
 inconclusive tensors are skipped tests, and a report that is red for another reason than a test has an error of its own.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
+
+from eca_multi._printable import printable
 
 from .html.formats import index, plain, use
 from .html.read import Row, mapping, number, rows, runner_names, sequence, text
@@ -19,9 +20,6 @@ COUNTS = {
     "error": "errors",
     "skipped": "skipped",
 }  # an outcome, and the attribute with its number
-
-# What XML 1.0 has no way to write, and terminal colours.
-_ILLEGAL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_junit(report: Mapping[str, Any]) -> str:
@@ -129,4 +127,5 @@ def _counted(suite: ET.Element) -> ET.Element:
 
 
 def _legal(value: object) -> str:
-    return _ILLEGAL.sub("", str(value).replace("\r\n", "\n").replace("\r", "\n"))
+    """The text as it is to be seen: XML 1.0 cannot write controls and half characters at all."""
+    return printable(str(value).replace("\r\n", "\n"), lines=True)

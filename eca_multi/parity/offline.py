@@ -16,8 +16,9 @@ from .jobs import Tensor
 from .plan import BASE, Task
 from .report import Report
 from .run import run_tasks
-from .runners import Runner, find_runners, refuse_in_worker
+from .runners import Runner, find_runners, refuse_in_worker, runners_of
 from .spec import Case, Manual, Spec
+from .trust import check_trust, what_runs
 
 ERROR = "@error"
 
@@ -26,18 +27,25 @@ def replay(
     bundle: str | os.PathLike[str],
     *,
     runner: str | None = None,
+    trust: bool = False,
     timeout: float = 180.0,
     progress: Callable[[str, int, int], None] | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> Report:
     """Run a failure again from its bundle, and localise it.
+
+    A bundle names an interpreter, settings of the environment, an adapter and a reference. Those of this package run;
+    any others are a stranger's code until you say that you trust it.
 
     Args:
         bundle: A folder that `run(bundles=...)` wrote.
         runner: "file.py:Class" to run another adapter on the same data; None takes the one that failed.
+        trust: Whether code that the bundle names and that is not this package's may run.
         timeout, progress: As for `run`.
+        announce: Called before anything runs, with what will run.
 
     Raises:
-        SpecError: If it is no complete bundle.
+        SpecError: If it is no complete bundle, or one that is not trusted and names code that is not this package's.
     """
     refuse_in_worker("replay")
     found = read_bundle(bundle)
@@ -54,12 +62,18 @@ def replay(
         cases=(Case(found.job.case),),
         budget=Manual(**found.manual) if found.manual else None,
     )
+    chosen = find_runners(spec, [runner] if runner else None)
+    yours = [] if runner is None else [given for given in chosen if given not in runners_of(spec)]
+    if not trust:
+        check_trust(found, bundle, yours)
+    if announce is not None:
+        announce(what_runs(found, yours))
     task = Task("", "evaluate", found.job.case, found.job, (found.job.case, found.job.dtype, ""))
     return run_tasks(
         spec,
         str(bundle),
         [task],
-        find_runners(spec, [runner] if runner else None),
+        chosen,
         BASE,
         timeout=timeout,
         progress=progress,

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+
+from eca_multi._terminal import Terminal, lines, styled
 
 from .budget import DTYPES
 from .compare import Judgement, Verdict
@@ -20,7 +21,7 @@ BUDGETS = {
 }
 
 
-def render(report: Report, console: Console, seconds: float) -> None:
+def render(report: Report, console: Terminal, seconds: float) -> None:
     console.print(matrix(report))
     kind = report.spec.get("budget", "")
     if kind in BUDGETS:
@@ -32,8 +33,9 @@ def render(report: Report, console: Console, seconds: float) -> None:
     _print_failures(report, console)
     if report.power:
         print_power(report, console)
-    console.print(_environment(report), style="dim", highlight=False)
-    console.print(f"{_verdict(report)} {seconds:.0f} s.")
+    for line in _environment(report):
+        console.print(line, style="dim")
+    console.print(styled(*_verdict(report), f" {seconds:.0f} s."))
 
 
 def matrix(report: Report) -> Table:
@@ -53,65 +55,65 @@ def matrix(report: Report) -> Table:
             cells = [_cell(report.worst(state.name, dtype, group)) for dtype in dtypes]
             name = state.name if number == 0 else ""
             title = f"{name or ' ' * len(state.name)}{f' {label}' if label else ''}"
-            table.add_row(escape(title), *cells, "" if state.state == "ran" or number else _state(state))
+            table.add_row(title, *cells, "" if state.state == "ran" or number else styled(_state(state)))
     return table
 
 
-def _cell(cell: Cell | None) -> str:
+def _cell(cell: Cell | None) -> Text:
     if cell is None:
-        return "[dim]-[/dim]"
+        return styled(("-", "dim"))
     if cell.verdict is Verdict.UNSUPPORTED:
-        return "[dim]unsupported[/dim]"
+        return styled(("unsupported", "dim"))
     use = cell.judgement.budget_use
     colour = "green" if cell.green else "bold red"
     if cell.budget == "bitwise" and cell.green:
-        return f"[{colour}]=[/{colour}]"
+        return styled(("=", colour))
     short = use is not None and (cell.green or cell.verdict is Verdict.EXCEEDS_BUDGET)
     text = (f"{use:.2f}" if use < 100 else f"{use:.0e}") if short and use is not None else cell.verdict.value
-    return f"[{colour}]{text}[/{colour}] {cell.case} {cell.tensor}"
+    return styled((text, colour), f" {cell.case} {cell.tensor}")
 
 
-def _state(state: RunnerState) -> str:
-    return f"[yellow]{state.state}[/yellow]" if state.state == "unavailable" else f"[red]{state.state}[/red]"
+def _state(state: RunnerState) -> tuple[str, str]:
+    return state.state, "yellow" if state.state == "unavailable" else "red"
 
 
-def _print_failures(report: Report, console: Console) -> None:
+def _print_failures(report: Report, console: Terminal) -> None:
     for state in report.runners:
         if state.detail:
-            console.print(f"{_state(state)} {escape(state.name)}: {escape(state.detail)}", highlight=False)
+            console.print(styled(_state(state), f" {state.name}: ") + lines(state.detail))
     for cell in report.failures[:MOST]:
-        console.print(f"[red]FAIL[/red] {escape(describe(cell))}", highlight=False, soft_wrap=True)
+        console.print(styled(("FAIL", "red"), f" {describe(cell)}"), soft_wrap=True)
     if len(report.failures) > MOST:
         console.print(f"... and {len(report.failures) - MOST} more; --json FILE lists all.")
     for found in report.localisations:
-        console.print(f"[bold]{escape(found.line)}[/bold]", highlight=False, soft_wrap=True)
+        console.print(styled((found.line, "bold")), soft_wrap=True)
         if found.shrunk:
             sizes = ", ".join(f"{axis}={size}" for axis, size in found.shrunk.items())
-            console.print(f"  still fails with {sizes}", highlight=False)
+            console.print(f"  still fails with {sizes}")
         if found.replay:
-            console.print(f"  run it again: {escape(found.replay)}", highlight=False, soft_wrap=True)
+            console.print(f"  run it again: {found.replay}", soft_wrap=True)
     reasons = dict.fromkeys(
         f"{cell.runner} {cell.check}: {cell.reason}" for cell in report.cells if cell.verdict is Verdict.UNSUPPORTED
     )
     for reason in list(reasons)[:MOST]:
-        console.print(f"[dim]unsupported[/dim] {escape(reason)}", highlight=False, soft_wrap=True)
+        console.print(styled(("unsupported", "dim"), f" {reason}"), soft_wrap=True)
 
 
-def _environment(report: Report) -> str:
+def _environment(report: Report) -> tuple[str, str]:
     versions: dict[str, str] = {}
     for state in report.runners:
         versions |= state.versions
     environment = report.environment
     parts = [f"python {environment['python']}", *(f"{name} {versions[name]}" for name in sorted(versions))]
-    return f"{', '.join(parts)}\n{environment['platform']}, {environment['processor']}"
+    return ", ".join(parts), f"{environment['platform']}, {environment['processor']}"
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: Report) -> tuple[tuple[str, str], str]:
     total, green = len(report.compared), sum(1 for cell in report.cells if cell.green)
     ran = sum(1 for state in report.runners if state.state == "ran")
     counts = f"{green} of {total} tensors within budget, {ran} of {len(report.runners)} runners ran"
     if report.exit_code == 0:
-        return f"[bold green]All agree[/bold green]: {counts}."
+        return ("All agree", "bold green"), f": {counts}."
     reasons = {
         "They do not agree": report.disagreements,
         "A required runner is missing": report.missing,
@@ -120,21 +122,21 @@ def _verdict(report: Report) -> str:
         "Nothing was compared": report.exit_code == 4 and not report.compared and not report.inconclusive,
     }
     reason = ". ".join(text for text, holds in reasons.items() if holds)
-    return f"[bold red]{reason}[/bold red]: {counts}."
+    return (reason, "bold red"), f": {counts}."
 
 
-def print_chain(found: Localisation, console: Console) -> None:
-    table = Table(title=escape(found.line), title_justify="left", box=None, header_style="bold")
+def print_chain(found: Localisation, console: Terminal) -> None:
+    table = Table(title=found.line, title_justify="left", box=None, header_style="bold")
     for name in ("stage", "direction", "as it came", "in isolation", "verdict"):
         table.add_column(name)
     for stage in found.chain:
-        mark = "[bold red]<-- here[/bold red]" if stage["tap"] == found.culprit else ""
+        mark = ("<-- here" if stage["tap"] == found.culprit else "", "bold red")
         numbers = ["-" if stage[k] is None else f"{stage[k]:.3g}" for k in ("propagated", "isolated")]
-        table.add_row(escape(stage["tap"]), stage["direction"], *numbers, f"{stage['verdict']} {mark}")
+        table.add_row(stage["tap"], stage["direction"], *numbers, styled(f"{stage['verdict']} ", mark))
     console.print(table)
 
 
-def print_comparison(result: Mapping[str, Judgement], console: Console) -> None:
+def print_comparison(result: Mapping[str, Judgement], console: Terminal) -> None:
     table = Table(box=None, header_style="bold")
     for name in (
         "tensor",
@@ -154,76 +156,76 @@ def print_comparison(result: Mapping[str, Judgement], console: Console) -> None:
         numbers = ["-" if value is None else f"{value:.3g}" for value in (j.budget_use, *metrics)]
         colour = "green" if j.verdict.green else "bold red"
         values = f"{j.received} for {j.expected}" if j.received or j.expected else ""
-        table.add_row(escape(name), f"[{colour}]{j.verdict}[/{colour}]", *numbers, str(list(j.index)), escape(values))
+        table.add_row(name, styled((j.verdict, colour)), *numbers, str(list(j.index)), values)
     console.print(table)
 
 
-def print_power(report: Report, console: Console) -> None:
+def print_power(report: Report, console: Terminal) -> None:
     table = Table(box=None, header_style="bold")
     for name in ("case", "dtype", "killed", "survived", "not applicable"):
         table.add_column(name)
     for power in report.power:
-        survived = f"[yellow]{', '.join(power.survived)}[/yellow]" if power.survived else ""
-        killed = f"{len(power.killed)}" if power.killed else "[bold red]none[/bold red]"
+        survived = styled((", ".join(power.survived), "yellow"))
+        killed = styled(f"{len(power.killed)}" if power.killed else ("none", "bold red"))
         table.add_row(power.case, power.dtype, killed, survived, ", ".join(power.not_applicable))
     console.print(table)
 
 
-def print_fingerprints(states: Sequence[RunnerState], console: Console) -> None:
+def print_fingerprints(states: Sequence[RunnerState], console: Terminal) -> None:
     from .fingerprints import PROBES
 
     ran = [state for state in states if state.fingerprint]
     table = Table(box=None, header_style="bold")
     table.add_column("probe")
     for state in ran:
-        table.add_column(escape(state.name))
+        table.add_column(state.name)
     table.add_column("what it measures")
     for probe, meaning in PROBES.items():
         values = [_value(state.fingerprint.get(probe)) for state in ran]
-        said = f"[not bold]{escape(meaning)}[/]"
-        table.add_row(escape(probe), *values, said, style="bold" if len(set(values)) > 1 else "dim")
+        said = styled((meaning, "not bold"))
+        table.add_row(probe, *values, said, style="bold" if len(set(values)) > 1 else "dim")
     console.print(table)
     for state in states:
         if state.detail:
-            console.print(f"{_state(state)} {escape(state.name)}: {escape(state.detail)}", highlight=False)
+            console.print(styled(_state(state), f" {state.name}: ") + lines(state.detail))
 
 
 def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def print_doctor(findings: Sequence[Any], console: Console) -> None:
+def print_doctor(findings: Sequence[Any], console: Terminal) -> None:
     colours = {"ok": "green", "missing": "yellow", "fault": "bold red"}
     table = Table(box=None, show_header=False)
     for finding in findings:
-        table.add_row(f"[{colours[finding.state]}]{finding.state}[/]", escape(finding.what), escape(finding.detail))
+        table.add_row(styled((finding.state, colours[finding.state])), finding.what, lines(finding.detail))
     console.print(table)
 
 
-def print_summary(content: Mapping[str, Any], console: Console) -> None:
+def print_summary(content: Mapping[str, Any], console: Terminal) -> None:
     """Show a report that was read from a file."""
     counts: dict[str, int] = {}
     for result in content["results"]:
         counts[result["verdict"]] = counts.get(result["verdict"], 0) + 1
-    console.print(f"{content['spec'].get('name', '')}: exit status {content['exit_code']}", highlight=False)
+    console.print(f"{content['spec'].get('name', '')}: exit status {content['exit_code']}")
     for verdict, count in sorted(counts.items()):
-        console.print(f"  {verdict} {count}", highlight=False)
+        console.print(f"  {verdict} {count}")
     for found in content["localisations"]:
-        console.print(f"  {escape(found['line'])}", highlight=False, soft_wrap=True)
+        console.print(f"  {found['line']}", soft_wrap=True)
 
 
-def print_list(wanted: str, console: Console) -> None:
+def print_list(wanted: str, console: Terminal) -> None:
     from .runners import runners_of
     from .specs import SHIPPED, find_spec
 
     spec, _ = find_spec(wanted)
     table = Table(box=None, show_header=False)
     for name, what in SHIPPED.items():
-        table.add_row("spec", name, escape(what))
+        table.add_row("spec", name, what)
     for runner in runners_of(spec):
-        table.add_row("runner", runner.name, escape(runner.unavailable() or ""))
+        table.add_row("runner", runner.name, runner.unavailable() or "")
     for case in spec.cases:
-        table.add_row("case", case.name, escape(case.why))
+        table.add_row("case", case.name, case.why)
     for check in CHECKS:
         table.add_row("check", check, "")
     for dtype in DTYPES:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
@@ -10,6 +11,7 @@ from typing import Any
 
 from eca_multi import __version__
 from eca_multi._files import write_atomically
+from eca_multi._printable import PrintableError, printable
 
 from .compare import Judgement, Verdict
 
@@ -94,7 +96,7 @@ class Power:
     not_applicable: tuple[str, ...] = ()
 
 
-class ParityError(AssertionError):
+class ParityError(PrintableError, AssertionError):
     """An implementation does not agree with the reference."""
 
 
@@ -172,7 +174,8 @@ class Report:
             raise ParityError("\n".join(lines))
         if self.exit_code:
             lines = [f"{r.name}: {r.state}: {r.detail}" for r in self.runners if r.state != "ran"]
-            raise RuntimeError("\n".join([*lines, *map(describe, self.failures)]) or "nothing was compared")
+            text = "\n".join([*lines, *map(describe, self.failures)]) or "nothing was compared"
+            raise RuntimeError(printable(text, lines=True))
 
     def finish(self) -> None:
         """Put the cells in order, and add to each how it compares with its peers' errors."""
@@ -223,6 +226,7 @@ _FIELDS = {
     "exit_code": int, "spec": dict, "environment": dict, "required": list, "runners": list, "cases": list,
     "results": list, "localisations": list, "trajectories": list, "power": list, "replay": str,
 }  # fmt: skip
+_REPLAY = ["eca-multi", "parity", "replay"]
 _ROWS = {"runners": ("name", "state"), "results": ("runner", "verdict"), "localisations": ("line",)}
 
 
@@ -242,7 +246,24 @@ def check_content(content: Any) -> dict[str, Any]:
         for row in content[name]:
             if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in texts):
                 raise ValueError(f"a row of {name} lacks {' or '.join(texts)}")
+    for command in (content["replay"], *(row.get("replay", "") for row in content["localisations"])):
+        if not _is_replay(command):
+            raise ValueError(f"replay is {command!r}, expected `eca-multi parity replay FOLDER`")
     return content
+
+
+def replay_command(folder: str) -> str:
+    """Return the command that runs a bundle again, for a shell."""
+    return shlex.join([*_REPLAY, f"./{folder}" if folder.startswith("-") else folder])
+
+
+def _is_replay(command: Any) -> bool:
+    """Whether a command is one of ours: it is shown to be copied, and a report may come from anybody."""
+    try:
+        words = shlex.split(command) if isinstance(command, str) else []
+    except ValueError:  # a quote that is not closed
+        words = []
+    return command == "" or (words[:-1] == _REPLAY and words[-1][:1] != "-" and command == shlex.join(words))
 
 
 def as_json(content: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from eca_multi._printable import file_name
 from eca_multi._scratch import scratch_folder
 
 from ._axes import SpecError
@@ -283,7 +284,7 @@ class Session:
         number = len(self.asked)
         self.asked[number] = runner, task
         plain, path = self._write(task)
-        out = self.folder / f"{number}-{runner.role}-{self.states.get(runner.name, runner).name.replace('/', '-')}.out"
+        out = self.folder / f"{number}-{runner.role}-{file_name(runner.name)}.out"
         check = {"check": task.check}
         return {"id": number, "do": do or task.do, "job": plain, "inputs": str(path), "out": str(out), **check}
 

@@ -106,11 +106,13 @@ def runners_of(spec: Spec) -> list[Runner]:
     Raises:
         SpecError: If one has a name that is not to be had, or an adapter that no worker can import.
     """
-    runners = []
+    runners: list[Runner] = []
     for key, adapter in spec.runners.items():
         if key in RESERVED:
             raise SpecError(f"a runner must not be called {' or '.join(RESERVED)}. Received: {key!r} in {spec.name}.")
         for name in _BACKENDS if key in ("keras", "flax.keras") else (key.replace(":", "-"),):
+            if any(runner.name == name for runner in runners):
+                raise SpecError(f"each runner of {spec.name} must have a name of its own. Received: {name!r} twice.")
             runners.append(_runner(name, adapter))
     return runners
 

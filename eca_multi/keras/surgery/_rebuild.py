@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from eca_multi._printable import printable
+
 from ._checks import keeps_class
 from ._clone import clone_operation, copy_flags, copy_state, same_random_state
 from ._graph import Call, Graph, Network
@@ -163,6 +165,6 @@ def _compile(old: Any, new: Any) -> None:
     except Exception as error:  # a loss or metric that Keras does not know by name
         warnings.warn(
             f"The new model is not compiled: what {old.name!r} was compiled with cannot be made again "
-            f"({str(error).strip().splitlines()[0][:120]}). Call its compile().",
+            f"({printable(str(error).strip().splitlines()[0][:120])}). Call its compile().",
             stacklevel=4,
         )

@@ -1,13 +1,10 @@
 """Elements as text. What comes from a report is escaped here and nowhere else."""
 
-import re
 from html import escape
 
+from eca_multi._printable import printable
+
 _VOID = frozenset({"br", "meta", "wbr"})
-_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-# What HTML forbids or UTF-8 cannot hold: controls other than tab and newline, lone surrogates, noncharacters. And what
-# would make text read in another order than it is written.
-_FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
 class Markup(str):
@@ -17,8 +14,8 @@ class Markup(str):
 
 
 def clean(text: str) -> str:
-    """Return the text without what no document may hold: terminal colours go, the rest becomes U+FFFD."""
-    return _FORBIDDEN.sub("\ufffd", _ANSI.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
+    """Return the text as it is to be seen, lines as lines. No document may hold other controls or half characters."""
+    return printable(text.replace("\r\n", "\n"), lines=True)
 
 
 def element(tag: str, *children: object, **attributes: object) -> Markup:

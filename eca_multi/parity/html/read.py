@@ -1,6 +1,5 @@
 """Reading a report that may lack any key, and the order in which its parts are shown."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ CHECKS = (
     "taps",
     "power",
 )
+_MOST = 1e300  # JSON may hold any integer, and charts go on to the next power of ten
 
 
 def rows(source: Row, key: str) -> list[Row]:
@@ -43,8 +43,8 @@ def text(source: Row, key: str) -> str:
 
 
 def finite(value: object) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """A number that can be drawn, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_MOST <= value <= _MOST:
         return None
     return float(value)
 

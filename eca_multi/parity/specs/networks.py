@@ -37,7 +37,7 @@ class Torch(TorchAdapter):
     def build(self, config: Config) -> Any:
         import eca_multi.torch as package
 
-        model = getattr(package, config["network"])(**options(config))
+        model = getattr(package, find(config["network"]).name)(**options(config))
         _of_the_batch(model)
         return model
 
@@ -99,7 +99,7 @@ class Keras(ChannelsLast, KerasAdapter):
     def build(self, config: Config) -> Any:
         import eca_multi.keras as package
 
-        return getattr(package, config["network"])(**options(config))
+        return getattr(package, find(config["network"]).name)(**options(config))
 
 
 class Flax(ChannelsLast):
@@ -119,7 +119,7 @@ class Linen(Flax, LinenAdapter):
     def build(self, config: Config) -> Any:
         import eca_multi.flax.linen as package
 
-        return getattr(package, config["network"])(**options(config), param_dtype=config["param_dtype"])
+        return getattr(package, find(config["network"]).name)(**options(config), param_dtype=config["param_dtype"])
 
     def call(self, layer: Any, inputs: Mapping[str, Any], config: Config) -> Any:
         return layer(inputs["x"], train=config["training"])
@@ -140,7 +140,7 @@ class Nnx(Flax, NnxAdapter):
 
         import eca_multi.flax.nnx as package
 
-        build = getattr(package, config["network"])
+        build = getattr(package, find(config["network"]).name)
         return build(**options(config), param_dtype=config["param_dtype"], rngs=nnx.Rngs(0))
 
 
