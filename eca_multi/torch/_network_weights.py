@@ -10,6 +10,7 @@ from eca_multi._canonical import Weights, check_weights, without_weight
 from eca_multi._checkpoints import identify
 from eca_multi._networks import Tensor
 
+from ._owned import assign
 from .networks import ECANetwork
 
 
@@ -35,11 +36,9 @@ def network_from_canonical(
     if isinstance(model_or_state, Mapping):
         names = identify({name: value.shape for name, value in model_or_state.items()}).names
         new = {names[name]: _like(old, arrays[name]) for name, (_, old) in native.items()}
-        return {name: new.get(name, value) for name, value in model_or_state.items()}
-    with torch.no_grad():
-        for name, (_, value) in native.items():
-            value.copy_(_like(value, arrays[name]))
-    return model_or_state
+        return {name: new[name] if name in new else value.clone() for name, value in model_or_state.items()}
+    own = {name: value for name, (_, value) in native.items()}
+    return assign(model_or_state, own, {name: _like(value, arrays[name]) for name, value in own.items()})
 
 
 def _native(model_or_state: ECANetwork | Mapping[str, torch.Tensor]) -> dict[str, tuple[Tensor, torch.Tensor]]:

@@ -9,6 +9,7 @@ import torch
 from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
 
 from ._network_weights import network_from_canonical, network_to_canonical
+from ._owned import assign
 from .layers import ECA
 from .networks import ECANetwork
 
@@ -65,9 +66,7 @@ def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -
     new = torch.tensor(array, dtype=old.dtype, device=old.device)
     if isinstance(layer_or_params, Mapping):
         return {NATIVE_NAMES["torch"]: new}
-    with torch.no_grad():
-        old.copy_(new)
-    return layer_or_params
+    return assign(layer_or_params, {"": old.detach()}, {"": new})
 
 
 def _is_network(layer_or_params: Holder) -> TypeGuard[ECANetwork | Mapping[str, torch.Tensor]]:

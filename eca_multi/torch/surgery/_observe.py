@@ -50,9 +50,11 @@ def observe(
     args, kwargs = arguments(example_inputs)
     run = Run(calls=dict.fromkeys(watched, 0))
     recorder = Recorder(dict(flows or {}))
-    hooks = [module.register_forward_hook(_note(run, path)) for path, module in watched.items()]
-    recorder.attach()
+    hooks: list[Any] = []
     try:
+        for path, module in watched.items():
+            hooks.append(module.register_forward_hook(_note(run, path)))
+        recorder.attach()
         with kept_as_it_was(model), torch.no_grad(), recorder if flows else contextlib.nullcontext():
             model.eval()
             result = model(*args, **kwargs)

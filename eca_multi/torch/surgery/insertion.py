@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import replace as changed
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +17,7 @@ from ._gated import Gated, GatedCall
 from ._modules import CONVS, check_model
 from ._observe import observe
 from ._trees import parent_of, parents
+from ._unchanged import unchanged_on_error
 
 Model = TypeVar("Model", bound=nn.Module)
 DEFAULTS: dict[str, Any] = {
@@ -88,7 +88,9 @@ def plan_eca(
     Source: Wang et al., ECA-Net, CVPR 2020, for the place.
     """
     request = Request(where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, overrides)
-    return _planned(model, request, example_inputs)
+    check_model(model)
+    with unchanged_on_error(model, is_run=example_inputs is not None):
+        return _planned(model, request, example_inputs)
 
 
 def insert_eca(
@@ -158,20 +160,22 @@ def insert_eca(
     }
     if verify and example_inputs is None:
         raise ValueError("verify=True must come with example_inputs. Received: example_inputs=None. Pass an input.")
-    if plan is None:
-        plan = _planned(model, Request(**options), example_inputs)
-        entries = list(plan.entries)
-    else:
-        entries = _replayed(model, plan, options, example_inputs)
-    if not inplace:
-        model = copy.deepcopy(model)
-    check = example_inputs is not None and verify is not False
-    _carried_out(model, changed(plan, entries=tuple(entries)), example_inputs if check else None)
-    return model
+    request = None if plan is not None else Request(**options)  # what is invalid is said before the model is looked at
+    check_model(model)
+    with unchanged_on_error(model, is_run=example_inputs is not None):
+        if request is not None:
+            plan = _planned(model, request, example_inputs)
+            entries = list(plan.entries)
+        else:
+            entries = _replayed(model, plan, options, example_inputs)
+        if not inplace:
+            model = copy.deepcopy(model)
+        check = example_inputs is not None and verify is not False
+        _carried_out(model, changed(plan, entries=tuple(entries)), example_inputs if check else None)
+        return model
 
 
 def _planned(model: nn.Module, request: Request, example_inputs: Any) -> ECAPlan:
-    check_model(model)
     finder = Finder(model, example_inputs)
     return request.plan(
         "torch",
@@ -183,7 +187,6 @@ def _planned(model: nn.Module, request: Request, example_inputs: Any) -> ECAPlan
 
 
 def _replayed(model: nn.Module, plan: Any, options: Mapping[str, Any], example_inputs: Any) -> list[ECAEntry]:
-    check_model(model)
     if not isinstance(plan, ECAPlan):
         raise TypeError(f"plan must be an ECAPlan. Received: {type(plan).__name__}. Make it with plan_eca.")
     given = [name for name, default in DEFAULTS.items() if options[name] != default]
@@ -216,19 +219,13 @@ def is_inserted(module: nn.Module) -> bool:
 
 
 def _carried_out(model: nn.Module, plan: ECAPlan, example_inputs: Any) -> None:
-    """Make all layers first, then change the network; whatever is raised puts everything back."""
+    """Make all layers first, then change the network."""
     layers = [_layer(model, entry, plan) for entry in plan.entries]
     before = None if example_inputs is None else observe(model, example_inputs, {})
-    undo: list[Any] = []
-    try:
-        for entry, layer in zip(plan.entries, layers, strict=True):
-            _put(model, entry, layer, undo)
-        if before is not None:
-            _verify(model, plan, example_inputs, before.outputs)
-    except BaseException:
-        for step in reversed(undo):
-            step()
-        raise
+    for entry, layer in zip(plan.entries, layers, strict=True):
+        _put(model, entry, layer)
+    if before is not None:
+        _verify(model, plan, example_inputs, before.outputs)
 
 
 def _layer(model: nn.Module, entry: ECAEntry, plan: ECAPlan) -> ECA:
@@ -253,20 +250,17 @@ def _floating(module: nn.Module) -> list[torch.Tensor]:
     return parameters + [b for b in module.buffers() if b.dtype.is_floating_point]
 
 
-def _put(model: nn.Module, entry: ECAEntry, layer: ECA, undo: list[Any]) -> None:
+def _put(model: nn.Module, entry: ECAEntry, layer: ECA) -> None:
     if entry.action == "fill":
         above, name = parent_of(entry.path)
         block = model.get_submodule(above)
-        old = getattr(block, name)
-        layer.filled = type(old).__name__
-        undo.append(lambda: empty_slot(block, name, old))
+        layer.filled = type(getattr(block, name)).__name__
         setattr(block, name, layer)
         return
     base = model.get_submodule(entry.path)
     several = (isinstance(base, CONVS) and base.transposed) or any(True for _ in base.children())
     new = layer if entry.action == "replace" else (GatedCall if several else Gated)(base, layer)
     for parent, child in parents(model, base):
-        undo.append(partial(parent._modules.__setitem__, child, base))
         parent._modules[child] = new  # in its place: order, indices and shared objects stay
 
 

@@ -13,6 +13,7 @@ from ._candidates import Finder
 from ._gated import Gated
 from ._modules import Found, check_model, walk
 from ._trees import parent_of, parents
+from ._unchanged import unchanged_on_error
 from .insertion import base_parameters, empty_slot, is_inserted
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -97,7 +98,7 @@ def remove_eca(model: Model, include: Pattern | None = None) -> Model:
 
     Raises:
         NoSiteError: If `include` matches nothing, or there is no ECA. UnsupportedModelError: If an ECA stands in the
-            place of an SE block, which is gone. Nothing is changed then.
+            place of an SE block, which is gone. Whatever is raised, nothing is changed.
 
     Example:
         >>> from torch import nn
@@ -110,6 +111,18 @@ def remove_eca(model: Model, include: Pattern | None = None) -> Model:
     Source: eca_multi.
     """
     check_model(model)
+    with unchanged_on_error(model):
+        for one, eca in _chosen(model, include):
+            if isinstance(one.module, Gated):
+                for above, name in parents(model, one.module):
+                    above._modules[name] = one.module.base
+            else:
+                for above, name in parents(model, eca):
+                    empty_slot(above, name, nn.Identity() if eca.filled == "Identity" else None)
+        return model
+
+
+def _chosen(model: nn.Module, include: Pattern | None) -> list[tuple[Found, ECA]]:
     finder = Finder(model)
     found = installed(model)
     if not found:
@@ -125,11 +138,4 @@ def remove_eca(model: Model, include: Pattern | None = None) -> Model:
             f"Sites must still have what stood there. Received: {', '.join(gone)}, where ECA replaced an SE block. "
             "Build the network anew, or leave these out by include."
         )
-    for one, eca in found:
-        if isinstance(one.module, Gated):
-            for above, name in parents(model, one.module):
-                above._modules[name] = one.module.base
-        else:
-            for above, name in parents(model, eca):
-                empty_slot(above, name, nn.Identity() if eca.filled == "Identity" else None)
-    return model
+    return found

@@ -5,8 +5,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from eca_multi._printable import printable
+from eca_multi._states import converted
 from eca_multi.plan import NoSiteError
+from eca_multi.torch._owned import assign, owned
 from eca_multi.torch.layers import ECA
 
 from ._gated import Gated
@@ -130,7 +134,10 @@ def load_base_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
         The model. ECAs whose gate is not 2*sigmoid have no identity and keep their kernels.
 
     Raises:
-        ValueError: With all missing, unexpected and mis-shaped tensors; nothing is changed.
+        ValueError: With all missing, unexpected and mis-shaped tensors, or all that hold NaN or infinity where the
+            model does not (its masks may), or numbers out of range. TypeError: With all that are no tensors with
+            values, or not of the model's kind. Whatever is raised, nothing is changed; the model shares no memory with
+            `state`.
 
     Example:
         >>> from torch import nn
@@ -140,13 +147,13 @@ def load_base_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
 
     Source: eca_multi.
     """
-    check_model(model)
-    _load(_part(model, of_eca=False), state, "the state dict of the plain network")
-    for module in model.modules():
-        if isinstance(module, ECA) and is_inserted(module) and module.gate == "2sigmoid":
-            with torch.no_grad():
-                module.conv.weight.zero_()
-    return model
+    own, new = _fitting(_part(model, of_eca=False), state, "the state dict of the plain network")
+    for path, module in model.named_modules():
+        # A LazyECA that has no kernel yet makes one at its first call.
+        if isinstance(module, ECA) and is_inserted(module) and module.gate == "2sigmoid" and not _is_lazy(module):
+            kernel = module.conv.weight.detach()
+            own[f"{path} (ECA)"], new[f"{path} (ECA)"] = kernel, torch.zeros_like(kernel)
+    return assign(model, own, new)
 
 
 def load_eca_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
@@ -160,8 +167,7 @@ def load_eca_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
         The model.
 
     Raises:
-        NoSiteError: If the model has no ECA. ValueError: With all missing, unexpected and mis-shaped kernels; nothing
-            is changed.
+        NoSiteError: If the model has no ECA. TypeError, ValueError: As `load_base_state`; nothing is changed.
 
     Example:
         >>> from torch import nn
@@ -172,8 +178,7 @@ def load_eca_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
     Source: eca_multi.
     """
     eca_parameters(model)
-    _load(_part(model, of_eca=True), state, "the kernels of the inserted ECAs")
-    return model
+    return assign(model, *_fitting(_part(model, of_eca=True), state, "the kernels of the inserted ECAs"))
 
 
 def _part(model: nn.Module, of_eca: bool) -> dict[str, torch.Tensor]:
@@ -192,23 +197,42 @@ def _part(model: nn.Module, of_eca: bool) -> dict[str, torch.Tensor]:
     return result
 
 
-def _load(own: Mapping[str, torch.Tensor], state: Any, what: str) -> None:
+def _fitting(
+    own: Mapping[str, Any], state: Any, what: str
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The model's tensors by name, and checked copies of those in the state."""
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a state dict. Received: {type(state).__name__}. Pass {what}.")
+    _check_own(own)
     texts = [f"{name}: missing" for name in own if name not in state]
     texts += [f"{name}: unexpected" for name in state if name not in own]
-    for name, tensor in own.items():
-        if name in state and _shape(state[name]) != _shape(tensor):
-            texts.append(f"{name}: shape {_shape(state[name])}, the model's {_shape(tensor)}")
+    given = {name: state[name] for name in own if name in state}  # each is read once
+    for name, value in given.items():
+        # What is no tensor has no shape, and is named as what it is when all is converted.
+        if isinstance(value, torch.Tensor) and not is_lazy(value) and _shape(value) != _shape(own[name]):
+            texts.append(f"{name}: shape {_shape(value)}, the model's {_shape(own[name])}")
     if texts:
         raise ValueError(
-            f"state must be {what}. Received: {len(texts)} differences: {'; '.join(texts)}. "
+            f"state must be {what}. Received: {len(texts)} differences: {printable('; '.join(texts))}. "
             "model.state_dict() shows what the model has; nothing was loaded."
         )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            if isinstance(tensor, torch.Tensor):  # an extra state is none, and belongs to its module
-                tensor.copy_(state[name])
+    # An extra state is no tensor, and belongs to its module.
+    tensors = {name: tensor for name, tensor in own.items() if isinstance(tensor, torch.Tensor)}
+    return tensors, converted({name: (given[name], tensor) for name, tensor in tensors.items()}, owned)
+
+
+def _check_own(own: Mapping[str, Any]) -> None:
+    """Refuse a model whose tensors have no memory: what is loaded would be lost without a word."""
+    empty = [name for name, one in own.items() if isinstance(one, torch.Tensor) and (is_lazy(one) or one.is_meta)]
+    if empty:
+        raise ValueError(
+            f"model must hold its tensors. Received: {', '.join(empty)} without values. "
+            "Call to_empty(device=...) on a model on the meta device, and a lazy one once on an input."
+        )
+
+
+def _is_lazy(eca: ECA) -> bool:
+    return is_lazy(eca.conv.weight)
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

@@ -1,0 +1,90 @@
+"""Tensors on their way into a model: checked copies first, then the assignment, all or none."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch.nn.parameter import is_lazy
+
+from eca_multi._states import WrongKind, check_kind, check_range, kind_of, not_finite, overflow
+from eca_multi._undo import undone_on_error
+
+Owner = TypeVar("Owner")
+
+
+def owned(value: Any, like: torch.Tensor) -> torch.Tensor:
+    """Return a checked copy of a tensor in the dtype, on the device and in the layout of `like`.
+
+    Raises:
+        WrongKind: If it is no tensor with values, or its numbers are of another kind.
+        WrongValue: If they are not finite where those of `like` are, or out of range.
+    """
+    if not isinstance(value, torch.Tensor):
+        raise WrongKind(f"a {type(value).__name__}, no torch.Tensor")
+    if is_lazy(value):
+        raise WrongKind("an uninitialized parameter, which has no values")
+    if value.is_meta:
+        raise WrongKind("a tensor on the meta device, which has no values")
+    if value.layout != like.layout:
+        raise WrongKind(f"of layout {value.layout}, the model's {like.layout}")
+    check_kind(_name(value), _name(like))
+    _check_range(value, like)
+    new = torch.empty_like(like)
+    try:
+        new.copy_(value)
+    except (RuntimeError, TypeError, NotImplementedError) as error:  # a fake tensor, or one spread over a mesh alone
+        raise WrongKind(f"a {type(value).__name__}, which cannot be copied: {error}") from error
+    if kind_of(_name(like)) in ("floating point", "complex") or like.is_quantized:
+        _check_finite(new, value, like)
+    return new
+
+
+def assign(owner: Owner, own: Mapping[str, torch.Tensor], new: dict[str, torch.Tensor]) -> Owner:
+    """Copy the new tensors, which are given away, into the model's own, and return their owner; all of them or none.
+
+    Of each name there is one copy at a time, the new values or the old ones: the peak is twice the model.
+    """
+    undo: list[Any] = []
+    with torch.no_grad(), undone_on_error(undo):
+        for name in list(new):
+            undo.append(partial(own[name].copy_, own[name].clone()))
+            own[name].copy_(new.pop(name))
+        return owner
+
+
+def _name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _check_range(value: torch.Tensor, like: torch.Tensor) -> None:
+    if kind_of(_name(like)) == "integer" and value.dtype != like.dtype and value.numel():
+        lowest, highest = (int(one) for one in torch.aminmax(value.to(torch.int64)))
+        limits = torch.iinfo(like.dtype)
+        check_range(lowest, highest, limits.min, limits.max, _name(like))
+
+
+def _check_finite(new: torch.Tensor, value: torch.Tensor, like: torch.Tensor) -> None:
+    finite = torch.isfinite(_dense(new))
+    if _all(finite):
+        return
+    was_finite = torch.isfinite(_dense(value)).to(finite.device)
+    if not _all(finite | ~was_finite):
+        raise overflow(_name(like))
+    there = _dense(like)
+    if not _all(finite | (_dense(new) == there) | (torch.isnan(_dense(new)) & torch.isnan(there))):
+        raise not_finite()
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    """In a form that can be compared: sparse and quantised tensors as what they stand for, float8 as float32."""
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    return tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize == 1 else tensor
+
+
+def _all(flags: torch.Tensor) -> bool:
+    """Whether all are true; of a tensor that is spread over a mesh, on all of its devices."""
+    result = flags.all()
+    return bool(result.full_tensor() if hasattr(result, "full_tensor") else result)
