@@ -1,8 +1,8 @@
 """What a state that is loaded may hold, decided once for all frameworks, and the text of what is refused.
 
-Loading has two phases. First every entry is converted to a tensor of the model's dtype in memory of its own and checked;
-all that is wrong is said in one error. Only then is anything assigned, and what was assigned is undone if an assignment
-fails. So whatever is raised, nothing has changed, and nothing that is loaded shares memory with the state.
+Loading has two phases. First every entry is converted to a tensor of the model's dtype in memory of its own and is
+checked; all that is wrong is said in one error. Only then is anything assigned, and what was assigned is undone if an
+assignment fails. So whatever is raised, nothing has changed, and nothing that is loaded shares memory with the state.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -103,12 +103,32 @@ def not_finite() -> WrongValue:
     return WrongValue("NaN or infinite where the model is not")
 
 
-def owned_array(value: np.ndarray, dtype: Any, own: Callable[[], np.ndarray | None]) -> np.ndarray:
+def read(value: Any, to_numpy: Callable[[Any], Any] = np.asarray) -> np.ndarray:
+    """Return an entry's values; a view where that is possible.
+
+    Raises:
+        WrongKind: If it is no array, or one that has no values or has them no more.
+    """
+    try:
+        array = np.asarray(to_numpy(value))
+    except MemoryError:
+        raise
+    except Exception as error:  # each library has its own one for a tensor without values
+        reason = str(error).partition("\n")[0]
+        raise WrongKind(f"a {type(value).__name__}, which cannot be read: {reason}") from error
+    if array.dtype.kind in "OSU":  # objects or text
+        raise WrongKind(f"a {type(value).__name__}, no array with values")
+    return array
+
+
+def owned_array(
+    value: np.ndarray, shape: tuple[int, ...], dtype: Any, own: Callable[[], np.ndarray | None]
+) -> np.ndarray:
     """Return a checked copy of a NumPy array in `dtype`; bfloat16 and its like are those of ml_dtypes.
 
     Args:
-        value: Of any dtype.
-        dtype: The model's.
+        value: Of any shape and dtype.
+        shape, dtype: The model's.
         own: Returns the model's values, None where it has none yet; asked only if `value` is not finite.
 
     Raises:
@@ -116,6 +136,8 @@ def owned_array(value: np.ndarray, dtype: Any, own: Callable[[], np.ndarray | No
     """
     dtype = np.dtype(dtype)
     check_kind(value.dtype.name, dtype.name)
+    if value.shape != shape:
+        raise WrongValue(f"shape {value.shape}, the model's {shape}")
     kind = kind_of(dtype.name)
     if kind == "integer" and value.dtype != dtype and value.size:
         limits = np.iinfo(dtype)

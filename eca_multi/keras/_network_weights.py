@@ -10,6 +10,8 @@ from keras import ops
 from eca_multi._canonical import Weights, check_weights
 from eca_multi._checkpoints import Identified, identify
 
+from ._owned import assign, owned
+
 # Of each class of layer: the canonical names and the kinds of its variables, in their order. An ECA's kernel becomes
 # (1, 1, k), as in torch.
 VARIABLES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -74,9 +76,10 @@ def network_from_canonical(model: Any, weights: Mapping[str, np.ndarray]) -> Any
     dtypes = {keras.backend.standardize_dtype(variable.dtype) for _, variable in native.values()}
     narrowest = next(dtype for dtype in ("float16", "bfloat16", "float32", "float64") if dtype in dtypes)
     arrays = check_weights(weights, shapes, narrowest)
-    for name, (kind, variable) in native.items():
-        variable.assign(ops.convert_to_tensor(native_view(kind, arrays[name]), variable.dtype))
-    return model
+    own = {name: variable for name, (_, variable) in native.items()}
+    return assign(
+        model, own, {name: owned(native_view(kind, arrays[name]), own[name]) for name, (kind, _) in native.items()}
+    )
 
 
 def _variables(model: Any) -> Iterator[tuple[str, str, Any]]:

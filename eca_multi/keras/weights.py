@@ -10,6 +10,7 @@ from keras import ops
 from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
 
 from ._network_weights import network_from_canonical, network_to_canonical
+from ._owned import assign
 from .layers import ECA
 from .networks import ECANetwork
 
@@ -67,11 +68,10 @@ def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -
         return network_from_canonical(layer_or_params, weights)
     old = _weight(layer_or_params)
     dtype = keras.backend.standardize_dtype(old.dtype)
-    new = ops.convert_to_tensor(unpack("keras", weights, tuple(old.shape), dtype), dtype)
+    new = np.array(unpack("keras", weights, tuple(old.shape), dtype))  # a backend may keep the array itself
     if isinstance(layer_or_params, ECA):
-        old.assign(new)
-        return layer_or_params
-    return {NATIVE_NAMES["keras"]: new}
+        return assign(layer_or_params, {"": old}, {"": new})
+    return {NATIVE_NAMES["keras"]: ops.convert_to_tensor(new, dtype)}
 
 
 def _weight(layer_or_params: ECA | Mapping[str, Any]) -> Any:

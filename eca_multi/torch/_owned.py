@@ -33,8 +33,11 @@ def owned(value: Any, like: torch.Tensor) -> torch.Tensor:
     new = torch.empty_like(like)
     try:
         new.copy_(value)
-    except (RuntimeError, TypeError, NotImplementedError) as error:  # a fake tensor, or one spread over a mesh alone
-        raise WrongKind(f"a {type(value).__name__}, which cannot be copied: {error}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # each subclass has its own one: a fake tensor, a tensor over a mesh beside a plain one
+        reason = str(error).partition("\n")[0]
+        raise WrongKind(f"a {type(value).__name__}, which cannot be copied: {reason}") from error
     if kind_of(_name(like)) in ("floating point", "complex") or like.is_quantized:
         _check_finite(new, value, like)
     return new
@@ -60,6 +63,8 @@ def _name(tensor: torch.Tensor) -> str:
 def _check_range(value: torch.Tensor, like: torch.Tensor) -> None:
     if kind_of(_name(like)) == "integer" and value.dtype != like.dtype and value.numel():
         lowest, highest = (int(one) for one in torch.aminmax(value.to(torch.int64)))
+        if value.dtype == torch.uint64 and lowest < 0:  # too large for int64, in which they were compared
+            highest = 2**64 - 1
         limits = torch.iinfo(like.dtype)
         check_range(lowest, highest, limits.min, limits.max, _name(like))
 

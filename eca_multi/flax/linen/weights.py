@@ -72,7 +72,7 @@ def from_canonical(layer_or_params: Mapping[str, Any], weights: Mapping[str, np.
     if _is_network(layer_or_params):
         leaves = _leaves(layer_or_params)
         new_leaves = network_from_canonical({path: meta.unbox(leaf) for path, leaf in leaves.items()}, weights)
-        loaded = {path: _boxed_like(leaves[path], jnp.asarray(array)) for path, array in new_leaves.items()}
+        loaded = {path: _boxed_like(leaves[path], jnp.array(array, copy=True)) for path, array in new_leaves.items()}
         variables: dict[str, Any] = dict(layer_or_params)
         for collection in COLLECTIONS:
             paths = [path for path, _ in flatten(layer_or_params[collection])]
@@ -80,7 +80,7 @@ def from_canonical(layer_or_params: Mapping[str, Any], weights: Mapping[str, np.
         return core.freeze(variables) if isinstance(layer_or_params, core.FrozenDict) else variables
     boxed = pick("linen", _params(layer_or_params))
     old = meta.unbox(boxed)
-    new = jnp.array(unpack("linen", weights, old.shape, old.dtype.name), old.dtype)
+    new = jnp.array(unpack("linen", weights, old.shape, old.dtype.name), old.dtype, copy=True)
     params: dict[str, Any] = {NATIVE_NAMES["linen"]: _boxed_like(boxed, new)}
     if "params" in layer_or_params:
         params = {**layer_or_params, "params": params}

@@ -10,7 +10,9 @@ from flax import nnx
 
 from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
 from eca_multi.flax._network_weights import STEMS, Path, flatten, nest, network_from_canonical, network_to_canonical
+from eca_multi.flax._owned import beside
 
+from ._assign import assign
 from .layers import ECA
 from .networks import ECANetwork
 
@@ -68,17 +70,16 @@ def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -
     if _is_network(layer_or_params):
         leaves = _leaves(layer_or_params)
         arrays = network_from_canonical({path: _array(leaf) for path, leaf in leaves.items()}, weights)
-        loaded = nest((path, _like(leaf, jnp.asarray(arrays[path]))) for path, leaf in leaves.items())
+        new_arrays = {path: beside(jnp.array(arrays[path], copy=True), _array(leaf)) for path, leaf in leaves.items()}
         if isinstance(layer_or_params, ECANetwork):
-            nnx.update(layer_or_params, nnx.State(loaded))
-            return layer_or_params
+            return assign(layer_or_params, leaves, new_arrays)
+        loaded = nest((path, _like(leaf, new_arrays[path])) for path, leaf in leaves.items())
         return nnx.State(loaded) if isinstance(layer_or_params, nnx.State) else loaded
     old = _weight(layer_or_params)
     value = _array(old)
-    new = jnp.array(unpack("nnx", weights, value.shape, value.dtype.name), value.dtype)
+    new = beside(jnp.array(unpack("nnx", weights, value.shape, value.dtype.name), value.dtype, copy=True), value)
     if isinstance(layer_or_params, ECA):
-        layer_or_params.kernel[...] = new
-        return layer_or_params
+        return assign(layer_or_params, {"": old}, {"": new})
     replaced = {NATIVE_NAMES["nnx"]: _like(old, new)}
     return nnx.State(replaced) if isinstance(layer_or_params, nnx.State) else replaced
 

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 
 from eca_multi._scratch import scratch_folder
+from eca_multi.keras._owned import values
 from eca_multi.plan import UnsupportedModelError
 
 from ._checks import custom_classes
@@ -90,11 +89,6 @@ def _copy_extra(old: Any, new: Any) -> None:
         with scratch_folder("eca-assets") as folder:
             old.save_assets(str(folder))
             new.load_assets(str(folder))
-
-
-def values(variable: Any) -> np.ndarray:
-    """A copy, never a view: JAX's trainer gives the arrays of the model that it trains away to be overwritten."""
-    return np.array(ops.convert_to_numpy(variable))
 
 
 @contextlib.contextmanager

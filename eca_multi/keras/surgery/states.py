@@ -8,11 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from eca_multi._printable import printable
+from eca_multi._states import converted
+from eca_multi.keras._owned import assign, owned, values
 from eca_multi.keras.layers import ECA
 from eca_multi.plan import NoSiteError
 
 from ._checks import check_model
-from ._clone import values
 from ._graph import Network
 from ._inserted import InsertedECA
 from ._kinds import is_eca, is_model, parts
@@ -109,7 +111,9 @@ def load_base_state(model: Any, state: Mapping[str, Any] | str | PathLike[str]) 
         The model. ECAs whose gate is not 2*sigmoid have no identity and keep their kernels.
 
     Raises:
-        ValueError: If weights are missing, left over or of another shape; nothing is changed.
+        ValueError: If weights are missing, left over or of another shape, hold NaN or infinity where the model does
+            not, or numbers out of range. TypeError: If they are no arrays with values, or not of the model's kind.
+            Whatever is raised, nothing is changed; the model shares no memory with `state`.
         UnsupportedModelError: If the model has no graph to read.
 
     Example:
@@ -124,11 +128,13 @@ def load_base_state(model: Any, state: Mapping[str, Any] | str | PathLike[str]) 
     inserted = [layer for layer in Network(model).leaves() if isinstance(layer, InsertedECA)]
     own = {key for key, _ in _variables(model, of_eca=False)}
     dropped = {name for layer in inserted for name in layer.dropped}
-    _load(model, {k: v for k, v in state.items() if k in own or k.split("/")[-2:][0] not in dropped}, of_eca=False)
-    for layer in inserted:
+    kept = {k: v for k, v in state.items() if k in own or str(k).split("/")[-2:][0] not in dropped}
+    variables, new = _fitting(model, kept, of_eca=False)
+    for number, layer in enumerate(inserted):
         if layer.gate == "2sigmoid":
-            layer.kernel.assign(np.zeros(layer.kernel.shape))
-    return model
+            variables[f"kernel {number}"] = layer.kernel
+            new[f"kernel {number}"] = np.zeros_like(values(layer.kernel))
+    return assign(model, variables, new, lambda: _finalize(model))
 
 
 def eca_state(model: Any) -> State:
@@ -160,8 +166,8 @@ def load_eca_state(model: Any, state: Mapping[str, Any]) -> Any:
         state: Their kernels.
 
     Raises:
-        NoSiteError: If the model has no inserted ECA. ValueError: If a kernel is missing, left over or of another
-            shape; nothing is changed. UnsupportedModelError: If the model has no graph to read.
+        NoSiteError: If the model has no inserted ECA. TypeError, ValueError: As `load_base_state`; nothing is changed.
+        UnsupportedModelError: If the model has no graph to read.
 
     Example:
         >>> import keras
@@ -172,8 +178,7 @@ def load_eca_state(model: Any, state: Mapping[str, Any]) -> Any:
     """
     check_model(model)
     _any(model, InsertedECA)
-    _load(model, state, of_eca=True)
-    return model
+    return assign(model, *_fitting(model, state, of_eca=True))
 
 
 def _any(model: Any, cls: type) -> list[Any]:
@@ -201,24 +206,31 @@ def _variables(model: Any, *, of_eca: bool) -> Iterator[tuple[str, Any]]:
             yield f"{network.path(layer)}/{name}", weight
 
 
-def _load(model: Any, state: Mapping[str, Any], *, of_eca: bool) -> None:
+def _fitting(model: Any, state: Any, *, of_eca: bool) -> tuple[dict[str, Any], State]:
+    """The model's variables by key, and checked copies of the arrays in the state."""
+    name = "eca_state" if of_eca else "base_state"
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"state must be a mapping of keys to arrays. Received: {type(state).__name__}. Pass what {name} returned."
+        )
     own = dict(_variables(model, of_eca=of_eca))
     wrong = [f"{key} is missing" for key in own if key not in state]
     wrong += [f"{key} is not in the model" for key in state if key not in own]
-    wrong += [
-        f"{key} has shape {np.shape(state[key])}, not {tuple(variable.shape)}"
-        for key, variable in own.items()
-        if key in state and np.shape(state[key]) != tuple(variable.shape)
-    ]
+    given = {key: state[key] for key in own if key in state}  # each is read once
+    for key, value in given.items():
+        # What is no array has no shape, and is named as what it is when all is converted.
+        if hasattr(value, "shape") and tuple(value.shape) != tuple(own[key].shape):
+            wrong.append(f"{key} has shape {tuple(value.shape)}, not {tuple(own[key].shape)}")
     if wrong:
-        name = "eca_state" if of_eca else "base_state"
         more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
         raise ValueError(
-            f"state must hold the weights that {name} of this model returns. "
-            f"Received: {len(wrong)} differences: {'; '.join(wrong[:6])}{more}. Pass a state of the same network."
+            f"state must hold the weights that {name} of this model returns. Received: {len(wrong)} differences: "
+            f"{printable('; '.join(wrong[:6]))}{more}. Pass a state of the same network; nothing was loaded."
         )
-    for key, variable in own.items():
-        variable.assign(np.array(state[key]))
+    return own, converted({key: (given[key], variable) for key, variable in own.items()}, owned)
+
+
+def _finalize(model: Any) -> None:
     for layer in Network(model).leaves():
         for part in parts(layer):
             if hasattr(part, "finalize_state") and part.built:  # of a Normalization layer, which holds constants

@@ -1,4 +1,4 @@
-"""Whatever is raised in the midst of a surgery, the network is put back: its tree, its flags, its hooks, its numbers."""
+"""Whatever is raised in the midst of a surgery, the network is put back: its tree, flags, hooks and numbers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

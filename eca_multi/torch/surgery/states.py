@@ -197,9 +197,7 @@ def _part(model: nn.Module, of_eca: bool) -> dict[str, torch.Tensor]:
     return result
 
 
-def _fitting(
-    own: Mapping[str, Any], state: Any, what: str
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _fitting(own: Mapping[str, Any], state: Any, what: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The model's tensors by name, and checked copies of those in the state."""
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a state dict. Received: {type(state).__name__}. Pass {what}.")

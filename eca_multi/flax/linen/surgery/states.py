@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax.core import meta
 from flax.traverse_util import empty_node
 
+from eca_multi._printable import printable
+from eca_multi._states import converted
+from eca_multi.flax._owned import owned
 from eca_multi.flax.linen.surgery._gated import KERNEL, sites_of
 from eca_multi.flax.linen.surgery._inputs import Keys, check_type, check_variables, flat, like
 from eca_multi.flax.linen.surgery.insertion import without_kernels
@@ -104,8 +106,11 @@ def load_eca_state(module: nn.Module, variables: Mapping[str, Any], state: Mappi
         variables: Of it; their kernels are not used.
         state: From the same sites.
 
+    Returns:
+        New variables: copies of the kernels in `state`, and what else `variables` hold, which is not copied.
+
     Raises:
-        ValueError: With every difference between the state and the module's sites.
+        TypeError, ValueError: As `load_base_state`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -152,8 +157,13 @@ def load_base_state(module: nn.Module, variables: Mapping[str, Any], state: Mapp
         state: Variables of the network without ECA: an old checkpoint. Parameters of SE blocks that ECA replaced are
             left out.
 
+    Returns:
+        New variables, which share no memory with `state`.
+
     Raises:
-        ValueError: With every difference between the state and the module's base.
+        ValueError: With every difference between the state and the module's base, or all arrays that hold NaN or
+            infinity where `variables` do not (its masks may), or numbers out of range. TypeError: With all that are no
+            arrays with values, or not of the kind of those in `variables`.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -202,22 +212,28 @@ def _kernels(module: nn.Module, variables: Mapping[str, Any], required: bool = T
 
 def _loaded(variables: Mapping[str, Any], wanted: set[Keys], state: Mapping[str, Any], function: str) -> Any:
     """The variables with those of a state at the keys wanted, which it holds exactly."""
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"state must be nested dicts of variables. Received: {type(state).__name__}. Pass what {function} returned."
+        )
     leaves, given = flat(variables), {k: v for k, v in flat(state).items() if v is not empty_node}
     differences = [f"{'/'.join(keys)} is missing" for keys in leaves if keys in wanted and keys not in given]
     differences += [f"{'/'.join(keys)} is unexpected" for keys in given if keys not in wanted]
     for keys in (keys for keys in leaves if keys in wanted and keys in given):
-        shape, other = np.shape(meta.unbox(leaves[keys])), np.shape(meta.unbox(given[keys]))
-        if shape != other:
-            differences.append(f"{'/'.join(keys)} has shape {other}, the module's {shape}")
+        # What is no array has no shape, and is named as what it is when all is converted.
+        shape, other = tuple(meta.unbox(leaves[keys]).shape), getattr(meta.unbox(given[keys]), "shape", None)
+        if other is not None and shape != tuple(other):
+            differences.append(f"{'/'.join(keys)} has shape {tuple(other)}, the module's {shape}")
     if differences:
         raise ValueError(
-            f"state must fit the module. Received: {len(differences)} differences: {'; '.join(differences)}. "
-            f"Pass what {function} returned for the same network."
+            f"state must fit the module. Received: {len(differences)} differences: "
+            f"{printable('; '.join(differences))}. Pass what {function} returned for the same network."
         )
-    return like(variables, {**leaves, **{keys: _cast(given[keys], leaves[keys]) for keys in given}})
+    entries = {keys: (given[keys], leaf) for keys, leaf in leaves.items() if keys in wanted}
+    return like(variables, {**leaves, **converted(entries, _owned, "/".join)})
 
 
-def _cast(new: Any, old: Any) -> Any:
-    """The new value in the old one's dtype and box."""
-    value = jnp.asarray(meta.unbox(new), meta.unbox(old).dtype)
+def _owned(new: Any, old: Any) -> Any:
+    """A checked copy of the new value in the old one's dtype and box."""
+    value = owned(meta.unbox(new), meta.unbox(old))
     return old.replace_boxed(value) if isinstance(old, meta.AxisMetadata) else value

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace as changed
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
 from flax import nnx
 
 from eca_multi._sites import Pattern, Request, Where, replay
+from eca_multi._undo import undone_on_error
+from eca_multi.flax._owned import copied
 from eca_multi.plan import ChannelInferenceError, ECAEntry, ECAPlan, UnsupportedModelError
 
 from . import _gated
@@ -123,7 +126,7 @@ def insert_eca(
         where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides: As in
             `plan_eca`.
         plan: Carry out this plan instead, of this model or another one of the same architecture.
-        inplace: Change the model itself; False changes a copy (`nnx.clone`).
+        inplace: Change the model itself; False changes a copy, of the arrays too.
         verify: Run the model before and after and compare; None does so where there are example inputs.
 
     Returns:
@@ -165,10 +168,16 @@ def insert_eca(
     check = _is_verified(verify, model, example_inputs)
     stacks = [finder.stack(finder.at[entry.path]) or () for entry in entries]
     if not inplace:
-        model = nnx.clone(model)
+        model = _copied(model)
     original = nnx.clone(model) if check else None
-    _carried_out(model, changed(plan, entries=tuple(entries)), stacks, example_inputs, original)
-    return model
+    return _carried_out(model, changed(plan, entries=tuple(entries)), stacks, example_inputs, original)
+
+
+def _copied(model: Model) -> Model:
+    """nnx.clone makes new variables of the same arrays: donating those of one model would delete the other's."""
+    copy: Model = nnx.clone(model)
+    nnx.update(copy, jax.tree.map(copied, nnx.state(copy)))
+    return copy
 
 
 def _planned(model: nnx.Module, request: Request, example_inputs: Any) -> tuple[ECAPlan, Finder]:
@@ -240,21 +249,17 @@ def _has_shapes(example_inputs: Any) -> bool:
 
 
 def _carried_out(
-    model: nnx.Module, plan: ECAPlan, stacks: Sequence[Shape], example_inputs: Any, original: nnx.Module | None
-) -> None:
+    model: Model, plan: ECAPlan, stacks: Sequence[Shape], example_inputs: Any, original: nnx.Module | None
+) -> Model:
     """Make all layers first, then change the sites; whatever is raised puts all of them back."""
     at = {name: place.module for place in places(model) for name in (place.path, *place.aliases)}
     sites = [at[entry.path] for entry in plan.entries]
     layers = [
         layer_for(site, entry, plan, stack) for site, entry, stack in zip(sites, plan.entries, stacks, strict=True)
     ]
-    kept = [_gated.snapshot(site) for site in sites]
-    try:
+    with undone_on_error([partial(_gated.restore, site, _gated.snapshot(site)) for site in sites]):
         for site, layer in zip(sites, layers, strict=True):
             _gated.put(site, layer)
         if original is not None:
             verify(model, example_inputs, plan, original)
-    except BaseException:
-        for site, one in zip(sites, kept, strict=True):
-            _gated.restore(site, one)
-        raise
+        return model

@@ -1,11 +1,13 @@
 """Read inserted ECAs back, and take them out."""
 
 import math
+from functools import partial
 from typing import TypeVar
 
 from flax import nnx
 
 from eca_multi._sites import Candidate, Pattern, matches
+from eca_multi._undo import undone_on_error
 from eca_multi.plan import ECAEntry, ECAPlan, NoSiteError, UnsupportedModelError
 
 from . import _gated
@@ -81,7 +83,8 @@ def remove_eca(model: Model, include: Pattern | None = None) -> Model:
 
     Raises:
         NoSiteError: If there is no ECA, or none that `include` matches. UnsupportedModelError: If one stands in the
-            place of an SE block, whose weights are gone, or the model is being traced; nothing is changed.
+            place of an SE block, whose weights are gone, or the model is being traced. Whatever is raised, nothing is
+            changed.
 
     Example:
         >>> from flax import nnx
@@ -102,15 +105,17 @@ def remove_eca(model: Model, include: Pattern | None = None) -> Model:
             f"model must have an inserted ECA{' that include matches' if include is not None else ''}. "
             f"Received: {there}. installed_eca lists them."
         )
+    sites = [one.place.module for one in chosen]
     replaced = [one.place.path for one in chosen if one.action == "replace"]
     if replaced:
         raise UnsupportedModelError(
             f"model must have its SE blocks to get them back. Received: ECA in the place of {', '.join(replaced)}, "
             "whose weights were dropped. Build the network anew, or leave these out with include."
         )
-    for one in chosen:
-        _gated.take(one.place.module)
-    return model
+    with undone_on_error([partial(_gated.restore, site, _gated.snapshot(site)) for site in sites]):
+        for site in sites:
+            _gated.take(site)
+        return model
 
 
 def _candidate(one: Installed) -> Candidate:

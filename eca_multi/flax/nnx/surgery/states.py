@@ -5,9 +5,12 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
+from eca_multi._printable import printable
+from eca_multi._states import converted
+from eca_multi.flax._owned import owned
+from eca_multi.flax.nnx._assign import Bare, assign
 from eca_multi.flax.nnx.layers import ECAParam
 from eca_multi.plan import NoSiteError
 
@@ -133,7 +136,9 @@ def load_base_state(model: Model, state: Mapping[Any, Any]) -> Model:
         The model. ECAs whose gate is not 2*sigmoid have no identity and keep their kernels.
 
     Raises:
-        ValueError: With all missing, unexpected and mis-shaped arrays; nothing is changed.
+        ValueError: With all missing, unexpected and mis-shaped arrays, or all that hold NaN or infinity where the model
+            does not (its masks may), or numbers out of range. TypeError: With all that are no arrays with values, or
+            not of the model's kind. Whatever is raised, nothing is changed; the model shares no memory with `state`.
 
     Example:
         >>> from flax import nnx
@@ -145,11 +150,13 @@ def load_base_state(model: Model, state: Mapping[Any, Any]) -> Model:
     Source: eca_multi.
     """
     check_model(model)
-    _load(model, state, of_eca=False)
+    own, new = _fitting(model, state, of_eca=False)
     for one in installed(model):
-        if one.layer.gate == "2sigmoid" and not isinstance(one.layer.kernel.get_value(), jax.ShapeDtypeStruct):
-            one.layer.kernel[...] = jnp.zeros_like(one.layer.kernel[...])
-    return model
+        kernel = one.layer.kernel
+        if one.layer.gate == "2sigmoid" and not isinstance(kernel.get_value(), jax.ShapeDtypeStruct):
+            own[one.kernel_path,] = kernel
+            new[one.kernel_path,] = jnp.zeros_like(kernel.get_value())
+    return assign(model, own, new)
 
 
 def load_eca_state(model: Model, state: Mapping[Any, Any]) -> Model:
@@ -163,8 +170,7 @@ def load_eca_state(model: Model, state: Mapping[Any, Any]) -> Model:
         The model.
 
     Raises:
-        NoSiteError: If the model has no ECA. ValueError: With all missing, unexpected and mis-shaped kernels; nothing
-            is changed.
+        NoSiteError: If the model has no ECA. TypeError, ValueError: As `load_base_state`; nothing is changed.
 
     Example:
         >>> from flax import nnx
@@ -175,8 +181,7 @@ def load_eca_state(model: Model, state: Mapping[Any, Any]) -> Model:
     Source: eca_multi.
     """
     _check_any(model)
-    _load(model, state, of_eca=True)
-    return model
+    return assign(model, *_fitting(model, state, of_eca=True))
 
 
 def flat(state: Any) -> dict[Key, Any]:
@@ -221,27 +226,28 @@ def _part(model: nnx.Module, of_eca: bool) -> dict[Any, Any]:
     return result
 
 
-def _load(model: nnx.Module, state: Mapping[Any, Any], of_eca: bool) -> None:
-    own = {tuple(map(str, path)): variable for path, variable in _variables(model, of_eca).items()}
+def _fitting(
+    model: nnx.Module, state: Mapping[Any, Any], of_eca: bool
+) -> tuple[dict[Key, nnx.Variable | Bare], dict[Key, jax.Array]]:
+    """The model's variables by path, and checked copies of the arrays in the state."""
+    own = {tuple(map(str, path)): _settable(model, path, leaf) for path, leaf in _variables(model, of_eca).items()}
     given = flat(state)
     texts = [f"{'.'.join(path)}: missing" for path in own if path not in given]
     texts += [f"{'.'.join(path)}: unexpected" for path in given if path not in own]
     for path, variable in own.items():
-        if path in given and np.shape(given[path]) != variable.get_value().shape:
-            texts.append(f"{'.'.join(path)}: shape {np.shape(given[path])}, the model's {variable.get_value().shape}")
+        # What is no array has no shape, and is named as what it is when all is converted.
+        shape = getattr(given.get(path), "shape", None)
+        if shape is not None and tuple(shape) != variable.get_value().shape:
+            texts.append(f"{'.'.join(path)}: shape {tuple(shape)}, the model's {variable.get_value().shape}")
     if texts:
         what = "the kernels of the inserted ECAs" if of_eca else "the state of the plain network"
         raise ValueError(
-            f"state must be {what}. Received: {len(texts)} differences: {'; '.join(texts)}. "
+            f"state must be {what}. Received: {len(texts)} differences: {printable('; '.join(texts))}. "
             f"{'installed_eca' if of_eca else 'nnx.state'} shows what the model has; nothing was loaded."
         )
-    for path, variable in own.items():
-        variable.set_value(_as(given[path], variable.get_value()))
+    entries = {path: (given[path], variable.get_value()) for path, variable in own.items()}
+    return own, converted(entries, owned, ".".join)
 
 
-def _as(value: Any, like: Any) -> Any:
-    """In the model's dtype, beside what it replaces; a random key stays what it is."""
-    if isinstance(like, jax.ShapeDtypeStruct) or jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return value
-    new = jnp.asarray(value, like.dtype)
-    return jax.device_put(new, like.sharding) if getattr(like, "committed", False) else new
+def _settable(model: nnx.Module, path: tuple[Any, ...], leaf: Any) -> nnx.Variable | Bare:
+    return leaf if isinstance(leaf, nnx.Variable) else Bare(model, path, leaf)

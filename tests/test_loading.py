@@ -1,0 +1,421 @@
+"""A state is loaded wholly or not at all, holds what the model means, and shares no memory with the model."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from loading_nets import MASK, Loaded, fingerprint, is_key, numpy, package, plain, with_eca
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+layers = pytest.mark.only("torch", "keras", "linen", "nnx")
+parts = pytest.mark.parametrize("part", ["base", "eca"])
+OF_JAX = ("keras", "linen", "nnx")
+
+
+def tensor(kind: str, array: np.ndarray) -> Any:
+    """What the framework's own state holds."""
+    return torch.from_numpy(np.asarray(array, order="C")) if kind == "torch" else array
+
+
+def last_float(state: dict[Any, Any]) -> Any:
+    """The last entry that a network trains: of floating point, and no mask."""
+    found = [path for path, value in state.items() if numpy(value).dtype == np.float32 and "mask" not in str(path)]
+    return found[-1]
+
+
+def entry(net: Loaded, state: dict[Any, Any], name: str) -> Any:
+    return next(path for path in state if name in str(path))
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bad:
+    """What is put in the place of an array, and what is said of it."""
+
+    make: Callable[[str, np.ndarray], Any]
+    error: type[Exception]
+    match: str
+    only: tuple[str, ...] = ("torch", "keras", "linen", "nnx")
+
+
+def spoilt(number: float) -> Callable[[str, np.ndarray], Any]:
+    def make(kind: str, array: np.ndarray) -> Any:
+        array = array.astype(np.float64 if abs(number) < np.inf else np.float32)
+        array.flat[-1] = number
+        return tensor(kind, array)
+
+    return make
+
+
+def cast(dtype: Any) -> Callable[[str, np.ndarray], Any]:
+    return lambda kind, array: tensor(kind, array.astype(dtype))
+
+
+def deleted(kind: str, array: np.ndarray) -> Any:
+    gone = jnp.array(array)
+    gone.delete()
+    return gone
+
+
+def fake(kind: str, array: np.ndarray) -> Any:
+    with FakeTensorMode():
+        return torch.empty(array.shape)
+
+
+def parameter(kind: str, array: np.ndarray) -> Any:
+    return torch.nn.UninitializedParameter()
+
+
+def quantised(kind: str, array: np.ndarray) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated; old checkpoints have them
+        return torch.quantize_per_tensor(torch.from_numpy(array), 0.1, 0, torch.qint8)
+
+
+NUMBER = r"state must hold finite numbers in the range of the model's dtypes\. Received: [\w./]+: "
+KIND = r"state must hold tensors with values, of the model's kinds\. Received: [\w./]+: "
+BAD = {
+    "nan": Bad(spoilt(np.nan), ValueError, NUMBER + "NaN or infinite where the model is not"),
+    "infinite": Bad(spoilt(-np.inf), ValueError, NUMBER + "NaN or infinite where the model is not"),
+    "too-large": Bad(spoilt(-1e39), ValueError, NUMBER + "too large for float32"),
+    "complex": Bad(cast(np.complex64), TypeError, KIND + "complex64, the model's float32"),
+    "integer": Bad(cast(np.int32), TypeError, KIND + "int32, the model's float32"),
+    "bool": Bad(cast(bool), TypeError, KIND + "bool, the model's float32"),
+    "text": Bad(lambda kind, array: "weights", TypeError, KIND + "a str, no"),
+    "nothing": Bad(lambda kind, array: None, TypeError, KIND + "a NoneType, no"),
+    "objects": Bad(lambda kind, array: np.full(array.shape, None), TypeError, KIND + "a ndarray, no"),
+    "ragged": Bad(lambda kind, array: [[1.0], [1.0, 2.0]], TypeError, KIND + "a list, (no|which cannot be read)"),
+    "meta": Bad(lambda kind, array: torch.empty(array.shape, device="meta"), TypeError, KIND),
+    "shape": Bad(
+        lambda kind, array: jax.ShapeDtypeStruct(array.shape, np.float32),
+        TypeError,
+        KIND + "a ShapeDtypeStruct, (which has|no array with) ",
+        OF_JAX,
+    ),
+    "deleted": Bad(deleted, TypeError, KIND + "a ArrayImpl, which cannot be read: .*deleted", OF_JAX),
+    "key": Bad(
+        lambda kind, array: jnp.broadcast_to(jax.random.key(0), array.shape),
+        TypeError,
+        KIND + "(key<fry>, the model's float32|a PRNGKeyArray, which cannot be read)",
+        OF_JAX,
+    ),
+    "sparse": Bad(lambda kind, array: torch.from_numpy(array).to_sparse(), TypeError, KIND + "of layout", ("torch",)),
+    "quantised": Bad(quantised, TypeError, KIND + "qint8, the model's float32", ("torch",)),
+    "fake": Bad(fake, TypeError, KIND + "a FakeTensor, which cannot be copied", ("torch",)),
+    "lazy": Bad(parameter, TypeError, KIND + "an uninitialized parameter", ("torch",)),
+}
+
+
+@layers
+@parts
+@pytest.mark.parametrize("name", BAD)
+def test_one_bad_entry_is_named_and_nothing_is_changed(framework, part, name):
+    """The entry is the last one: whoever assigns on the way has changed all others."""
+    bad, kind = BAD[name], framework.kind
+    if kind not in bad.only:
+        return
+    net = nets(kind)
+    state = net.state(part)
+    path = last_float(state)
+    others = {key: tensor(kind, numpy(value) / 2) for key, value in state.items() if fits(key, path, value)}
+    before = net.bits()
+    with pytest.raises(bad.error, match=bad.match) as caught:
+        net.load(part, {**state, **others, path: bad.make(kind, numpy(state[path]))})
+    assert str(path if isinstance(path, str) else path[-1]) in str(caught.value)
+    assert "nothing was loaded" in str(caught.value)
+    assert net.bits() == before
+
+
+def fits(key: Any, bad: Any, value: Any) -> bool:
+    return key != bad and numpy(value).dtype == np.float32
+
+
+_nets: dict[str, Loaded] = {}
+
+
+def nets(kind: str) -> Loaded:
+    """One network for the tests that do not change it; each of them compares all of its bits."""
+    if kind not in _nets:
+        _nets[kind] = with_eca(kind)
+    return _nets[kind]
+
+
+@layers
+def test_what_was_to_be_refused_would_have_been_loaded_without_the_fault(framework):
+    """The negative control of the table above: halved as there, and with a good last entry, it changes the network."""
+    net = with_eca(framework.kind)
+    for part in ("base", "eca"):
+        state, before = net.state(part), net.bits()
+        path = last_float(state)
+        others = {key: tensor(net.kind, numpy(value) / 2) for key, value in state.items() if fits(key, path, value)}
+        net = net.after(net.load(part, {**state, **others, path: tensor(net.kind, numpy(state[path]) + 1)}))
+        assert net.bits() != before
+
+
+@layers
+def test_all_bad_entries_are_in_one_error(framework):
+    net = nets(framework.kind)
+    state = net.state("base")
+    names = [path for path, value in state.items() if numpy(value).dtype == np.float32 and "mask" not in str(path)][:2]
+    bad = {path: tensor(net.kind, np.full_like(numpy(state[path]), np.nan)) for path in names}
+    with pytest.raises(ValueError, match=r"NaN or infinite.*; .*NaN or infinite"):
+        net.load("base", {**state, **bad})
+
+
+@layers
+@pytest.mark.parametrize("bad", [None, 3, "weights.npz", [("a", 1)]])
+def test_what_is_no_mapping_is_refused(framework, bad):
+    net = nets(framework.kind)
+    if framework.kind == "keras" and isinstance(bad, str):
+        bad = b"weights"  # a text is the path of a file there
+    before = net.bits()
+    with pytest.raises(TypeError, match=r"(state|variables) must be .*Received: (NoneType|int|str|list|bytes)"):
+        net.load("eca", bad)
+    if not (framework.kind == "keras" and isinstance(bad, bytes)):
+        with pytest.raises(TypeError, match=r"must be|not NoneType|not int|not list"):
+            net.load("base", bad)
+    assert net.bits() == before
+
+
+# --- what is meant ----------------------------------------------------------------------------------------------------
+
+
+@layers
+def test_masks_counts_flags_and_keys_are_loaded(framework):
+    """A mask of -inf is the network's own constant; an integer stays one."""
+    net = with_eca(framework.kind)
+    state = net.state("base")
+    count = entry(net, state, "num_batches" if net.kind == "torch" else "count")
+    state[count] = tensor(net.kind, np.full_like(numpy(state[count]), 7))
+    flag = entry(net, state, "flag")
+    state[flag] = tensor(net.kind, np.array([False, True]))
+    if net.kind == "nnx":
+        state[("drop", "rngs", "key")] = jax.random.key(5)
+    net = net.after(net.load("base", state))
+    now = net.state("base")
+    assert int(numpy(now[count])) == 7
+    assert numpy(now[flag]).tolist() == [False, True]
+    assert np.array_equal(numpy(now[entry(net, now, "mask")]), MASK)
+    assert {path: fingerprint(value) for path, value in now.items()} == {
+        path: fingerprint(value) for path, value in state.items()
+    }
+
+
+@layers
+@pytest.mark.parametrize(
+    ("name", "array", "error", "match"),
+    [
+        ("mask", -MASK.T, ValueError, "NaN or infinite where the model is not"),  # infinite, and elsewhere
+        ("mask", np.where(MASK == 0, 0, np.nan).astype("f4"), ValueError, "NaN or infinite where the model is not"),
+        ("count", np.array(1.5, np.float32), TypeError, "float32, the model's int"),
+        ("count", np.array(2**40), ValueError, r"out of the range of (u?int32)"),
+        ("count", np.array(True), TypeError, "bool, the model's int"),
+        ("flag", np.array([1, 0]), TypeError, "int64, the model's bool"),
+    ],
+)
+def test_buffers_keep_their_kind(framework, name, array, error, match):
+    net = nets(framework.kind)
+    state = net.state("base")
+    if name == "count" and framework.kind == "torch":
+        name = "num_batches"
+        if error is ValueError:
+            array, match = np.array(2**63, np.uint64), "out of the range of int64"
+    before = net.bits()
+    with pytest.raises(error, match=match):
+        net.load("base", {**state, entry(net, state, name): tensor(net.kind, array)})
+    assert net.bits() == before
+
+
+@layers
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
+def test_floating_point_is_cast(framework, dtype):
+    net = with_eca(framework.kind)
+    state = net.state("eca")
+    values = {path: numpy(value).astype(dtype) for path, value in state.items()}
+    given = dict(values)
+    if net.kind == "torch":
+        name = np.dtype(dtype).name
+        given = {path: torch.tensor(v.astype(np.float64)).to(getattr(torch, name)) for path, v in values.items()}
+    net = net.after(net.load("eca", given))
+    for path, value in net.state("eca").items():
+        assert numpy(value).dtype == np.float32
+        np.testing.assert_array_equal(numpy(value), values[path].astype(np.float32))
+
+
+@pytest.mark.only("torch")
+def test_torch_reads_every_view(framework):
+    """Expanded, transposed, conjugate-free views, and the model's own tensors in another order."""
+    net = with_eca("torch")
+    state = net.state("base")
+    state["conv.weight"] = torch.ones(1).expand(4, 3, 3, 3)
+    state["head.weight"] = torch.arange(16.0).reshape(1, 1, 4, 4).permute(2, 3, 0, 1)
+    own = package(net.kind).base_state(net.held)  # the model's own memory
+    state["norm.running_mean"], state["norm.running_var"] = own["norm.running_var"], own["norm.running_mean"]
+    expected = {path: value.clone() for path, value in state.items()}
+    net.load("base", state)
+    assert all(torch.equal(value, expected[path]) for path, value in package(net.kind).base_state(net.held).items())
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("part", ["base", "eca"])
+def test_torch_a_model_without_memory_is_refused(framework, part):
+    net = with_eca("torch")
+    state = net.state(part)
+    with pytest.raises(ValueError, match=r"model must hold its tensors\. Received: .*weight.* without values"):
+        Loaded("torch", net.held.to("meta")).load(part, state)
+
+
+@pytest.mark.only("torch")
+def test_torch_a_lazy_kernel_stays_lazy(framework):
+    from eca_multi.torch import insert_eca, load_base_state
+
+    net = insert_eca(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Identity()), ["1"], kernel_size=3)
+    state = {"0.weight": torch.ones(4, 3, 1, 1), "0.bias": torch.ones(4)}
+    load_base_state(net, state)
+    assert torch.equal(net[0].bias, state["0.bias"])
+
+
+@pytest.mark.only("torch")
+def test_torch_an_assignment_that_fails_is_undone(framework):
+    """A tensor whose elements share their memory cannot be written; all that came before it is put back."""
+    from eca_multi.torch import base_state, insert_eca, load_base_state
+
+    net = insert_eca(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4)), "conv")
+    net[1].running_var = torch.ones(1).expand(4)
+    state = {name: value + 1 for name, value in base_state(net).items()}
+    before = {name: fingerprint(value) for name, value in net.state_dict().items()}
+    with pytest.raises(RuntimeError, match="more than one element of the written-to tensor"):
+        load_base_state(net, state)
+    assert {name: fingerprint(value) for name, value in net.state_dict().items()} == before
+
+
+@pytest.mark.keras
+def test_keras_an_assignment_that_fails_is_undone(monkeypatch):
+    net = with_eca("keras")
+    state, before = {path: value + 1 for path, value in net.state("eca").items()}, net.bits()
+    assign, calls = keras.Variable.assign, []
+
+    def fail_once(self, value):
+        calls.append(self.path)
+        if len(calls) == 2:
+            raise MemoryError("no memory for the second one")
+        return assign(self, value)
+
+    monkeypatch.setattr(keras.Variable, "assign", fail_once)
+    with pytest.raises(MemoryError, match="second"):
+        net.load("eca", state)
+    assert net.bits() == before
+    assert len(calls) == 4
+
+
+@pytest.mark.only("nnx")
+def test_nnx_an_assignment_that_fails_is_undone(framework, monkeypatch):
+    net = with_eca("nnx")
+    state, before = {path: value + 1 for path, value in net.state("eca").items()}, net.bits()
+    set_value, calls = nnx.Variable.set_value, []
+
+    def fail_once(self, value):
+        calls.append(value)
+        if len(calls) == 2:
+            raise MemoryError("no memory for the second one")
+        return set_value(self, value)
+
+    monkeypatch.setattr(nnx.Variable, "set_value", fail_once)
+    with pytest.raises(MemoryError, match="second"):
+        net.load("eca", state)
+    assert net.bits() == before
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """A copy at a multiple of 64 bytes, whose memory JAX and TensorFlow take as it is where nobody copies it."""
+    memory = np.zeros(array.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    new = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    new[...] = array
+    return new
+
+
+@layers
+@parts
+def test_writing_into_the_source_does_not_change_the_model(framework, part):
+    net = with_eca(framework.kind)
+    arrays = {path: value for path, value in net.state(part).items() if not is_key(value)}
+    sources = {path: aligned(numpy(value)) for path, value in arrays.items()}
+    net = net.after(net.load(part, {**net.state(part), **{p: tensor(net.kind, a) for p, a in sources.items()}}))
+    before = net.bits()
+    for array in sources.values():
+        array[...] = 1 - array if array.dtype != bool else ~array
+    assert net.bits() == before
+
+
+@layers
+def test_writing_into_canonical_weights_does_not_change_the_layer(framework):
+    built = framework.build(8, 5)
+    source = aligned(np.linspace(-1, 1, 5, dtype=np.float32))
+    for holder in (built.holder, as_mapping(framework.kind, built.holder)):
+        held = framework.package.from_canonical(holder, {"weight": source})
+        before = framework.package.to_canonical(held)["weight"]
+        source += 1
+        np.testing.assert_array_equal(framework.package.to_canonical(held)["weight"], before)
+        before[...] = 0
+        assert framework.package.to_canonical(held)["weight"].any()
+
+
+def as_mapping(kind: str, holder: Any) -> Any:
+    if kind == "torch":
+        return holder.state_dict()
+    if kind == "keras":
+        return {"kernel": keras.ops.convert_to_tensor(holder.kernel)}
+    return holder["params"] if kind == "linen" else nnx.to_pure_dict(nnx.state(holder))
+
+
+def test_an_array_that_is_not_copied_would_be_seen():
+    """The negative control: what the loaders did before."""
+    source = aligned(np.ones(4, np.float32))
+    kept, copied = jnp.asarray(source, jnp.float32), jnp.array(source, jnp.float32, copy=True)
+    source[...] = 2
+    assert kept.tolist() == [2, 2, 2, 2]
+    assert copied.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.only("linen", "nnx")
+@parts
+@pytest.mark.parametrize("committed", [False, True], ids=["free", "committed"])
+def test_donating_the_source_does_not_delete_the_model(framework, part, committed):
+    net = with_eca(framework.kind)
+    source = {path: jnp.array(value, copy=True) for path, value in net.state(part).items()}
+    if committed:
+        source = jax.device_put(source, jax.devices()[0])
+        everywhere = jax.device_put(net.state(part), jax.devices()[0])
+        net = net.after(net.load(part, everywhere))
+    net = net.after(net.load(part, source))
+    before = net.bits()
+    names = list(source)
+    jax.jit(lambda arrays: arrays, donate_argnums=0)([source[name] for name in names])
+    assert all(source[name].is_deleted() for name in names)
+    assert net.bits() == before
+
+
+@pytest.mark.only("nnx")
+def test_donating_a_copys_state_does_not_delete_the_original(framework):
+    from eca_multi.flax.nnx import insert_eca
+
+    model = plain("nnx")
+    copy = insert_eca(model, "conv", inplace=False)
+    before = Loaded("nnx", model).bits()
+    jax.jit(lambda state: state, donate_argnums=0)(nnx.state(copy))
+    assert Loaded("nnx", model).bits() == before
