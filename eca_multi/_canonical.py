@@ -16,6 +16,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from eca_multi._states import WrongKind, as_numpy
+
 CANONICAL_NAME = "weight"
 NATIVE_NAMES = {"torch": "conv.weight", "keras": "kernel", "linen": "kernel", "nnx": "kernel"}
 
@@ -118,7 +120,12 @@ def check_weights(
 
 
 def _float_array(name: str, value: np.ndarray) -> np.ndarray:
-    array = np.asarray(value)
+    try:
+        array = as_numpy(value)
+    except WrongKind as fault:
+        raise TypeError(
+            f"weights must be floating-point arrays. Received: {name!r}, {fault}. Pass what to_canonical returned."
+        ) from fault
     if array.dtype.name == "bfloat16":
         return array.astype(np.float32)
     if array.dtype.name not in _LARGEST:

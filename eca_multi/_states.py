@@ -109,16 +109,25 @@ def read(value: Any, to_numpy: Callable[[Any], Any] = np.asarray) -> np.ndarray:
     Raises:
         WrongKind: If it is no array, or one that has no values or has them no more.
     """
+    array = as_numpy(value, to_numpy)
+    if array.dtype.kind in "OSU":  # objects or text
+        raise WrongKind(f"a {type(value).__name__}, no array with values")
+    return array
+
+
+def as_numpy(value: Any, to_numpy: Callable[[Any], Any] = np.asarray) -> np.ndarray:
+    """Return what NumPy makes of it, whatever that is.
+
+    Raises:
+        WrongKind: If it cannot be read.
+    """
     try:
-        array = np.asarray(to_numpy(value))
+        return np.asarray(to_numpy(value))
     except MemoryError:
         raise
     except Exception as error:  # each library has its own one for a tensor without values
         reason = str(error).partition("\n")[0]
         raise WrongKind(f"a {type(value).__name__}, which cannot be read: {reason}") from error
-    if array.dtype.kind in "OSU":  # objects or text
-        raise WrongKind(f"a {type(value).__name__}, no array with values")
-    return array
 
 
 def owned_array(

@@ -180,6 +180,12 @@ def plain(kind: str) -> Any:
         return keras_net()
     if kind == "nnx":
         return NNXNet(nnx.Rngs(0))
+    return _plain_linen()
+
+
+@functools.cache
+def _plain_linen() -> Any:
+    """Nothing changes it."""
     module = LinenNet()
     return module, jax.jit(module.init)(jax.random.key(0), jnp.zeros(SHAPE["linen"]))
 

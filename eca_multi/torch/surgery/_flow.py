@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ._modules import is_chain
+from ._unchanged import put_back
 
 ADDS = {"add", "add_", "iadd", "__add__", "__iadd__", "__radd__"}
 
@@ -74,7 +75,8 @@ def flow_of(module: nn.Module) -> Flow:
     tracer = torch.fx.Tracer()
     tracer.is_leaf_module = lambda *_: True  # type: ignore[method-assign]  # every child is one step
     try:
-        graph = tracer.trace(module)
+        with put_back(module):
+            graph = tracer.trace(module)
     except Exception as error:  # whatever the forward does with what is no tensor
         raise Untraceable(f"{type(error).__name__}: {error}".splitlines()[0]) from error
     return _read(graph)

@@ -28,6 +28,16 @@ def unchanged_on_error(model: nn.Module, is_run: bool = False) -> Iterator[None]
         yield
 
 
+@contextmanager
+def put_back(module: nn.Module) -> Iterator[None]:
+    """Put a module's attributes and tables back at the end: torch.fx keeps constants that it meets as attributes."""
+    noted = _noted(module)
+    try:
+        yield
+    finally:
+        _restore(module, *noted)
+
+
 def _noted(module: nn.Module) -> tuple[dict[str, Any], list[tuple[Any, dict[Any, Any]]]]:
     attributes = dict(vars(module))
     return attributes, [(table, dict(table)) for table in attributes.values() if isinstance(table, dict)]

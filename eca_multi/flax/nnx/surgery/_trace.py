@@ -62,8 +62,8 @@ def trace(model: nnx.Module, example_inputs: Any) -> Trace:
         args, kwargs = call_arguments(tree, leaves, where, arrays)
         return jax.tree.leaves(copy(*args, **kwargs))
 
-    _recording.seen = seen
     try:
+        _recording.seen = seen
         jaxpr = jax.make_jaxpr(run)(state, [leaves[i] for i in where])
     except Exception as error:
         raise UnsupportedModelError(
