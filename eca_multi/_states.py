@@ -25,6 +25,44 @@ class WrongValue(ValueError):
     """An entry that holds numbers which the model must not get."""
 
 
+Shape = tuple[int, ...] | None
+
+
+def check_fits(
+    own: Mapping[Key, Shape], given: Mapping[Key, Shape], of_eca: bool, name: Callable[[Key], str] = str
+) -> None:
+    """Compare names and shapes.
+
+    Args:
+        own, given: Shapes in the model and in the state; None for what has none. In the state that is no tensor, and
+            `converted` says what it is.
+        of_eca: Whether the state is that of the inserted ECAs, or of the network without them.
+        name: Text of a key.
+
+    Raises:
+        ValueError: With all differences.
+    """
+    texts = [f"{name(key)}: missing" for key in own if key not in given]
+    texts += [f"{name(key)}: unexpected" for key in given if key not in own]
+    for key in (key for key in own if key in given):
+        if given[key] is not None and given[key] != own[key]:
+            texts.append(f"{name(key)}: shape {given[key]}, the model's {own[key]}")
+    if texts:
+        what, function = (
+            ("kernels of the inserted ECAs", "eca_state") if of_eca else ("state of the plain network", "base_state")
+        )
+        raise ValueError(
+            f"state must be the {what}. Received: {len(texts)} differences: {printable('; '.join(texts))}. "
+            f"Pass what {function} returns of the same network; nothing was loaded."
+        )
+
+
+def shape_of(value: Any) -> Shape:
+    """The shape of any array; None where it has none."""
+    shape = getattr(value, "shape", None)
+    return None if shape is None else tuple(shape)
+
+
 def converted(
     entries: Mapping[Key, tuple[Any, Like]],
     convert: Callable[[Any, Like], New],

@@ -125,13 +125,13 @@ def test_all_differences_are_listed():
     with pytest.raises(ValueError, match="Received: 3 differences: ") as error:
         load_base_state(module, variables, unflatten_dict(leaves))
     for text in (
-        "params/stem/kernel is missing",
-        "params/more/bias is unexpected",
-        r"params/head/bias has shape (11,), the module's (10,)",
+        "params/stem/kernel: missing",
+        "params/more/bias: unexpected",
+        r"params/head/bias: shape (11,), the model's (10,)",
     ):
         assert text in str(error.value)
     eca = unflatten_dict(without(eca_state(module, variables), "params/twice/bn2/eca/kernel"))
-    with pytest.raises(ValueError, match="1 differences: params/twice/bn2/eca/kernel is missing"):
+    with pytest.raises(ValueError, match="1 differences: params/twice/bn2/eca/kernel: missing"):
         load_eca_state(module, variables, eca)
     with pytest.raises(ValueError, match="Received: none at params/blocks_0/bn2/eca/kernel, "):
         eca_state(module, old)

@@ -8,8 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from eca_multi._printable import printable
-from eca_multi._states import converted
+from eca_multi._states import Shape, check_fits, converted, shape_of
 from eca_multi.keras._owned import assign, owned, values
 from eca_multi.keras.layers import ECA
 from eca_multi.plan import NoSiteError
@@ -208,26 +207,19 @@ def _variables(model: Any, *, of_eca: bool) -> Iterator[tuple[str, Any]]:
 
 def _fitting(model: Any, state: Any, *, of_eca: bool) -> tuple[dict[str, Any], State]:
     """The model's variables by key, and checked copies of the arrays in the state."""
-    name = "eca_state" if of_eca else "base_state"
     if not isinstance(state, Mapping):
         raise TypeError(
-            f"state must be a mapping of keys to arrays. Received: {type(state).__name__}. Pass what {name} returned."
+            f"state must be a mapping of keys to arrays. Received: {type(state).__name__}. "
+            f"Pass what {'eca_state' if of_eca else 'base_state'} returned."
         )
     own = dict(_variables(model, of_eca=of_eca))
-    wrong = [f"{key} is missing" for key in own if key not in state]
-    wrong += [f"{key} is not in the model" for key in state if key not in own]
-    given = {key: state[key] for key in own if key in state}  # each is read once
-    for key, value in given.items():
-        # What is no array has no shape, and is named as what it is when all is converted.
-        if hasattr(value, "shape") and tuple(value.shape) != tuple(own[key].shape):
-            wrong.append(f"{key} has shape {tuple(value.shape)}, not {tuple(own[key].shape)}")
-    if wrong:
-        more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
-        raise ValueError(
-            f"state must hold the weights that {name} of this model returns. Received: {len(wrong)} differences: "
-            f"{printable('; '.join(wrong[:6]))}{more}. Pass a state of the same network; nothing was loaded."
-        )
+    given = {key: state[key] for key in state}  # each is read once
+    check_fits(_shapes(own), _shapes(given), of_eca)
     return own, converted({key: (given[key], variable) for key, variable in own.items()}, owned)
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Shape]:
+    return {key: shape_of(value) for key, value in state.items()}
 
 
 def _finalize(model: Any) -> None:

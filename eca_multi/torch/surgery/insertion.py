@@ -160,11 +160,10 @@ def insert_eca(
     }
     if verify and example_inputs is None:
         raise ValueError("verify=True must come with example_inputs. Received: example_inputs=None. Pass an input.")
-    request = None if plan is not None else Request(**options)  # what is invalid is said before the model is looked at
     check_model(model)
     with unchanged_on_error(model, is_run=example_inputs is not None):
-        if request is not None:
-            plan = _planned(model, request, example_inputs)
+        if plan is None:
+            plan = _planned(model, Request(**options), example_inputs)
             entries = list(plan.entries)
         else:
             entries = _replayed(model, plan, options, example_inputs)

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from eca_multi._printable import printable
-from eca_multi._states import converted
+from eca_multi._states import Shape, check_fits, converted, shape_of
 from eca_multi.plan import NoSiteError
 from eca_multi.torch._owned import assign, owned
 from eca_multi.torch.layers import ECA
@@ -147,7 +146,7 @@ def load_base_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
 
     Source: eca_multi.
     """
-    own, new = _fitting(_part(model, of_eca=False), state, "the state dict of the plain network")
+    own, new = _fitting(model, state, of_eca=False)
     for path, module in model.named_modules():
         # A LazyECA that has no kernel yet makes one at its first call.
         if isinstance(module, ECA) and is_inserted(module) and module.gate == "2sigmoid" and not _is_lazy(module):
@@ -178,7 +177,7 @@ def load_eca_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
     Source: eca_multi.
     """
     eca_parameters(model)
-    return assign(model, *_fitting(_part(model, of_eca=True), state, "the kernels of the inserted ECAs"))
+    return assign(model, *_fitting(model, state, of_eca=True))
 
 
 def _part(model: nn.Module, of_eca: bool) -> dict[str, torch.Tensor]:
@@ -197,23 +196,17 @@ def _part(model: nn.Module, of_eca: bool) -> dict[str, torch.Tensor]:
     return result
 
 
-def _fitting(own: Mapping[str, Any], state: Any, what: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _fitting(model: nn.Module, state: Any, *, of_eca: bool) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """The model's tensors by name, and checked copies of those in the state."""
     if not isinstance(state, Mapping):
-        raise TypeError(f"state must be a state dict. Received: {type(state).__name__}. Pass {what}.")
-    _check_own(own)
-    texts = [f"{name}: missing" for name in own if name not in state]
-    texts += [f"{name}: unexpected" for name in state if name not in own]
-    given = {name: state[name] for name in own if name in state}  # each is read once
-    for name, value in given.items():
-        # What is no tensor has no shape, and is named as what it is when all is converted.
-        if isinstance(value, torch.Tensor) and not is_lazy(value) and _shape(value) != _shape(own[name]):
-            texts.append(f"{name}: shape {_shape(value)}, the model's {_shape(own[name])}")
-    if texts:
-        raise ValueError(
-            f"state must be {what}. Received: {len(texts)} differences: {printable('; '.join(texts))}. "
-            "model.state_dict() shows what the model has; nothing was loaded."
+        raise TypeError(
+            f"state must be a state dict. Received: {type(state).__name__}. "
+            f"Pass what {'eca_state' if of_eca else 'base_state'} returned."
         )
+    own = _part(model, of_eca)
+    _check_own(own)
+    given = {name: state[name] for name in state}  # each is read once
+    check_fits(_shapes(own), _shapes(given), of_eca)
     # An extra state is no tensor, and belongs to its module.
     tensors = {name: tensor for name, tensor in own.items() if isinstance(tensor, torch.Tensor)}
     return tensors, converted({name: (given[name], tensor) for name, tensor in tensors.items()}, owned)
@@ -233,5 +226,8 @@ def _is_lazy(eca: ECA) -> bool:
     return is_lazy(eca.conv.weight)
 
 
-def _shape(value: Any) -> tuple[int, ...] | None:
-    return tuple(value.shape) if isinstance(value, torch.Tensor) else None
+def _shapes(state: Mapping[str, Any]) -> dict[str, Shape]:
+    return {
+        name: shape_of(value) if isinstance(value, torch.Tensor) and not is_lazy(value) else None
+        for name, value in state.items()
+    }

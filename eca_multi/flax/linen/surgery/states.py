@@ -9,8 +9,7 @@ from flax import linen as nn
 from flax.core import meta
 from flax.traverse_util import empty_node
 
-from eca_multi._printable import printable
-from eca_multi._states import converted
+from eca_multi._states import Shape, check_fits, converted, shape_of
 from eca_multi.flax._owned import owned
 from eca_multi.flax.linen.surgery._gated import KERNEL, sites_of
 from eca_multi.flax.linen.surgery._inputs import Keys, check_type, check_variables, flat, like
@@ -123,7 +122,7 @@ def load_eca_state(module: nn.Module, variables: Mapping[str, Any], state: Mappi
         >>> variables = load_eca_state(net, variables, eca_state(net, variables))
     """
     kernels = _kernels(module, variables)
-    return _loaded(variables, kernels, state, "eca_state")
+    return _loaded(variables, kernels, state, of_eca=True)
 
 
 def base_state(module: nn.Module, variables: Mapping[str, Any]) -> Any:
@@ -180,7 +179,7 @@ def load_base_state(module: nn.Module, variables: Mapping[str, Any], state: Mapp
     replaced = [("params", *site.keys) for site in sites_of(module) if site.entry.action == "replace"]
     kept = {keys: v for keys, v in flat(state).items() if not any(keys[: len(r)] == r for r in replaced)}
     base = {keys for keys, leaf in flat(variables).items() if keys not in kernels and leaf is not empty_node}
-    loaded = flat(_loaded(variables, base, like({}, kept), "base_state"))
+    loaded = flat(_loaded(variables, base, like({}, kept), of_eca=False))
     for site in sites_of(module):
         keys = ("params", *site.keys, *KERNEL)
         if site.gate == "2sigmoid":
@@ -210,27 +209,22 @@ def _kernels(module: nn.Module, variables: Mapping[str, Any], required: bool = T
     return kernels
 
 
-def _loaded(variables: Mapping[str, Any], wanted: set[Keys], state: Mapping[str, Any], function: str) -> Any:
+def _loaded(variables: Mapping[str, Any], wanted: set[Keys], state: Mapping[str, Any], of_eca: bool) -> Any:
     """The variables with those of a state at the keys wanted, which it holds exactly."""
     if not isinstance(state, Mapping):
         raise TypeError(
-            f"state must be nested dicts of variables. Received: {type(state).__name__}. Pass what {function} returned."
+            f"state must be nested dicts of variables. Received: {type(state).__name__}. "
+            f"Pass what {'eca_state' if of_eca else 'base_state'} returned."
         )
     leaves, given = flat(variables), {k: v for k, v in flat(state).items() if v is not empty_node}
-    differences = [f"{'/'.join(keys)} is missing" for keys in leaves if keys in wanted and keys not in given]
-    differences += [f"{'/'.join(keys)} is unexpected" for keys in given if keys not in wanted]
-    for keys in (keys for keys in leaves if keys in wanted and keys in given):
-        # What is no array has no shape, and is named as what it is when all is converted.
-        shape, other = tuple(meta.unbox(leaves[keys]).shape), getattr(meta.unbox(given[keys]), "shape", None)
-        if other is not None and shape != tuple(other):
-            differences.append(f"{'/'.join(keys)} has shape {tuple(other)}, the module's {shape}")
-    if differences:
-        raise ValueError(
-            f"state must fit the module. Received: {len(differences)} differences: "
-            f"{printable('; '.join(differences))}. Pass what {function} returned for the same network."
-        )
-    entries = {keys: (given[keys], leaf) for keys, leaf in leaves.items() if keys in wanted}
-    return like(variables, {**leaves, **converted(entries, _owned, "/".join)})
+    own = {keys: leaf for keys, leaf in leaves.items() if keys in wanted}
+    check_fits(_shapes(own), _shapes(given), of_eca, "/".join)
+    new = converted({keys: (given[keys], leaf) for keys, leaf in own.items()}, _owned, "/".join)
+    return like(variables, {**leaves, **new})
+
+
+def _shapes(state: Mapping[Keys, Any]) -> dict[Keys, Shape]:
+    return {keys: shape_of(meta.unbox(leaf)) for keys, leaf in state.items()}
 
 
 def _owned(new: Any, old: Any) -> Any:

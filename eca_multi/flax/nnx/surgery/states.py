@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from eca_multi._printable import printable
-from eca_multi._states import converted
+from eca_multi._states import Shape, check_fits, converted, shape_of
 from eca_multi.flax._owned import owned
 from eca_multi.flax.nnx._assign import Bare, assign
 from eca_multi.flax.nnx.layers import ECAParam
@@ -232,21 +231,13 @@ def _fitting(
     """The model's variables by path, and checked copies of the arrays in the state."""
     own = {tuple(map(str, path)): _settable(model, path, leaf) for path, leaf in _variables(model, of_eca).items()}
     given = flat(state)
-    texts = [f"{'.'.join(path)}: missing" for path in own if path not in given]
-    texts += [f"{'.'.join(path)}: unexpected" for path in given if path not in own]
-    for path, variable in own.items():
-        # What is no array has no shape, and is named as what it is when all is converted.
-        shape = getattr(given.get(path), "shape", None)
-        if shape is not None and tuple(shape) != variable.get_value().shape:
-            texts.append(f"{'.'.join(path)}: shape {tuple(shape)}, the model's {variable.get_value().shape}")
-    if texts:
-        what = "the kernels of the inserted ECAs" if of_eca else "the state of the plain network"
-        raise ValueError(
-            f"state must be {what}. Received: {len(texts)} differences: {printable('; '.join(texts))}. "
-            f"{'installed_eca' if of_eca else 'nnx.state'} shows what the model has; nothing was loaded."
-        )
-    entries = {path: (given[path], variable.get_value()) for path, variable in own.items()}
-    return own, converted(entries, owned, ".".join)
+    now = {path: variable.get_value() for path, variable in own.items()}
+    check_fits(_shapes(now), _shapes(given), of_eca, ".".join)
+    return own, converted({path: (given[path], value) for path, value in now.items()}, owned, ".".join)
+
+
+def _shapes(state: Mapping[Key, Any]) -> dict[Key, Shape]:
+    return {path: shape_of(value) for path, value in state.items()}
 
 
 def _settable(model: nnx.Module, path: tuple[Any, ...], leaf: Any) -> nnx.Variable | Bare:
