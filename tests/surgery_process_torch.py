@@ -19,10 +19,11 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_module
 from torch.nn.parallel import DistributedDataParallel
 
 from eca_multi.plan import ECAPlan, UnsupportedModelError
-from eca_multi.torch import base_state, eca_parameters, insert_eca, installed_eca, plan_eca, remove_eca
+from eca_multi.torch import base_state, eca_parameters, insert_eca, installed_eca, load_base_state, plan_eca, remove_eca
 
 
 def distance(one, other):
@@ -112,7 +113,27 @@ def sync(folder, net, x, y):
     return distance(converted(x), y)
 
 
-CASES = [whole, state, ddp, fsdp, checkpoint, old_checkpoint, sync]
+def mesh(folder, net, x, y):
+    """Parameters over a mesh are loaded from such ones; a spoilt one, or one that is not over it, changes nothing."""
+    expected = {name: value.clone() for name, value in base_state(net).items()}
+    over_mesh = init_device_mesh("cpu", (1,))
+    distribute_module(net, over_mesh)
+    state = {name: value.clone() for name, value in base_state(net).items()}
+    name = next(name for name, value in state.items() if isinstance(value, DTensor) and value.is_floating_point())
+    for bad, error, match in [
+        (state[name] * float("nan"), ValueError, "NaN or infinite"),
+        (expected[name], TypeError, "cannot be copied"),
+    ]:
+        with pytest.raises(error, match=f"{name}: .*{match}"):
+            load_base_state(net, {**{other: value + 1 for other, value in state.items()}, name: bad})
+    load_base_state(net, {name: value + 1 if value.is_floating_point() else value for name, value in state.items()})
+    now = {
+        name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in base_state(net).items()
+    }
+    return max(distance(now[name], value + value.is_floating_point()) for name, value in expected.items())
+
+
+CASES = [whole, state, ddp, fsdp, checkpoint, old_checkpoint, sync, mesh]
 
 
 def main(folder):

@@ -143,6 +143,12 @@ def canonical(kind: str) -> Subject:
     return Subject(kind, held, lambda: framework.package.from_canonical(built.holder, weights), weights)
 
 
+def call(kind: str) -> Subject:
+    """What says that a module is gated already must not outlive an interrupted call: the next one would be ungated."""
+    net = with_eca(kind)
+    return Subject(kind, net.held, lambda: net.held[0].apply(net.held[1], inputs(kind)))
+
+
 def network(kind: str) -> Subject:
     """A whole network's canonical weights; the frameworks differ in how one tensor is set, which `canonical` tests."""
     from eca_multi.torch import eca_mobilenet_v2
@@ -167,6 +173,7 @@ CALLS: dict[str, tuple[Callable[[str], Subject], dict[str, tuple[int, int]]]] = 
     "load_base_state": (lambda kind: load(kind, "base"), dict.fromkeys(KINDS, (15, 100))),
     "load_eca_state": (lambda kind: load(kind, "eca"), dict.fromkeys(KINDS, (15, 80))),
     "from_canonical": (canonical, dict.fromkeys(KINDS, (10, 50))),
+    "call": (call, {"linen": (10, 200)}),
     "network": (network, {"torch": (0, 40)}),
 }
 

@@ -174,6 +174,25 @@ def test_all_bad_entries_are_in_one_error(framework):
 
 
 @layers
+@parts
+def test_all_differences_are_in_one_error(framework, part):
+    """Names and shapes; the same text in all frameworks."""
+    net = nets(framework.kind)
+    state = net.state(part)
+    first, *_, last = (path for path, value in state.items() if numpy(value).ndim)
+    names = ["/".join(map(str, path)) if isinstance(path, tuple) else path for path in (first, last)]
+    more = (*last[:-1], "more") if isinstance(last, tuple) else "more"
+    wrong = {**state, last: tensor(net.kind, np.zeros((7, 7), np.float32)), more: state[last]}
+    del wrong[first]
+    first, last = (name.replace("/", ".") if net.kind == "nnx" else name for name in names)
+    match = rf"3 differences: {first}: missing; .*more: unexpected; {last}: shape \(7, 7\), the model's \("
+    before = net.bits()
+    with pytest.raises(ValueError, match=match):
+        net.load(part, wrong)
+    assert net.bits() == before
+
+
+@layers
 @pytest.mark.parametrize("bad", [None, 3, "weights.npz", [("a", 1)]])
 def test_what_is_no_mapping_is_refused(framework, bad):
     net = nets(framework.kind)
@@ -419,3 +438,38 @@ def test_donating_a_copys_state_does_not_delete_the_original(framework):
     before = Loaded("nnx", model).bits()
     jax.jit(lambda state: state, donate_argnums=0)(nnx.state(copy))
     assert Loaded("nnx", model).bits() == before
+
+
+# --- whole networks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@layers
+def test_a_networks_canonical_weights_are_copied_and_are_loaded_wholly(framework):
+    """Into the network in place, and into linen's variables; a spoilt last tensor changes nothing."""
+    kind = framework.kind
+    build = package(kind).eca_mobilenet_v2
+    held = build(num_classes=2, **({"rngs": nnx.Rngs(0)} if kind == "nnx" else {}))
+    if kind == "linen":
+        held = jax.eval_shape(held.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        start = {name: np.zeros(one.shape, np.float32) for name, one in canonical_shapes().items()}
+        held = package(kind).from_canonical(held, start)
+    source = {name: aligned(array / 2 + 1) for name, array in package(kind).to_canonical(held).items()}
+    held = package(kind).from_canonical(held, source)
+    before = {name: array.copy() for name, array in source.items()}
+    for array in source.values():
+        array[...] = 9
+    now = package(kind).to_canonical(held)
+    assert all(np.array_equal(now[name], array) for name, array in before.items())
+    last = list(source)[-1]
+    for spoilt, error in ((np.full_like(source[last], np.nan), ValueError), (torch.empty(2, device="meta"), TypeError)):
+        with pytest.raises(error, match=last):
+            package(kind).from_canonical(held, {**source, last: spoilt})
+    now = package(kind).to_canonical(held)
+    assert all(np.array_equal(now[name], array) for name, array in before.items())
+
+
+def canonical_shapes() -> dict[str, np.ndarray]:
+    from eca_multi.torch import eca_mobilenet_v2, to_canonical
+
+    return to_canonical(eca_mobilenet_v2(num_classes=2))

@@ -10,7 +10,7 @@ A subclass, and not a module around the user's: the fields, the other public met
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from functools import cache, partial
@@ -116,12 +116,12 @@ def _gating(module: nn.Module) -> Iterator[None]:
     if module.scope is None or module.path in _active.get():
         yield
         return
-    token = _active.set(_active.get() | {module.path})
-    try:
-        with nn.intercept_methods(_interceptor(module)):
-            yield
-    finally:
-        _active.reset(token)
+    # Noted before it is set: after an exception in between, every later call would pass without the gates.
+    with ExitStack() as stack:
+        stack.callback(_active.set, _active.get())
+        _active.set(_active.get() | {module.path})
+        stack.enter_context(nn.intercept_methods(_interceptor(module)))
+        yield
 
 
 def _within(module: nn.Module, method: Any) -> Any:
