@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 
+import keras
 import numpy as np
 
 from eca_multi.parity.budget import SAFETY
@@ -46,4 +47,8 @@ def run(kind: str, job: Job):
     """Run a job in this process by the engine of a framework."""
     module, _, engine = ENGINES[f"_{kind}"].partition(":")
     adapter = getattr(eca, kind.capitalize())()
-    return getattr(import_module(f"eca_multi.parity.engines.{module}"), engine)(adapter).evaluate(job)
+    policy = keras.config.dtype_policy()
+    try:
+        return getattr(import_module(f"eca_multi.parity.engines.{module}"), engine)(adapter).evaluate(job)
+    finally:
+        keras.config.set_dtype_policy(policy)  # a worker of Keras sets it to the job's, for its own process
