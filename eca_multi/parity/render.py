@@ -108,8 +108,8 @@ def _environment(report: Report) -> str:
 
 def _verdict(report: Report) -> str:
     total, green = len(report.compared), sum(1 for cell in report.cells if cell.green)
-    ran = sum(1 for state in report.runners if state.state == "ran")
-    counts = f"{green} of {total} tensors within budget, {ran} of {len(report.runners)} runners ran"
+    ran = f"{len(report.ran)} of {len(report.asked)} runners ran"
+    counts = f"{green} of {total} tensors within budget, {ran}"
     if report.exit_code == 0:
         return f"[bold green]All agree[/bold green]: {counts}."
     reasons = {
