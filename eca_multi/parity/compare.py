@@ -60,8 +60,8 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str 
 
     Where the reference, rounded to `dtype`, is not finite, the result must be the same infinity or NaN. A `dtype` of
     None takes the result's own. Integers and booleans of the reference must be met exactly, by those of any width.
-    A budget that is infinite or NaN where the reference is finite lets nothing pass: the verdict is INCONCLUSIVE, unless
-    every element is equal bit for bit, or one exceeds a budget that is a number.
+    A budget that is infinite or NaN where the reference is finite lets nothing pass: the verdict is INCONCLUSIVE,
+    unless every element is equal bit for bit, or one exceeds a budget that is a number.
     """
     if actual.values.shape != reference.shape:
         return Judgement(Verdict.SHAPE_MISMATCH, None, (), str(tuple(reference.shape)), str(tuple(actual.values.shape)))

@@ -124,10 +124,7 @@ def assert_close(
         raise SpecError(
             "either budget or rtol and atol must be given. A budget is the largest error, element by element."
         )
-    if budget is None:
-        limit = Manual(rtol or 0.0, atol).limit(reference)
-    else:
-        limit = _limit(_host(budget), reference)
+    limit = Manual(rtol or 0.0, atol).limit(reference) if budget is None else _limit(_host(budget), reference)
     array = _host(actual)
     tensor = Tensor(array, array.dtype.name)
     judgement = judge(tensor, reference, limit, None)

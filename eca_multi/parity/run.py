@@ -22,9 +22,9 @@ from .judging import SOLVED, TRAINED, Judge, Solution, check_finite, check_train
 from .messages import Answer, Computed, Greeting, Malformed, Measured, Raised, Refused, Said, WrongAdapter
 from .plan import CHECKS, DEFAULT_CHECKS, Task, check_names, tasks
 from .pool import Lost, Pool
-from .report import Cell, Report, RunnerState
+from .report import REFERENCE, Cell, Report, RunnerState
 from .results import load, solution_of, write_arrays
-from .runners import REFERENCE, Runner, UsageError, find_runners, reference_of, refuse_in_worker
+from .runners import Runner, UsageError, find_runners, reference_of, refuse_in_worker
 from .spec import Spec
 from .specs import find_spec
 
