@@ -9,7 +9,7 @@ import os
 import struct
 import sys
 
-GREETING = {"versions": {"forged": "1"}, "budget": "", "cannot": {}}
+GREETING = {"versions": {"forged": "1"}, "budget": "stochastic", "cannot": {}}
 
 
 def main() -> None:
@@ -130,7 +130,10 @@ FORGED = {
     "closed at once": lambda f, a: sys.exit(0),
 }
 
-CONTROL = {"a right one": lambda f, a: ([a, {"done": True}], GOOD, None)}  # with numbers of its own
+CONTROL = {  # right but for its numbers
+    "a right one": lambda f, a: ([a, {"done": True}], GOOD, None),
+    "no budget": lambda f, a: ([a, {"done": True}], GOOD, {"versions": {}}),  # which a reference must have
+}
 
 
 if __name__ == "__main__":

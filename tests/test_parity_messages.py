@@ -81,14 +81,15 @@ def test_the_others_of_a_run_with_liars_are_judged(forged):
     report, *_ = forged
     [cell] = [cell for cell in report.cells if cell.runner == "numpy"]
     assert cell.green
-    assert report.ran == ["numpy", "numpy-a-right-one"]
+    assert report.ran == ["numpy", "numpy-a-right-one", "numpy-no-budget"]
 
 
 def test_a_right_message_of_the_same_kind_is_compared(forged):
     """A stranger's worker that says what it should is no liar, and its numbers are judged."""
     report, *_ = forged
-    [cell] = [cell for cell in report.cells if cell.runner == "numpy-a-right-one"]
-    assert cell.verdict is Verdict.SHAPE_MISMATCH
+    for name in CONTROL:
+        [cell] = [cell for cell in report.cells if cell.runner == f"numpy-{name.replace(' ', '-')}"]
+        assert cell.verdict is Verdict.SHAPE_MISMATCH
     assert report.exit_code == 1
 
 
@@ -98,7 +99,7 @@ def test_a_line_without_an_end_is_not_kept(forged):
     assert grown < 200_000  # KiB
 
 
-@pytest.mark.parametrize("name", ["no JSON", "id of nobody", "no file", "done too early", "budget a list"])
+@pytest.mark.parametrize("name", ["no JSON", "id of nobody", "no file", "done too early", "budget a list", "no budget"])
 def test_a_reference_that_lies_is_exit_3_with_a_report(tmp_path, monkeypatch, name):
     """As any other that dies: what cannot be judged any more is inconclusive."""
     liar = forging(forger(tmp_path), name)

@@ -332,6 +332,8 @@ class Session:
 
     def _take_solution(self, said: Said | Lost) -> None:
         match said:
+            case Greeting(budget=""):
+                self._lose_reference(self._blame(self.reference, Malformed("a reference must say its budget")))
             case Greeting():
                 if not self.judge.kind:
                     self.judge = Judge(self.checks, said.budget, None)
