@@ -70,11 +70,19 @@ class Raised:
 
 
 @dataclass(frozen=True)
+class Unwritten:
+    """There is a result, and no room for it."""
+
+    id: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Done:
     """A list of requests has its answers."""
 
 
-Answer: TypeAlias = Computed | Measured | Refused | Raised
+Answer: TypeAlias = Computed | Measured | Refused | Raised | Unwritten
 Said: TypeAlias = Greeting | WrongAdapter | Answer | Done
 
 
@@ -186,7 +194,7 @@ def _short_repr(thing: object) -> str:
     return f"a {type(thing).__name__} of {len(thing)}" if isinstance(thing, list | dict) else type(thing).__name__
 
 
-_ANSWERS = ("dtypes", "fingerprint", "unsupported", "error")
+_ANSWERS = ("dtypes", "fingerprint", "unsupported", "error", "unwritten")
 _MAKERS: dict[str, Callable[[Mapping[str, Any]], Said]] = {
     "versions": _greeting,
     "wrong": lambda content: WrongAdapter(_text(content, "wrong")),
@@ -194,5 +202,6 @@ _MAKERS: dict[str, Callable[[Mapping[str, Any]], Said]] = {
     "fingerprint": _measured,
     "unsupported": lambda content: Refused(content["id"], _text(content, "unsupported")),
     "error": lambda content: Raised(content["id"], _text(content, "error")),
+    "unwritten": lambda content: Unwritten(content["id"], _text(content, "unwritten")),
     "done": lambda content: Done(),
 }

@@ -19,7 +19,7 @@ from .compare import Judgement, Verdict
 from .investigate import investigate, measure_power, take_fingerprint
 from .jobs import Job, Outputs, Tensor, pack_job
 from .judging import SOLVED, TRAINED, Judge, Solution, check_finite, check_trained, unavailable
-from .messages import Answer, Computed, Greeting, Malformed, Measured, Raised, Refused, Said, WrongAdapter
+from .messages import Answer, Computed, Greeting, Malformed, Measured, Raised, Refused, Said, Unwritten, WrongAdapter
 from .plan import CHECKS, DEFAULT_CHECKS, Task, check_names, tasks
 from .pool import Lost, Pool
 from .report import REFERENCE, Cell, Report, RunnerState
@@ -284,7 +284,7 @@ class Session:
                         answers[said.id] = said, load(said, Path(requests[said.id]["out"]))
                     except Malformed as error:
                         self._blame(runner, error)
-                case Refused(reason=text) | Raised(text=text):
+                case Refused(reason=text) | Raised(text=text) | Unwritten(reason=text):
                     answers[said.id] = said, None
                     self.faults[runner.name] = _last_line(text)
                 case Measured():
@@ -353,6 +353,8 @@ class Session:
                     self._lose_reference(self._blame(self.reference, error))
                 except SpecError as error:  # it is not finite
                     self.wrong = self.wrong or str(error)
+            case Unwritten():
+                self._lose_reference(self.pool.condemn(self.reference, said.reason))
             case Lost() if not self.lost and not self.wrong:
                 self._lose_reference(said)
 
@@ -382,7 +384,7 @@ class Session:
             case Greeting():
                 state.versions = dict(said.versions)
                 self.unsupported[state.name] = said.cannot
-            case Computed() | Refused() | Raised():
+            case Computed() | Refused() | Raised() | Unwritten():
                 runner, task = self.asked.pop(said.id)
                 self.done += 1
                 if task.oracle is None or task.oracle in self.solutions or not isinstance(said, Computed):
@@ -397,7 +399,7 @@ class Session:
         match answer:
             case Refused(reason=reason):
                 self.report.cells += unavailable(runner.name, task, self.judge, Verdict.UNSUPPORTED, reason)
-            case Raised(text=text):
+            case Raised(text=text) | Unwritten(reason=text):
                 self.report.cells += unavailable(runner.name, task, self.judge, Verdict.ERROR, text)
             case Computed():
                 try:

@@ -182,7 +182,7 @@ def _answer(send: Send, request: Request, result: Outputs | Exception) -> None:
         try:
             write_arrays({name: tensor.values for name, tensor in result.items()}, request["out"])
         except OSError as error:  # a full disk
-            send({**message, "error": bounded(error)})
+            send({**message, "unwritten": bounded(error)})
             return
         send({**message, "dtypes": {name: tensor.dtype for name, tensor in result.items()}})
 
