@@ -137,8 +137,8 @@ def localize(
 def compare(
     first: Annotated[Path, typer.Argument(help="A .safetensors file: what was computed.")],
     second: Annotated[Path, typer.Argument(help="A .safetensors file: the reference, with name@error beside a name.")],
-    rtol: Annotated[float, typer.Option(min=0, help="Tolerance by hand, where there is no name@error.")] = 0.0,
-    atol: Annotated[float, typer.Option(min=0, help="The same, absolute.")] = 0.0,
+    rtol: Annotated[float, typer.Option(help="Tolerance by hand, where there is no name@error.")] = 0.0,
+    atol: Annotated[float, typer.Option(help="The same, absolute.")] = 0.0,
 ) -> None:
     """Compare two files tensor by tensor: by the budget where one is there, else by a tolerance, else bit by bit.
 
