@@ -17,8 +17,8 @@ from typer.core import TyperGroup
 from eca_multi._signals import Ended
 
 EXITS = (
-    "Exit status: 0 all agree; 1 one does not, or a required one is missing; 2 wrong usage; 3 a runner crashed or "
-    "timed out; 4 nothing conclusive was compared."
+    "Exit status: 0 all agree; 1 one does not, or a required one is missing; 2 wrong usage; 3 a runner or the reference "
+    "crashed or timed out, or nothing could be printed; 4 nothing conclusive was compared; 128 + N ended by signal N."
 )
 
 
