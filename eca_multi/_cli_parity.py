@@ -17,8 +17,9 @@ from typer.core import TyperGroup
 from eca_multi._signals import Ended
 
 EXITS = (
-    "Exit status: 0 all agree; 1 one does not, or a required one is missing; 2 wrong usage; 3 a runner or the reference "
-    "crashed or timed out, or nothing could be printed; 4 nothing conclusive was compared; 128 + N ended by signal N."
+    "Exit status: 0 all agree; 1 one does not, or a required one is missing; 2 wrong usage; 3 a runner or the "
+    "reference crashed or timed out, or nothing could be printed; 4 nothing conclusive was compared; 128 + N ended by "
+    "signal N."
 )
 
 

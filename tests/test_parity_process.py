@@ -212,6 +212,21 @@ def test_a_signal_ends_all_that_the_run_started(place, number, status):
         assert stderr.strip().splitlines()[-1] == "Interrupted; the workers have been ended."
 
 
+@slow
+def test_a_harness_that_was_stopped_listens_before_it_calls_a_worker_silent(place):
+    """Ctrl-Z stops the harness and not its workers, which answer meanwhile."""
+    process = start(command("SLEEPY", place, "--timeout", 3), place)
+    try:
+        wait_for(place / "sleepy")
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(5)
+        process.send_signal(signal.SIGCONT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, stdout + stderr
+
+
 def test_an_interruption_of_the_api_ends_the_workers(place, monkeypatch):
     """Ctrl-C is a KeyboardInterrupt in a user's own process."""
     monkeypatch.setattr("tempfile.tempdir", str(place / "tmp"))

@@ -15,6 +15,8 @@ _ROUNDS = 5  # a descendant may start another one while it is looked for
 def end_marked(mark: str) -> None:
     """End all processes of this user that descend from the worker with this mark, but not the caller."""
     wanted = f"{MARK}={mark}".encode()
+    if not hasattr(os, "pidfd_open"):
+        return
     for _ in range(_ROUNDS):
         if not any([_end(folder, wanted) for folder in Path("/proc").glob("[0-9]*")]):
             return

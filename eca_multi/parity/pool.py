@@ -21,6 +21,7 @@ from .messages import LONGEST, TEXT, Done, Malformed, Said, bounded, parse
 from .runners import FORCED_ENV, WORKER_ENV, Runner
 
 GRACE = 10.0  # seconds between the last word to a worker and its end
+PAUSE = 1.0  # seconds between two looks at the workers, from which on it was a pause
 TAIL = 15  # lines of a worker's standard error that are shown when it dies, out of its last TEXT bytes
 
 Request = Mapping[str, Any]
@@ -64,12 +65,12 @@ class Worker:
         self._words = b""  # the end of its standard error
         self._mark = secrets.token_hex(16)
         environment = {**WORKER_ENV, **os.environ, **FORCED_ENV, **runner.env, MARK: self._mark}
-        if runner.python:  # another environment finds this package, and nothing that is installed beside it
-            (folder / "lent").mkdir(parents=True)
-            (folder / "lent" / "eca_multi").symlink_to(Path(__file__).parents[1])
-            environment["PYTHONPATH"] = str(folder / "lent")
         python = runner.python or sys.executable
         try:
+            if runner.python:  # another environment finds this package, and nothing that is installed beside it
+                (folder / "lent").mkdir(parents=True)
+                (folder / "lent" / "eca_multi").symlink_to(Path(__file__).parents[1])
+                environment["PYTHONPATH"] = str(folder / "lent")
             self.process = subprocess.Popen(
                 # -P: a folder named after a framework in the current directory must not be taken for it
                 [python, "-P", "-m", "eca_multi.parity.worker", runner.role, runner.adapter],
@@ -125,6 +126,7 @@ class Worker:
                 while line := pipe.readline(LONGEST):
                     if len(line) == LONGEST and not line.endswith(b"\n"):
                         raise Malformed(f"a line must be shorter than {LONGEST} bytes")
+                    self.heard = time.monotonic()  # now, and not when somebody has time for it
                     said = parse(line, greeted=greeted, asked=self._asked, open_ids=self._open)
                     greeted = True
                     if isinstance(said, Done):
@@ -207,14 +209,18 @@ class Pool:
         The batches of one runner must be one batch. A runner that has died says so again.
         """
         waiting = [(runner, requests) for runner, requests in batches if requests]
+        looked = time.monotonic()
         while waiting or self._busy:
+            # After a pause of our own (we were stopped, or somebody was busy with a result) we listen first.
+            looked, before = time.monotonic(), looked
+            is_late = looked - before > PAUSE
             while waiting and len(self._busy) < self.limit:
                 runner, requests = waiting.pop(0)
                 if lost := self._start(runner, requests):
                     yield runner, lost
             for worker in list(self._busy):
                 worker.free_pipes()
-                if time.monotonic() - worker.heard > self.timeout:
+                if not is_late and time.monotonic() - worker.heard > self.timeout:
                     worker.kill()
                     yield worker.runner, self._bury(worker, "timed out", f"said nothing for {self.timeout:g} s")
             try:
@@ -223,7 +229,6 @@ class Pool:
                 continue
             if self.workers.get(worker.runner.name) is not worker:  # the last words of one that was ended
                 continue
-            worker.heard = time.monotonic()
             if isinstance(said, Closed):
                 was_busy = worker in self._busy
                 lost = self._bury(worker, "crashed", worker.end(said.fault))

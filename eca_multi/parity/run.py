@@ -208,18 +208,27 @@ class Session:
         solved = {task.oracle: task for task in self.plan if task.oracle is not None}
         questions = [self._request(self.reference, _as_question(task), _SOLVE[task.do]) for task in solved.values()]
         self._exchange([(self.reference, questions), *self._batches(lambda task: task.do != "train")])
-        if self.lost:
-            for runner in self.runners:
-                self._leave_open(runner, [task for task in self._tasks_of(runner) if task.do == "train"])
-        else:
-            self.plan = [self._with_points(task) if task.do == "train" else task for task in self.plan]
-            self._exchange(self._batches(lambda task: task.do == "train"))
+        self._train()
         if self.explicit and set(self.checks) == set(CHECKS):
             for runner in self.runners:
                 take_fingerprint(self, runner)
         if "power" in self.checks:
             measure_power(self)
         investigate(self, self.bundles)
+
+    def _train(self) -> None:
+        """Ask for the training, which starts from the reference's points."""
+        reason = self._nothing_to_judge_by() if self.lost else ""
+        if not self.lost:
+            self.plan = [self._with_points(task) if task.do == "train" else task for task in self.plan]
+            try:
+                batches = self._batches(lambda task: task.do == "train")
+            except OSError as error:  # no room for the points: what was judged stands
+                reason = str(error)
+            else:
+                self._exchange(batches)
+        for runner in self.runners if reason else ():
+            self._leave_open(runner, [task for task in self._tasks_of(runner) if task.do == "train"], reason)
 
     def _batches(self, wanted: Callable[[Task], bool]) -> list[tuple[Runner, list[dict[str, Any]]]]:
         return [(r, [self._request(r, task) for task in self._tasks_of(r) if wanted(task)]) for r in self.runners]
@@ -246,11 +255,13 @@ class Session:
             raise SpecError(self.wrong)
         for waiting in self.waiting.values():  # for a solution that nobody will give any more
             for runner, task, _ in waiting:
-                self._leave_open(runner, [task])
+                self._leave_open(runner, [task], self._nothing_to_judge_by())
         self.waiting.clear()
 
-    def _leave_open(self, runner: Runner, tasks: Sequence[Task]) -> None:
-        reason = f"there is nothing to judge it by: the reference {self.lost}"
+    def _nothing_to_judge_by(self) -> str:
+        return f"there is nothing to judge it by: the reference {self.lost}"
+
+    def _leave_open(self, runner: Runner, tasks: Sequence[Task], reason: str) -> None:
         for task in tasks:
             self.report.cells += unavailable(runner.name, task, self.judge, Verdict.INCONCLUSIVE, reason)
 
