@@ -63,15 +63,6 @@ class Hangs(Scale):
         time.sleep(600)
 
 
-class Sleepy(Scale):
-    """Says that it has begun, and takes a second."""
-
-    def build(self, config):
-        (MARKS / "sleepy").write_text(str(os.getpid()))
-        time.sleep(1)
-        return super().build(config)
-
-
 class DiesBesideAFork(Scale):
     """Its copy keeps the pipes open, in a session of its own."""
 
@@ -127,5 +118,4 @@ FIELDS = {"layout": "N C", "weights": {"s": "C"}, "reference": Truth, "cases": (
 GREEN = Spec("Scale", runners={"numpy": Scale}, **FIELDS)
 RED = Spec("Scale", runners={"numpy": Scale, "numpy-off": Off, "numpy-unprintable": Unprintable}, **FIELDS)
 UNSHOWN = Spec("Scale", runners={"numpy": Scale, "numpy-unprintable": Unprintable}, **FIELDS)
-SLEEPY = Spec("Scale", runners={"numpy": Sleepy}, **FIELDS)
 HANGING = Spec("Scale", runners={"numpy-hangs": Hangs, "numpy": Scale}, **FIELDS)

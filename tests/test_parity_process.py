@@ -212,21 +212,6 @@ def test_a_signal_ends_all_that_the_run_started(place, number, status):
         assert stderr.strip().splitlines()[-1] == "Interrupted; the workers have been ended."
 
 
-@slow
-def test_a_harness_that_was_stopped_listens_before_it_calls_a_worker_silent(place):
-    """Ctrl-Z stops the harness and not its workers, which answer meanwhile."""
-    process = start(command("SLEEPY", place, "--timeout", 3), place)
-    try:
-        wait_for(place / "sleepy")
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(5)
-        process.send_signal(signal.SIGCONT)
-        stdout, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 0, stdout + stderr
-
-
 def test_an_interruption_of_the_api_ends_the_workers(place, monkeypatch):
     """Ctrl-C is a KeyboardInterrupt in a user's own process."""
     monkeypatch.setattr("tempfile.tempdir", str(place / "tmp"))
@@ -306,6 +291,20 @@ def test_a_worker_that_dies_while_nobody_asks_is_not_waited_for():
     [found] = report.localisations
     assert "the worker crashed: ended earlier in this run: exit status 7" in found.line
     assert report.exit_code == 1
+
+
+@slow
+def test_a_harness_that_was_busy_listens_before_it_calls_a_worker_silent():
+    """Or was stopped, as by Ctrl-Z: the workers answer meanwhile."""
+
+    def dawdle(what, done, total):
+        if done == 1:
+            time.sleep(7)
+
+    spec = replace(workers.GREEN, runners={f"numpy-{letter}": workers.Scale for letter in "abc"})
+    report = quick(spec, progress=dawdle, timeout=5, workers=4)
+    assert [state.state for state in report.runners] == ["ran", "ran", "ran"]
+    assert len(report.compared) == 3
 
 
 @pytest.mark.parametrize(

@@ -211,16 +211,17 @@ class Pool:
         waiting = [(runner, requests) for runner, requests in batches if requests]
         looked = time.monotonic()
         while waiting or self._busy:
-            # After a pause of our own (we were stopped, or somebody was busy with a result) we listen first.
+            # After a pause of our own (we were stopped, or somebody was busy with a result) we listen first: to what
+            # has come, and for a moment to what is on its way.
             looked, before = time.monotonic(), looked
-            is_late = looked - before > PAUSE
+            has_listened = looked - before < PAUSE and self._inbox.empty()
             while waiting and len(self._busy) < self.limit:
                 runner, requests = waiting.pop(0)
                 if lost := self._start(runner, requests):
                     yield runner, lost
             for worker in list(self._busy):
                 worker.free_pipes()
-                if not is_late and time.monotonic() - worker.heard > self.timeout:
+                if has_listened and time.monotonic() - worker.heard > self.timeout:
                     worker.kill()
                     yield worker.runner, self._bury(worker, "timed out", f"said nothing for {self.timeout:g} s")
             try:
