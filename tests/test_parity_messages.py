@@ -3,6 +3,7 @@
 import json
 import resource
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,12 @@ import pytest
 from forged_worker import CONTROL, FORGED
 
 from eca_multi import parity
-from eca_multi.parity import Case, NumpyAdapter, Runner, Spec, Verdict
+from eca_multi.parity import CHECKS, Case, NumpyAdapter, Runner, Spec, Training, Verdict
+from eca_multi.parity.jobs import Tensor
+from eca_multi.parity.judging import SOLVED, TRAINED, Judge, check_trained
 from eca_multi.parity.messages import LONGEST, TEXT, Computed, Done, Greeting, Malformed, Measured, Raised, parse
+from eca_multi.parity.plan import tasks
+from eca_multi.parity.trajectory import marks
 
 HERE = Path(__file__)
 
@@ -198,3 +203,72 @@ def test_what_a_runner_measures_may_be_infinite(loud):
     """JSON has no infinity; the report is written all the same."""
     state = replace(loud.runners[0], fingerprint={"cliff": np.inf})
     assert json.loads(replace(loud, runners=[state]).to_json())["runners"][0]["fingerprint"] == {"cliff": None}
+
+
+# --- tensors of any kind -------------------------------------------------------------------------------------------
+
+WIDE = replace(
+    SPEC,
+    state={"mean": "C"},
+    taps=("gate",),
+    cases=(Case("offsets"), Case("trained")),
+    training=Training(steps=3, cases=["trained"]),
+)
+VALUES = (0.0, -0.0, 1.0, np.nan, np.inf, -np.inf, 1e308, -1e308, 1e-320)
+KINDS = ("float64", "float32", "float16", "int64", "int8", "uint64", "bool")
+
+
+def some_array(rng, shape):
+    shapes = [shape, shape[1:], (*shape, 1), (), (0,), (1, *shape), tuple(reversed(shape))]
+    chosen = shapes[rng.integers(len(shapes))]
+    with np.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the cast, which is ours
+        return rng.choice(VALUES, size=chosen).astype(KINDS[rng.integers(len(KINDS))])
+
+
+def test_whatever_tensors_a_worker_returns_there_is_a_verdict():
+    """800 answers of the right names with values, dtypes and shapes at random: cells, or a worker that is at fault."""
+    rng = np.random.default_rng(0)
+    plan = tasks(WIDE, list(WIDE.cases), ["float32", "float16"], CHECKS)
+    solutions = {id(task): solution_for(task) for task in plan}
+    verdicts = set()
+    for number in range(800):
+        task = plan[number % len(plan)]
+        solution = solutions[id(task)]
+        names = [name for name in [*solution, *task.job.weights, *task.job.state] if rng.random() < 0.9]
+        results = {}
+        for name in [*names, *(f"{name}@again" for name in names)]:
+            shape = solution[name][0].shape if name in solution else (7,)
+            array = some_array(rng, shape) if rng.random() < 0.5 else rng.normal(size=shape).astype(np.float32)
+            results[name] = Tensor(array, ["float32", "float16", "made up", str(array.dtype)][rng.integers(4)])
+        by = Judge(CHECKS, "stochastic")
+        try:
+            if task.do == "train":
+                check_trained(task.job, {name: tensor.values.shape for name, tensor in results.items()}, TRAINED)
+                by.trajectory("numpy", task, results, solution)
+        except Malformed:
+            verdicts.add("malformed")
+            continue
+        cells = list(by.cells("numpy", task, results, solution))
+        json.loads(parity.Report([], cells).to_json())
+        verdicts |= {cell.verdict for cell in cells}
+    assert {"malformed", Verdict.BITWISE, Verdict.EXCEEDS_BUDGET, Verdict.NONFINITE_MISMATCH} < verdicts
+    assert {Verdict.SHAPE_MISMATCH, Verdict.DTYPE_MISMATCH, Verdict.ERROR} < verdicts
+
+
+def solution_for(task):
+    """Numbers of the right shapes, each with an error; some of them are nobody's error."""
+    rng = np.random.default_rng(1)
+    job, steps = task.job, 3
+    if task.do == "train":
+        shapes = {f"{p}.{n}": (3, *w.shape) for n, w in job.weights.items() for p in SOLVED}
+        shapes |= {f"{p}.{n}": (steps, *w.shape) for n, w in job.weights.items() for p in ("w", "step")}
+        assert len(marks(steps)) == 3
+    else:
+        x, s = job.inputs["x"].shape, job.weights["s"].shape
+        shapes = {"y": x, "dx": x, "dx@ones": x, "ds": s, "ds@ones": s, "new_mean": s, "gate": x, "d_gate": x}
+    found = {}
+    for name, shape in shapes.items():
+        error = rng.choice([0.0, 1e-3, np.inf, np.nan, 1e308], size=shape)
+        found[name] = rng.normal(size=shape), error
+    return found

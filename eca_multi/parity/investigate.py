@@ -34,8 +34,10 @@ def investigate(session: "Session", bundles: Path | None) -> None:
             cell, task = first[dtype]
             try:
                 found = _localise(session, runner, cell, task, shrink=dtype == min(first), bundles=bundles)
-            except OSError as error:  # a full disk, say: what was judged stands
-                line = f"{runner.name} {dtype} {cell.case}: first divergence: not looked for: {error}"
+            except (
+                Exception
+            ) as error:  # a full disk, or what a worker made up: it explains, and must not hide the verdict
+                line = f"{runner.name} {dtype} {cell.case}: first divergence: not found: {bounded(error)}"
                 found = Localisation(runner.name, cell.case, dtype, line)
             session.report.localisations.append(found)
     session.report.replay = next((found.replay for found in session.report.localisations if found.replay), "")

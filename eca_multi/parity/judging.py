@@ -123,28 +123,24 @@ class Judge:
         def distance(of: Mapping[str, np.ndarray], i: int) -> float:
             return max(float(np.abs(of[n][i] - solution[f"free.{n}"][0][i]).max(initial=0.0)) for n in names)
 
+        def share(name: str, i: int) -> float:
+            value, error = (part[i] for part in solution[f"step.{name}"])
+            off = np.abs(results[f"step.{name}"].values[i] - value)
+            return float((off / (self.c * self.budget(value, error))).max(initial=0.0))
+
         own = {n: results[f"free.{n}"].values.astype(np.float64) for n in names}
         seeds = [key.split(".")[0] for key in solution if key.startswith("band") and key.endswith(f".{names[0]}")]
         bands = [{n: solution[f"{seed}.{n}"][0] for n in names} for seed in seeds]
-        one_step = [
-            max(
-                float(
-                    (
-                        np.abs(results[f"step.{n}"].values[i] - solution[f"step.{n}"][0][i])
-                        / (self.c * self.budget(solution[f"step.{n}"][0][i], solution[f"step.{n}"][1][i]))
-                    ).max(initial=0.0)
-                )
-                for n in names
-            )
-            for i in range(settings["steps"])
-        ]
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # these are pictures, and no verdict
+            one_step = [max(share(name, i) for name in names) for i in range(settings["steps"])]
+            drift = [distance(own, i) for i in range(len(at))]
         return Trajectory(
             runner,
             job.case,
             job.dtype,
             settings["optimizer"],
             tuple(at),
-            tuple(distance(own, i) for i in range(len(at))),
+            tuple(drift),
             tuple(max(distance(band, i) for band in bands) for i in range(len(at))),
             tuple(float(f"{use:.4g}") for use in one_step),
         )
