@@ -23,7 +23,9 @@ def convert(
             metavar="SOURCE",
         ),
     ],
-    target: Annotated[Path, typer.Argument(help="The file to write.", metavar="TARGET")],
+    target: Annotated[
+        Path, typer.Argument(help="The file to write; of linen and nnx also a folder.", metavar="TARGET")
+    ],
     to: Annotated[str, typer.Option(help="torch, keras, linen, nnx or canonical.")],
     arch: Annotated[
         str | None, typer.Option(help="Name of the network; by default names and shapes say which it is.")

@@ -157,7 +157,7 @@ def _kind(value: object) -> str:
 
 
 def check_channel_axis(channel_axis: SupportsIndex, shape: Sequence[Any]) -> int:
-    """Check rank and channel axis; return the axis counted from the front."""
+    """Check rank and channel axis, along which there is a channel; return the axis counted from the front."""
     rank = len(shape)
     if rank < 3:
         remedy = "Add the missing axes: ECA averages over the spatial axes of (N, C, *S) or (N, *S, C)."
@@ -182,6 +182,9 @@ def check_channel_axis(channel_axis: SupportsIndex, shape: Sequence[Any]) -> int
                 remedy,
             )
         )
+    if shape[axis] is not None and shape[axis] == 0:
+        remedy = "Without a channel there is nothing to gate; look at what x was made from."
+        raise ValueError(_text("x", "of one channel or more", f"shape {tuple(shape)}", remedy))
     return axis % rank
 
 

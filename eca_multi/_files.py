@@ -1,11 +1,16 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all; `_folders` does the same for a folder."""
 
 import os
-import tempfile
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO
+
+from ._disk import find, sync_folder, take_after
+from ._scratch import temporary_file
+
+# Names of what is open already. A rename would put a new file in the place of what a shell has opened, a log say.
+_OPENED = ("/dev/fd/", "/dev/std", "/proc/")
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -16,31 +21,30 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Give a file beside `path` to write to, and rename it at the end, so that a full disk or a crash leaves the old
-    file as it was.
+    """Give a file beside `path` to write to, and rename it at the end, so that a full disk, a crash or a kill leaves
+    the old file as it was.
 
-    A pipe or a device, /dev/null say, is written to: a rename would put a file in its place.
+    The new file has the old one's permissions, group and owner, as far as this process may give them. Through a link,
+    the file that it names is written. A pipe or a device, /dev/null say, is written to: a rename would put a file in
+    its place; and what is open already, /dev/stdout say, is added to.
+
+    Raises:
+        OSError: If it cannot be written; then it is as it was.
     """
-    if os.path.exists(path) and not os.path.isfile(path):
-        with open(path, "wb") as file:
+    place, old = find(path)
+    plain = old is None or stat.S_ISREG(old.st_mode)
+    opened = os.path.abspath(os.fsdecode(path)).startswith(_OPENED)
+    if opened or not plain:
+        with open(path, "ab" if plain else "wb") as file:
             yield file
         return
-    path = Path(os.path.realpath(path))  # through a link, the file that it names is written
-    handle, temporary = tempfile.mkstemp(prefix=".eca-", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
+    with temporary_file(place.parent, 0o666 if old is None else 0o600) as (temporary, file):
+        with file:
             yield file
             file.flush()
+            _, old = find(place)
+            if old is not None:
+                take_after(temporary, place, old)
             os.fsync(file.fileno())
-        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    """mkstemp makes files that only their owner can read; a new file gets what any other would."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        os.replace(temporary, place)
+    sync_folder(place.parent)

@@ -7,8 +7,8 @@ imported for a test with the mark or an option of ours, and no sooner.
 from __future__ import annotations  # an old pytest may lack a type that is named here, and must not fail for it
 
 import shutil
-import tempfile
 from collections.abc import Generator
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,7 +162,11 @@ def pytest_configure_node(node: Any) -> None:
     """Tell the workers of pytest-xdist what they share."""
     stash = node.config.stash
     if FOLDER not in stash:
-        stash[FOLDER] = Path(tempfile.mkdtemp(prefix="eca-pytest-"))
+        from eca_multi._scratch import scratch_folder
+
+        stack = ExitStack()
+        stash[FOLDER] = stack.enter_context(scratch_folder("eca-pytest"))
+        node.config.add_cleanup(stack.close)  # however the session ends
     node.workerinput["eca_multi_parity"] = str(stash[FOLDER])
 
 
@@ -174,7 +178,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         wrong = (shared / USAGE).read_text("utf-8") if (shared / USAGE).exists() else ""
         if any(shared.iterdir()):
             _results(config).gather(shared)
-        shutil.rmtree(shared, ignore_errors=True)
         if wrong:
             raise pytest.UsageError(wrong)
     if RESULTS in config.stash and config.getoption("parity_report") and not _in_xdist_worker(config):

@@ -183,7 +183,7 @@ class ECAPlan:
         """Write the plan as JSON, whole or not at all."""
         from eca_multi._files import write_atomically
 
-        write_atomically(Path(path), self.to_json().encode())
+        write_atomically(path, self.to_json().encode())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "ECAPlan":

@@ -5,6 +5,9 @@ the module itself is checked against finite differences. The notation is that of
 
     p = mean of x over S (over the valid positions)     g = gate(z)
     z[n, c] = sum_j w[j] p[n, c + j - k//2]             y = x * g
+
+Padding that is not finite (NaN or infinite, at a position that the mask leaves out) is multiplied by the gate like all
+else, but takes no part in the gate's gradient: 0 * NaN would be NaN, though the loss never looked there.
 """
 
 from dataclasses import dataclass
@@ -106,7 +109,8 @@ def backward(
     """Compute the gradients of sum(cotangent * y) with respect to x and weight, and at every stage between.
 
     Args:
-        x, weight, padding, gate, channel_axis, mask: As in `forward`.
+        x, weight, padding, gate, channel_axis, mask: As in `forward`. Where the mask is False and x is not finite, x
+            counts as 0 for the gradient of the gate; dx there is cotangent * gate, as at any such position.
         cotangent: Gradient of the loss with respect to y, of x's shape.
 
     Example:
@@ -127,15 +131,20 @@ def backward(
     axes, half = spatial_axes(axis, x.shape), w.shape[1] // 2
     valid, count = _valid(x, axis, mask)
 
-    d_gate = (G * x).sum(axes)
+    d_gate = (G * without_bad_padding(x, valid)).sum(axes)
     d_logits = d_gate * gate_slope(out.logits, gate)
     taps = range(w.shape[1])
     d_pooled = sum((shift(w[:, j] * d_logits, half - j, padding) for j in taps), start=np.zeros_like(d_gate))
     per_channel = np.stack([d_logits * shift(out.pooled, j - half, padding) for j in taps], -1)
     dw = per_channel.sum((0, 1)) if np.ndim(weight) == 1 else per_channel.sum(0)
     dx = G * _expand(out.gate, axis, x.ndim)
-    dx = dx + valid * _expand(d_pooled / np.maximum(count, 1), axis, x.ndim)
+    dx = dx + np.where(valid, _expand(d_pooled / np.maximum(count, 1), axis, x.ndim), 0.0)
     return Backward(d_gate, d_logits, d_pooled, dx, dw)
+
+
+def without_bad_padding(x: Array, valid: NDArray[np.bool_]) -> Array:
+    """Return x with 0 in place of what is neither valid nor finite: what the gradient of the gate is a sum over."""
+    return np.where(valid | np.isfinite(x), x, 0.0)
 
 
 def gate_value(z: Array, gate: str) -> Array:

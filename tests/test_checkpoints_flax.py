@@ -3,7 +3,7 @@
 import msgpack
 import numpy as np
 import pytest
-from checkpoint_factory import linen_msgpack, random_weights
+from checkpoint_factory import linen_msgpack, orbax_folder, random_weights
 from flax import serialization
 
 from eca_multi._checkpoints import CheckpointError, take
@@ -74,3 +74,43 @@ def test_another_formats_suffix_is_refused(write, tmp_path):
     with pytest.raises(ValueError, match=r"path must end in \.msgpack, or name a folder"):
         write(checkpoint, tmp_path / "model.pth")
     assert list(tmp_path.iterdir()) == []
+
+
+# --- folders -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", [linen.write_checkpoint, nnx.write_checkpoint], ids=["linen", "nnx"])
+def test_a_folder_of_anything_else_is_not_replaced(write, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.py").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"path must name a new folder.*holds 'train\.py'.*Name another folder"):
+        write(take(random_weights("eca_resnet18", num_classes=2)), tmp_path / "mine")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "train.py"]
+
+
+@pytest.mark.parametrize(
+    ("write", "read", "there"),
+    [
+        pytest.param(linen.write_checkpoint, linen.read_checkpoint, {"a": np.ones(3)}, id="linen"),
+        pytest.param(nnx.write_checkpoint, nnx.read_checkpoint, None, id="nnx"),
+    ],
+)
+def test_a_checkpoint_of_orbax_is_replaced_in_its_place(write, read, there, tmp_path):
+    """Whoever wrote it, in whatever form: permissions and links stay, and what comes in meanwhile is not lost."""
+    folder, link = tmp_path / "there" / "checkpoint", tmp_path / "link"
+    weights = random_weights("eca_resnet18", num_classes=2)
+    folder.parent.mkdir()
+    folder.mkdir() if there is None else orbax_folder(there, folder)
+    folder.chmod(0o2750)
+    link.symlink_to(folder)
+    write(take(weights), link, {"source": "mine"})
+    checkpoint = read(link)
+    assert checkpoint.facts["source"] == "mine"
+    assert all(np.array_equal(checkpoint.weights[name], array) for name, array in weights.items())
+    assert link.is_symlink()
+    assert folder.stat().st_mode & 0o7777 == 0o2750
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"also holds 'notes\.txt'"):
+        write(take(weights), link)
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert list(folder.parent.iterdir()) == [folder]

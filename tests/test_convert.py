@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tarfile
@@ -30,6 +31,7 @@ from checkpoint_factory import (
 from typer.testing import CliRunner
 
 from eca_multi._checkpoints import CheckpointError, detect, read_checkpoint
+from eca_multi._files import write_atomically
 from eca_multi._networks import kernel_sizes
 from eca_multi.cli import app
 from eca_multi.convert import ConversionReport, convert, load_file
@@ -459,6 +461,105 @@ def test_wrong_arguments(tmp_path, files, weights):
     with pytest.raises(FileNotFoundError, match="No such file"):
         convert(tmp_path / "none.pth", tmp_path / "a.safetensors", to="canonical")
     assert_same(load_file(path), weights)
+
+
+# --- what is not destroyed -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to", ["linen", "nnx"])
+@pytest.mark.parametrize("target", ["checkpoints", ".", "..", "link", "link/", "here"])
+def test_a_folder_of_ones_own_is_kept(tmp_path, files, monkeypatch, target, to):
+    """It is refused at once, on one line, with status 2."""
+    source = files("timm")
+    here = tmp_path / "here"
+    (here / "checkpoints").mkdir(parents=True)
+    (here / "checkpoints" / "train.py").write_text("mine")
+    (here / "link").symlink_to("checkpoints")
+    (here / "here").symlink_to(here)
+    before = {path: os.lstat(path) for path in (tmp_path, *tmp_path.rglob("*"))}
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("eca_multi.convert.conversion.detect", lambda path: pytest.fail("it is refused too late"))
+    done = run(source, target, "--to", to)
+    assert done.exit_code == 2
+    assert "path must name a new folder, an empty one, or a checkpoint of orbax" in done.stderr
+    assert f"Received: {str(Path(target))!r}, which " in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert {path: os.lstat(path) for path in (tmp_path, *tmp_path.rglob("*"))} == before
+
+
+@pytest.mark.parametrize(
+    ("to", "target"), [("torch", "a.pth"), ("keras", "a.keras"), ("nnx", "a.msgpack"), ("canonical", "a.safetensors")]
+)
+def test_a_folder_where_a_file_is_wanted(tmp_path, files, target, to):
+    (tmp_path / target).mkdir()
+    done = run(files("timm"), tmp_path / target, "--to", to)
+    assert done.exit_code == 2
+    assert f"target must be a file. Received: '{tmp_path / target}', a folder. Name a file in it." in done.stderr
+    assert [*tmp_path.rglob("*")] == [tmp_path / target]
+
+
+@pytest.mark.parametrize("to", ["torch", "canonical"])
+def test_paths_in_bytes_and_permissions_that_are_kept(tmp_path, files, weights, to):
+    target = tmp_path / "there.safetensors"
+    target.write_text("the old one")
+    target.chmod(0o640)
+    (tmp_path / "model.safetensors").symlink_to(target)
+    report = convert(os.fsencode(files("timm")), os.fsencode(tmp_path / "model.safetensors"), to=to)
+    assert report.source == str(files("timm"))
+    assert os.readlink(tmp_path / "model.safetensors") == str(target)
+    assert target.stat().st_mode & 0o7777 == 0o640
+    assert_same(read_checkpoint(target).weights, weights)
+
+
+# --- signals -------------------------------------------------------------------------------------------------------
+
+# The command, to which a signal is sent when it writes: once the first bytes are there, and after a while more.
+SIGNALLED = """
+import os, sys, threading, time
+from pathlib import Path
+number, wait, folder = int(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
+sys.argv[1:] = sys.argv[4:]
+def signal():
+    while not any(path.is_file() for path in folder.rglob("*") if ".eca-" in str(path)):
+        time.sleep(0.002)
+    time.sleep(wait)
+    os.kill(os.getpid(), number)
+threading.Thread(target=signal, daemon=True).start()
+fsync = os.fsync
+os.fsync = lambda handle: (time.sleep(0.3), fsync(handle))  # a slow disk: the signal comes before the end
+from eca_multi.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("to", "suffix", "wait"),
+    [
+        ("canonical", ".safetensors", 0),
+        *(pytest.param("torch", suffix, 0, marks=pytest.mark.slow) for suffix in (".pth", ".safetensors")),
+        *(pytest.param("nnx", "", wait, marks=pytest.mark.slow) for wait in (0, 0.05, 0.1, 0.2, 0.4)),
+        pytest.param("linen", ".msgpack", 0, marks=pytest.mark.slow),
+        *(pytest.param("keras", ".keras", wait, marks=marks("keras", slow=True)) for wait in (0, 0.3)),
+    ],
+)
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
+def test_a_signal_leaves_the_old_target_and_nothing_beside_it(tmp_path, files, name, to, suffix, wait):
+    number, target = getattr(signal, name), tmp_path / f"model{suffix}"
+    if suffix:
+        target.write_text("the old one")
+    command = ["convert", files("canonical"), target, "--to", to]
+    run = [sys.executable, "-c", SIGNALLED, str(int(number)), str(wait), tmp_path, *command]
+    done = subprocess.run(list(map(str, run)), capture_output=True, text=True, check=False, timeout=200)
+    if name == "SIGKILL":  # the control: nobody could clear up, and the next writer does
+        assert done.returncode == -number
+        assert [path for path in tmp_path.iterdir() if path != target] != []
+        write_atomically(tmp_path / "other", b"")
+        (tmp_path / "other").unlink()
+    else:
+        assert done.returncode == 128 + number, done.stderr
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(target.name, "the old one")] * bool(
+        suffix
+    )
 
 
 # --- a disk that fills ---------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ TABLE = {
     "empty-extent": Bad(
         ValueError, "x must be non-empty in every spatial axis. Received: shape (2, 6, 0, 4).", X[:, :, :0]
     ),
+    "no-channel": Bad(ValueError, "x must be of one channel or more. Received: shape (2, 0, 5, 4).", X[:, :0]),
     "int": Bad(TypeError, f"{FLOATING}dtype int32.", X.astype(np.int32)),
     "bool": Bad(TypeError, f"{FLOATING}dtype bool.", X > 0),
     "complex": Bad(TypeError, f"{FLOATING}dtype complex64.", X.astype(np.complex64)),

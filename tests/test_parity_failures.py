@@ -24,9 +24,10 @@ from typer.testing import CliRunner
 
 from eca_multi import parity
 from eca_multi._files import write_atomically
+from eca_multi._folders import check_replaceable
 from eca_multi.cli import app
 from eca_multi.parity import Case, KerasAdapter, Manual, NumpyAdapter, Runner, Spec, SpecError, UsageError, Verdict
-from eca_multi.parity.bundle import read_bundle
+from eca_multi.parity.bundle import BUNDLE, read_bundle
 from eca_multi.parity.runners import FRAMEWORKS, runners_of
 
 HERE = Path(__file__)
@@ -593,6 +594,18 @@ def test_a_bundle_is_written_whole_or_not_at_all(monkeypatch, tmp_path):
     monkeypatch.setattr("eca_multi.parity.bundle.write_atomically", write)
     cli(here("SCALE"), *QUICK, "--bundles", tmp_path / "bundles")
     assert not [path for path in (tmp_path / "bundles").rglob("*") if path.is_file()]
+
+
+def test_a_bundle_replaces_a_bundle_and_nothing_else(bundle, tmp_path):
+    folder = tmp_path / "bundles" / bundle.name
+    shutil.copytree(bundle, folder)
+    check_replaceable(folder, BUNDLE)
+    (folder / "mine.txt").write_text("mine")
+    done = cli(here("SCALE"), *QUICK, "--bundles", tmp_path / "bundles")
+    assert done.exit_code == 1
+    assert "no bundle was written: path must name a new folder, an empty one, or a bundle" in text_of(done)
+    assert (folder / "mine.txt").read_text() == "mine"
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_a_full_disk_under_the_run_itself_is_one_line():

@@ -355,7 +355,8 @@ def test_what_is_deselected_is_not_run_and_a_runner_runs_once(run, mark, pyteste
 
 
 @pytest.mark.skipif(find_spec("xdist") is None, reason="pytest-xdist, of the dev extra, is not installed")
-def test_processes_of_xdist_share_each_run_and_one_report_comes_of_it(run, mark, pytester):
+def test_processes_of_xdist_share_each_run_and_one_report_comes_of_it(run, mark, pytester, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(pytester.mkdir("scratch")))
     pytester.makeconftest(RECORD)
     mark("SPEC, ['numpy', 'numpy-wrong'], dtypes=['float32', 'float16'], checks=['forward', 'determinism']")
     result = run("-p", "xdist", "-n", "2", "--parity-report=out", "-m", "xdist_group")
@@ -370,6 +371,7 @@ def test_processes_of_xdist_share_each_run_and_one_report_comes_of_it(run, mark,
     result = run("-p", "xdist", "-n", "2", "--parity-runners=torhc")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "ERROR: --parity-runners must be one of" in result.stderr.str()
+    assert list((pytester.path / "scratch").glob("eca-*")) == []  # however a session ends
 
 
 def test_files_are_found_beside_the_test(run, pytester):

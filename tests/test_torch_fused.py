@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eca_multi.torch import _batch_norm, _feature_map, _fused, eca
+from eca_multi.torch import _batch_norm, _feature_map, _fused, _padding, eca, functional
 
 SHAPE = (4, 32, 16, 17)  # more than _fused.SMALL
 LAYOUTS = {
@@ -140,7 +140,7 @@ def test_a_compiled_backward_pass_of_an_eager_forward_pass(dynamic):
     assert torch.allclose(weight.grad, expected[1], rtol=1e-4)
 
 
-def allocations(x, weight, dy):
+def allocations(x, weight, dy, **options):
     """How many tensors as large as x a forward and a backward pass allocate."""
 
     def large(run):
@@ -148,7 +148,7 @@ def allocations(x, weight, dy):
             result = run()
         return result, sum(event.self_cpu_memory_usage >= x.nbytes for event in profiled.events())
 
-    y, forward = large(lambda: eca(x, weight))
+    y, forward = large(lambda: eca(x, weight, **options))
     _, backward = large(lambda: y.backward(dy))
     return forward, backward
 
@@ -176,6 +176,18 @@ def test_autograd_of_the_native_code_allocates_more(monkeypatch):
     forward, backward = allocations(*draw())
     assert forward == 1
     assert backward > 1
+
+
+def test_padding_that_is_finite_costs_no_map(monkeypatch):
+    """With a mask the usual code is taken. Only where the padding is not finite, its gradient is computed again."""
+    mask = torch.arange(SHAPE[3]) < 12
+    ours = allocations(*draw(), mask=mask)
+    monkeypatch.setattr(_padding, "is_eager", lambda *_: False)
+    written_out = allocations(*draw(), mask=mask)
+    monkeypatch.setattr(functional, "masked_product", lambda x, scale, valid: x * scale)
+    assert ours == allocations(*draw(), mask=mask)
+    assert written_out[0] > ours[0] + 1
+    assert written_out[1] > ours[1] + 1
 
 
 def beyond_budget(x, weight, dy):

@@ -617,7 +617,7 @@ BAD_FIRST_INPUTS = {
     "axis out of range": (torch.ones(2, 20, 3), {"channel_axis": 3}, ValueError, "channel_axis must be in"),
     "channels on the batch axis": (torch.ones(2, 20, 3), {"channel_axis": -3}, ValueError, "batch axis 0"),
     "empty extent": (torch.ones(2, 20, 0, 5), {}, ValueError, "non-empty in every spatial axis"),
-    "no channels": (torch.ones(2, 0, 3, 5), {}, ValueError, "channels must be a positive integer"),
+    "no channels": (torch.ones(2, 0, 3, 5), {}, ValueError, "x must be of one channel or more"),
     "integers": (torch.ones(2, 20, 3, 5, dtype=torch.int64), {}, TypeError, "x must be a real floating-point"),
     "no tensor": (np.ones((2, 20, 3, 5)), {}, TypeError, "x must be a real floating-point"),
     "circular wider than C": (

@@ -6,6 +6,7 @@ from .identify import CheckpointError as CheckpointError
 from .identify import Identified as Identified
 from .identify import identify as identify
 from .names import canonical_names as canonical_names
+from .orbax_folder import ORBAX as ORBAX
 from .pretrained import Pretrained as Pretrained
 from .pretrained import find_pretrained as find_pretrained
 from .reading import MODULES as MODULES

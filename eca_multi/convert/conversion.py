@@ -12,7 +12,8 @@ import numpy as np
 
 from eca_multi import __version__
 from eca_multi._canonical import Weights
-from eca_multi._checkpoints import MODULES, Checkpoint, Report, detect, read_kind, release, write_safetensors
+from eca_multi._checkpoints import MODULES, ORBAX, Checkpoint, Report, detect, read_kind, release, write_safetensors
+from eca_multi._folders import check_replaceable
 
 from .digest import sha256_of
 
@@ -100,7 +101,8 @@ def convert(
     Args:
         source: A file of torch (`.pth`, `.pt`, `.pth.tar`: the original ECANet's, timm's, ours), `.safetensors`,
             Keras 3 (`.keras`, `.weights.h5`) or Flax (`.msgpack`, a folder that orbax wrote). It is not changed.
-        target: Where to write; an existing file is replaced. Its suffix is one that `to` has.
+        target: Where to write; an existing file is replaced, and a folder that is empty or holds a checkpoint of orbax
+            alone. Its suffix is one that `to` has.
         to: "torch", "keras", "linen", "nnx", or "canonical", a `.safetensors` file of canonical weights.
         arch: Name of the network; a file of another one is refused.
         key: Where in a file of torch the weights are; None looks in the usual places.
@@ -127,6 +129,7 @@ def convert(
         >>> load_file("model.safetensors")["layer1.0.eca.weight"].shape
         (3,)
     """
+    source, target = os.fsdecode(source), os.fsdecode(target)
     _check_places(source, target, to)
     tell = progress or _silent
     kind = detect(source)
@@ -149,26 +152,27 @@ def convert(
     _writer(to)(Checkpoint(weights, found, facts), target, metadata)
     weights.end()
     return ConversionReport(
-        os.fspath(source), os.fspath(target), kind, to, sha256, found.network.name, found.kernel_sizes, found.report,
+        source, target, kind, to, sha256, found.network.name, found.kernel_sizes, found.report,
         metadata,
     )  # fmt: skip
 
 
-def _check_places(source: str | os.PathLike[str], target: str | os.PathLike[str], to: str) -> None:
+def _check_places(source: str, target: str, to: str) -> None:
     if to not in TARGETS:
         raise ValueError(f"to must be {', '.join(TARGETS[:-1])} or {TARGETS[-1]}. Received: to={to!r}. Choose one.")
-    if to == "canonical" and not os.fspath(target).endswith(".safetensors"):
-        raise ValueError(f"target must end in .safetensors. Received: {os.fspath(target)!r}. Rename it.")
+    if to == "canonical" and not target.endswith(".safetensors"):
+        raise ValueError(f"target must end in .safetensors. Received: {target!r}. Rename it.")
     here, there = Path(os.path.realpath(source)), Path(os.path.realpath(target))
     if here == there or here in there.parents or there in here.parents:
         raise ValueError(
-            f"target must be another place than source. Received: {os.fspath(target)!r} for {os.fspath(source)!r}. "
-            "Nothing was changed."
+            f"target must be another place than source. Received: {target!r} for {source!r}. Nothing was changed."
         )
     if not there.parent.is_dir():  # said now, not after a long file was read
-        raise FileNotFoundError(
-            f"target must be in a folder that exists. Received: {os.fspath(target)!r}. Make the folder first."
-        )
+        raise FileNotFoundError(f"target must be in a folder that exists. Received: {target!r}. Make the folder first.")
+    if there.is_dir():
+        if to not in ("linen", "nnx") or target.endswith(".msgpack"):
+            raise IsADirectoryError(f"target must be a file. Received: {target!r}, a folder. Name a file in it.")
+        check_replaceable(target, ORBAX)
 
 
 def _first_facts(facts: Mapping[str, str]) -> str:

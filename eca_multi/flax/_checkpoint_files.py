@@ -4,14 +4,12 @@ and written. linen and nnx share them."""
 import json
 import logging
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import jax
@@ -19,14 +17,15 @@ import msgpack  # type: ignore[import-untyped]  # it has none
 import numpy as np
 from flax import serialization
 
-from eca_multi._checkpoints import Checkpoint, CheckpointError, check_metadata, take
+from eca_multi._checkpoints import ORBAX, Checkpoint, CheckpointError, check_metadata, take
+from eca_multi._checkpoints.orbax_folder import NOTE
 from eca_multi._files import whole_file
+from eca_multi._folders import check_replaceable, whole_folder
 
 from ._network_weights import STATISTICS, canonical_name, canonical_view, flatten, native_path, native_view, nest
 
 COLLECTIONS = ("params", "batch_stats")
 OURS = "__eca_multi__"  # what is said of the weights, beside them
-NOTE = "eca_multi.json"  # the same in a folder
 _FILES = (".bin", ".ckpt", ".h5", ".keras", ".pt", ".pth", ".safetensors", ".tar")
 Tree = Mapping[str, Any]
 
@@ -113,7 +112,7 @@ def write_network(
         TypeError, ValueError: If the path has the suffix of another format, or the metadata are no strings.
         OSError: If the folder is missing or cannot be written to, or the disk is full.
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     texts = check_metadata(metadata)
     tree = _tree(checkpoint, collections)
     if name.endswith(".msgpack"):
@@ -123,7 +122,7 @@ def write_network(
         return
     if name.endswith(_FILES) or os.path.isfile(path):
         raise ValueError(f"path must end in .msgpack, or name a folder. Received: {name!r}. Rename it.")
-    _write_folder(tree, Path(os.path.abspath(path)), texts)
+    _write_folder(tree, path, texts)
 
 
 class _Place:
@@ -160,41 +159,25 @@ def _packed(tree: Tree) -> Iterator[bytes]:
             yield packer.pack(inner)
 
 
-def _write_folder(tree: Tree, path: Path, texts: Mapping[str, str]) -> None:
+def _write_folder(tree: Tree, path: str | os.PathLike[str], texts: Mapping[str, str]) -> None:
     import orbax.checkpoint as ocp
 
-    with _folder_beside(path) as folder:
-        made, old = Path(folder, "made"), Path(folder, "old")
-        arrays = nest((route, place.array()) for route, place in flatten(tree))
+    check_replaceable(path, ORBAX)  # before the arrays are taken
+    arrays = nest((route, place.array()) for route, place in flatten(tree))
+    with whole_folder(path, ORBAX) as folder, _threads_waited_for():
         with _without_chatter(), ocp.PyTreeCheckpointer() as writer:
-            writer.save(made, arrays)
-        (made / NOTE).write_text(json.dumps(texts))
-        if path.exists():
-            os.replace(path, old)
-        try:
-            os.replace(made, path)
-        except OSError:
-            if old.exists():
-                os.replace(old, path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+            writer.save(folder, arrays)
+        (folder / NOTE).write_text(json.dumps(texts))
 
 
 @contextmanager
-def _folder_beside(path: Path) -> Iterator[str]:
-    """A folder for a while. After an error orbax's threads write on for a moment, and would make it anew."""
-    folder = mkdtemp(prefix=".eca-", dir=path.parent)
+def _threads_waited_for() -> Iterator[None]:
+    """After an error orbax's threads write on for a moment, and would make anew what is removed."""
     try:
-        yield folder
+        yield
     except BaseException:
         time.sleep(0.5)
         raise
-    finally:
-        for _ in range(20):
-            shutil.rmtree(folder, ignore_errors=True)
-            if not os.path.exists(folder):
-                break
-            time.sleep(0.1)
 
 
 def _incomplete(name: str, reason: str) -> CheckpointError:

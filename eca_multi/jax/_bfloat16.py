@@ -17,7 +17,7 @@ Triple = tuple[jax.Array, jax.Array, jax.Array]
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def widen(x: jax.Array, acc: DTypeLike) -> Pair:
     """Return x in `acc` twice, for the product and for the means; their gradients are added before they are rounded."""
-    wide, again = x.astype(acc), _anew(x)
+    wide, again = x.astype(acc), anew(x)
     return wide, wide if again is x else again.astype(acc)
 
 
@@ -37,11 +37,11 @@ def scaled(x: jax.Array, wide: jax.Array, g: jax.Array) -> jax.Array:
 def _scaled_jvp(primals: Triple, tangents: Triple) -> Pair:
     # Two terms, each rounded, so that backward dy too is widened for each of its uses.
     (x, wide, g), (_, d_wide, d_g) = primals, tangents
-    along_g = (_anew(x, g).astype(wide.dtype) * d_g).astype(x.dtype)
-    return scaled(x, wide, g), (d_wide * g).astype(x.dtype) + _anew(along_g)
+    along_g = (anew(x, g).astype(wide.dtype) * d_g).astype(x.dtype)
+    return scaled(x, wide, g), (d_wide * g).astype(x.dtype) + anew(along_g)
 
 
-def _anew(a: jax.Array, *after: jax.Array) -> jax.Array:
+def anew(a: jax.Array, *after: jax.Array) -> jax.Array:
     """Return `a`, to be widened once more; XLA:CPU is not to see that it is `a`.
 
     What is widened for two uses, one of them a sum, it writes to memory in float32; for one use it does not. Two that

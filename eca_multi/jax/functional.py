@@ -24,6 +24,7 @@ from eca_multi._errors import (
 )
 
 from ._bfloat16 import opaque, scaled, widen
+from ._padding import masked_product
 
 Gate = str | Callable[[jax.Array], jax.Array]
 AxisName = str | tuple[str, ...] | None
@@ -118,6 +119,7 @@ def eca(
     twice = x.dtype == jnp.bfloat16
     wide, again = widen(x, acc) if twice else (x.astype(acc),) * 2
     # XLA:CPU makes a quotient once, but the product with 1/n, and so the taps' gradient, at every position of dx.
+    valid: jax.Array | None = None
     if mask is None:
         count = opaque(jnp.asarray(math.prod(x.shape[i] for i in axes), acc))
         pooled = _across(lax.pmean, again.sum(axes) / count, axis_name)
@@ -133,7 +135,10 @@ def eca(
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
     scale = jnp.expand_dims(g, axes)
-    y = scaled(x, wide, scale) if twice else (wide * scale).astype(x.dtype)
+    if valid is not None:
+        y = masked_product(x, wide, scale, valid)
+    else:
+        y = scaled(x, wide, scale) if twice else (wide * scale).astype(x.dtype)
     return (y, g) if return_gate else y
 
 

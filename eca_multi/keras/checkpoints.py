@@ -9,7 +9,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py  # type: ignore[import-untyped]  # it has none
@@ -18,7 +17,9 @@ import numpy as np
 from keras.src.backend.common import global_state  # without a public name
 
 from eca_multi._checkpoints import Checkpoint, CheckpointError, check_metadata, take
+from eca_multi._disk import find
 from eca_multi._files import whole_file
+from eca_multi._scratch import scratch_folder
 
 from . import networks
 from ._network_weights import VARIABLES, canonical_view, names_in, native_view
@@ -216,12 +217,12 @@ def write_checkpoint(
         >>> read_checkpoint("model.keras").facts["source"]
         'mine'
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     if not name.endswith(SUFFIXES):
         raise ValueError(f"path must end in .keras or .weights.h5. Received: {name!r}. Rename it.")
     texts = check_metadata(metadata)
-    with TemporaryDirectory(prefix=".eca-", dir=Path(os.path.realpath(path)).parent) as folder:
-        weights = Path(folder, WEIGHTS)
+    with scratch_folder(parent=find(path)[0].parent) as folder:
+        weights = folder / WEIGHTS
         config = _skeleton(checkpoint, weights)
         with h5py.File(weights, "r+") as content:
             for key, kind, dataset in _datasets(content["layers"]):

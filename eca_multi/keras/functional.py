@@ -22,6 +22,7 @@ from eca_multi._errors import (
 
 from ._compilers import COPIES, mean, scaled, widen
 from ._fused import fused_eca, is_faster
+from ._padding import masked_product
 
 # A tensor of whichever backend Keras runs on; Keras itself has no type for it.
 Tensor = Any
@@ -99,8 +100,8 @@ def eca(
         if mask is not None:
             check_mask(is_bool(mask), mask, axis, x.shape)
             mask = ops.convert_to_tensor(mask)
-            mask = ops.reshape(mask, (1,) * (x.ndim - 1 - mask.ndim) + tuple(ops.shape(mask)))
-            valid = ops.logical_and(ops.expand_dims(mask, axis), valid)
+            missing = tuple(range(len(x.shape) - 1 - len(mask.shape)))
+            valid = ops.logical_and(ops.expand_dims(mask, (*missing, axis)), valid)
         count = ops.sum(ops.cast(valid, acc), axes)
         count = ops.where(count > 0, count, ops.ones_like(count))  # ops.maximum makes float32 of float64 in torch
         pooled = mean(ops.sum(ops.where(valid, again, ops.zeros((), acc)), axes), count)
@@ -108,7 +109,9 @@ def eca(
     logits = _convolve(pooled, ops.reshape(ops.cast(weight, acc), (k, -1)), padding)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
-    y = scaled(x, wide, ops.expand_dims(g, axes))
+    # Not expand_dims: its gradient on an empty batch is the end of a process in which TensorFlow compiles a graph.
+    scale = g[tuple(slice(None) if i in (0, axis) else None for i in range(len(x.shape)))]
+    y = scaled(x, wide, scale) if mask is None else masked_product(x, wide, scale, valid)
     return (y, g) if return_gate else y
 
 
@@ -121,10 +124,12 @@ def _convolve(pooled: Tensor, w: Tensor, padding: str) -> Tensor:
         padded = ops.pad(pooled, ((0, 0), (half, half)))
     else:
         padded = ops.concatenate([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
-    copies = ops.broadcast_to(padded, (COPIES, *ops.shape(padded)))
-    logits = copies[0, :, :channels] * w[0]
+    copies = [padded] * COPIES  # in a model of the functional API, whose batch has no number yet
+    if not isinstance(padded, keras.KerasTensor):
+        copies = ops.broadcast_to(padded, (COPIES, *ops.shape(padded)))
+    logits = copies[0][:, :channels] * w[0]
     for j in range(1, k):
-        logits = logits + copies[j % COPIES, :, j : j + channels] * w[j]
+        logits = logits + copies[j % COPIES][:, j : j + channels] * w[j]
     return logits
 
 

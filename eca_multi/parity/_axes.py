@@ -37,7 +37,7 @@ def shape_of(axes: Axes, sizes: Mapping[str, Any], what: str) -> tuple[int, ...]
         )
     shape = tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in axes)
     for axis, size in zip(axes, shape, strict=True):
-        if size < 1:
+        if size < 1 and (axis, size) != ("N", 0):  # a batch may be empty
             raise SpecError(f"each axis of {what} must have a size of 1 or more. Received: {size} for {axis!r}.")
     return shape
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-import tempfile
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from eca_multi._files import write_atomically
+from eca_multi._folders import Known, whole_folder
 
 from ._axes import SpecError
 from .jobs import Job, Outputs, pack_job, unpack_job
@@ -22,6 +23,11 @@ from .runners import Runner
 from .spec import Spec
 
 SCHEMA = 2
+BUNDLE = Known(
+    "a bundle and nothing else",
+    "bundle.json",
+    re.compile(r"bundle\.json|repro\.py|(job|results|reference)\.safetensors"),
+)
 REPRO = '''"""{line}"""
 
 import json, os
@@ -70,13 +76,13 @@ def write_bundle(
     folder: Path, spec: Spec, runner: Runner, reference: Runner, by: Judge, line: str, job: Job, results: Outputs,
     solution: Solution,
 ) -> None:  # fmt: skip
-    """Write a bundle, whole or not at all, in the place of one of the same name.
+    """Write a bundle, whole or not at all, in the place of one of the same name. A folder of anything else stays.
 
     It holds bundle.json, the job's arrays, the runner's results, the reference with the errors E that are allowed
     (by hand, or those of the analysis or the re-runs), and repro.py.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If it cannot be written, or the folder holds what is no bundle's.
     """
     plain, arrays = pack_job(job)
     truth = {name: value for name, (value, _) in solution.items()}
@@ -104,14 +110,10 @@ def write_bundle(
     files["repro.py"] = REPRO.format(line=line.replace('"', "'").replace("\\", "/")).encode()
     files["bundle.json"] = (json.dumps(about, indent=1) + "\n").encode()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".eca-", dir=folder.parent) as temporary:
-        new = Path(temporary, "new")
+    with whole_folder(folder, BUNDLE) as new:
         new.mkdir()
         for name, data in files.items():
             write_atomically(new / name, data)
-        if folder.exists():
-            os.replace(folder, Path(temporary, "old"))
-        os.replace(new, folder)
 
 
 def read_bundle(folder: str | os.PathLike[str]) -> Bundle:

@@ -113,7 +113,7 @@ def _needs_gradients(checks: Sequence[str]) -> bool:
 def _nonfinite(spec: Spec, case: Case, drawn: Drawn, dtype: str) -> list[Task]:
     """One element of the first float input that is NaN, or infinite."""
     job = base_job(spec, case, drawn, dtype)
-    name = next((name for name, array in job.inputs.items() if is_float(array)), None)
+    name = next((name for name, array in job.inputs.items() if is_float(array) and array.size), None)
     found: list[Task] = []
     if name is None:
         return found

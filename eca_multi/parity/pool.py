@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeAlias
 
+from eca_multi._scratch import PLACE
+
 from ._descendants import MARK, end_marked
 from .messages import LONGEST, TEXT, Done, Malformed, Said, bounded, parse
 from .runners import FORCED_ENV, WORKER_ENV, Runner
@@ -65,10 +67,12 @@ class Worker:
         self._words = b""  # the end of its standard error
         self._mark = secrets.token_hex(16)
         environment = {**WORKER_ENV, **os.environ, **FORCED_ENV, **runner.env, MARK: self._mark}
+        environment[PLACE] = str(folder)  # a worker is killed, and cannot clear up
         python = runner.python or sys.executable
         try:
+            folder.mkdir()
             if runner.python:  # another environment finds this package, and nothing that is installed beside it
-                (folder / "lent").mkdir(parents=True)
+                (folder / "lent").mkdir()
                 (folder / "lent" / "eca_multi").symlink_to(Path(__file__).parents[1])
                 environment["PYTHONPATH"] = str(folder / "lent")
             self.process = subprocess.Popen(

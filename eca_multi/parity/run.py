@@ -4,13 +4,14 @@ import contextlib
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from eca_multi._scratch import scratch_folder
 
 from ._axes import SpecError
 from .adapters import unsupported
@@ -132,10 +133,10 @@ def run_tasks(
     place = None if bundles is None else Path(bundles)
     available = [runner for runner in runners if states[runner.name].state == "ran"]
     with (
-        tempfile.TemporaryDirectory(prefix="eca-parity-") as folder,
-        Pool(Path(folder), workers=workers or processors(), timeout=timeout) as pool,  # ended before their folder goes
+        scratch_folder("eca-parity") as folder,
+        Pool(folder, workers=workers or processors(), timeout=timeout) as pool,  # ended before their folder goes
     ):
-        Session(spec, plan, available, report, pool, Path(folder), checks, progress, explicit, place).go()
+        Session(spec, plan, available, report, pool, folder, checks, progress, explicit, place).go()
     report.finish()
     return report
 
@@ -149,8 +150,8 @@ def fingerprints(
     chosen = find_runners(spec, runners)
     states = {runner.name: state_of(runner) for runner in chosen}
     with (
-        tempfile.TemporaryDirectory(prefix="eca-parity-") as folder,
-        Pool(Path(folder), workers=processors(), timeout=timeout) as pool,
+        scratch_folder("eca-parity") as folder,
+        Pool(folder, workers=processors(), timeout=timeout) as pool,
     ):
         available = [runner for runner in chosen if states[runner.name].state == "ran"]
         request = {"id": 0, "do": "fingerprint", "check": ""}

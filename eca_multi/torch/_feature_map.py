@@ -36,6 +36,7 @@ class FeatureMap(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, axis: int, layout: str) -> Self:
+        x = x.resolve_neg()  # torch's copy_ from float16 to float32 loses a sign that is a bit of the view
         if layout == "rows":
             return cls(x.movedim(axis, 1).view(len(x) * x.shape[axis], -1, 1), len(x))
         return cls(x.movedim(axis, -1).flatten(1, -2), len(x))

@@ -81,7 +81,7 @@ class FusedECA(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, w: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-        layout = None if _is_wrapped(x, w) else layout_of(x, axis)
+        layout = None if is_wrapped(x, w) else layout_of(x, axis)
         if layout is None:
             return native(x, w, padding, gate, axis)
         if _is_for_triton(x, w, axis):
@@ -107,7 +107,7 @@ class FusedECA(torch.autograd.Function):
         padding, gate, axis = ctx.options
         dy = torch.zeros_like(x) if dy is None else dy
         # Dynamo may meet this where forward ran outside of its graph.
-        is_native = torch.compiler.is_compiling() or _is_wrapped(x, w, dy, dg, dpooled)
+        is_native = torch.compiler.is_compiling() or is_wrapped(x, w, dy, dg, dpooled)
         layout = None if is_native else layout_of(x, axis)
         # A gradient that is differentiated again, or is under vmap, is that of the native code.
         if layout is None or torch.is_grad_enabled():
@@ -148,7 +148,7 @@ class FusedECA(torch.autograd.Function):
 FusedECA.forward.__signature__ = inspect.signature(FusedECA.forward)  # type: ignore[attr-defined]
 
 
-def _is_wrapped(*tensors: Tensor | None) -> bool:
+def is_wrapped(*tensors: Tensor | None) -> bool:
     """Whether a transform is at work.
 
     The tensors of torch.func and of autograd's own batches have no memory, and its dual numbers take no `out=`.

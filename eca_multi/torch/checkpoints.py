@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,7 +134,7 @@ def write_checkpoint(
         >>> eca_resnet18(num_classes=10).load_state_dict(state)
         <All keys matched successfully>
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     if not name.endswith(SUFFIXES):
         raise ValueError(f"path must end in {', '.join(SUFFIXES)}. Received: {name!r}. Rename it.")
     texts = check_metadata(metadata)
@@ -144,13 +144,13 @@ def write_checkpoint(
         return
     state = {key: _tensor(checkpoint.weights[name], shape) for name, (key, shape) in stored.items()}
     with whole_file(path) as file:
-        watched: Any = _Watched(file)
         try:
-            torch.save({"state_dict": state, "arch": checkpoint.found.network.name, OURS: texts}, watched)
-        except RuntimeError:
-            if watched.error is None:
-                raise
-            raise watched.error from None
+            torch.save({"state_dict": state, "arch": checkpoint.found.network.name, OURS: texts}, file)
+        except RuntimeError as error:
+            reason = error.__context__
+            if isinstance(reason, OSError) or not isinstance(reason, Exception | None):
+                raise reason from None  # a full disk or a signal, of which torch says only that it could not write
+            raise
 
 
 def _stored(name: str, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
@@ -161,21 +161,3 @@ def _tensor(array: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about arrays that cannot be written to, which nobody does
         return torch.from_numpy(np.ascontiguousarray(array)).reshape(shape)
-
-
-class _Watched:
-    """A file that remembers why it could not be written: torch says only that it could not."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        pass  # whoever opened the file does

@@ -23,6 +23,7 @@ from eca_multi._errors import (
 
 from ._fused import fused_eca, is_eager, is_faster
 from ._gate import GATES, Gate, conv1d_is_exact, convolve, gathered
+from ._padding import masked_product
 
 
 @overload
@@ -113,6 +114,7 @@ def attend(
         return fused_eca(x, weight.reshape(-1, k), padding, str(gate), axis)
 
     acc = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
+    valid = None
     if mask is not None:
         require_mask(mask, axis, x)
         valid = mask.expand(*x.shape[:axis], *x.shape[axis + 1 :]).unsqueeze(axis)
@@ -131,7 +133,8 @@ def attend(
         logits = convolve(gathered(pooled), weight.to(acc).reshape(-1, k), padding)
         g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
         check_gate_shape(g.shape, logits.shape)
-    y = x * g.reshape(gate_shape)
+    scale = g.reshape(gate_shape)
+    y = x * scale if valid is None else masked_product(x, scale, valid)
     return y if y.dtype == x.dtype else y.to(x.dtype), g
 
 
@@ -156,7 +159,7 @@ def read_shapes(
     kernels, taps = native_kernel("torch", weight)
     k = check_kernel(kernels, taps, x[axis], weight)
     check_circular(padding, k, x[axis])
-    gate = tuple(-1 if i == 0 else extent if i == axis else 1 for i, extent in enumerate(x))
+    gate = tuple(extent if i == 0 or i == axis else 1 for i, extent in enumerate(x))
     return Shapes(axis, axes, k, gate, x[0] == kernels == 1 and len(weight) == 3 and padding == "zeros")
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import random
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from eca_multi._scratch import scratch_folder
 from eca_multi.plan import UnsupportedModelError
 
 from ._checks import custom_classes
@@ -87,9 +87,9 @@ def _copy_extra(old: Any, new: Any) -> None:
     if hasattr(new, "finalize_state") and new.built:
         new.finalize_state()
     if hasattr(old, "save_assets"):
-        with tempfile.TemporaryDirectory() as folder:
-            old.save_assets(folder)
-            new.load_assets(folder)
+        with scratch_folder("eca-assets") as folder:
+            old.save_assets(str(folder))
+            new.load_assets(str(folder))
 
 
 def values(variable: Any) -> np.ndarray:

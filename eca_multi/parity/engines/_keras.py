@@ -4,15 +4,14 @@ The layer is called as a user calls it, `layer(x)`, so that its input casting is
 lends it the weights.
 """
 
-import tempfile
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from eca_multi._scratch import scratch_folder
 from eca_multi.parity._axes import SpecError
 from eca_multi.parity.adapters import Adapter
 from eca_multi.parity.jobs import Job, Tensor
@@ -63,8 +62,8 @@ def to_numpy(tensor: Any) -> Tensor:
 
 def save_and_load(adapter: Adapter, job: Job, layer: Any, inputs: Native) -> Native:
     """Through a .weights.h5 file; a layer that is no model is put into one, which is how users save it."""
-    with tempfile.TemporaryDirectory(prefix="eca-roundtrip-") as folder:
-        path = Path(folder) / "layer.weights.h5"
+    with scratch_folder("eca-roundtrip") as folder:
+        path = folder / "layer.weights.h5"
         _Holder(layer).save_weights(path)
         fresh = build(adapter, job, inputs)
         _Holder(fresh).load_weights(path)

@@ -44,6 +44,24 @@ def _padded(rng: Rng, config: Mapping[str, Any]) -> Arrays:
     return {"mask": np.arange(config["L"]) < lengths[: config["N"], None]}
 
 
+def _nan_padding(rng: Rng, config: Mapping[str, Any]) -> Arrays:
+    """The padding is NaN and the loss does not look at it: its cotangent is 0."""
+    mask, (x, dy) = _padded(rng, config)["mask"][:, None], _signals(rng, config)
+    return {"x": np.where(mask, x, np.nan), "mask": mask[:, 0], "dy": np.where(mask, dy, 0.0)}
+
+
+def _infinite_padding(rng: Rng, config: Mapping[str, Any]) -> Arrays:
+    """Some of the padding is infinite, the rest is finite and has a cotangent, as the infinite has too."""
+    mask, (x, dy) = _padded(rng, config)["mask"][:, None], _signals(rng, config)
+    infinite = ~mask & (rng.random(x.shape) < 0.5)
+    return {"x": np.where(infinite, np.copysign(np.inf, x), x), "mask": mask[:, 0], "dy": dy}
+
+
+def _signals(rng: Rng, config: Mapping[str, Any]) -> list[np.ndarray]:
+    shape = tuple(config[axis] for axis in "NCL")
+    return [rng.normal(size=shape) + rng.uniform(-2, 2, (1, shape[1], 1)), rng.normal(size=shape)]
+
+
 def _photographs(rng: Rng, config: Mapping[str, Any]) -> Arrays:
     return {"x": photograph_features()[: config["N"], : config["C"], : config["H"], : config["W"]]}
 
@@ -72,6 +90,7 @@ CASES: tuple[Case, ...] = (
     Case("short-channels", "C < k: the kernel reaches over both ends", {"C": 3, "H": 5, "W": 4, "k": 7}),
     Case("one-channel", "C = 1", {"N": 3, "C": 1, "H": 6, "W": 5}),
     Case("one-position", "H = W = 1: the mean is the value itself", {"C": 18, "H": 1, "W": 1}),
+    Case("empty-batch", "N = 0: nothing to compare in y, and dw is 0", {"N": 0, "C": 10, "H": 6, "W": 7}),
     Case(
         "circular",
         "channels wrap around, gate 2*sigmoid",
@@ -90,6 +109,22 @@ CASES: tuple[Case, ...] = (
         {"N": 4, "C": 24, "L": 37},
         inputs={"mask": booleans("N L")},
         draw=_padded,
+    ),
+    _signal(
+        "nan-padding",
+        "NaN in the padding, at which the loss does not look: it reaches no gradient",
+        "N C L",
+        {"N": 4, "C": 24, "L": 37},
+        inputs={"mask": booleans("N L")},
+        draw=_nan_padding,
+    ),
+    _signal(
+        "infinite-padding",
+        "infinities in the padding, the rest of which has a cotangent",
+        "N C L",
+        {"N": 4, "C": 24, "L": 37},
+        inputs={"mask": booleans("N L")},
+        draw=_infinite_padding,
     ),
     _signal("volume", "3-D", "N C D H W", {"C": 14, "D": 3, "H": 5, "W": 4}),
     _signal(

@@ -76,7 +76,7 @@ class _Forward:
         self.solved["y"] = y, abs(x) * self.up(self.e_g) + u * abs(y) + tiny
 
     def backward(self, G: np.ndarray, given: Mapping[str, np.ndarray]) -> Solved:
-        u, tiny, x = self.u, self.tiny, self.x
+        u, tiny, x = self.u, self.tiny, reference.without_bad_padding(self.x, self.valid)
         dg = (G * x).sum(self.axes)
         e_dg = u * abs(dg) + (u + U_ACC * np.sqrt(np.prod(x.shape[2:]))) * abs(G * x).sum(self.axes) + tiny
         solved: Solved = {"d_gate": (dg, e_dg)}
@@ -93,8 +93,9 @@ class _Forward:
         dp, e_dp = _replace(given, "d_pooled", dp, e_dp)
 
         g = self.up(self.g)
-        dx = G * g + self.valid * self.up(dp / self.count)
-        e_dx = abs(G) * self.up(self.e_g) + u * (abs(dx) + abs(G) * g) + self.valid * self.up(e_dp / self.count) + tiny
+        dx = G * g + np.where(self.valid, self.up(dp / self.count), 0.0)
+        e_mean = np.where(self.valid, self.up(e_dp / self.count), 0.0)
+        e_dx = abs(G) * self.up(self.e_g) + u * (abs(dx) + abs(G) * g) + e_mean + tiny
         solved["dx"] = dx, e_dx
 
         taps, errors = [], []
