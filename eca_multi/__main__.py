@@ -1,23 +1,50 @@
 """The entry point of `eca-multi` and of `python -m eca_multi`."""
 
 import sys
+import traceback
 
 from eca_multi._errors import not_installed
+from eca_multi._printable import printable
 from eca_multi._signals import Ended, ended_by_exception
+from eca_multi._streams import steady_output
+
+FAULT = 3  # of ours: Python's own status for it, 1, would mean that implementations disagree
 
 
 def main() -> None:
-    try:
-        from eca_multi.cli import app
-    except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
-            raise
-        sys.exit(not_installed("eca-multi", error.name, "cli"))
+    output = steady_output()
+    status = _run()
+    sys.stdout.flush()
+    sys.exit(output.status(status))
+
+
+def _run() -> int:
+    """Do what the command line asks for, and return its exit status, whatever comes of it."""
     try:
         with ended_by_exception():
+            from eca_multi.cli import app
+
             app()
     except Ended as signal:
-        sys.exit(signal.status)
+        return signal.status
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else _say(end.code)
+    except ModuleNotFoundError as error:
+        if error.name in ("typer", "rich"):
+            return _say(not_installed("eca-multi", error.name, "cli"))
+        _print_traceback()
+    except Exception:  # ours: what users get wrong was caught, and said in a line
+        _print_traceback()
+    return FAULT
+
+
+def _print_traceback() -> None:
+    print(printable(traceback.format_exc(), lines=True), file=sys.stderr)
+
+
+def _say(text: object) -> int:
+    print(text, file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -1,24 +1,26 @@
 """The command line of the harness: `eca-multi parity [SPEC] COMMAND`. It parses, calls and prints."""
 
 import json
-import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from typer.core import TyperGroup
 
 from eca_multi._printable import printable
+from eca_multi._signals import Ended
 from eca_multi._terminal import Terminal, say
 
 EXITS = (
-    "Exit status: 0 all agree; 1 one does not, or a required one is missing; 2 wrong usage; 3 a runner crashed or "
-    "timed out; 4 nothing conclusive was compared."
+    "Exit status: 0 all agree; 1 one does not, or a required one is missing; 2 wrong usage; 3 a runner or the "
+    "reference crashed or timed out, or nothing could be printed; 4 nothing conclusive was compared; 128 + N ended by "
+    "signal N."
 )
 
 
@@ -128,23 +130,27 @@ def localize(
 
     options = {"runner": runner, "trust": trust, "timeout": timeout, "announce": _announce}
     report = _guard(lambda: _parity().replay(bundle, **options))
-    for found in report.localisations:
-        print_chain(found, Terminal())
-    if not report.localisations:
-        say("It does not fail here.")
-    raise typer.Exit(report.exit_code)
+
+    def show() -> None:
+        for found in report.localisations:
+            print_chain(found, Terminal())
+        if not report.localisations:
+            say("It does not fail here.")
+
+    _finish(report.exit_code, show)
 
 
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A .safetensors file: what was computed.")],
     second: Annotated[Path, typer.Argument(help="A .safetensors file: the reference, with name@error beside a name.")],
-    rtol: Annotated[float, typer.Option(min=0, help="Tolerance by hand, where there is no name@error.")] = 0.0,
-    atol: Annotated[float, typer.Option(min=0, help="The same, absolute.")] = 0.0,
+    rtol: Annotated[float, typer.Option(help="Tolerance by hand, where there is no name@error.")] = 0.0,
+    atol: Annotated[float, typer.Option(help="The same, absolute.")] = 0.0,
 ) -> None:
     """Compare two files tensor by tensor: by the budget where one is there, else by a tolerance, else bit by bit.
 
-    Exit status: 0 equal within that; 1 not; 2 a file cannot be read; 4 there is nothing to compare.
+    Exit status: 0 equal within that; 1 not; 2 a file cannot be read; 4 there is nothing to compare, or a budget that
+    is infinite or NaN.
     """
     from eca_multi.parity.render import print_comparison
 
@@ -152,8 +158,9 @@ def compare(
     if not result:
         say(f"Nothing was compared: {first} and {second} hold no tensors.", err=True)
         raise typer.Exit(4)
-    print_comparison(result, Terminal())
-    raise typer.Exit(0 if all(judgement.verdict.green for judgement in result.values()) else 1)
+    verdicts = [judgement.verdict for judgement in result.values()]
+    status = 1 if any(verdict.disagrees for verdict in verdicts) else 0 if all(v.green for v in verdicts) else 4
+    _finish(status, lambda: print_comparison(result, Terminal()))
 
 
 @app.command(epilog=EXITS)
@@ -171,8 +178,10 @@ def power(
             spec, runners=[], dtypes=_split(dtype), cases=_split(case), checks=["power"], timeout=timeout
         )
     )
-    print_power(report, Terminal())
-    raise typer.Exit(4 if not report.power or any(not p.killed for p in report.power) else 0)
+    status = report.exit_code if report.exit_code == 3 else 0  # the reference has died, or what has the mutants
+    if not status and (not report.power or any(not p.killed for p in report.power)):
+        status = 4
+    _finish(status, lambda: print_power(report, Terminal()))
 
 
 @app.command()
@@ -180,13 +189,12 @@ def fingerprint(spec: Spec = "eca", runner: Runners = None, json_file: Json = No
     """Measure how each framework computes here: accumulators, subnormals, sigmoid's end, threads, versions."""
     from eca_multi.parity.render import print_fingerprints
 
-    _check_files(json_file)
+    files = _check_files(json_file)
     states = _guard(lambda: _parity().fingerprints(spec, runners=_split(runner), timeout=timeout))
-    print_fingerprints(states, Terminal())
-    if json_file is not None:
-        content = {state.name: {"versions": state.versions, "fingerprint": state.fingerprint} for state in states}
-        _write(json_file, json.dumps(content, indent=1) + "\n")
-    raise typer.Exit(3 if any(state.state in ("crashed", "timed out") for state in states) else 0)
+    content = {state.name: {"versions": state.versions, "fingerprint": state.fingerprint} for state in states}
+    status = 3 if any(state.state in ("crashed", "timed out") for state in states) else 0
+    status = _write_all(files, {"--json": lambda: json.dumps(content, indent=1) + "\n"}, status)
+    _finish(status, lambda: print_fingerprints(states, Terminal()))
 
 
 @app.command()
@@ -196,8 +204,8 @@ def doctor(spec: Spec = "eca", timeout: Timeout = 60) -> None:
     from eca_multi.parity.render import print_doctor
 
     findings = _guard(lambda: examine(spec, timeout=timeout))
-    print_doctor(findings, Terminal())
-    raise typer.Exit(3 if any(finding.state == "fault" for finding in findings) else 0)
+    status = 3 if any(finding.state == "fault" for finding in findings) else 0
+    _finish(status, lambda: print_doctor(findings, Terminal()))
 
 
 @app.command()
@@ -215,9 +223,9 @@ def report(
         content = check_content(json.loads(file.read_text()))
     except (OSError, ValueError, RecursionError) as error:
         raise _wrong(f"{file} must be a report of run --json: {error}") from error
-    if not any(files.values()):
-        print_summary(content, Terminal())
-    _write_all(content, files)
+    if any(files.values()):
+        raise typer.Exit(_write_all(files, _makers(content), 0))
+    _finish(0, lambda: print_summary(content, Terminal()))
 
 
 @app.command()
@@ -231,7 +239,8 @@ def init(
     text = _guard(lambda: scaffold(frameworks))
     if file.exists():
         raise _wrong(f"{file} is there already; --file names another.")
-    _write(file, text)
+    if status := _write_all({"": file}, {"": lambda: text}, 0):
+        raise typer.Exit(status)
     say(f"Wrote {file}. Run it: eca-multi parity {file}")
 
 
@@ -276,8 +285,10 @@ def _guard(work: Callable[[], Any]) -> Any:
             raise _wrong(str(error)) from error
     except (typer.Exit, typer.BadParameter):
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Ended) as error:
         say("Interrupted; the workers have been ended.", err=True)
+        if isinstance(error, Ended):
+            raise
         raise typer.Exit(130) from None
     except OSError as error:
         say(f"The run could not go on: {error}", err=True)
@@ -288,22 +299,32 @@ def _guard(work: Callable[[], Any]) -> Any:
 
 
 def _run_and_show(work: Callable[[Any], Any], files: dict[str, Path | None]) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended ends its workers, as Ctrl-C does
     start = time.monotonic()
     with _bar() as progress:
         report = _guard(lambda: work(progress))
+    seconds = time.monotonic() - start
     from eca_multi.parity.render import render
 
-    render(report, Terminal(), time.monotonic() - start)
-    _write_all(report.to_dict(), files, report.exit_code)
-    raise typer.Exit(report.exit_code)
+    status = _write_all(files, _makers(report.to_dict()), report.exit_code)
+    _finish(status, lambda: render(report, Terminal(), seconds))
+
+
+def _finish(status: int, show: Callable[[], None]) -> NoReturn:
+    """Print, last of all: what is written is written. A fault of the printing must not look like a verdict."""
+    try:
+        show()
+    except Exception:
+        say(traceback.format_exc(), err=True)
+        status = status or 3
+    raise typer.Exit(status)
 
 
 @contextmanager
 def _bar() -> Iterator[Callable[[str, int, int], None]]:
     name = TextColumn("{task.description:<18}", markup=False)
     columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bar = Progress(*columns, console=Terminal(stderr=True), transient=True)
+    console = Terminal(stderr=True)
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with bar:
         task = bar.add_task("starting", total=None)
         yield lambda what, done, total: bar.update(task, description=printable(what), completed=done, total=total)
@@ -322,26 +343,36 @@ def _check_files(
     return files
 
 
-def _write_all(content: dict[str, Any], files: dict[str, Path | None], status: int = 0) -> None:
-    """Write what was asked for, each whole or not at all."""
+def _makers(content: dict[str, Any]) -> dict[str, Callable[[], str]]:
     from eca_multi.parity.html import to_html
     from eca_multi.parity.junit import to_junit
     from eca_multi.parity.report import as_json
 
     makers = {"--json": as_json, "--html": to_html, "--junit": to_junit}
-    for option, file in files.items():
-        if file is not None:
-            _write(file, makers[option](content), option, status)
+    return {option: partial(maker, content) for option, maker in makers.items()}
 
 
-def _write(file: Path, text: str, option: str = "", status: int = 0) -> None:
+def _write_all(files: Mapping[str, Path | None], makers: Mapping[str, Callable[[], str]], status: int) -> int:
+    """Write what was asked for, each whole or not at all, and each whatever becomes of the others.
+
+    Returns the exit status: the one given where all was written or it is one of a failure, and else 2, or 3 where the
+    fault is ours.
+    """
     from eca_multi._files import write_atomically
 
-    try:
-        write_atomically(file, text.encode())
-    except OSError as error:
-        say(f"{option} {file} could not be written: {error}".strip(), err=True)
-        raise typer.Exit(status or 2) from error
+    for option, file in files.items():
+        if file is None:
+            continue
+        try:
+            write_atomically(file, makers[option]().encode(errors="backslashreplace"))
+        except OSError as error:
+            say(f"{option} {file} could not be written: {error}".strip(), err=True)
+            status = status or 2
+        except Exception:  # in what makes the text
+            say(f"{option} {file} could not be written:".strip(), err=True)
+            say(traceback.format_exc(), err=True)
+            status = status or 3
+    return status
 
 
 def _split(values: list[str] | None) -> list[str] | None:

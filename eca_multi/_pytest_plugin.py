@@ -51,6 +51,7 @@ class Check:
 RESULTS = pytest.StashKey["Results"]()
 FOLDER = pytest.StashKey[Path]()  # what the workers of pytest-xdist share
 CHECK = pytest.StashKey[Check]()
+FAULTS = pytest.StashKey[list[str]]()  # of reports that could not be written
 USAGE = "usage.txt"
 
 
@@ -109,7 +110,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     except pytest.UsageError as error:
         if results.folder is None:
             raise
-        (results.folder / USAGE).write_text(str(error))  # raised in a worker it would be an internal error
+        (results.folder / USAGE).write_text(
+            str(error), "utf-8", "backslashreplace"
+        )  # raised in a worker it would be an internal error
         items.clear()
 
 
@@ -174,16 +177,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
     if FOLDER in config.stash:
         shared = config.stash[FOLDER]
-        wrong = (shared / USAGE).read_text() if (shared / USAGE).exists() else ""
+        wrong = (shared / USAGE).read_text("utf-8") if (shared / USAGE).exists() else ""
         if any(shared.iterdir()):
             _results(config).gather(shared)
         if wrong:
             raise pytest.UsageError(wrong)
     if RESULTS in config.stash and config.getoption("parity_report") and not _in_xdist_worker(config):
-        config.stash[RESULTS].write(_report_folder(config))
+        config.stash[FAULTS] = config.stash[RESULTS].write(_report_folder(config))
+        if config.stash[FAULTS] and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR  # not raised: it would cost the summary of the tests
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for fault in config.stash.get(FAULTS, []):
+        terminalreporter.write_line(f"--parity-report: {fault}", red=True)
     for report in config.stash[RESULTS].joined() if RESULTS in config.stash else ():
         terminal = {"width": shutil.get_terminal_size().columns, "colour": terminalreporter.hasmarkup}
         terminalreporter.section(printable(f"parity of {report.spec['name']}"))

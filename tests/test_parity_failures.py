@@ -464,6 +464,61 @@ def test_two_files_are_compared_tensor_by_tensor(files, first, second, options, 
     assert verdict in done.output
 
 
+@pytest.mark.parametrize("option", ["--rtol", "--atol"])
+@pytest.mark.parametrize("value", ["inf", "nan", "-1", "1e400"])
+def test_a_tolerance_that_lets_everything_pass_is_refused(files, option, value):
+    done = cli("compare", files("a.safetensors", y=ONES), files("b.safetensors", y=ONES), option, value)
+    assert done.exit_code == 2
+    assert "rtol and atol must be 0 or more, and finite. Received: " in text_of(done)
+
+
+@pytest.mark.parametrize("name", ["rtol", "atol"])
+@pytest.mark.parametrize("value", [np.inf, np.nan, -1.0])
+def test_the_api_refuses_such_a_tolerance_too(files, name, value):
+    file = files("a.safetensors", y=ONES)
+    with pytest.raises(SpecError, match=f"must be 0 or more, and finite. Received: {name}={value}"):
+        parity.compare(file, file, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "verdict"),
+    [
+        pytest.param([np.inf, np.inf, np.inf], 4, "INCONCLUSIVE", id="infinite"),
+        pytest.param([9, 9, np.inf], 4, "INCONCLUSIVE", id="infinite in one"),
+        pytest.param([9, 9, np.nan], 4, "INCONCLUSIVE", id="NaN in one"),
+        pytest.param([9, 9, -np.inf], 4, "INCONCLUSIVE", id="minus infinity"),
+        pytest.param([0.01, 9, np.inf], 1, "EXCEEDS_BUDGET", id="exceeded in another"),
+        pytest.param([9, 9, 1e308], 4, "INCONCLUSIVE", id="infinite with its c"),
+        pytest.param([9, 9, 9], 0, "WITHIN_BUDGET", id="control"),
+    ],
+)
+def test_a_budget_that_is_no_number_lets_nothing_pass(files, error, code, verdict):
+    error = np.array(error, np.float64)
+    second = files("b.safetensors", y=ONES, y_error=error)
+    done = cli("compare", files("a.safetensors", y=ONES + np.float32(0.5)), second)
+    assert (done.exit_code, verdict in done.output) == (code, True), done.output
+
+
+def test_what_is_equal_bit_for_bit_needs_no_budget(files):
+    same = files("a.safetensors", y=ONES), files("b.safetensors", y=ONES, y_error=ONES * np.inf)
+    assert parity.compare(*same)["y"].verdict is Verdict.BITWISE
+
+
+def test_a_tolerance_that_overflows_lets_nothing_pass(files):
+    second = files("b.safetensors", y=np.array([1.0, 1e300]))
+    result = parity.compare(files("a.safetensors", y=np.array([1.0, 2e300])), second, rtol=1e300)
+    assert result["y"].verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_reference_without_a_bound_makes_a_run_inconclusive(monkeypatch):
+    """Exit status 4, whatever the runner returned."""
+    monkeypatch.setattr("eca_multi.parity.judging.Judge.budget", lambda self, value, error: np.full_like(value, np.inf))
+    report = quick(replace(SCALE, runners={"numpy-off": Off}))
+    assert {cell.verdict for cell in report.cells} == {Verdict.INCONCLUSIVE}
+    assert "the budget is infinite or NaN at [0, 0]" in report.cells[0].reason
+    assert report.exit_code == 4
+
+
 def test_a_file_that_is_none_is_exit_2(files, tmp_path):
     (tmp_path / "b.safetensors").write_bytes(b"nothing of the kind")
     done = cli("compare", files("a.safetensors", y=ONES), tmp_path / "b.safetensors")

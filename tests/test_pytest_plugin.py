@@ -289,6 +289,27 @@ def test_what_a_worker_suffers_is_told_and_costs_no_other_runner(run, mark):
     assert "numpy-unable forward: Scale has no forward here" in text
 
 
+def test_a_reference_that_dies_is_an_error_with_its_last_words(run, mark):
+    broken = "from dataclasses import replace\nimport layers\nSPEC = replace(layers.SPEC, reference=layers.Crashing)"
+    mark("SPEC, ['numpy'], SMALL", broken)
+    result = run()
+    result.assert_outcomes(errors=1)
+    assert re.search(r"^the reference crashed: exit status 7\nlast words", result.stdout.str(), re.MULTILINE)
+
+
+def test_a_report_that_cannot_be_written_costs_neither_the_others_nor_the_summary(run, mark, pytester):
+    mark("SPEC, ['numpy'], SMALL")
+    (pytester.path / "out/Scale.html").mkdir(parents=True)
+    result = run("--parity-report=out")
+    result.assert_outcomes(passed=1)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    text = result.stdout.str()
+    assert re.search(r"^--parity-report: .*out/Scale\.html could not be written: \[Errno 21\]", text, re.MULTILINE)
+    assert "1 tensors agree" in text
+    assert json.loads((pytester.path / "out/Scale.json").read_text())["exit_code"] == 0
+    assert "parity.Scale.numpy" in (pytester.path / "out/Scale.xml").read_text()
+
+
 def test_a_reference_that_fails_is_an_error_in_one_line(run, mark):
     broken = "from dataclasses import replace\nimport layers\nSPEC = replace(layers.SPEC, reference=layers.Raising)"
     mark("SPEC, ['numpy'], SMALL", broken)

@@ -12,7 +12,7 @@ from ._axes import SpecError
 from ._pytest_marks import ParityCase
 from ._pytest_results import Results
 from .compare import Verdict
-from .report import Cell, ParityError, Report, describe
+from .report import REFERENCE, Cell, ParityError, Report, describe
 
 MOST = 20  # lines of an adapter's traceback
 
@@ -55,6 +55,9 @@ def outcome(results: Results, case: ParityCase, node: str) -> Outcome:
         return Outcome(crash=f"{case.runner} {state.state}: {state.detail}", verdict=state.state)
     if not cells:
         return Outcome(skip=f"{case}: there is nothing to compare")
+    reference = next((state for state in report.runners if state.name == REFERENCE), None)
+    if reference is not None and any(cell.verdict is Verdict.INCONCLUSIVE for cell in cells):  # it has died
+        return Outcome(crash=f"the reference {reference.state}: {reference.detail}", verdict=reference.state)
     bad = [cell for cell in cells if not cell.green and cell.verdict is not Verdict.UNSUPPORTED]
     uses = [cell.judgement.budget_use for cell in cells if cell.judgement.budget_use is not None]
     use = max(uses, default=None)

@@ -111,18 +111,25 @@ class Results:
             groups.setdefault(key, []).append(report)
         return [join(groups[key]) for key in sorted(groups)]
 
-    def write(self, folder: Path) -> None:
-        """Write each specification's report as JSON, HTML and JUnit XML."""
+    def write(self, folder: Path) -> list[str]:
+        """Write each specification's report as JSON, HTML and JUnit XML; return what could not be written, and why."""
         taken: list[str] = []
+        faults: list[str] = []
         for report in self.joined():
             name = file_name(report.spec["name"])
             taken.append(name)
             name += f"-{taken.count(name)}" if taken.count(name) > 1 else ""
-            report.write(folder / f"{name}.json")
             plain = report.to_dict()
-            for suffix, module, function in (("html", "html", "to_html"), ("xml", "junit", "to_junit")):
+            for suffix, module, function in _FORMATS:
                 text = getattr(import_module(f"eca_multi.parity.{module}"), function)(plain)
-                write_atomically(folder / f"{name}.{suffix}", text.encode())
+                try:
+                    write_atomically(folder / f"{name}.{suffix}", text.encode(errors="backslashreplace"))
+                except OSError as error:  # the others may have room, and the tests their summary
+                    faults.append(f"{folder / f'{name}.{suffix}'} could not be written: {error}")
+        return faults
+
+
+_FORMATS = (("json", "report", "as_json"), ("html", "html", "to_html"), ("xml", "junit", "to_junit"))
 
 
 def join(reports: Sequence[Report]) -> Report:

@@ -12,8 +12,7 @@ def summary(report: Report, *, width: int, colour: bool) -> str:
     """Return what a run found of one specification: the matrix and the counts."""
     console = Terminal(file=io.StringIO(), width=width, force_terminal=colour)
     good, bad = sum(cell.green for cell in report.cells), len(report.failures)
-    ran = sum(state.state == "ran" for state in report.runners)
     with console.capture() as captured:
         console.print(matrix(report))
     counts = f"{good} tensors agree, {bad} do not, {len(report.cells) - good - bad} were not compared"
-    return f"{captured.get()}{counts}; {ran} of {len(report.runners)} runners ran"
+    return f"{captured.get()}{counts}; {len(report.ran)} of {len(report.asked)} runners ran"

@@ -60,6 +60,8 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str 
 
     Where the reference, rounded to `dtype`, is not finite, the result must be the same infinity or NaN. A `dtype` of
     None takes the result's own. Integers and booleans of the reference must be met exactly, by those of any width.
+    What equals the reference needs no budget; a budget that is infinite or NaN lets nothing else pass: the verdict is
+    INCONCLUSIVE then, unless another element exceeds its own.
     """
     if actual.values.shape != reference.shape:
         return Judgement(Verdict.SHAPE_MISMATCH, None, (), str(tuple(reference.shape)), str(tuple(actual.values.shape)))
@@ -75,16 +77,23 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str 
     if not same.all():
         return Judgement(Verdict.NONFINITE_MISMATCH, None, *_at(np.argmin(same), rounded, values))
 
-    error, limit = np.zeros_like(values), c * budget
-    error[finite] = np.abs(values[finite] - reference[finite])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        use = np.where(error == 0.0, 0.0, error / np.maximum(limit, 0.0))  # nothing is within a negative budget
+    error, limit = np.zeros_like(values), np.zeros_like(values)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        error[finite] = np.abs(values[finite] - reference[finite])
+        limit[finite] = (c * budget)[finite]
+        boundless = (error != 0.0) & ~np.isfinite(limit)
+        # Nothing is within a negative budget; what has none is not measured.
+        use = np.where((error == 0.0) | boundless, 0.0, error / np.maximum(limit, 0.0))
     worst = int(np.argmax(use)) if use.size else 0
     largest = float(use.flat[worst]) if use.size else 0.0
     if _same_bits(values, rounded).all():
         verdict = Verdict.BITWISE
+    elif largest > 1.0:
+        verdict = Verdict.EXCEEDS_BUDGET
+    elif boundless.any():
+        return Judgement(Verdict.INCONCLUSIVE, None, *_at(np.argmax(boundless), reference, values))
     else:
-        verdict = Verdict.WITHIN_BUDGET if largest <= 1.0 else Verdict.EXCEEDS_BUDGET
+        verdict = Verdict.WITHIN_BUDGET
     return Judgement(
         verdict,
         largest,

@@ -13,9 +13,9 @@ from .compare import Judgement, Verdict
 from .fingerprints import explain
 from .jobs import Job, Outputs
 from .judging import Solution
+from .messages import Computed, Measured, bounded
 from .plan import BASE, Task
 from .report import Cell, Localisation, Power, replay_command
-from .results import load
 from .runners import Runner, runners_of
 
 if TYPE_CHECKING:
@@ -32,7 +32,14 @@ def investigate(session: "Session", bundles: Path | None) -> None:
         if first and not session.states[runner.name].fingerprint:
             take_fingerprint(session, runner)
         for dtype in sorted(first):
-            found = _localise(session, runner, *first[dtype], shrink=dtype == min(first), bundles=bundles)
+            cell, task = first[dtype]
+            try:
+                found = _localise(session, runner, cell, task, shrink=dtype == min(first), bundles=bundles)
+            except (
+                Exception
+            ) as error:  # a full disk, or what a worker made up: it explains, and must not hide the verdict
+                line = f"{runner.name} {dtype} {cell.case}: first divergence: not found: {bounded(error)}"
+                found = Localisation(runner.name, cell.case, dtype, line)
             session.report.localisations.append(found)
     session.report.replay = next((found.replay for found in session.report.localisations if found.replay), "")
 
@@ -55,18 +62,21 @@ def measure_power(session: "Session") -> None:
     judge = replace(session.judge, checks=BASE)
     breeder = replace(torch, name="mutants")
     for task in tasks:
-        content = session.ask(breeder, [session.loose(replace(task.job, twice=False), "power")])[0]
-        if "out" not in content:
-            text = content.get("error", "the worker ended").strip().splitlines()[-1]
+        solution = session.solutions.get(task.oracle or ("", "", ""))
+        [(answer, results)] = session.ask(breeder, [session.loose(replace(task.job, twice=False), "power")])
+        if solution is None or results is None or not isinstance(answer, Computed):
+            text = (
+                f"the reference {session.lost}" if solution is None else session.faults.get(breeder.name, "no answer")
+            )
             session.report.cells.append(
                 Cell("torch", task.case, task.job.dtype, "power", "", Judgement(Verdict.ERROR), reason=text)
             )
             continue
-        by_mutant: dict[str, Outputs | None] = dict.fromkeys(content["not_applicable"])
-        for name, tensor in load(content).items():
+        by_mutant: dict[str, Outputs] = {}
+        for name, tensor in results.items():
             mutant, _, rest = name.partition("|")
-            by_mutant.setdefault(mutant, {})[rest] = tensor  # type: ignore[index]
-        power = judge_power(judge, task, by_mutant, session.solutions[task.oracle or ("", "", "")])
+            by_mutant.setdefault(bounded(mutant), {})[rest] = tensor
+        power = judge_power(judge, task, {**dict.fromkeys(answer.not_applicable), **by_mutant}, solution)
         session.report.power.append(power)
         if not power.killed:
             session.report.cells = [_inconclusive(cell, power) for cell in session.report.cells]
@@ -81,8 +91,9 @@ def _inconclusive(cell: Cell, power: Power) -> Cell:
 
 def take_fingerprint(session: "Session", runner: Runner) -> None:
     """Measure how a runner computes, once."""
-    for content in session.ask(runner, [{"do": "fingerprint"}]):
-        session.states[runner.name].fingerprint = content.get("fingerprint", {})
+    for answer, _ in session.ask(runner, [{"do": "fingerprint"}]):
+        if isinstance(answer, Measured):
+            session.states[runner.name].fingerprint = dict(answer.fingerprint)
 
 
 def _task(session: "Session", cell: Cell) -> Task | None:

@@ -1,6 +1,6 @@
 """From what a worker returned to cells: every tensor that a check compares gets a verdict, or a reason."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,15 @@ from ._axes import SpecError
 from .budget import SAFETY
 from .compare import Judgement, Verdict, bits_differ, judge
 from .jobs import AGAIN, ONES, Job, Outputs, Tensor, is_float
+from .messages import Malformed, bounded
 from .plan import Task
 from .report import Cell, Trajectory
 from .spec import Manual
-from .trajectory import marks
+from .trajectory import PERTURBED, marks
 
 Solution = Mapping[str, tuple[np.ndarray, np.ndarray]]
+TRAINED = ("step", "free")  # what training returns for each weight
+SOLVED = ("w", "step", "free", *(f"band{seed}" for seed in range(PERTURBED)))  # and what the reference does
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,7 @@ class Judge:
         return SAFETY[self.kind]
 
     def budget(self, value: np.ndarray, error: np.ndarray) -> np.ndarray:
-        if self.manual is None:
-            return error
-        budget: np.ndarray = self.manual.atol + self.manual.rtol * np.abs(value)
-        return budget
+        return error if self.manual is None else self.manual.limit(value)
 
     def cells(self, runner: str, task: Task, results: Outputs, solution: Solution) -> Iterator[Cell]:
         """Judge all that one task compares."""
@@ -88,11 +88,12 @@ class Judge:
             gradients = any(name.startswith("d") and name[1:] in (*job.inputs, *job.weights) for name in results)
             if tensor not in (*job.outputs, *(f"new_{name}" for name in job.state)) and not gradients:
                 return Cell(*where, Judgement(Verdict.UNSUPPORTED), reason="the adapter computes no gradients")
-            reason = f"the adapter returned no {tensor}. It returned: {', '.join(results) or 'nothing'}."
+            have = bounded(", ".join(results)) or "nothing"
+            reason = f"the adapter returned no {tensor}. It returned: {have}."
             return Cell(*where, Judgement(Verdict.ERROR), reason=reason)
         value, error = solution[tensor]
         judgement = judge(results[tensor], value, self.budget(value, error), dtype, self.c)
-        return Cell(*where, judgement, self.kind)
+        return Cell(*where, judgement, self.kind, _reason(judgement))
 
     def _roundtrip(self, runner: str, task: Task, results: Outputs) -> Iterator[Cell]:
         for name, array in {**task.job.weights, **task.job.state}.items():
@@ -103,13 +104,14 @@ class Judge:
     def _determinism(self, runner: str, task: Task, results: Outputs) -> Iterator[Cell]:
         for name in [name for name in results if f"{name}{AGAIN}" in results]:
             judgement = bits_differ(results[name], results[f"{name}{AGAIN}"])
-            yield Cell(runner, task.case, task.job.dtype, "determinism", name, judgement, "bitwise")
+            yield Cell(runner, task.case, task.job.dtype, "determinism", bounded(name), judgement, "bitwise")
 
     def _one_step(self, runner: str, task: Task, results: Outputs, solution: Solution) -> Iterator[Cell]:
         for name in task.job.weights:
             value, error = solution[f"step.{name}"]
             judgement = judge(results[f"step.{name}"], value, self.budget(value, error), None, self.c)
-            yield Cell(runner, task.case, task.job.dtype, "trajectory", f"step.{name}", judgement, self.kind)
+            where = runner, task.case, task.job.dtype, "trajectory", f"step.{name}"
+            yield Cell(*where, judgement, self.kind, _reason(judgement))
 
     def trajectory(self, runner: str, task: Task, results: Outputs, solution: Solution) -> Trajectory:
         """Measure the drift of a free run at each mark, and its band."""
@@ -121,31 +123,32 @@ class Judge:
         def distance(of: Mapping[str, np.ndarray], i: int) -> float:
             return max(float(np.abs(of[n][i] - solution[f"free.{n}"][0][i]).max(initial=0.0)) for n in names)
 
+        def share(name: str, i: int) -> float:
+            value, error = (part[i] for part in solution[f"step.{name}"])
+            off = np.abs(results[f"step.{name}"].values[i] - value)
+            return float((off / (self.c * self.budget(value, error))).max(initial=0.0))
+
         own = {n: results[f"free.{n}"].values.astype(np.float64) for n in names}
         seeds = [key.split(".")[0] for key in solution if key.startswith("band") and key.endswith(f".{names[0]}")]
         bands = [{n: solution[f"{seed}.{n}"][0] for n in names} for seed in seeds]
-        one_step = [
-            max(
-                float(
-                    (
-                        np.abs(results[f"step.{n}"].values[i] - solution[f"step.{n}"][0][i])
-                        / (self.c * self.budget(solution[f"step.{n}"][0][i], solution[f"step.{n}"][1][i]))
-                    ).max(initial=0.0)
-                )
-                for n in names
-            )
-            for i in range(settings["steps"])
-        ]
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # these are pictures, and no verdict
+            one_step = [max(share(name, i) for name in names) for i in range(settings["steps"])]
+            drift = [distance(own, i) for i in range(len(at))]
         return Trajectory(
             runner,
             job.case,
             job.dtype,
             settings["optimizer"],
             tuple(at),
-            tuple(distance(own, i) for i in range(len(at))),
+            tuple(drift),
             tuple(max(distance(band, i) for band in bands) for i in range(len(at))),
             tuple(float(f"{use:.4g}") for use in one_step),
         )
+
+
+def _reason(judgement: Judgement) -> str:
+    is_open = judgement.verdict is Verdict.INCONCLUSIVE
+    return f"the budget is infinite or NaN at {list(judgement.index)}: anything would be within it" if is_open else ""
 
 
 def check_finite(job: Job, solution: Solution) -> None:
@@ -164,6 +167,21 @@ def check_finite(job: Job, solution: Solution) -> None:
                 f"the reference must be finite for finite inputs. Received: {name} of case {job.case} in {job.dtype} "
                 f"is {value[tuple(place)]} at {place}. Correct the reference or the case's data."
             )
+
+
+def check_trained(job: Job, shapes: Mapping[str, tuple[int, ...]], prefixes: Sequence[str]) -> None:
+    """Refuse what came back from training if it lacks a weight, or a step of one.
+
+    Raises:
+        Malformed: Naming the tensor.
+    """
+    steps = (job.training or {})["steps"]
+    for name, weight in job.weights.items():
+        for prefix in prefixes:
+            expected = (steps if prefix in ("w", "step") else len(marks(steps)), *weight.shape)
+            received = shapes.get(f"{prefix}.{name}")
+            if received != expected:
+                raise Malformed(f"{prefix}.{name} must have the shape {expected}. Received: {received or 'none'}.")
 
 
 def unavailable(runner: str, task: Task, judge: Judge, verdict: Verdict, reason: str) -> Iterator[Cell]:

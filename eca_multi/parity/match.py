@@ -124,11 +124,7 @@ def assert_close(
         raise SpecError(
             "either budget or rtol and atol must be given. A budget is the largest error, element by element."
         )
-    if budget is None:
-        manual = Manual(rtol or 0.0, atol)
-        limit = manual.atol + manual.rtol * np.abs(reference)
-    else:
-        limit = _limit(_host(budget), reference)
+    limit = Manual(rtol or 0.0, atol).limit(reference) if budget is None else _limit(_host(budget), reference)
     array = _host(actual)
     tensor = Tensor(array, array.dtype.name)
     judgement = judge(tensor, reference, limit, None)
@@ -145,9 +141,10 @@ def _limit(budget: np.ndarray, reference: np.ndarray) -> np.ndarray:
             f"the budget must have a shape that broadcasts to that of ref64, {reference.shape}. "
             f"Received: {budget.shape}."
         ) from error
-    wrong = limit[np.isfinite(reference) & ~(limit >= 0)]  # where the reference is not, no budget is asked for
+    # Where the reference is not finite, no budget is asked for.
+    wrong = limit[np.isfinite(reference) & ~((limit >= 0) & np.isfinite(limit))]
     if wrong.size:
-        raise SpecError(f"the budget must be 0 or more in every element. Received: {wrong.flat[0]}.")
+        raise SpecError(f"the budget must be 0 or more, and finite, in every element. Received: {wrong.flat[0]}.")
     return limit
 
 

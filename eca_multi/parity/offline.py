@@ -89,8 +89,10 @@ def compare(
     and bit by bit where neither is given.
 
     Raises:
-        SpecError: If a file cannot be read, or a budget is not of its tensor's shape.
+        SpecError: If a file cannot be read, a tolerance is negative, infinite or NaN, or a budget is not of its
+            tensor's shape.
     """
+    by_hand = Manual(rtol, atol)
     left, right = (_read(path) for path in (first, second))
     result = {}
     for name in sorted({*left, *right}):
@@ -110,7 +112,7 @@ def compare(
         if budget is not None:
             result[name] = judge(actual, reference, budget, None, SAFETY["stochastic"])
         elif rtol or atol:
-            result[name] = judge(actual, reference, atol + rtol * np.abs(reference), None)
+            result[name] = judge(actual, reference, by_hand.limit(reference), None)
         elif actual.dtype != (dtype := right[name].dtype.name):
             result[name] = Judgement(Verdict.DTYPE_MISMATCH, None, (), dtype, actual.dtype)
         else:

@@ -110,8 +110,8 @@ def _environment(report: Report) -> tuple[str, str]:
 
 def _verdict(report: Report) -> tuple[tuple[str, str], str]:
     total, green = len(report.compared), sum(1 for cell in report.cells if cell.green)
-    ran = sum(1 for state in report.runners if state.state == "ran")
-    counts = f"{green} of {total} tensors within budget, {ran} of {len(report.runners)} runners ran"
+    ran = f"{len(report.ran)} of {len(report.asked)} runners ran"
+    counts = f"{green} of {total} tensors within budget, {ran}"
     if report.exit_code == 0:
         return ("All agree", "bold green"), f": {counts}."
     reasons = {

@@ -16,6 +16,7 @@ from eca_multi._printable import PrintableError, printable
 from .compare import Judgement, Verdict
 
 SCHEMA = 2
+REFERENCE = "reference"  # no runner has this name
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Report:
 
     Attributes:
         spec: Name, source, layout, reference, kind of budget and c.
-        runners: The state of every runner that was asked for.
+        runners: The state of every runner that was asked for, and of the reference where it has died.
         cells: A judgement for each runner, case, dtype, check and tensor.
         required: Names of runners that must have run.
         environment: Python, platform and processor.
@@ -148,6 +149,17 @@ class Report:
     def missing(self) -> list[RunnerState]:
         """The required runners that could not run."""
         return [r for r in self.runners if r.name in self.required and r.state == "unavailable"]
+
+    @property
+    def ran(self) -> list[str]:
+        """Names of the runners that ran: not of one that raised wherever it was asked."""
+        raised = {cell.runner for cell in self.cells} - {c.runner for c in self.cells if c.verdict is not Verdict.ERROR}
+        return [runner.name for runner in self.asked if runner.state == "ran" and runner.name not in raised]
+
+    @property
+    def asked(self) -> list[RunnerState]:
+        """The runners; `runners` has the reference too, where it has died."""
+        return [runner for runner in self.runners if runner.name != REFERENCE]
 
     @property
     def exit_code(self) -> int:
@@ -198,7 +210,7 @@ class Report:
             "spec": self.spec,
             "environment": self.environment,
             "required": sorted(self.required),
-            "runners": [asdict(runner) for runner in self.runners],
+            "runners": [_clean(asdict(runner)) for runner in self.runners],
             "cases": list(self.cases),
             "results": [_plain(cell, id(cell) in shown) for cell in self.cells],
             "localisations": [_clean(asdict(item)) for item in self.localisations],

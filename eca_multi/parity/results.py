@@ -1,9 +1,9 @@
 """The files between the harness and its workers."""
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from .jobs import Outputs, Tensor
 from .judging import Solution
+from .messages import Computed, Malformed
 
 
 def write_arrays(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> None:
@@ -26,14 +27,36 @@ def write_arrays(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str])
         raise OSError(f"{os.fspath(path)} could not be written: {error}") from error
 
 
-def load(content: dict[str, Any]) -> dict[str, Tensor]:
-    """Read a worker's tensors and remove their file: the photographs alone are many megabytes for each runner."""
-    path = Path(content["out"])
-    arrays = load_file(path)
-    path.unlink()
-    return {name: Tensor(array, content["dtypes"][name]) for name, array in arrays.items()}
+def load(answer: Computed, path: Path) -> dict[str, Tensor]:
+    """Read a worker's tensors and remove their file: the photographs alone are many megabytes for each runner.
+
+    Raises:
+        Malformed: If the file is not what the answer says.
+    """
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # to open a pipe would be to wait for its other end
+            raise Malformed(f"{path.name} must be a file")
+        arrays = load_file(path)
+        path.unlink()
+    except (OSError, SafetensorError, KeyError, MemoryError) as error:  # KeyError: a dtype that NumPy has not
+        raise Malformed(f"{path.name} must hold tensors: {type(error).__name__}: {error}") from error
+    if set(arrays) != set(answer.dtypes):
+        raise Malformed(f"{path.name} must hold the {len(answer.dtypes)} tensors of its message. It has {len(arrays)}.")
+    if wrong := [name for name, array in arrays.items() if array.dtype.kind not in "biuf"]:
+        raise Malformed(f"{path.name} must hold real numbers. Received: {arrays[wrong[0]].dtype} for {wrong[0]!r}.")
+    return {name: Tensor(array, answer.dtypes[name]) for name, array in arrays.items()}
 
 
 def solution_of(results: Outputs) -> Solution:
+    """Take a reference's tensors apart: each with its error.
+
+    Raises:
+        Malformed: If an error is not of its tensor's shape.
+    """
     values = {name: tensor.values for name, tensor in results.items()}
-    return {name: (value, values.get(f"{name}@error", value)) for name, value in values.items() if "@error" not in name}
+    names = [name for name in values if "@error" not in name]
+    found = {name: (values[name], values.get(f"{name}@error", values[name])) for name in names}
+    for name, (value, error) in found.items():
+        if value.shape != error.shape:
+            raise Malformed(f"{name}@error must have the shape of {name}, {value.shape}. Received: {error.shape}.")
+    return found

@@ -4,14 +4,13 @@ import contextlib
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eca_multi._printable import file_name
 from eca_multi._scratch import scratch_folder
 
 from ._axes import SpecError
@@ -19,11 +18,12 @@ from .adapters import unsupported
 from .budget import DTYPES
 from .compare import Judgement, Verdict
 from .investigate import investigate, measure_power, take_fingerprint
-from .jobs import Job, Outputs, pack_job
-from .judging import Judge, Solution, check_finite, unavailable
+from .jobs import Job, Outputs, Tensor, pack_job
+from .judging import SOLVED, TRAINED, Judge, Solution, check_finite, check_trained, unavailable
+from .messages import Answer, Computed, Greeting, Malformed, Measured, Raised, Refused, Said, Unwritten, WrongAdapter
 from .plan import CHECKS, DEFAULT_CHECKS, Task, check_names, tasks
-from .pool import Message, Pool
-from .report import Cell, Report, RunnerState
+from .pool import Lost, Pool
+from .report import REFERENCE, Cell, Report, RunnerState
 from .results import load, solution_of, write_arrays
 from .runners import Runner, UsageError, find_runners, reference_of, refuse_in_worker
 from .spec import Spec
@@ -155,15 +155,17 @@ def fingerprints(
     ):
         available = [runner for runner in chosen if states[runner.name].state == "ran"]
         request = {"id": 0, "do": "fingerprint", "check": ""}
-        for message in pool.run([(runner, [request]) for runner in available]):
-            state = states[message.runner.name]
-            if message.kind == "versions":
-                state.versions = message.content["versions"]
-            elif message.kind == "result":
-                state.fingerprint = message.content.get("fingerprint", {})
-                state.detail = message.content.get("error", "")
-            elif message.kind != "done":
-                state.state, state.detail = message.kind, message.detail
+        for runner, said in pool.run([(runner, [request]) for runner in available]):
+            state = states[runner.name]
+            match said:
+                case Greeting():
+                    state.versions = dict(said.versions)
+                case Measured():
+                    state.fingerprint = dict(said.fingerprint)
+                case Raised():
+                    state.detail = said.text
+                case Lost():
+                    state.state, state.detail = said.kind, said.detail
     return list(states.values())
 
 
@@ -190,10 +192,11 @@ class Session:
         self.reference = reference_of(spec)
         self.judge = Judge(checks, "manual" if spec.budget else "", spec.budget)
         self.solutions: dict[tuple[str, str, str], Solution] = {}
-        self.waiting: dict[tuple[str, str, str], list[tuple[Runner, Task, dict[str, Any]]]] = {}
+        self.waiting: dict[tuple[str, str, str], list[tuple[Runner, Task, Answer]]] = {}
         self.asked: dict[int, tuple[Runner, Task]] = {}
-        self.unsupported: dict[str, dict[str, str]] = {}
-        self.failure = ""  # of the reference
+        self.unsupported: dict[str, Mapping[str, str]] = {}
+        self.wrong = ""  # what cannot be right in the specification, as its reference shows
+        self.lost = ""  # how the reference ended, where it has died
         self.faults: dict[str, str] = {}  # by runner: why what was asked beside the plan has no answer
         self.done = self.files = 0
         self.total = sum(len(self._tasks_of(runner)) for runner in runners)
@@ -206,14 +209,27 @@ class Session:
         solved = {task.oracle: task for task in self.plan if task.oracle is not None}
         questions = [self._request(self.reference, _as_question(task), _SOLVE[task.do]) for task in solved.values()]
         self._exchange([(self.reference, questions), *self._batches(lambda task: task.do != "train")])
-        self.plan = [self._with_points(task) if task.do == "train" else task for task in self.plan]
-        self._exchange(self._batches(lambda task: task.do == "train"))
+        self._train()
         if self.explicit and set(self.checks) == set(CHECKS):
             for runner in self.runners:
                 take_fingerprint(self, runner)
         if "power" in self.checks:
             measure_power(self)
         investigate(self, self.bundles)
+
+    def _train(self) -> None:
+        """Ask for the training, which starts from the reference's points."""
+        reason = self._nothing_to_judge_by() if self.lost else ""
+        if not self.lost:
+            self.plan = [self._with_points(task) if task.do == "train" else task for task in self.plan]
+            try:
+                batches = self._batches(lambda task: task.do == "train")
+            except OSError as error:  # no room for the points: what was judged stands
+                reason = str(error)
+            else:
+                self._exchange(batches)
+        for runner in self.runners if reason else ():
+            self._leave_open(runner, [task for task in self._tasks_of(runner) if task.do == "train"], reason)
 
     def _batches(self, wanted: Callable[[Task], bool]) -> list[tuple[Runner, list[dict[str, Any]]]]:
         return [(r, [self._request(r, task) for task in self._tasks_of(r) if wanted(task)]) for r in self.runners]
@@ -230,46 +246,70 @@ class Session:
 
     def _exchange(self, batches: list[tuple[Runner, list[dict[str, Any]]]]) -> None:
         with contextlib.closing(self.pool.run(batches)) as messages:  # type: ignore[type-var]
-            for message in messages:
-                if message.runner is self.reference:
-                    self._take_solution(message)
+            for runner, said in messages:
+                if runner is self.reference:
+                    self._take_solution(said)
                 else:
-                    self._take(message, self.states[message.runner.name])
-        lost = {runner.name: [i for i, (r, _) in self.asked.items() if r is runner] for runner in self.runners}
-        for name, numbers in lost.items():
-            if numbers and self.states[name].state == "ran" and not self.failure:
-                task = self.asked[numbers[0]][1]
-                self.states[name].state = "crashed"
-                self.states[name].detail = f"ended without a result for {len(numbers)} jobs, {task.key} first"
+                    self._take(said, self.states[runner.name])
         self.asked = {}
-        if self.failure:
-            raise SpecError(self.failure)
+        if self.wrong:
+            raise SpecError(self.wrong)
+        for waiting in self.waiting.values():  # for a solution that nobody will give any more
+            for runner, task, _ in waiting:
+                self._leave_open(runner, [task], self._nothing_to_judge_by())
+        self.waiting.clear()
+
+    def _nothing_to_judge_by(self) -> str:
+        return f"there is nothing to judge it by: the reference {self.lost}"
+
+    def _leave_open(self, runner: Runner, tasks: Sequence[Task], reason: str) -> None:
+        for task in tasks:
+            self.report.cells += unavailable(runner.name, task, self.judge, Verdict.INCONCLUSIVE, reason)
 
     # --- asked beside the plan, once the workers are there
 
     def evaluate(self, runner: Runner, jobs: Sequence[Job]) -> list[Outputs | None]:
         """Run jobs in a runner; None for those that fail."""
-        answers = self.ask(runner, [self.loose(job, "evaluate") for job in jobs])
-        return [load(content) if "out" in content else None for content in answers]
+        return [results for _, results in self.ask(runner, [self.loose(job, "evaluate") for job in jobs])]
 
     def solve(self, jobs: Sequence[Job]) -> list[Solution | None]:
         """Run jobs in the reference."""
-        answers = self.ask(self.reference, [self.loose(job, "solve") for job in jobs])
-        return [solution_of(load(content)) if "out" in content else None for content in answers]
+        found: list[Solution | None] = []
+        for _, results in self.ask(self.reference, [self.loose(job, "solve") for job in jobs]):
+            try:
+                found.append(None if results is None else solution_of(results))
+            except Malformed as error:
+                self._blame(self.reference, error)
+                found.append(None)
+        return found
 
-    def ask(self, runner: Runner, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return a worker's answers in the order of the requests, empty where none came."""
-        answers: list[dict[str, Any]] = [{} for _ in requests]
+    def ask(
+        self, runner: Runner, requests: Sequence[dict[str, Any]]
+    ) -> list[tuple[Answer | None, dict[str, Tensor] | None]]:
+        """Return a worker's answers in the order of the requests, each with its tensors; None where none came."""
+        answers: list[tuple[Answer | None, dict[str, Tensor] | None]] = [(None, None) for _ in requests]
         numbered = [{**request, "id": number} for number, request in enumerate(requests)]
-        for message in self.pool.run([(runner, numbered)]):
-            if message.kind == "result":
-                answers[message.content["id"]] = message.content
-                fault = message.content.get("error") or message.content.get("unsupported")
-                if fault:
-                    self.faults[runner.name] = fault.strip().splitlines()[-1]
-            elif message.kind in ("crashed", "timed out"):
-                self.faults[runner.name] = f"the worker {message.kind}: {message.detail.splitlines()[0]}"
+        for _, said in self.pool.run([(runner, numbered)]):
+            match said:
+                case Computed():
+                    try:
+                        answers[said.id] = said, load(said, Path(requests[said.id]["out"]))
+                    except Malformed as error:
+                        self._blame(runner, error)
+                case Refused(reason=text) | Raised(text=text) | Unwritten(reason=text):
+                    answers[said.id] = said, None
+                    self.faults[runner.name] = _last_line(text)
+                case Measured():
+                    answers[said.id] = said, None
+                case Lost():
+                    self.faults[runner.name] = f"the worker {said.kind}: {said.detail.splitlines()[0]}"
         return answers
+
+    def _blame(self, runner: Runner, error: Malformed) -> Lost:
+        """End a worker whose file is no answer, and note why."""
+        lost = self.pool.condemn(runner, f"wrote what is no answer: {error}")
+        self.faults[runner.name] = f"the worker {lost.kind}: {lost.detail.splitlines()[0]}"
+        return lost
 
     def loose(self, job: Job, do: str) -> dict[str, Any]:
         self.files += 1
@@ -281,12 +321,15 @@ class Session:
     # --- what is asked
 
     def _request(self, runner: Runner, task: Task, do: str = "") -> dict[str, Any]:
-        number = len(self.asked)
+        self.files += 1
+        number = self.files  # of no other request in this run: an answer is read from a file of its own
         self.asked[number] = runner, task
         plain, path = self._write(task)
-        out = self.folder / f"{number}-{runner.role}-{file_name(runner.name)}.out"
-        check = {"check": task.check}
-        return {"id": number, "do": do or task.do, "job": plain, "inputs": str(path), "out": str(out), **check}
+        out = str(self._answer_file(number))
+        return {"id": number, "do": do or task.do, "job": plain, "inputs": str(path), "out": out, "check": task.check}
+
+    def _answer_file(self, number: int) -> Path:
+        return self.folder / f"answer-{number}.out"
 
     def _write(self, task: Task) -> tuple[dict[str, Any], Path]:
         """Write the arrays of a task, once for all runners."""
@@ -299,63 +342,92 @@ class Session:
 
     # --- what comes in
 
-    def _take_solution(self, message: Message) -> None:
-        if message.kind == "result":
-            content = message.content
-            _, task = self.asked.pop(content["id"])
-            if "out" not in content:
-                text = content.get("error") or content.get("unsupported") or ""
-                self.failure = f"the reference failed on case {task.case}: {text.strip().splitlines()[-1]}"
-                return
-            results = load(content)
-            solution = solution_of(results)
-            key = task.oracle
-            if key is None:
-                return
-            try:
-                check_finite(task.job, solution)
-            except SpecError as error:
-                self.failure = self.failure or str(error)
-            self.solutions[key] = solution
-            for runner, waiting, content in self.waiting.pop(key, []):
-                self._judge(runner, waiting, content)
-        elif message.kind == "versions":
-            kind = message.content.get("budget", "stochastic")
-            if not self.judge.kind:
-                self.judge = Judge(self.checks, kind, None)
-            self.report.spec |= {"reference": self.reference.adapter.rpartition(":")[2]}
-            self.report.spec |= {"budget": self.judge.kind, "c": self.judge.c}
-        elif message.kind in ("crashed", "timed out"):
-            self.failure = self.failure or f"the reference {message.kind}: {message.detail.strip().splitlines()[-1]}"
+    def _take_solution(self, said: Said | Lost) -> None:
+        match said:
+            case Greeting(budget=""):
+                self._lose_reference(self._blame(self.reference, Malformed("a reference must say its budget")))
+            case Greeting():
+                if not self.judge.kind:
+                    self.judge = Judge(self.checks, said.budget, None)
+                self.report.spec |= {"reference": self.reference.adapter.rpartition(":")[2]}
+                self.report.spec |= {"budget": self.judge.kind, "c": self.judge.c}
+            case WrongAdapter(reason=reason):
+                self.wrong = f"the reference crashed: {reason}"
+            case Refused(reason=text) | Raised(text=text):
+                _, task = self.asked.pop(said.id)
+                self.wrong = f"the reference failed on case {task.case}: {_last_line(text)}"
+            case Computed():
+                _, task = self.asked.pop(said.id)
+                try:
+                    solution = solution_of(load(said, self._answer_file(said.id)))
+                    self._keep_solution(task, solution)
+                except Malformed as error:
+                    self._lose_reference(self._blame(self.reference, error))
+                except SpecError as error:  # it is not finite
+                    self.wrong = self.wrong or str(error)
+            case Unwritten():
+                self._lose_reference(self.pool.condemn(self.reference, said.reason))
+            case Lost() if not self.lost and not self.wrong:
+                self._lose_reference(said)
 
-    def _take(self, message: Message, state: RunnerState) -> None:
-        if message.kind == "versions":
-            state.versions = message.content["versions"]
-            self.unsupported[state.name] = message.content.get("cannot", {})
-        elif message.kind == "result":
-            runner, task = self.asked.pop(message.content["id"])
-            self.done += 1
-            if task.oracle is None or task.oracle in self.solutions or "out" not in message.content:
-                self._judge(runner, task, message.content)
-            else:
-                self.waiting.setdefault(task.oracle, []).append((runner, task, message.content))
-        elif message.kind in ("crashed", "timed out"):
-            state.state, state.detail = message.kind, message.detail
+    def _keep_solution(self, task: Task, solution: Solution) -> None:
+        """Judge by a solution all that waits for it.
+
+        Raises:
+            Malformed: If it cannot be one for this task.
+            SpecError: If it is not finite where the data are.
+        """
+        if task.oracle is None:
+            return
+        if task.do == "train":
+            check_trained(task.job, {name: value.shape for name, (value, _) in solution.items()}, SOLVED)
+        check_finite(task.job, solution)
+        self.solutions[task.oracle] = solution
+        for runner, waiting, answer in self.waiting.pop(task.oracle, []):
+            self._judge(runner, waiting, answer)
+
+    def _lose_reference(self, lost: Lost) -> None:
+        """What was judged stands; the report has the reference beside the runners, as what ended."""
+        self.lost = f"{lost.kind}: {_last_line(lost.detail)}"
+        self.report.runners.append(RunnerState(REFERENCE, lost.kind, lost.detail))
+
+    def _take(self, said: Said | Lost, state: RunnerState) -> None:
+        match said:
+            case Greeting():
+                state.versions = dict(said.versions)
+                self.unsupported[state.name] = said.cannot
+            case Computed() | Refused() | Raised() | Unwritten():
+                runner, task = self.asked.pop(said.id)
+                self.done += 1
+                if task.oracle is None or task.oracle in self.solutions or not isinstance(said, Computed):
+                    self._judge(runner, task, said)
+                else:
+                    self.waiting.setdefault(task.oracle, []).append((runner, task, said))
+            case Lost():
+                state.state, state.detail = said.kind, said.detail
         self._tell(state.name)
 
-    def _judge(self, runner: Runner, task: Task, content: dict[str, Any]) -> None:
-        cells = self.report.cells
-        if "unsupported" in content:
-            cells += unavailable(runner.name, task, self.judge, Verdict.UNSUPPORTED, content["unsupported"])
-            return
-        if "error" in content:
-            cells += unavailable(runner.name, task, self.judge, Verdict.ERROR, content["error"])
-            return
-        results = load(content)
+    def _judge(self, runner: Runner, task: Task, answer: Answer) -> None:
+        match answer:
+            case Refused(reason=reason):
+                self.report.cells += unavailable(runner.name, task, self.judge, Verdict.UNSUPPORTED, reason)
+            case Raised(text=text) | Unwritten(reason=text):
+                self.report.cells += unavailable(runner.name, task, self.judge, Verdict.ERROR, text)
+            case Computed():
+                try:
+                    self._compare(runner, task, answer)
+                except Malformed as error:
+                    lost, state = self._blame(runner, error), self.states[runner.name]
+                    state.state, state.detail = lost.kind, lost.detail
+
+    def _compare(self, runner: Runner, task: Task, answer: Computed) -> None:
+        results = load(answer, self._answer_file(answer.id))
         solution = self.solutions[task.oracle] if task.oracle else {}
-        note = content.get("note", "")  # whose optimizer, and where it is not the textbook's
+        if task.do == "train":
+            check_trained(task.job, {name: tensor.values.shape for name, tensor in results.items()}, TRAINED)
+        note = answer.note  # whose optimizer, and where it is not the textbook's
         found = self.judge.cells(runner.name, task, results, solution)
-        cells += [replace(cell, reason=note) if note else self._excused(cell) for cell in found]
+        self.report.cells += [replace(cell, reason=note) if note else self._excused(cell) for cell in found]
         if task.do == "train":
             trained = self.judge.trajectory(runner.name, task, results, solution)
             own = f"{trained.optimizer}, native" if note else trained.optimizer
@@ -377,6 +449,10 @@ def _as_question(task: Task) -> Task:
     """The task as the reference gets it: with gradients wherever a check may want them."""
     gradients = task.check != "nonfinite"
     return replace(task, job=replace(task.job, compiled=False, twice=False, gradients=gradients))
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1]
 
 
 _SOLVE = {"evaluate": "solve", "train": "train"}

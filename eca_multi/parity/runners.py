@@ -10,6 +10,7 @@ from typing import Any
 
 from ._axes import SpecError
 from .loading import source_of
+from .report import REFERENCE
 from .spec import Spec
 
 
@@ -76,7 +77,7 @@ WORKER_ENV = {
 }
 
 # Names of workers that a run starts by itself: the reference's, and that of the mutants of `power`.
-RESERVED = ("reference", "mutants")
+RESERVED = (REFERENCE, "mutants")
 
 # A switch in the caller's shell must not turn a compiled runner into an eager one.
 IN_WORKER = "ECA_MULTI_PARITY_WORKER"
@@ -152,7 +153,7 @@ def reference_of(spec: Spec) -> Runner:
         adapter = known[spec.reference].adapter
     else:
         adapter = source_of(spec.reference, "reference")
-    return Runner("reference", adapter, role="reference")
+    return Runner(REFERENCE, adapter, role="reference")
 
 
 def _runner(name: str, given: Any) -> Runner:

@@ -91,6 +91,12 @@ class Manual:
             if not 0 <= value < math.inf:  # a negative one would let everything pass
                 raise SpecError(f"rtol and atol must be 0 or more, and finite. Received: {name}={value}.")
 
+    def limit(self, reference: np.ndarray) -> np.ndarray:
+        """Return the largest error of each element; infinite where it is no float64."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            found: np.ndarray = self.atol + self.rtol * np.abs(reference)
+        return found
+
 
 @dataclass(frozen=True)
 class Training:

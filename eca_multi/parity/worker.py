@@ -1,8 +1,8 @@
 """A worker: one process, one adapter. `python -m eca_multi.parity.worker runner|reference module:Class`.
 
 It reads lines of JSON from standard input, each a list of requests, and writes a line for each result and one when a
-list is done; null ends it. Frameworks print to standard output as they like, so the answers go out through a copy of it
-made before any framework is imported.
+list is done (messages.py has all of them); null ends it. Frameworks print to standard output as they like, so the
+answers go out through a copy of it made before any framework is imported.
 """
 
 import json
@@ -20,11 +20,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ._axes import SpecError
+from ._descendants import MARK, end_marked
 from .adapters import unsupported
 from .engines import ENGINES, REFERENCES
 from .engines.base import Unsupported
 from .jobs import Job, Outputs, unpack_job
 from .loading import load_object
+from .messages import bounded
 from .results import write_arrays
 
 Send = Callable[[dict[str, Any]], None]
@@ -41,7 +43,11 @@ def main() -> None:
     # Before the engine, whose import may take long or hang: nobody has to wait until what is asked is read.
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
-    engine = make_engine(sys.argv[1], sys.argv[2])
+    try:
+        engine = make_engine(sys.argv[1], sys.argv[2])
+    except SpecError as error:
+        send({"wrong": bounded(error)})
+        sys.exit(str(error))  # one line on standard error is what the harness shows
     send(
         {
             "versions": engine.versions(),
@@ -61,27 +67,30 @@ def _read(lines: "queue.Queue[str]") -> None:
         *whole, rest = (rest + data).split(b"\n")
         for line in whole:
             lines.put(line.decode())
+    if MARK in os.environ:
+        end_marked(os.environ[MARK])
     os.killpg(0, signal.SIGKILL)
 
 
 def make_engine(role: str, source: str) -> Any:
-    """Import an adapter, and the engine that it names."""
+    """Import an adapter, and the engine that it names.
+
+    Raises:
+        SpecError: If there is no such adapter, or none that can do what it is for.
+    """
     from .adapters import Adapter, NumpyAdapter
 
-    try:
-        found = load_object(source)
-        if not isinstance(found, type) and callable(found) and role == "reference":
-            function = found
-            found = type("Function", (NumpyAdapter,), {"build": lambda self, config: function})
-        if not (isinstance(found, type) and issubclass(found, Adapter)):
-            raise SpecError(f"{source} must be an adapter. Received: {found!r}. Subclass TorchAdapter or another one.")
-        if found.build is Adapter.build and getattr(found, "solve", None) is None:
-            raise SpecError(f"{source} must have build(config), which returns the layer. It has none.")
-        table = REFERENCES if role == "reference" else ENGINES
-        if found.engine not in table:
-            raise SpecError(f"{source} must be a {' or '.join(sorted(table))} adapter to be the reference.")
-    except SpecError as error:
-        sys.exit(str(error))  # one line on standard error is what the harness shows
+    found = load_object(source)
+    if not isinstance(found, type) and callable(found) and role == "reference":
+        function = found
+        found = type("Function", (NumpyAdapter,), {"build": lambda self, config: function})
+    if not (isinstance(found, type) and issubclass(found, Adapter)):
+        raise SpecError(f"{source} must be an adapter. Received: {found!r}. Subclass TorchAdapter or another one.")
+    if found.build is Adapter.build and getattr(found, "solve", None) is None:
+        raise SpecError(f"{source} must have build(config), which returns the layer. It has none.")
+    table = REFERENCES if role == "reference" else ENGINES
+    if found.engine not in table:
+        raise SpecError(f"{source} must be a {' or '.join(sorted(table))} adapter to be the reference.")
     module, _, name = table[found.engine].partition(":")
     return getattr(import_module(f"eca_multi.parity.engines.{module}"), name)(found())
 
@@ -106,7 +115,7 @@ def _refused(engine: Any, request: Request, send: Send) -> bool:
     dtype = request.get("job", {}).get("dtype", "")
     reason = unsupported(engine.adapter.unsupported, request.get("check", ""), dtype)
     if reason:
-        send({"id": request["id"], "unsupported": reason})
+        send({"id": request["id"], "unsupported": bounded(reason)})
     return bool(reason)
 
 
@@ -153,26 +162,29 @@ _DO: dict[str, Callable[[Any, Request], Any]] = {
 }
 
 
+_BESIDE = {"power": "not_applicable", "train": "note"}  # what comes with the tensors, and is none
+
+
 def _answer(send: Send, request: Request, result: Outputs | Exception) -> None:
     message: dict[str, Any] = {"id": request["id"]}
     if isinstance(result, Exception):
         if isinstance(result, (Unsupported, SpecError)):
-            send({**message, "unsupported" if isinstance(result, Unsupported) else "error": str(result)})
+            send({**message, "unsupported" if isinstance(result, Unsupported) else "error": bounded(result)})
         else:
             text = "".join(traceback.format_exception(result, limit=-3))
-            send({**message, "error": text})
-    elif "fingerprint" in result:
+            send({**message, "error": bounded(text)})
+    elif request["do"] == "fingerprint":
         send({**message, **result})
     else:
-        for key in ("not_applicable", "note"):
-            if key in result:
-                message[key] = result.pop(key)
+        beside = _BESIDE.get(request["do"], "")
+        if beside in result:
+            message[beside] = result.pop(beside)
         try:
             write_arrays({name: tensor.values for name, tensor in result.items()}, request["out"])
         except OSError as error:  # a full disk
-            send({**message, "error": str(error)})
+            send({**message, "unwritten": bounded(error)})
             return
-        send({**message, "out": request["out"], "dtypes": {name: tensor.dtype for name, tensor in result.items()}})
+        send({**message, "dtypes": {name: tensor.dtype for name, tensor in result.items()}})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The verdict: what came out, in one sentence, and the numbers behind it."""
 
+from eca_multi.parity.report import REFERENCE
+
 from .formats import count
 from .markup import Markup, element
 from .plot import cross, path, picture
@@ -36,11 +38,14 @@ def _counts(report: Row) -> str:
     verdicts = [text(result, "verdict") for result in results]
     judged = sum(verdict not in OPEN for verdict in verdicts)
     good, undecided = sum(verdict in GREEN for verdict in verdicts), len(verdicts) - judged
-    states = [text(runner, "state") for runner in rows(report, "runners")]
-    ran = sum(state in ("ran", "") for state in states)
+    states = {text(runner, "name"): text(runner, "state") for runner in rows(report, "runners")}
+    raised = {text(result, "runner") for result in results}
+    raised -= {text(result, "runner") for result in results if text(result, "verdict") != "ERROR"}
+    ran = sum(state in ("ran", "") and name not in raised for name, state in states.items())
+    asked = [name for name in runner_names(report) if name != REFERENCE]  # which is there where it has died
     parts = [f"{good:,} of {count(judged, 'tensor')} within budget"]
     parts += [f"{undecided:,} without a verdict"] if undecided else []
-    parts += [f"{ran} of {count(len(runner_names(report)), 'runner')} ran to the end"] if states else []
+    parts += [f"{ran} of {count(len(asked), 'runner')} ran to the end"] if states else []
     parts += [count(len(rows(report, "cases")) or len({text(result, "case") for result in results}), "case")]
     return " · ".join(parts)
 

@@ -1,0 +1,48 @@
+"""Ending what a worker started, however it was started: by a mark in the environment, which every descendant inherits.
+
+A process group is not enough: `setsid` leaves it. On Linux /proc shows the environment with which each process began;
+elsewhere, and for a descendant that was given another environment, the group is all that ends with a worker.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+MARK = "ECA_MULTI_WORKER"  # names a worker of this machine, and no other's
+_ROUNDS = 5  # a descendant may start another one while it is looked for
+
+
+def end_marked(mark: str) -> None:
+    """End all processes of this user that descend from the worker with this mark, but not the caller."""
+    wanted = f"{MARK}={mark}".encode()
+    if not hasattr(os, "pidfd_open"):
+        return
+    for _ in range(_ROUNDS):
+        if not any([_end(folder, wanted) for folder in Path("/proc").glob("[0-9]*")]):
+            return
+
+
+def _end(folder: Path, wanted: bytes) -> bool:
+    """Kill a process if it has the mark, and return whether it had it."""
+    number = int(folder.name)
+    if number == os.getpid():
+        return False
+    handle = -1
+    try:
+        if folder.stat().st_uid != os.geteuid():
+            return False
+        handle = os.pidfd_open(number)  # before the look: if its number goes to another process, that is not hit
+        if wanted not in (folder / "environ").read_bytes().split(b"\0") or _is_zombie(folder):
+            return False
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    except OSError:  # it has ended meanwhile, or is not ours to see
+        return False
+    finally:
+        if handle >= 0:
+            os.close(handle)
+    return True
+
+
+def _is_zombie(folder: Path) -> bool:
+    """Whether a process has ended, and its parent has not asked how."""
+    return (folder / "stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"
