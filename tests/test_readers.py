@@ -680,12 +680,13 @@ def seeds(tmp_path_factory, tiny):
 
 @pytest.mark.keras
 def test_some_inputs_of_the_fuzzer(seeds, tmp_path):
-    outcomes = [fuzz_readers.run_one(seeds, 0, index, list(fuzz_readers.FORMS), tmp_path) for index in range(200)]
+    forms = [form for form in fuzz_readers.FORMS if form != "orbax"]  # its threads go on after an error: the slow test
+    outcomes = [fuzz_readers.run_one(seeds, 0, index, forms, tmp_path) for index in range(200)]
     assert [outcome for outcome in outcomes if outcome.fault] == []
-    assert {outcome.form for outcome in outcomes} == set(fuzz_readers.FORMS)
+    assert {outcome.form for outcome in outcomes} == set(forms)
     assert sum(bool(outcome.error) for outcome in outcomes) > 80
     assert sum(not outcome.error for outcome in outcomes) > 20
-    again = fuzz_readers.run_one(seeds, 0, 7, list(fuzz_readers.FORMS), tmp_path)
+    again = fuzz_readers.run_one(seeds, 0, 7, forms, tmp_path)
     assert (again.form, again.error, again.size) == (outcomes[7].form, outcomes[7].error, outcomes[7].size)
 
 
