@@ -96,7 +96,8 @@ def _skipped(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
 
 
 def _listed(paths: Sequence[str], most: int = 4) -> str:
-    kinds = [list(group) for _, group in groupby(paths, lambda path: NUMBER.sub("#", path))]
+    once = list(dict.fromkeys(paths))  # a plan may come from a file, and name a site twice
+    kinds = [list(group) for _, group in groupby(once, lambda path: NUMBER.sub("#", path))]
     texts = [_merged(part) for group in kinds for part in _grids(group, str)]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more

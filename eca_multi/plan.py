@@ -216,7 +216,10 @@ _KINDS |= {"entries": (ECAEntry,), "skipped": (Skipped,)}
 
 
 def _entry(data: Mapping[str, Any]) -> ECAEntry:
-    entry = ECAEntry(**{**data, "aliases": tuple(data.get("aliases", ())), "notes": tuple(data.get("notes", ()))})
+    lists = {name: data.get(name, []) for name in ("aliases", "notes")}
+    if not all(isinstance(value, list) for value in lists.values()):
+        raise ValueError("aliases and notes are no lists")
+    entry = ECAEntry(**{**data, **{name: tuple(value) for name, value in lists.items()}})
     _check_fields(entry, f" of {entry.path!r}")
     if entry.action not in ACTIONS or entry.layout not in LAYOUTS:
         raise ValueError(f"{entry.path!r} has action {entry.action!r} and layout {entry.layout!r}")

@@ -521,6 +521,7 @@ def test_a_config_that_lies(tmp_path, tiny, text):
         '{"schema": 1, "framework": "torch", "model": "Net", "skipped": {"a": 3}}',
         '{"schema": 1, "framework": "torch", "model": "Net", "notes": [{}]}',
         '{"schema": 1, "framework": "torch", "model": "Net", "entries": [{"path": "a", "parameters": "many"}]}',
+        '{"schema": 1, "framework": "torch", "model": "Net", "entries": [{"path": "a", "notes": "xx"}]}',
         b"\xff",
     ],
     ids=str,
@@ -529,6 +530,13 @@ def test_a_plan_that_lies(tmp_path, text):
     (tmp_path / "plan.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with bounded(), pytest.raises(ValueError, match="plan must be the JSON of an ECAPlan"):
         ECAPlan.load(tmp_path / "plan.json")
+
+
+def test_a_plan_that_names_a_site_twice(tmp_path):
+    entry = {"path": "a.bn", "channels": 8, "notes": ["b", "b"]}
+    text = json.dumps({"schema": 1, "framework": "torch", "model": "Net", "entries": [entry, entry]})
+    (tmp_path / "plan.json").write_text(text)
+    assert "a.bn: b" in str(ECAPlan.load(tmp_path / "plan.json"))
 
 
 @pytest.mark.parametrize("text", [DEEP, '{"schema": 1e999}', "[]", '{"schema": 2}', b"\xff"], ids=str)
