@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help parity test test-slow bench check clean
+.PHONY: help parity test test-slow fuzz bench check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ test: $(READY)  ## run the tests on every framework and Keras backend (ARGS= goe
 
 test-slow: $(READY)  ## run the tests that `make test` leaves out
 	$(PYTEST) --dist worksteal --slow -m slow $(ARGS)
+
+fuzz: $(READY)  ## read 100,000 broken files of every format (ARGS="--seed 7"), half an hour
+	$(BIN)/python tests/fuzz_readers.py --inputs 100000 $(ARGS)
 
 bench: $(READY)  ## measure the layers and write docs/speed.md, about half an hour
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"

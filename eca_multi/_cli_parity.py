@@ -216,13 +216,13 @@ def report(
 ) -> None:
     """Turn a JSON report into a page or JUnit XML, or show it."""
     from eca_multi.parity.render import print_summary
-    from eca_multi.parity.report import check_content
+    from eca_multi.parity.report import read_report
 
     files = _check_files(None, html_file, junit_file)
     try:
-        content = check_content(json.loads(file.read_text()))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _wrong(f"{file} must be a report of run --json: {error}") from error
+        content = read_report(file)
+    except (OSError, ValueError) as error:
+        raise _wrong(str(error)) from error
     if any(files.values()):
         raise typer.Exit(_write_all(files, _makers(content), 0))
     _finish(0, lambda: print_summary(content, Terminal()))

@@ -48,7 +48,9 @@ def _grids(group: list[T], text: Callable[[T], str]) -> list[list[T]]:
     columns = list(zip(*(NUMBER.findall(text(one)) for one in group), strict=True))
     if len(group) == prod(len(set(column)) for column in columns):
         return [group]
-    first = next(i for i, column in enumerate(columns) if len(set(column)) > 1)
+    first = next((i for i, column in enumerate(columns) if len(set(column)) > 1), None)
+    if first is None:  # a plan may come from a file, and name a site twice
+        return [group]
     parts = [list(part) for _, part in groupby(group, lambda one: NUMBER.findall(text(one))[first])]
     return [grid for part in parts for grid in (_grids(part, text) if len(parts) > 1 else [part])]
 
@@ -96,7 +98,8 @@ def _skipped(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
 
 
 def _listed(paths: Sequence[str], most: int = 4) -> str:
-    kinds = [list(group) for _, group in groupby(paths, lambda path: NUMBER.sub("#", path))]
+    once = list(dict.fromkeys(paths))  # a plan may come from a file, and name a site twice
+    kinds = [list(group) for _, group in groupby(once, lambda path: NUMBER.sub("#", path))]
     texts = [_merged(part) for group in kinds for part in _grids(group, str)]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more

@@ -9,14 +9,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from eca_multi._parsing import parse_json, parsing
 from eca_multi._printable import PrintableError, printable
 from eca_multi._table import table
 
 SCHEMA = 1
 ACTIONS = ("after", "before_add", "replace", "fill")
 LAYOUTS = ("channels_first", "channels_last")
+
+
+# Of the records' fields those that are no text, by their types; and those that hold any number of values.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "channels": (int,), "kernel_size": (int,), "parameters": (int,), "calls": (int, type(None)),
+    "keeps_output": (bool,), "gamma": (int, float), "beta": (int, float), "model_parameters": (int,), "schema": (int,),
+}  # fmt: skip
+_LISTS = ("aliases", "notes", "entries", "skipped")
+T = TypeVar("T")
 
 
 class NoSiteError(PrintableError, LookupError):
@@ -165,20 +175,18 @@ class ECAPlan:
             ValueError: If the text is no plan, or one of a later schema.
         """
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
+            data = parse_json(text)
+        except ValueError as error:
             raise _unreadable(f"not JSON ({error})") from None
         if not isinstance(data, dict):
             raise _unreadable(f"a JSON {type(data).__name__}")
         if data.get("schema") != SCHEMA:
             raise _unreadable(f"schema {data.get('schema')!r}")
-        try:
+        with parsing(_unreadable):
             entries = tuple(_entry(entry) for entry in data.pop("entries", ()))
-            skipped = tuple(Skipped(**one) for one in data.pop("skipped", ()))
+            skipped = tuple(_check_fields(Skipped(**one), "") for one in data.pop("skipped", ()))
             notes = tuple(data.pop("notes", ()))
-            return cls(entries=entries, skipped=skipped, notes=notes, **data)
-        except (TypeError, ValueError) as error:
-            raise _unreadable(str(error)) from None
+            return _check_fields(cls(entries=entries, skipped=skipped, notes=notes, **data), "")
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the plan as JSON, whole or not at all."""
@@ -188,23 +196,45 @@ class ECAPlan:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "ECAPlan":
-        """Read a plan from a file that `save` wrote."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        """Read a plan from a file that `save` wrote.
+
+        Raises:
+            OSError: If it cannot be read.
+            ValueError: If it is no plan, or one of a later schema.
+        """
+        try:
+            text = Path(path).read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise _unreadable(f"not JSON ({error})") from None
+        return cls.from_json(text)
 
     def __str__(self) -> str:
         return table(self)
 
 
+_KINDS |= {"entries": (ECAEntry,), "skipped": (Skipped,)}
+
+
 def _entry(data: Mapping[str, Any]) -> ECAEntry:
-    entry = ECAEntry(**{**data, "aliases": tuple(data.get("aliases", ())), "notes": tuple(data.get("notes", ()))})
-    for field in fields(ECAEntry):
-        value = getattr(entry, field.name)
-        wanted = {"path": str, "channels": int, "kernel_size": int}.get(field.name, object)
-        if not isinstance(value, wanted):
-            raise ValueError(f"{field.name} of {entry.path!r} is {value!r}")
+    lists = {name: data.get(name, []) for name in ("aliases", "notes")}
+    if not all(isinstance(value, list) for value in lists.values()):
+        raise ValueError("aliases and notes are no lists")
+    entry = ECAEntry(**{**data, **{name: tuple(value) for name, value in lists.items()}})
+    _check_fields(entry, f" of {entry.path!r}")
     if entry.action not in ACTIONS or entry.layout not in LAYOUTS:
         raise ValueError(f"{entry.path!r} has action {entry.action!r} and layout {entry.layout!r}")
     return entry
+
+
+def _check_fields(record: T, of: str) -> T:
+    """Check the types of a record's fields, which a dataclass does not."""
+    for field in fields(record):  # type: ignore[arg-type]  # T is one of the three dataclasses
+        value = getattr(record, field.name)
+        kinds = _KINDS.get(field.name, (str,))
+        fits = all(type(one) in kinds for one in value) if isinstance(value, tuple) else type(value) in kinds
+        if not fits or isinstance(value, tuple) != (field.name in _LISTS):
+            raise ValueError(f"{field.name}{of} is {value!r:.100}")
+    return record
 
 
 def _unreadable(received: str) -> ValueError:

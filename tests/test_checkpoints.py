@@ -207,17 +207,18 @@ def test_arrays_that_are_no_weights(rng):
 # --- safetensors ---------------------------------------------------------------------------------------------------
 
 
-def test_safetensors_are_mapped(tmp_path, rng):
+@pytest.mark.parametrize("mmap", [False, True])
+def test_safetensors_are_read(tmp_path, rng, mmap):
     path = tmp_path / "model.safetensors"
     arrays = {"a": rng.normal(size=(3, 4)), "b": np.array(5), "c": rng.normal(size=2).astype(np.float16)}
     safetensors.numpy.save_file(arrays, path, metadata={"format": "pt"})
-    found, metadata = read_safetensors(path)
+    found, metadata = read_safetensors(path, mmap=mmap)
     assert metadata == {"format": "pt"}
     assert set(found) == set(arrays)
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype
         assert np.array_equal(found[name], array)
-        assert not found[name].flags.writeable
+        assert found[name].flags.writeable is not mmap
 
 
 def raw(path, header, data=b""):

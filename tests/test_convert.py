@@ -319,7 +319,7 @@ def test_an_archive_that_was_packed_again(tmp_path, files):
     with zipfile.ZipFile(files("timm")) as old, zipfile.ZipFile(tmp_path / "m.pth", "w", zipfile.ZIP_DEFLATED) as new:
         for entry in old.infolist():
             new.writestr(entry.filename, old.read(entry))
-    refused(tmp_path, tmp_path / "m.pth", "compressed, which torch never does")
+    refused(tmp_path, tmp_path / "m.pth", "is compressed, which neither torch nor Keras does")
 
 
 class Runs:

@@ -1,12 +1,15 @@
 """What wrote a checkpoint: read off the file's content, not its name."""
 
-import json
 import os
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
 
+from eca_multi._parsing import parse_json, parsing
+
 from .identify import CheckpointError
+from .source import open_source
 
 _PICKLES = (".pth", ".pt", ".tar", ".bin", ".pkl", ".ckpt")
 _LINEN = ("params", "batch_stats", "step", "opt_state")  # of a linen network's variables, or of a TrainState
@@ -28,8 +31,8 @@ def detect(path: str | os.PathLike[str]) -> str:
     name = os.fspath(path)
     if os.path.isdir(path):
         return _flax(_keys_of_folder(Path(path)))
-    with open(path, "rb") as file:
-        start = file.read(1 << 10)
+    with open_source(path) as source:
+        start = source.read(0, 1 << 10)
     if start.startswith(b"PK\x03\x04"):
         return _archive(name, start)
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
@@ -53,7 +56,7 @@ def _archive(name: str, start: bytes) -> str:
     try:
         with zipfile.ZipFile(name) as archive:
             names = set(archive.namelist())
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, RuntimeError, struct.error):  # all that zipfile raises
         names = {start[30 : 30 + int.from_bytes(start[26:28], "little")].decode(errors="replace")}
     if names & {"config.json", "metadata.json", "model.weights.h5"}:
         return "keras"
@@ -72,7 +75,7 @@ def _first_key(start: bytes) -> str:
     if 0xA0 < kind[0] < 0xC0:
         size, place = kind[0] - 0xA0, place + 1
     elif kind[0] == 0xD9:
-        size, place = start[place + 1], place + 2
+        size, place = int.from_bytes(start[place + 1 : place + 2], "big"), place + 2
     else:
         return ""
     return start[place : place + size].decode(errors="replace")
@@ -87,11 +90,9 @@ def _keys_of_folder(folder: Path) -> list[str]:
 
 
 def _tree_keys(folder: Path, place: Path) -> list[str]:
-    try:
-        tree: Any = json.loads(place.read_bytes())["tree_metadata"]
+    with parsing(lambda _: _unknown(os.fspath(folder), f"orbax's {place.name} is broken")):
+        tree: Any = parse_json(place.read_bytes())["tree_metadata"]
         return [str(entry["key_metadata"][0]["key"]) for entry in tree.values()]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise _unknown(os.fspath(folder), f"orbax's {place.name} is broken") from error
 
 
 def _flax(keys: list[str]) -> str:

@@ -1,6 +1,5 @@
 """Released weights as every framework takes them: what to build, what to load into it, how to prepare images."""
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from typing import Any
 
 from eca_multi._canonical import Weights
 from eca_multi._networks import RELEASED, Preprocessing, preprocessing_of
+from eca_multi._parsing import parse_json, parsing
 
 from .hub import Hub, find_files
 from .identify import CheckpointError
@@ -94,19 +94,17 @@ def find_pretrained(
 def _read_config(path: Path | None) -> Mapping[str, Any]:
     if path is None:
         return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise _broken(path, str(error)) from error
-    if not isinstance(content, dict):
-        raise _broken(path, f"a {type(content).__name__}")
-    return content
+    with parsing(lambda reason: _broken(path, reason)):
+        content = parse_json(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__}")
+        return content
 
 
 def _preprocessing(config: Mapping[str, Any], usual: Preprocessing, path: Path | None) -> Preprocessing:
     """Read how images are prepared from timm's config; what it does not say is the usual."""
     data = config.get("pretrained_cfg", config)
-    try:
+    with parsing(lambda reason: _broken(path, reason)):
         size = data.get("test_input_size") or data.get("input_size") or (3, usual.size, usual.size)
         return Preprocessing(
             size=int(size[-1]),
@@ -115,8 +113,6 @@ def _preprocessing(config: Mapping[str, Any], usual: Preprocessing, path: Path |
             mean=_three(data.get("mean") or usual.mean),
             std=_three(data.get("std") or usual.std),
         )
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-        raise _broken(path, str(error)) from error
 
 
 def _three(values: Any) -> tuple[float, float, float]:

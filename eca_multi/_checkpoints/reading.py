@@ -1,13 +1,16 @@
 """Reading a checkpoint of any kind; only the framework that wrote it is imported, and only when it is needed."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 from .detect import detect
-from .safetensors_file import read_safetensors
+from .safetensors_file import list_safetensors
+from .source import Stored, open_source
 from .weights import Checkpoint, take
 
-# By kind, the module that has read_checkpoint and write_checkpoint.
+# By kind, the module that has read_checkpoint, open_tensors and write_checkpoint.
 MODULES = {
     "torch": "eca_multi.torch.checkpoints",
     "keras": "eca_multi.keras.checkpoints",
@@ -16,13 +19,18 @@ MODULES = {
 }
 
 
-def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, key: str | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: str | os.PathLike[str], arch: str | None = None, *, key: str | None = None, mmap: bool = False
+) -> Checkpoint:
     """Read a checkpoint of any framework.
 
     Args:
         path: The file, or a folder that orbax wrote. What it is, is read from its content.
         arch: Name of the network, where it is known.
         key: Where in a file of torch the weights are; None looks in the usual places.
+        mmap: Whether arrays are read-only views of the file instead of copies, where the format allows it (a folder of
+            orbax does not). What then cuts the file off or writes to it, as a trainer does, ends the process or changes
+            the arrays.
 
     Returns:
         `weights`, canonical and by name; `found`, the network and how it must be built (`found.options` are the
@@ -45,17 +53,28 @@ def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, ke
         >>> checkpoint.weights["layer1.0.eca.weight"].shape
         (3,)
     """
-    return read_kind(detect(path), path, arch, key=key)
+    return read_kind(detect(path), path, arch, key=key, mmap=mmap)
 
 
-def read_kind(kind: str, path: str | os.PathLike[str], arch: str | None, *, key: str | None = None) -> Checkpoint:
+def read_kind(
+    kind: str, path: str | os.PathLike[str], arch: str | None, *, key: str | None = None, mmap: bool = False
+) -> Checkpoint:
     """Read a checkpoint that `detect` says is of that kind."""
+    with open_kind(kind, path, key=key, mmap=mmap) as (tensors, facts):
+        return take(tensors, arch, facts)
+
+
+@contextmanager
+def open_kind(
+    kind: str, path: str | os.PathLike[str], *, key: str | None = None, mmap: bool = False
+) -> Iterator[tuple[dict[str, Stored], dict[str, str]]]:
+    """Give the tensors of a checkpoint of that kind, each to be read while it is open, and what it says of itself."""
     if key is not None and kind != "torch":
         raise ValueError(f"key must be None for a file of {kind}. Received: key={key!r}. Only torch's files have one.")
     if kind == "safetensors":
-        arrays, facts = read_safetensors(path)
-        return take(arrays, arch, facts)
-    module = import_module(MODULES[kind])
+        with open_source(path, mmap) as source:
+            yield list_safetensors(source)
+        return
     options = {"key": key} if kind == "torch" else {}
-    checkpoint: Checkpoint = module.read_checkpoint(path, arch, **options)
-    return checkpoint
+    with import_module(MODULES[kind]).open_tensors(path, mmap=mmap, **options) as opened:
+        yield opened

@@ -1,4 +1,4 @@
-"""`.safetensors` files of any size: tensors are mapped into memory when read, and written one after another."""
+"""`.safetensors` files of any size: tensors are read and written one after another."""
 
 import json
 import os
@@ -8,54 +8,78 @@ from typing import Any
 import numpy as np
 
 from eca_multi._files import whole_file
+from eca_multi._parsing import parse_json, parsing
 
 from .identify import CheckpointError
+from .source import Source, Stored, check_total, open_source
 
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
     "BOOL": "?",
 }  # fmt: skip
+_LONGEST_HEADER = 100 << 20  # as in the safetensors library
 _WRITTEN = {"float64": "F64", "float32": "F32", "float16": "F16"}
 
 
-def read_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return a file's tensors and its metadata. Tensors are read-only views of the file, but bfloat16, which NumPy has
-    not: it is widened to float32, exactly.
+def read_safetensors(
+    path: str | os.PathLike[str], *, mmap: bool = False
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return a file's tensors and its metadata. bfloat16, which NumPy has not, is widened to float32, exactly.
+
+    Args:
+        path: The file.
+        mmap: Whether tensors are read-only views of the file instead of copies. What then cuts the file off or writes
+            to it, as a trainer does, ends the process or changes the tensors.
 
     Raises:
         OSError: If the file cannot be read.
         CheckpointError: If it is no complete `.safetensors` file, or holds a tensor of another dtype.
     """
-    from safetensors import SafetensorError, safe_open  # an extension, and few who import a layer read a file
-
-    name = os.fspath(path)
-    with open(path, "rb") as file:
-        start = file.read(8)
-    try:
-        with safe_open(name, framework="np") as checked:  # it checks sizes and offsets
-            metadata = dict(checked.metadata() or {})
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"path must name a complete .safetensors file. Received: {name!r} ({error}). Copy the file again."
-        ) from error
-    length = int.from_bytes(start, "little")
-    with open(path, "rb") as file:
-        file.seek(8)
-        header = json.loads(file.read(length))
-    header.pop("__metadata__", None)
-    data = np.memmap(path, np.uint8, "r")[8 + length :] if header else np.empty(0, np.uint8)
-    return {key: _view(key, entry, data) for key, entry in header.items()}, metadata
+    with open_source(path, mmap) as source:
+        tensors, metadata = list_safetensors(source)
+        return {name: tensor.load() for name, tensor in tensors.items()}, metadata
 
 
-def _view(name: str, entry: dict[str, Any], data: np.ndarray) -> np.ndarray:
+def list_safetensors(source: Source) -> tuple[dict[str, Stored], dict[str, str]]:
+    """Return the tensors of an open file, not yet read, and its metadata.
+
+    Raises:
+        CheckpointError: If it is no complete `.safetensors` file, or holds a tensor of another dtype.
+    """
+    with parsing(lambda reason: _incomplete(source.name, reason), CheckpointError):
+        length = int.from_bytes(source.read(0, 8), "little")
+        if not 2 <= length <= min(source.size - 8, _LONGEST_HEADER):
+            raise ValueError(f"a header of {length} bytes in a file of {source.size}")
+        header = parse_json(source.read(8, length))
+        metadata = header.pop("__metadata__", {})
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise ValueError("metadata that are no strings")
+        tensors = {name: _tensor(source, name, entry, 8 + length) for name, entry in header.items()}
+        check_total(tensors, source.size)
+        places = sorted(entry["data_offsets"] for entry in header.values())
+        ends = [0, *(end for _, end in places)]
+        if ends != [*(start for start, _ in places), source.size - 8 - length]:
+            raise ValueError("tensors that do not fill the file one after another")
+        return tensors, metadata
+
+
+def _tensor(source: Source, name: str, entry: dict[str, Any], start: int) -> Stored:
     kind, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if kind not in _DTYPES:
         raise CheckpointError(
             f"tensors must be of a dtype of NumPy, or bfloat16. Received: {name!r} of dtype {kind}. Store float32."
         )
-    array = data[first:last].view(_DTYPES[kind]).reshape(shape)
-    return (array.astype("<u4") << 16).view("<f4") if kind == "BF16" else array
+    tensor = source.tensor(_DTYPES[kind], shape, start + first, start + last, bfloat16=kind == "BF16")
+    if tensor.size * np.dtype(_DTYPES[kind]).itemsize != last - first:
+        raise ValueError(f"{name!r} of shape {tensor.shape} in {last - first} bytes")
+    return tensor
+
+
+def _incomplete(name: str, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"path must name a complete .safetensors file. Received: {name!r} ({reason}). Copy the file again."
+    )
 
 
 def write_safetensors(

@@ -1,4 +1,4 @@
-"""From a checkpoint's arrays to canonical weights."""
+"""From a checkpoint's tensors to canonical weights."""
 
 import mmap
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from eca_multi._canonical import Weights, check_weights
 from eca_multi._networks import tensors
 
 from .identify import Identified, identify
+from .source import Stored
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,41 @@ class Checkpoint:
 
 
 def take(
-    arrays: Mapping[str, np.ndarray], arch: str | None = None, facts: Mapping[str, str] | None = None
+    arrays: Mapping[str, np.ndarray | Stored], arch: str | None = None, facts: Mapping[str, str] | None = None
 ) -> Checkpoint:
     """Take a torch state dict as arrays to canonical weights; arrays are passed on, not copied.
+
+    Of tensors that are still in their file those of the network are read, once it is known which network it is.
 
     Raises:
         CheckpointError: If they are not exactly the tensors of a network.
         TypeError, ValueError: If `arch` is no network's name, or a tensor is not of floating point or not finite.
     """
-    found = identify({name: array.shape for name, array in arrays.items()}, arch)
-    weights = {name: arrays[found.names[name]].reshape(tensor.shape) for name, tensor in found.tensors.items()}
+    chosen, found = choose(arrays, arch)
+    weights = {name: array.load() if isinstance(array, Stored) else array for name, array in chosen.items()}
     checked = check_weights(weights)
     for array in checked.values():
         release(array)
     return Checkpoint(checked, found, dict(facts or {}))
+
+
+def choose(
+    arrays: Mapping[str, np.ndarray | Stored], arch: str | None = None
+) -> tuple[dict[str, np.ndarray | Stored], Identified]:
+    """Find the network that a torch state dict is of; return its tensors by canonical name, in their shapes.
+
+    Raises:
+        CheckpointError: If they are not exactly the tensors of a network.
+        TypeError, ValueError: If `arch` is no network's name.
+    """
+    found = identify({name: array.shape for name, array in arrays.items()}, arch)
+    return {name: _shaped(arrays[found.names[name]], tensor.shape) for name, tensor in found.tensors.items()}, found
+
+
+def _shaped(array: np.ndarray | Stored, shape: tuple[int, ...]) -> np.ndarray | Stored:
+    if isinstance(array, Stored):
+        return array if array.shape == shape else array.viewed(lambda values: values.reshape(shape))
+    return array.reshape(shape)
 
 
 def release(array: np.ndarray) -> None:

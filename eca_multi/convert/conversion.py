@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from eca_multi import __version__
-from eca_multi._canonical import Weights
-from eca_multi._checkpoints import MODULES, ORBAX, Checkpoint, Report, detect, read_kind, release, write_safetensors
+from eca_multi._canonical import check_weights
+from eca_multi._checkpoints import MODULES, ORBAX, Checkpoint, Report, choose, detect, open_kind, write_safetensors
 from eca_multi._folders import check_replaceable
 from eca_multi._printable import printable
 
@@ -137,22 +137,23 @@ def convert(
     kind = detect(source)
     sha256 = sha256_of(source, lambda done, total: tell("hash", done, total))
     tell("read", 0, 1)
-    checkpoint = read_kind(kind, source, arch, key=key)
-    tell("read", 1, 1)
-    found, facts = checkpoint.found, checkpoint.facts
-    metadata = {
-        "source": os.path.basename(os.path.abspath(source)),
-        "sha256": sha256,
-        "architecture": found.network.name,
-        "kernel_sizes": json.dumps(found.kernel_sizes),
-        "num_classes": str(found.num_classes),
-        "facts": _first_facts(facts),
-        "eca_multi": __version__,
-    }
-    weights = _Watched(checkpoint.weights, tell)
-    del checkpoint  # what is written is let go of
-    _writer(to)(Checkpoint(weights, found, facts), target, metadata)
-    weights.end()
+    with open_kind(kind, source, key=key) as (tensors, facts):
+        chosen, found = choose(tensors, arch)
+        for name, tensor in chosen.items():
+            _values(name, tensor)
+        tell("read", 1, 1)
+        metadata = {
+            "source": os.path.basename(os.path.abspath(source)),
+            "sha256": sha256,
+            "architecture": found.network.name,
+            "kernel_sizes": json.dumps(found.kernel_sizes),
+            "num_classes": str(found.num_classes),
+            "facts": _first_facts(facts),
+            "eca_multi": __version__,
+        }
+        weights = _Watched(chosen, tell)
+        _writer(to)(Checkpoint(weights, found, facts), target, metadata)
+        weights.end()
     return ConversionReport(
         source, target, kind, to, sha256, found.network.name, found.kernel_sizes, found.report,
         metadata,
@@ -199,23 +200,25 @@ def _silent(what: str, done: int, total: int) -> None:
     pass
 
 
-class _Watched(Weights):
-    """Weights that are taken out once each, to be written: it is told, and the one before is let go of."""
+def _values(name: str, tensor: Any) -> np.ndarray:
+    """Read a tensor, and check it."""
+    return check_weights({name: tensor.load()})[name]
 
-    def __init__(self, weights: Weights, tell: Progress) -> None:
+
+class _Watched(dict[str, Any]):
+    """Weights that are taken out once each, to be written, and are read from their file then; it is told."""
+
+    def __init__(self, weights: Mapping[str, Any], tell: Progress) -> None:
         super().__init__(weights)
         self.tell = tell
-        self.total = sum(array.nbytes for array in weights.values())
+        self.total = sum(tensor.nbytes for tensor in weights.values())
         self.done = 0
-        self.last: np.ndarray | None = None
 
     def __getitem__(self, name: str) -> np.ndarray:
-        if self.last is not None:
-            release(self.last)
-        self.last = self.pop(name)
+        tensor = self.pop(name)
         self.tell("write", self.done, self.total)
-        self.done = min(self.done + self.last.nbytes, self.total)
-        return self.last
+        self.done = min(self.done + tensor.nbytes, self.total)
+        return _values(name, tensor)  # checked again: it was read again
 
     def end(self) -> None:
         self.tell("write", self.total, self.total)

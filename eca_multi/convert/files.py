@@ -2,16 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, deserialize
 
 from eca_multi._canonical import Weights, check_weights
-from eca_multi._checkpoints import write_safetensors
-
-_DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+from eca_multi._checkpoints import read_safetensors, write_safetensors
 
 
 def save_file(
@@ -45,7 +40,8 @@ def load_file(path: str | os.PathLike[str]) -> Weights:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is no complete `.safetensors` file, or holds a tensor that is not finite.
+        CheckpointError: If it is no complete `.safetensors` file, or holds a tensor of a dtype that NumPy has not.
+        ValueError: If it holds a tensor that is not finite.
         TypeError: If it holds a tensor that is not float16, bfloat16 (widened to float32), float32 or float64.
 
     Example:
@@ -55,22 +51,4 @@ def load_file(path: str | os.PathLike[str]) -> Weights:
         >>> load_file("eca.safetensors")
         {'weight': array([0.5  , 0.25 , 0.125])}
     """
-    data = Path(path).read_bytes()
-    try:
-        tensors = deserialize(data)  # type: ignore[no-untyped-call]  # a compiled function
-    except SafetensorError as error:
-        raise ValueError(
-            f"path must name a complete .safetensors file. Received: {os.fspath(path)!r} ({error}). "
-            "Copy the file again, or write it with eca_multi.convert.save_file."
-        ) from error
-    return check_weights({name: _decode(name, tensor) for name, tensor in tensors})
-
-
-def _decode(name: str, tensor: dict[str, Any]) -> np.ndarray:
-    """Take one entry of a file to NumPy; safetensors' own NumPy reader knows no bfloat16."""
-    kind, data, shape = tensor["dtype"], tensor["data"], tensor["shape"]
-    if kind == "BF16":  # the upper half of a float32
-        return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
-    if kind not in _DTYPES:
-        raise TypeError(f"weights must be floating-point arrays. Received: {name!r} of dtype {kind}. Store float32.")
-    return np.frombuffer(data, _DTYPES[kind]).reshape(shape)
+    return check_weights(read_safetensors(path)[0])

@@ -4,10 +4,12 @@ and written. linen and nnx share them."""
 import json
 import logging
 import os
+import stat
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,75 +19,158 @@ import msgpack  # type: ignore[import-untyped]  # it has none
 import numpy as np
 from flax import serialization
 
-from eca_multi._checkpoints import ORBAX, Checkpoint, CheckpointError, check_metadata, take
+from eca_multi._checkpoints import (
+    ORBAX,
+    Checkpoint,
+    CheckpointError,
+    Source,
+    Stored,
+    check_metadata,
+    check_total,
+    open_source,
+    take,
+)
 from eca_multi._checkpoints.orbax_folder import NOTE
 from eca_multi._files import whole_file
 from eca_multi._folders import check_replaceable, whole_folder
+from eca_multi._parsing import parse_json, parsing
 
+from ._msgpack import Odd, Reader
 from ._network_weights import STATISTICS, canonical_name, canonical_view, flatten, native_path, native_view, nest
 
 COLLECTIONS = ("params", "batch_stats")
 OURS = "__eca_multi__"  # what is said of the weights, beside them
+_DEEPEST = 32  # a TrainState is 8 deep
 _FILES = (".bin", ".ckpt", ".h5", ".keras", ".pt", ".pth", ".safetensors", ".tar")
 Tree = Mapping[str, Any]
 
 
-def read_network(path: str | os.PathLike[str], arch: str | None) -> Checkpoint:
+def read_network(path: str | os.PathLike[str], arch: str | None, *, mmap: bool) -> Checkpoint:
     """Read a network's weights from what either framework's state was written to.
 
     Raises:
         OSError: If it cannot be read.
         CheckpointError: If it is no complete file or folder of Flax, or of no known network.
     """
+    with open_tensors(path, mmap=mmap) as (tensors, facts):
+        return take(tensors, arch, facts)
+
+
+@contextmanager
+def open_tensors(
+    path: str | os.PathLike[str], *, mmap: bool = False
+) -> Iterator[tuple[dict[str, Stored], dict[str, str]]]:
+    """Give the tensors of a file or folder, each to be read while it is open, and what it says of itself.
+
+    Raises:
+        OSError: If it cannot be read.
+        CheckpointError: If it is no complete file or folder of Flax, or was written to meanwhile.
+    """
     name = os.fspath(path)
-    try:
-        tree, facts = _read_folder(Path(path)) if os.path.isdir(path) else _read_msgpack(path)
-    except (FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:  # of the many libraries under orbax, each has its own
-        raise _incomplete(name, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    with ExitStack() as opened:
+        if os.path.isdir(path):
+            with parsing(lambda reason: _incomplete(name, reason), CheckpointError):
+                tree, facts, size = _open_folder(Path(path), opened)
+                tensors = _tensors(tree)
+                check_total(tensors, size, packed=True)
+        else:
+            source = opened.enter_context(open_source(path, mmap))
+            with parsing(lambda reason: _incomplete(name, reason), CheckpointError):
+                tree, facts = _read_msgpack(source)
+                tensors = _tensors(tree)
+                check_total(tensors, source.size)
+        yield tensors, facts
+
+
+def _tensors(tree: Any) -> dict[str, Stored]:
+    """The tensors of a network, by canonical name and in torch's layout."""
     if not isinstance(tree, Mapping):
-        raise _incomplete(name, f"a {type(tree).__name__}")
+        raise ValueError(f"a {type(tree).__name__}")
     # Of linen's variables, or of a TrainState, which has an optimizer's state as well; nnx's state is the tree itself.
     trees = [_mapping(tree.get(name)) for name in COLLECTIONS] if "params" in tree else [tree]
-    arrays = {}
+    tensors: dict[str, Stored] = {}
     for route, leaf in chain.from_iterable(map(flatten, trees)):
         steps = tuple(step for step in route if step != "value")  # orbax writes an nnx variable's as one
-        if "rngs" not in steps and hasattr(leaf, "dtype"):  # what drops has random streams of its own
-            arrays[canonical_name(steps)] = canonical_view(steps[-1], np.asarray(leaf))
-    return take(arrays, arch, facts)
+        if "rngs" in steps:  # what drops has random streams of its own
+            continue
+        if isinstance(leaf, Odd):
+            raise ValueError(f"{'.'.join(steps)} is {leaf.what}")
+        if isinstance(leaf, Stored) and steps:
+            tensors[canonical_name(steps)] = leaf.viewed(partial(canonical_view, steps[-1]))
+    return tensors
 
 
 def _mapping(content: Any) -> Tree:
     return content if isinstance(content, Mapping) else {}
 
 
-def _read_msgpack(path: str | os.PathLike[str]) -> tuple[Any, dict[str, str]]:
-    with open(path, "rb") as file:  # piece by piece: the whole of it beside its arrays would be twice the file
-        hook = serialization._msgpack_ext_unpack  # arrays and numbers; none holds code
-        unpacker = msgpack.Unpacker(file, ext_hook=hook, raw=False, strict_map_key=False, max_buffer_size=0)
-        tree = unpacker.unpack()
-        if unpacker.tell() != os.path.getsize(path):
-            raise ValueError("more bytes than there are weights")
+def _texts(facts: Any) -> dict[str, str]:
+    return {str(key): str(value) for key, value in _mapping(facts).items()}
+
+
+def _read_msgpack(source: Source) -> tuple[Any, dict[str, str]]:
+    reader = Reader(source)
+    tree = reader.value()
+    if reader.stream.tell() != source.size:
+        raise ValueError("more or fewer bytes than there are weights")
     facts = tree.pop(OURS, {}) if isinstance(tree, dict) else {}
-    return tree, {str(key): str(value) for key, value in _mapping(facts).items()}
+    return tree, _texts(facts)
 
 
-def _read_folder(folder: Path) -> tuple[Any, dict[str, str]]:
-    """Read the first tree that lies in a folder: its own, or that of a step or an item."""
+def _open_folder(folder: Path, opened: ExitStack) -> tuple[Any, dict[str, str], int]:
+    """Find the first tree that lies in a folder: its own, or that of a step or an item; and the folder's bytes."""
     import orbax.checkpoint as ocp  # type: ignore[import-untyped]  # it has none
 
     place = min([*folder.glob("_METADATA"), *folder.glob("*/_METADATA"), *folder.glob("*/*/_METADATA")], default=None)
     if place is None:
         raise ValueError("a folder without orbax's _METADATA")
-    with _without_chatter(), ocp.PyTreeCheckpointer() as reader:
-        source = os.path.abspath(place.parent)
-        listed = reader.metadata(source).item_metadata.tree
-        plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), listed)  # on whatever devices it was
-        tree = reader.restore(source, restore_args=plain)
+    _check_tree(place)
+    size = _size(place.parent)
+    source = os.path.abspath(place.parent)
+    opened.enter_context(_without_chatter())
+    reader = opened.enter_context(ocp.PyTreeCheckpointer())
+    listed = reader.metadata(source).item_metadata.tree
+
+    @cache
+    def restored() -> dict[tuple[str, ...], Any]:
+        with parsing(lambda reason: _incomplete(os.fspath(folder), reason), CheckpointError):
+            plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), listed)  # whatever devices it had
+            return dict(flatten(reader.restore(source, restore_args=plain)))
+
+    tree = nest((route, _in_folder(leaf, partial(_leaf, restored, route))) for route, leaf in flatten(listed))
     note = folder / NOTE
-    facts = json.loads(note.read_bytes()) if note.is_file() else {}
-    return tree, {str(key): str(value) for key, value in _mapping(facts).items()}
+    facts = parse_json(note.read_bytes()) if note.is_file() else {}
+    return tree, _texts(facts), size
+
+
+def _check_tree(place: Path) -> None:
+    """orbax and JAX go down a tree by recursion, the latter in a language whose stack ends the process."""
+    for entry in parse_json(place.read_bytes())["tree_metadata"].values():
+        if len(entry["key_metadata"]) > _DEEPEST:
+            raise ValueError("nested too deeply")
+
+
+def _size(folder: Path) -> int:
+    size = 0
+    for file in folder.rglob("*"):
+        mode = file.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would be waited for
+            raise ValueError(f"{file.name} is no file")
+        size += file.stat().st_size
+    return size
+
+
+def _in_folder(leaf: Any, load: Callable[[], np.ndarray]) -> Any:
+    """An array of a folder, of which orbax says shape and dtype before it is read."""
+    if not isinstance(getattr(leaf, "shape", None), tuple):
+        return None
+    bfloat16 = np.dtype(leaf.dtype).name == "bfloat16"
+    return Stored(leaf.shape, np.dtype("<f4") if bfloat16 else np.dtype(leaf.dtype), load)
+
+
+def _leaf(restored: Callable[[], dict[tuple[str, ...], Any]], route: tuple[str, ...]) -> np.ndarray:
+    array = np.asarray(restored()[route])
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 @contextmanager

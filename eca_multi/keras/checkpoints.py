@@ -1,7 +1,7 @@
 """Files that Keras wrote of a network, read without making anything of them but arrays; and written."""
 
 import contextlib
-import io
+import functools
 import json
 import os
 import shutil
@@ -16,31 +16,44 @@ import keras
 import numpy as np
 from keras.src.backend.common import global_state  # without a public name
 
-from eca_multi._checkpoints import Checkpoint, CheckpointError, check_metadata, take
+from eca_multi._checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    Source,
+    Stored,
+    check_metadata,
+    check_total,
+    open_archive,
+    open_source,
+    place_of,
+    take,
+)
 from eca_multi._disk import find
 from eca_multi._files import whole_file
+from eca_multi._parsing import parse_json, parsing
 from eca_multi._scratch import scratch_folder
 
 from . import networks
+from ._hdf5 import File, Node
 from ._network_weights import VARIABLES, canonical_view, names_in, native_view
 
 SUFFIXES = (".keras", ".weights.h5")
 WEIGHTS, CONFIG, METADATA = "model.weights.h5", "config.json", "metadata.json"  # in a .keras archive
 OURS = "eca_multi"  # the attribute of the HDF5 file that holds what is said of the weights, as JSON
-_MOST = 1000  # a compressed dataset may be this many times larger in memory than in the file
 _CLASSES = {name.lower(): name for name in VARIABLES}
 
 
-def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, mmap: bool = False) -> Checkpoint:
     """Read the weights of a network from a `.keras` or `.weights.h5` file.
 
     Nothing is deserialised: of a `.keras` archive its HDF5 file alone is read, in place, and the config, which can
-    hold code, is left alone. An optimizer's state is left alone too. Arrays are views of the file where they are
-    stored as such, which is how Keras stores them.
+    hold code, is left alone. An optimizer's state is left alone too. Arrays are copies.
 
     Args:
         path: The file. What it is, is read from its content.
         arch: Name of the network, where it is known; otherwise it is found by names and shapes.
+        mmap: Whether arrays are read-only views of the file instead of copies. What then cuts the file off or writes
+            to it, as a trainer does, ends the process or changes the arrays.
 
     Returns:
         The canonical weights, the network and how it must be built, and what the file says of itself.
@@ -59,129 +72,93 @@ def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None) -> Ch
         >>> checkpoint.found.network.name, checkpoint.found.num_classes
         ('eca_resnet18', 10)
     """
-    name = os.fspath(path)
-    with open(path, "rb") as file:
-        start = file.read(8)
-        try:
-            if start[:4] == b"PK\x03\x04":
-                arrays, facts = _read_archive(name)
-            elif start == b"\x89HDF\r\n\x1a\n":
-                arrays, facts = _read_h5(file, name, 0)
-            else:
-                raise _incomplete(name, "neither an archive nor HDF5")
-        except CheckpointError:
-            raise
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
-            raise _incomplete(name, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
-    return take(arrays, arch, facts)
+    with open_tensors(path, mmap=mmap) as (tensors, facts):
+        return take(tensors, arch, facts)
 
 
-def _read_archive(name: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    with zipfile.ZipFile(name) as archive:
+@contextlib.contextmanager
+def open_tensors(
+    path: str | os.PathLike[str], *, mmap: bool = False
+) -> Iterator[tuple[dict[str, Stored], dict[str, str]]]:
+    """Give a file's tensors, each to be read while the file is open, and what it says of itself.
+
+    Raises:
+        OSError: If the file cannot be read.
+        CheckpointError: If it is no complete file of Keras 3, or was written to meanwhile.
+    """
+    with open_source(path, mmap) as source:
+        yield _tensors(source)
+
+
+def _tensors(source: Source) -> tuple[dict[str, Stored], dict[str, str]]:
+    start = source.read(0, 8)
+    with parsing(lambda reason: _incomplete(source.name, reason), CheckpointError):
+        if start[:4] == b"PK\x03\x04":
+            return _read_archive(source)
+        if start == b"\x89HDF\r\n\x1a\n":
+            return _read_h5(source, 0, source.size)
+        raise ValueError("neither an archive nor HDF5")
+
+
+def _read_archive(source: Source) -> tuple[dict[str, Stored], dict[str, str]]:
+    with open_archive(source) as archive:
         if WEIGHTS not in archive.namelist():
-            raise _incomplete(name, f"without {WEIGHTS}")
-        info = archive.getinfo(WEIGHTS)
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise _incomplete(name, f"{WEIGHTS} is compressed, which Keras never does")
-        with archive.open(info) as member:
-            while member.read(1 << 20):  # to the end: that is where the checksum is compared
-                pass
-        with open(name, "rb") as file:
-            file.seek(info.header_offset + 26)  # of 30 bytes, to which a name and extra fields are added
-            lengths = file.read(4)
-            offset = file.tell() + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-            arrays, facts = _read_h5(_Part(file, offset, info.file_size), name, offset)
-        if METADATA in archive.namelist() and archive.getinfo(METADATA).file_size < 1 << 20:
-            facts = _texts(archive.read(METADATA)) | facts
-    return arrays, facts
+            raise ValueError(f"without {WEIGHTS}")
+        tensors, facts = _read_h5(source, *place_of(source, archive, archive.getinfo(WEIGHTS)))
+        if METADATA in archive.namelist():
+            start, end = place_of(source, archive, archive.getinfo(METADATA))
+            facts = _texts(source.read(start, end - start)) | facts
+    return tensors, facts
 
 
-class _Part(io.RawIOBase):
-    """A stretch of a file as a file: a member of an archive, whose own file objects seek backwards by reading anew."""
-
-    def __init__(self, file: io.BufferedReader, start: int, size: int) -> None:
-        self.file, self.start, self.size, self.place = file, start, size, 0
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self.place = offset + (0, self.place, self.size)[whence]
-        return self.place
-
-    def readinto(self, buffer: Any) -> int:
-        self.file.seek(self.start + self.place)
-        count = self.file.readinto(memoryview(buffer)[: max(self.size - self.place, 0)])
-        self.place += count
-        return count
-
-
-def _read_h5(file: Any, name: str, offset: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read the arrays of an HDF5 file that starts `offset` bytes into the file `name`."""
-    arrays: dict[str, np.ndarray] = {}
-    with h5py.File(file, "r") as content:
-        if "layers" not in content or not isinstance(content["layers"], h5py.Group):
-            raise _incomplete(name, "without layers: a file of Keras 2, or of a model that has no graph")
-        for key, kind, dataset in _datasets(content["layers"]):
-            if key in arrays:
-                raise _incomplete(name, f"two layers hold {key}")
-            array = _array(dataset, name, offset)
-            arrays[key] = canonical_view(kind, array)
-        facts = _texts(content.attrs.get(OURS, "{}"))
-    return arrays, facts
-
-
-def _datasets(layers: Any) -> Iterator[tuple[str, str, Any]]:
-    """The canonical name, the kind and the dataset of each variable of a model's layers."""
-    for key in layers:
-        variables = _inside(_inside(layers, key, h5py.Group), "vars", h5py.Group)
-        if variables is None or not len(variables):
+def _read_h5(source: Source, start: int, end: int) -> tuple[dict[str, Stored], dict[str, str]]:
+    """Find the tensors of an HDF5 file that lies between two places of a file."""
+    file = File(source, start, end)
+    top = file.children(file.root)
+    if "layers" not in top:
+        raise ValueError("without layers: a file of Keras 2, or of a model that has no graph")
+    tensors: dict[str, Stored] = {}
+    for key, layer in file.children(top["layers"]).items():
+        group = file.children(layer).get("vars")
+        variables = {} if group is None else file.children(group)
+        if group is None or not variables:
             continue
-        layer = variables.attrs.get("name")
-        if not isinstance(layer, str):
+        name = file.attribute(group, "name")
+        if name is None:
             raise ValueError(f"layers/{key} has no name: written by an older Keras")
-        cls, _, number = key.rpartition("_")
-        cls = _CLASSES.get((cls if number.isdigit() else key).replace("_", ""), "")
-        names = names_in(layer, cls, len(variables))
-        for i, (name, kind) in enumerate(names):
-            dataset = _inside(variables, str(i), h5py.Dataset)
-            if dataset is None:
+        for i, (tensor, kind) in enumerate(_names(key, name, len(variables))):
+            if str(i) not in variables:
                 raise ValueError(f"layers/{key} has no variable {i}")
-            yield name, kind, dataset
+            if tensor in tensors:
+                raise ValueError(f"two layers hold {tensor}")
+            stored = _stored(file, variables[str(i)], end)
+            tensors[tensor] = stored.viewed(functools.partial(canonical_view, kind))
+    check_total(tensors, source.size)
+    return tensors, _texts(file.attribute(file.root, OURS) or "{}")
 
 
-def _inside(group: Any, key: str, kind: type) -> Any:
-    """What a group holds itself; a link into another place or another file is refused."""
-    if group is None or key not in group:
-        return None
-    link = group.get(key, getlink=True)
-    found = group[key] if isinstance(link, h5py.HardLink) else None
-    if not isinstance(found, kind):
-        raise ValueError(f"{group.name}/{key} is no {kind.__name__.lower()} of its own")
-    return found
+def _names(key: str, layer: str, count: int) -> list[tuple[str, str]]:
+    """The canonical name and the kind of each variable of a layer, from its key and its name in a file."""
+    cls, _, number = key.rpartition("_")
+    cls = _CLASSES.get((cls if number.isdigit() else key).replace("_", ""), "")
+    return names_in(layer, cls, count)
 
 
-def _array(dataset: Any, name: str, offset: int) -> np.ndarray:
-    if dataset.external or dataset.is_virtual:
-        raise ValueError(f"{dataset.name} lies in another file")
-    place, dtype = dataset.id.get_offset(), dataset.dtype
-    if place is None and dataset.nbytes > _MOST * max(dataset.id.get_storage_size(), 1 << 20):
-        raise ValueError(f"{dataset.name} is of {dataset.nbytes} bytes and stores next to none")
-    if dataset.attrs.get("dtype") == "bfloat16":
-        bits = dataset[()].view("<u2")
-        widened: np.ndarray = (bits.astype("<u4") << 16).view("<f4")
-        return widened
-    if place is None or not dtype.isnative:
-        return np.asarray(dataset[()])
-    return np.memmap(name, dtype, "r", offset + place, dataset.shape)
+def _stored(file: File, node: Node, end: int) -> Stored:
+    dataset = file.dataset(node)
+    bfloat16 = file.attribute(node, "dtype") == "bfloat16"
+    if dataset.dtype == "opaque" and not bfloat16:
+        raise ValueError(f"{node.path} is no array of numbers")
+    dtype = "<u2" if bfloat16 else dataset.dtype
+    tensor = file.source.tensor(dtype, dataset.shape, dataset.place, end, bfloat16=bfloat16)
+    if tensor.size * np.dtype(dtype).itemsize != dataset.nbytes:
+        raise ValueError(f"{node.path} of shape {dataset.shape} stores {dataset.nbytes} bytes")
+    return tensor
 
 
 def _texts(text: str | bytes) -> dict[str, str]:
     """The entries of a JSON object, as text."""
-    content = json.loads(text)
+    content = parse_json(text)
     return {str(key): str(value) for key, value in content.items()} if isinstance(content, dict) else {}
 
 
@@ -237,6 +214,14 @@ def write_checkpoint(
             else:
                 with open(weights, "rb") as made:
                     shutil.copyfileobj(made, file, 1 << 20)
+
+
+def _datasets(layers: Any) -> Iterator[tuple[str, str, Any]]:
+    """The canonical name, the kind and the dataset of each variable of a file that Keras just wrote."""
+    for key, layer in layers.items():
+        variables = layer.get("vars", {})
+        for i, (name, kind) in enumerate(_names(key, variables.attrs["name"], len(variables)) if variables else ()):
+            yield name, kind, variables[str(i)]
 
 
 def _skeleton(checkpoint: Checkpoint, path: Path) -> str:

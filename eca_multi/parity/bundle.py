@@ -15,6 +15,7 @@ from safetensors.numpy import load, save
 
 from eca_multi._files import write_atomically
 from eca_multi._folders import Known, whole_folder
+from eca_multi._parsing import parse_json
 
 from ._axes import SpecError
 from .budget import DTYPES
@@ -119,7 +120,7 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
     path = Path(folder)
     try:
         files = {name: _regular(path / name) for name in FILES}
-        about = json.loads(files["bundle.json"])
+        about = parse_json(files["bundle.json"])
         if about["schema"] != SCHEMA:
             raise ValueError(f"schema {about['schema']!r}, expected {SCHEMA}")
         written = _regular(path / SUMS).decode().splitlines()

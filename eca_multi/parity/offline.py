@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+
+from eca_multi._checkpoints import CheckpointError, read_safetensors
 
 from ._axes import SpecError
 from .budget import SAFETY
@@ -122,6 +122,6 @@ def compare(
 
 def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        return read_safetensors(path)[0]
+    except (OSError, CheckpointError) as error:
         raise SpecError(f"{os.fspath(path)} must be a complete .safetensors file: {error}") from error

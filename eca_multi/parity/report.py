@@ -6,11 +6,13 @@ import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from eca_multi import __version__
 from eca_multi._files import write_atomically
+from eca_multi._parsing import parse_json, parsing
 from eca_multi._printable import PrintableError, printable
 
 from .compare import Judgement, Verdict
@@ -240,6 +242,18 @@ _FIELDS = {
 }  # fmt: skip
 _REPLAY = ["eca-multi", "parity", "replay"]
 _ROWS = {"runners": ("name", "state"), "results": ("runner", "verdict"), "localisations": ("line",)}
+
+
+def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what `Report.write` wrote, as JSON's types.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is no whole report.
+    """
+    data = Path(path).read_bytes()
+    with parsing(lambda reason: ValueError(f"{os.fspath(path)} must be a report of run --json: {reason}")):
+        return check_content(parse_json(data))
 
 
 def check_content(content: Any) -> dict[str, Any]:

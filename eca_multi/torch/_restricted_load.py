@@ -1,93 +1,124 @@
-"""Files of torch.save, read without running anything that is in them."""
+"""Files of torch.save, read without running anything that is in them: the archive, and the format before torch 1.6."""
 
-import argparse
-import re
-import warnings
-import zipfile
-from pickle import UnpicklingError
-from pickletools import genops
 from typing import Any
 
 import numpy as np
-import torch
 
-from eca_multi._checkpoints import CheckpointError
+from eca_multi._checkpoints import CheckpointError, Source, Stored, Stream, open_archive, place_of
+from eca_multi._parsing import parsing
+
+from ._pickled import CodeError, Other, Pickled, unpickle
+
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
-def load(name: str) -> tuple[Any, np.ndarray | None]:
-    """Return what is in a file, and of an archive its bytes, mapped into memory: its tensors have no values then, but
-    places in there, for `array_of`.
+class TorchFile:
+    """What is in a file, and where its storages are.
+
+    Attributes:
+        content: As `unpickle` returns it.
+        places: By a storage's key, its first byte and the one behind its last.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.content: Any = None
+        self.places: dict[Any, tuple[int, int]] = {}
+
+    def tensor(self, name: str, value: Pickled | Other) -> Stored:
+        """Return a tensor of the content.
+
+        Raises:
+            ValueError: If it is not stored as numbers, or does not lie in its storage.
+        """
+        if isinstance(value, Other):
+            raise ValueError(f"{name!r} is {value.what}")
+        storage, kind = value.storage, value.dtype or value.storage.dtype
+        if not kind or type(value.offset) is not int or type(storage.view) is not int:
+            raise ValueError(f"{name!r} is of a dtype that NumPy has not")
+        dtype = "<u2" if kind == "bfloat16" else kind
+        start, end = self.places[storage.key]
+        first = start + (storage.view + value.offset) * np.dtype(dtype).itemsize
+        if storage.view + value.offset < 0:
+            raise ValueError(f"{name!r} begins before its storage")
+        return self.source.tensor(dtype, value.shape, first, end, value.strides, bfloat16=kind == "bfloat16")
+
+
+def open_file(source: Source) -> TorchFile:
+    """Read what a file of torch holds; of its tensors, where they are.
 
     Raises:
         OSError: If the file cannot be read.
         CheckpointError: If it is no complete file of torch's, or holds what would run code.
     """
-    with open(name, "rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
-    try:
-        if zipped:
-            _check_archive(name)
-        # A namespace of training options and NumPy's numbers hold no code and are often there.
-        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the format's age
-            content = torch.load(name, map_location="meta" if zipped else "cpu", weights_only=True)
-        return content, np.memmap(name, np.uint8, "r") if zipped else None
-    except zipfile.BadZipFile as error:
-        raise incomplete(name, str(error)) from error
-    except UnpicklingError as error:
-        raise _refused(name, str(error)) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
-        raise incomplete(name, str(error).split(". ")[0] or type(error).__name__) from error
-
-
-def _check_archive(name: str) -> None:
-    """Compare the checksums, which torch does not when it maps a file."""
-    with zipfile.ZipFile(name) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise zipfile.BadZipFile("compressed, which torch never does")
-        for entry in entries if any(entry.CRC for entry in entries) else ():  # torch can be told to write none
-            with archive.open(entry) as member:
-                while member.read(1 << 20):  # to the end: that is where it is compared
-                    pass
-
-
-def _harmless() -> list[Any]:
-    scalar: Any = np.float64(0).__reduce__()[0]
-    kinds = {type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)}
-    old = [(scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]
-    return [argparse.Namespace, np.dtype, *kinds, *old]
-
-
-def _refused(name: str, reason: str) -> CheckpointError:
-    """The error for a file that the restricted unpickler does not read: name what it would call, if it says so."""
-    match = re.search(r"(?:GLOBAL|[Uu]nsupported (?:global|class)|function)[: ]+(?:GLOBAL )?(\w+(?:\.\w+)+)", reason)
-    called = [match[1]] if match else _called(name)
-    if called:
-        return CheckpointError(
-            f"path must name a file of tensors. Received: {name!r}, which would call {' and '.join(called)}. "
-            "Nothing of it was run. Save the state dict instead of the model, or take a .safetensors file."
-        )
-    match = re.search(r"WeightsUnpickler error: (.*)", reason)
-    return incomplete(name, match[1].strip() if match else "not a file of torch's")
-
-
-def _called(name: str) -> list[str]:
-    """What a bare pickle names: its opcodes are listed, none is carried out."""
-    found: list[str] = []
-    strings: list[str] = []
-    with open(name, "rb") as file:
+    with parsing(lambda reason: incomplete(source.name, reason), CheckpointError):
+        file = TorchFile(source)
         try:
-            for opcode, argument, _ in genops(file):
-                if opcode.name == "STACK_GLOBAL":
-                    found.append(".".join(strings[-2:]))
-                elif opcode.name == "GLOBAL":
-                    found.append(str(argument).replace(" ", "."))
-                elif isinstance(argument, str):
-                    strings.append(argument)
-        except ValueError:  # no pickle
-            return []
-    return sorted(set(found))
+            if source.read(0, 4) == b"PK\x03\x04":
+                _read_archive(file)
+            else:
+                _read_stream(file)
+        except CodeError as error:
+            raise CheckpointError(
+                f"path must name a file of tensors. Received: {source.name!r}, which would call {error}. "
+                "Nothing of it was run. Save the state dict instead of the model, or take a .safetensors file."
+            ) from error
+        return file
+
+
+def _read_archive(file: TorchFile) -> None:
+    source = file.source
+    with open_archive(source) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        root = min((name for name in entries if name.endswith("/data.pkl")), default="").removesuffix("data.pkl")
+        if not root:
+            raise ValueError("an archive without data.pkl")
+        order = entries.get(f"{root}byteorder")
+        if order is not None and source.read(*_span(place_of(source, archive, order))) != b"little":
+            raise ValueError("written on a machine with another order of bytes")
+        start = f"{root}data/"
+        for name, entry in entries.items():  # all, so that a byte that changed is found whichever tensor has it
+            place = place_of(source, archive, entry)
+            if name.startswith(start):
+                file.places[name.removeprefix(start)] = place
+        file.content = unpickle(Stream(source, *place_of(source, archive, entries[f"{root}data.pkl"])))
+
+
+def _span(place: tuple[int, int]) -> tuple[int, int]:
+    return place[0], min(place[1] - place[0], 16)
+
+
+def _read_stream(file: TorchFile) -> None:
+    """The format before torch 1.6: pickles, and behind them each storage with the number of its numbers before it."""
+    source = file.source
+    stream = Stream(source, 0, source.size)
+    if unpickle(stream) != _MAGIC:
+        raise ValueError("not a file of torch's")
+    if unpickle(stream) != _PROTOCOL:
+        raise ValueError("of another protocol than torch's files have")
+    machine = unpickle(stream)
+    if not isinstance(machine, dict) or machine.get("little_endian") is not True:
+        raise ValueError("written on a machine with another order of bytes")
+    storages: dict[Any, int] = {}
+    file.content = unpickle(stream, storages)
+    keys = unpickle(stream)
+    place = stream.tell()
+    for key in keys:
+        start = place + 8
+        place = start + int.from_bytes(source.read(place, 8), "little") * storages[key]
+        if place > source.size:
+            raise ValueError("storages that end behind the end of the file")
+        file.places[key] = (start, place)
+
+
+def state_dict_is(value: Any) -> bool:
+    """Whether something in a file is a state dict: tensors by name, and nothing else."""
+    return isinstance(value, dict) and bool(value) and all(_is_entry(*item) for item in value.items())
+
+
+def _is_entry(name: Any, value: Any) -> bool:
+    special = isinstance(value, Other) and value.what.startswith("torch._utils.")  # sparse, or without values
+    return isinstance(name, str) and (special or isinstance(value, Pickled))
 
 
 def incomplete(name: str, reason: str) -> CheckpointError:
@@ -95,17 +126,3 @@ def incomplete(name: str, reason: str) -> CheckpointError:
         f"path must name a complete file that torch.save wrote. Received: {name!r} ({reason}). "
         "Copy the file again; a .pth.tar is not a tar archive and must not be unpacked."
     )
-
-
-def array_of(value: torch.Tensor, data: np.ndarray | None) -> np.ndarray:
-    """Return a tensor's values: of an archive, where they stand in the file."""
-    if data is None:
-        value = value.detach()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    half = value.dtype == torch.bfloat16
-    dtype = np.dtype("<u2" if half else str(value.dtype).removeprefix("torch."))
-    # The offset is in torch's notes on serialization.
-    offset = getattr(value.untyped_storage(), "_checkpoint_offset") + value.storage_offset() * dtype.itemsize  # noqa: B009  (not in torch's types)
-    strides = [step * dtype.itemsize for step in value.stride()]
-    array: np.ndarray = np.ndarray(tuple(value.shape), dtype, data, offset, strides)
-    return (array.astype("<u4") << 16).view("<f4") if half else array

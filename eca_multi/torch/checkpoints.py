@@ -2,7 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,36 +12,47 @@ import torch
 from eca_multi._checkpoints import (
     Checkpoint,
     CheckpointError,
+    Source,
+    Stored,
     check_metadata,
+    check_total,
     detect,
-    read_kind,
+    list_safetensors,
+    open_source,
     take,
     write_safetensors,
 )
 from eca_multi._files import whole_file
 from eca_multi._networks import Tensor
+from eca_multi._parsing import parsing
 
 from ._network_weights import native_name
-from ._restricted_load import array_of, incomplete, load
+from ._pickled import Pickled
+from ._restricted_load import TorchFile, incomplete, open_file, state_dict_is
 
 # Where training scripts keep the weights beside an optimizer's state, in the order in which they are looked for.
 KEYS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
 SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")
+_SHOWN = 20  # of a file's keys in a message
 _COUNTER = "num_batches_tracked"
 OURS = "eca_multi"  # the key in a file under which stands what is said of the weights
 
 
-def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, key: str | None = None) -> Checkpoint:
+def read_checkpoint(
+    path: str | os.PathLike[str], arch: str | None = None, *, key: str | None = None, mmap: bool = False
+) -> Checkpoint:
     """Read the weights of a network from a `.pth`, `.pt`, `.pth.tar` or `.safetensors` file.
 
-    The file is read with `weights_only=True`: what would run code is refused. An optimizer's state and anything else
-    beside the weights is left alone. Arrays are views of the file, but in the format before torch 1.6.
+    Nothing in the file is run or made: what would run code is refused. An optimizer's state and anything else beside
+    the weights is left alone. Arrays are copies.
 
     Args:
         path: The file.
         arch: Name of the network, where it is known; otherwise it is found by names and shapes.
         key: Where in the file the weights are; None looks at the top and under `state_dict`, `model_state_dict`,
             `model`, `state_dict_ema`, `model_ema`.
+        mmap: Whether arrays are read-only views of the file instead of copies. What then cuts the file off or writes
+            to it, as a trainer does, ends the process or changes the arrays.
 
     Returns:
         The canonical weights, the network and how it must be built, and what the file says of itself.
@@ -60,49 +72,60 @@ def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, ke
         >>> checkpoint.found.network.name, checkpoint.found.num_classes, checkpoint.facts["epoch"]
         ('eca_resnet18', 10, '3')
     """
-    name = os.fspath(path)
-    with open(path, "rb") as file:  # a missing file is said as such
-        start = file.read(9)
-    if start[8:] == b"{" and detect(path) == "safetensors":
-        return read_kind("safetensors", path, arch)
-    content, data = load(name)
-    state, place = _state_dict(content, key, name)
-    try:
-        arrays = {entry: array_of(value, data) for entry, value in state.items() if not entry.endswith(_COUNTER)}
-        facts = _facts(content, place, data)
-    except (ValueError, TypeError, AttributeError, RuntimeError) as error:  # without values, sparse, out of the file
-        raise incomplete(name, f"tensors that are not stored as numbers, {error}") from error
-    return take(arrays, arch, facts)
+    with open_tensors(path, key=key, mmap=mmap) as (tensors, facts):
+        return take(tensors, arch, facts)
 
 
-def _state_dict(content: Any, key: str | None, name: str) -> tuple[Mapping[str, torch.Tensor], str]:
+@contextmanager
+def open_tensors(
+    path: str | os.PathLike[str], *, key: str | None = None, mmap: bool = False
+) -> Iterator[tuple[dict[str, Stored], dict[str, str]]]:
+    """Give a file's tensors, each to be read while the file is open, and what it says of itself.
+
+    Raises:
+        OSError: If the file cannot be read.
+        CheckpointError: If it is no complete torch file, holds what would run code, or was written to meanwhile.
+    """
+    with open_source(path, mmap) as source:
+        yield _tensors(source, key)
+
+
+def _tensors(source: Source, key: str | None) -> tuple[dict[str, Stored], dict[str, str]]:
+    if source.read(8, 1) == b"{" and detect(source.name) == "safetensors":
+        return list_safetensors(source)
+    file = open_file(source)
+    state, place = _state_dict(file.content, key, source.name)
+    with parsing(lambda reason: incomplete(source.name, f"tensors that are not stored as numbers, {reason}")):
+        tensors = {name: file.tensor(name, value) for name, value in state.items() if not name.endswith(_COUNTER)}
+        check_total(tensors, source.size)
+        return tensors, _facts(file, place)
+
+
+def _state_dict(content: Any, key: str | None, name: str) -> tuple[dict[str, Any], str]:
     places = (key,) if key is not None else ("", *KEYS)
     for place in places:
-        inner = content if place == "" else content.get(place) if isinstance(content, Mapping) else None
-        if isinstance(inner, Mapping) and inner and all(_is_entry(*item) for item in inner.items()):
+        inner = content if place == "" else content.get(place) if isinstance(content, dict) else None
+        if isinstance(inner, dict) and state_dict_is(inner):
             return inner, place
-    held = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+    held = sorted(map(str, list(content)[:_SHOWN])) if isinstance(content, dict) else type(content).__name__
     raise CheckpointError(
         f"the checkpoint must hold a state dict of tensors at {' or '.join(repr(place) for place in places)}. "
         f"Received: {name!r} with {held}. Pass key with the name under which it is."
     )
 
 
-def _is_entry(name: Any, value: Any) -> bool:
-    return isinstance(name, str) and isinstance(value, torch.Tensor)
-
-
-def _facts(content: Mapping[str, Any], key: str, data: np.ndarray | None) -> dict[str, str]:
+def _facts(file: TorchFile, key: str) -> dict[str, str]:
     """What stands beside the weights in one number or word: epoch, architecture, accuracy; and what we wrote."""
     facts = {"key": key} if key else {}
     if key:
-        for name, value in content.items():
-            if isinstance(value, torch.Tensor) and value.numel() == 1:
-                value = array_of(value, data).item()
+        for name, value in file.content.items():
+            if isinstance(value, Pickled) and value.shape in ((), (1,)):
+                value = file.tensor(str(name), value).load().item()
             if isinstance(value, str | int | float) and len(str(value)) <= 200:
                 facts[str(name)] = str(value)
-        ours = content.get(OURS)
-        facts |= {str(name): str(text) for name, text in ours.items()} if isinstance(ours, Mapping) else {}
+        ours = file.content.get(OURS)
+        if isinstance(ours, dict):
+            facts |= {name: text for name, text in ours.items() if isinstance(name, str) and isinstance(text, str)}
     return facts
 
 

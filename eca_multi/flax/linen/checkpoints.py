@@ -4,17 +4,21 @@ import os
 from collections.abc import Mapping
 
 from eca_multi._checkpoints import Checkpoint
+from eca_multi.flax._checkpoint_files import open_tensors as open_tensors
 from eca_multi.flax._checkpoint_files import read_network, write_network
 
 
-def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, mmap: bool = False) -> Checkpoint:
     """Read the weights of a network from a msgpack file, or from a folder that orbax wrote.
 
-    An optimizer's state and anything else beside the weights is left alone.
+    An optimizer's state and anything else beside the weights is left alone. Arrays are copies.
 
     Args:
         path: The file or folder.
         arch: Name of the network, where it is known; otherwise it is found by names and shapes.
+        mmap: Whether arrays are read-only views of a msgpack file instead of copies; those of a folder are copies
+            always. What then cuts the file off or writes to it, as a trainer does, ends the process or changes the
+            arrays.
 
     Returns:
         The canonical weights, the network and how it must be built, and what the file says of itself.
@@ -36,7 +40,7 @@ def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None) -> Ch
         >>> checkpoint.found.network.name, checkpoint.found.num_classes
         ('eca_resnet18', 10)
     """
-    return read_network(path, arch)
+    return read_network(path, arch, mmap=mmap)
 
 
 def write_checkpoint(
