@@ -107,6 +107,14 @@ def test_options(framework, rng, options):
     assert budget_use(run(framework, arrays, **call), arrays, **call) <= 1
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=["-".join(map(str, o.values())) for o in OPTIONS])
+def test_options_with_one_sample(framework, rng, options):
+    """One sample may have a path of its own, which knows not every option: conv1d in torch."""
+    arrays = draw(rng, (1, *SHAPE[1:]), k=5, shared=options["shared"])
+    call = {"padding": options["padding"], "gate": options["gate"]}
+    assert budget_use(run(framework, arrays, **call), arrays, **call) <= 1
+
+
 @pytest.mark.parametrize(
     ("channels", "k", "padding", "shared"),
     [

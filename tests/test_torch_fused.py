@@ -249,6 +249,23 @@ def test_it_is_within_the_error_budget(dtype, layout, shape, length, monkeypatch
     assert beyond_budget(x, weight, dy) == set()
 
 
+@each_layout
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "per channel"])
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+def test_every_padding_and_kind_of_kernel_has_its_gradients(layout, padding, shared):
+    """The kernels wrap around too: channel 0 is read by the last channel, through that channel's own kernel."""
+    x, _, dy = draw(layout=layout)
+    weight = torch.randn((1 if shared else SHAPE[1], 1, 5), generator=torch.Generator().manual_seed(1)).requires_grad_()
+    y = eca(x, weight, padding=padding)
+    assert is_fused(y)
+    y.backward(dy)
+    arrays = {"x": x, "cotangent": dy, "weight": weight[0, 0] if shared else weight[:, 0]}
+    arrays = {name: t.detach().double().numpy() for name, t in arrays.items()}
+    found = {"y": y.detach(), "dx": x.grad, "dw": weight.grad[0, 0] if shared else weight.grad[:, 0]}
+    for name, (expected, allowed) in oracle(arrays, {"padding": padding}, "float32").items():
+        assert (abs(found[name].double().numpy() - expected) <= allowed).all(), name
+
+
 def constant(layout, positions):
     """A map whose sums drift: each term added is rounded the same way."""
     x, dy = (layout(torch.full((1, 4, *positions), value)) for value in (0.1, 0.3))

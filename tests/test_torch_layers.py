@@ -374,6 +374,18 @@ def test_autocast_changes_neither_dtypes_nor_bits(low, x_is_low, rng):
     assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
 
 
+@pytest.mark.parametrize("padding", ["zeros", "circular"])
+def test_autocast_narrows_no_gate_of_one_sample(padding, rng):
+    """One sample's convolution may be conv1d, which autocast narrows: bfloat16 would be off by a thousandth."""
+    x, weight = draw(rng, (1, 10, 5, 7))
+    layer = with_weight(ECA(10, padding=padding), weight.float())
+    with torch.no_grad():
+        plain = layer(x.float())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert F.conv1d(x[0].float(), torch.ones(1, 5, 1)).dtype == torch.bfloat16
+            torch.testing.assert_close(layer(x.float()), plain, rtol=2**-20, atol=2**-20)
+
+
 # --- torch.compile ------------------------------------------------------------------------------------------------
 
 CHANNELS = (20, 12, 33, 48)  # the rule gives k = 3 for each of them
