@@ -10,7 +10,7 @@ import pytest
 from flax import core, errors
 from flax import linen as nn
 
-from eca_multi import reference
+from eca_multi import eca_kernel_size, reference
 from eca_multi.flax.linen import ECA, from_canonical, to_canonical
 
 KEY = jax.random.key(0)
@@ -65,6 +65,17 @@ def test_init_infers_the_channels(channels, arguments, shape, dtype):
     bound = shape[0] ** -0.5
     assert (jnp.abs(variables["params"]["kernel"]) <= bound).all()
     assert len(np.unique(np.asarray(variables["params"]["kernel"], np.float32))) > shape[0] // 2
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_weights_that_exist_keep_their_size(k, rng):
+    """The rule gives another size for twelve channels; a checkpoint's kernel is used as it is."""
+    x, variables, _ = draw(rng, kernel=(k, 1, 1))
+    assert eca_kernel_size(12, gamma=0.5) not in (1, 3, 7)
+    x, variables = x.astype(np.float32), jax.tree.map(lambda a: a.astype(np.float32), variables)
+    layer = ECA(gamma=0.5)
+    np.testing.assert_allclose(layer.apply(variables, x), forward(x, variables), rtol=1e-5, atol=1e-5)
+    assert ECA(gamma=0.5).init(KEY, x)["params"]["kernel"].shape == (eca_kernel_size(12, gamma=0.5), 1, 1)
 
 
 def test_identity_init_returns_x(rng):

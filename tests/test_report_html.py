@@ -173,6 +173,21 @@ def test_the_banner_names_a_required_runner_that_is_missing():
     assert "Required and missing: torch." in page
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "counts"),
+    [
+        (["BITWISE", "WITHIN_BUDGET", "EXCEEDS_BUDGET"], "2 of 3 tensors within budget"),
+        (["EXCEEDS_BUDGET"], "0 of 1 tensor within budget"),
+        (["WITHIN_BUDGET", "MISSING_TAP", "NONFINITE_MISMATCH", "SHAPE_MISMATCH"], "1 of 4 tensors within budget"),
+        (["BITWISE", "INCONCLUSIVE", "UNSUPPORTED"], "1 of 1 tensor within budget · 2 without a verdict"),
+    ],
+)
+def test_the_banner_counts_what_is_within_budget(verdicts, counts):
+    results = [{"runner": "r", "case": "c", "verdict": verdict} for verdict in verdicts]
+    (header,) = re.findall("<header.*?</header>", to_html({"exit_code": 1, "results": results}), re.DOTALL)
+    assert f">{counts} ·" in header
+
+
 def test_equal_reports_give_equal_bytes_in_any_process_and_stay_as_they_are():
     report = copy.deepcopy(REPORT)
     assert to_html(report) == PAGE

@@ -1,7 +1,7 @@
 """The plan of a surgery: what is chosen, what is said of the rest, the record on paper. No framework is needed."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -78,6 +78,27 @@ def test_a_regular_expression_is_for_the_whole_path():
 def test_an_alias_names_the_site_too():
     shared = replace(RESNET[0], aliases=("head.norm",))
     assert plan([shared, *RESNET[1:]], where=["head.norm"]).paths == ("layer1.0.bn3",)
+
+
+ALIASED = [replace(RESNET[0], aliases=("head.norm", "shared/norm")), *RESNET[1:]]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"head\..*", ["head.norm"], ["norm"], lambda path, module: path == "shared/norm"],
+    ids=["regular expression", "path", "suffix", "callable"],
+)
+@pytest.mark.parametrize("option", ["include", "exclude"])
+def test_a_pattern_matches_an_alias(option, pattern):
+    """A shared module has several paths, and its author may write any of them."""
+    made = plan(ALIASED, **{option: pattern})
+    matched, others = ["layer1.0.bn3"], [c.path for c in RESNET[1:]]
+    assert list(made.paths) == (matched if option == "include" else others)
+
+
+def test_an_override_matches_an_alias():
+    made = plan(ALIASED, overrides={r"head\.norm": {"kernel_size": 9}})
+    assert [entry.kernel_size for entry in made.entries[:2]] == [9, 5]
 
 
 def test_every_candidate_is_an_entry_or_skipped_with_a_reason():
@@ -170,9 +191,52 @@ def test_json_there_and_back(tmp_path):
     assert made.entries[0].calls == 2
 
 
+def test_json_keeps_every_field():
+    """Each field differs from its default here, so that none can be lost unseen."""
+    entry = ECAEntry(
+        path="stem.norm",
+        action="before_add",
+        module_type="BatchNorm2d",
+        tensor="stem: residual branch of the add",
+        channels=12,
+        layout="channels_last",
+        kernel_size=5,
+        parameters=60,
+        into="add",
+        aliases=("head.norm", "shared"),
+        calls=3,
+        keeps_output=False,
+        notes=("before the layer scale", "the kernel is wider than the channels it sees"),
+    )
+    made = ECAPlan(
+        "linen",
+        "Net",
+        where="norm",
+        gate="sigmoid",
+        init="uniform",
+        gamma=3,
+        beta=2.5,
+        entries=(entry, replace(entry, path="other", notes=())),
+        skipped=(Skipped("layer1.0.bn2", "in exclude"),),
+        model_parameters=1000,
+        notes=("outputs will change", "one function could not be traced"),
+        package="0.1",
+    )
+    default = ECAPlan("torch", "")
+    for part, plain in ((entry, ECAEntry("")), (made, default)):
+        for field in fields(part):
+            if field.name != "schema":  # which has one value
+                assert getattr(part, field.name) != getattr(plain, field.name), field.name
+    back = ECAPlan.from_json(made.to_json())
+    assert back == made
+    assert back.entries[0].notes == entry.notes
+    assert back.notes == made.notes
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda data: data["entries"][0].update(kernel_size="3"), "kernel_size of 'layer1.0.bn3' is '3'"),
         (lambda data: data.update(schema=99), "schema 99"),
         (lambda data: data.update(colour="red"), "colour"),
         (lambda data: data["entries"][0].update(channels="many"), "channels of 'layer1.0.bn3' is 'many'"),
