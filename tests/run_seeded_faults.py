@@ -260,7 +260,9 @@ def main() -> int:
     print(", ".join(f"{count} {state}" for state, count in counts.items()))
     for result in results:
         if result.state == "survived":
-            print(f"survived: {result.fault.name} ({result.fault.file}), seen by none of {', '.join(result.fault.tests)}")
+            print(
+                f"survived: {result.fault.name} ({result.fault.file}), seen by none of {', '.join(result.fault.tests)}"
+            )
     return 1 if counts["survived"] else 2 if counts["broken"] else 0
 
 

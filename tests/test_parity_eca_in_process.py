@@ -73,7 +73,7 @@ def each_case():
         yield pytest.param(name, dtype, id=f"{name}-{dtype}", marks=[pytest.mark.slow] if is_long else [])
 
 
-@pytest.mark.parametrize(("name", "dtype"), each_case())
+@pytest.mark.parametrize(("name", "dtype"), list(each_case()))
 def test_every_case_is_within_its_budget(engine, name, dtype):
     assert wrong(judged(engine, name, dtype)) == []
 
