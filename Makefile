@@ -6,11 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-<<<<<<< HEAD
-.PHONY: help parity test test-slow fuzz bench check clean
-=======
-.PHONY: help parity test test-slow mutants bench check clean
->>>>>>> ac0d03e (make mutants; the runner's baseline in one session)
+.PHONY: help parity test test-slow fuzz mutants bench check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,13 +26,11 @@ test: $(READY)  ## run the tests on every framework and Keras backend (ARGS= goe
 test-slow: $(READY)  ## run the tests that `make test` leaves out
 	$(PYTEST) --dist worksteal --slow -m slow $(ARGS)
 
-<<<<<<< HEAD
 fuzz: $(READY)  ## read 100,000 broken files of every format (ARGS="--seed 7"), half an hour
 	$(BIN)/python tests/fuzz_readers.py --inputs 100000 $(ARGS)
-=======
+
 mutants: $(READY)  ## put seeded faults into the package and see the default tests fail (ARGS="--only NAME")
 	OMP_NUM_THREADS=1 $(BIN)/python tests/run_seeded_faults.py $(ARGS)
->>>>>>> ac0d03e (make mutants; the runner's baseline in one session)
 
 bench: $(READY)  ## measure the layers and write docs/speed.md, about half an hour
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
