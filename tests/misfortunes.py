@@ -27,11 +27,6 @@ class Wrong(NumpyAdapter):
         return lambda inputs, weights: inputs["x"] * weights["scale"] * np.float32(1.001)
 
 
-class Raising(NumpyAdapter):
-    def build(self, config):
-        raise RuntimeError("the layer is empty")
-
-
 class Torch(TorchAdapter):
     def build(self, config):
         return lambda inputs, weights: inputs["x"] * weights["scale"]
@@ -41,7 +36,6 @@ RUNNERS = {
     "numpy": Right,
     "numpy-silent": Silent,
     "numpy-wrong": Wrong,
-    "numpy-raising": Raising,
     "torch": Torch,
     "absent": Runner("absent", Right, requires=("no_such_package",), extra="absent"),
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
@@ -40,7 +41,6 @@ class NnxNet(nnx.Module):
         rngs = nnx.Rngs(0)
         self.stem = nnx.Conv(3, channels, (3, 3), rngs=rngs)
         self.own = eca_multi.flax.nnx.ECA(channels, 3, gate="2sigmoid", rngs=rngs)
-        self.own.kernel[...] = jnp.asarray(OWN).reshape(3, 1, 1)
         self.conv = nnx.Conv(channels, channels, (3, 3), rngs=rngs)
 
     def __call__(self, x):
@@ -67,6 +67,16 @@ def _keras_net(channels):
     return net
 
 
+def _nnx_net(channels):
+    """Filled by NumPy: JAX would compile a function for the random numbers of each shape."""
+    rng = np.random.default_rng(1)
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: NnxNet(channels)))
+    state = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
+    net = nnx.merge(graph, state)
+    net.own.kernel.set_value(jnp.asarray(OWN.reshape(3, 1, 1)))
+    return net
+
+
 def _linen_net(channels):
     rng = np.random.default_rng(1)
     params = {"own": {"kernel": OWN.reshape(3, 1, 1)}}
@@ -88,7 +98,7 @@ class Twin:
         return import_module(self.module)
 
     def net(self, channels: int = 8) -> Any:
-        makes = {"torch": TorchNet, "keras": _keras_net, "nnx": NnxNet, "linen": _linen_net}
+        makes = {"torch": TorchNet, "keras": _keras_net, "nnx": _nnx_net, "linen": _linen_net}
         return makes[self.name](channels)
 
     def plan(self, net: Any) -> Any:
@@ -127,7 +137,7 @@ class Twin:
         if self.name == "torch":
             net.conv.eca.conv.weight.data.copy_(torch.tensor(kernel.reshape(1, 1, 3)))
         elif self.name == "nnx":
-            net.conv.eca.kernel[...] = jnp.asarray(kernel)
+            net.conv.eca.kernel.set_value(jnp.asarray(kernel))
         elif self.name == "keras":
             own = net.get_layer("own").kernel
             next(k for k in eca_multi.keras.eca_parameters(net) if k is not own).assign(kernel)

@@ -7,6 +7,7 @@ A parity run takes minutes; without one, a term dropped from the budget went uns
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 
 from eca_multi.parity import Case
@@ -81,6 +82,51 @@ def test_every_case_is_within_its_budget(engine, name, dtype):
 @pytest.mark.parametrize("name", [case.name for case in ADDED])
 def test_every_path_is_within_its_budget(engine, name):
     assert wrong(judged(engine, name, "float32")) == []
+
+
+# --- the budget of a stage covers the errors of those before it ------------------------------------------------------
+
+
+def moved_by_their_errors(job, solved, signs):
+    """The solution where some stages are off by exactly their error, in these directions."""
+    given = {name: solved[name][0] + sign * solved[name][1] for name, sign in signs.items()}
+    return solve(replace(job, given=given))
+
+
+def share_of_budget(solved, moved, name):
+    """How much of a budget (without its factor c) the move of one result takes, at each element."""
+    value, error = solved[name]
+    return np.abs(moved[name][0] - value) / error
+
+
+def job_of(name):
+    (task,) = tasks(replace(SPEC, cases=(CASES[name],)), [CASES[name]], ["float32"], BASE)
+    return task.job
+
+
+@pytest.mark.parametrize(
+    "name", ["offsets", "saturated", "circular", "per-channel", "padded-sequences", "one-position"]
+)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_an_error_of_the_gate_is_within_the_budgets_of_y_and_dx(name, sign):
+    job = job_of(name)
+    solved = solve(job)
+    moved = moved_by_their_errors(job, solved, {"gate": sign})
+    for result in ("y", "dx"):
+        # A term of second order is a millionth of one of first order.
+        assert share_of_budget(solved, moved, result).max() <= 1.0001
+
+
+@pytest.mark.parametrize("name", ["offsets", "same-sign", "one-position", "per-channel", "circular"])
+def test_errors_of_both_factors_are_within_the_budget_of_dw(name):
+    """The middle tap's gradient is a sum of products mean * d_logit; both are off so that every product grows."""
+    job = job_of(name)
+    solved = solve(job)
+    signs = {"pooled": np.sign(solved["d_conv"][0]), "d_conv": np.sign(solved["pooled"][0])}
+    moved = moved_by_their_errors(job, solved, signs)
+    middle = share_of_budget(solved, moved, "dw")[..., job.config["k"] // 2]
+    assert middle.max() <= 1.0001
+    assert middle.max() > 0.3  # or else the budget would be far too wide, and this test see nothing
 
 
 def test_the_added_maps_are_on_their_side_of_the_threshold():

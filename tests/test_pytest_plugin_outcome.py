@@ -66,11 +66,11 @@ def test_a_runner_that_did_not_run():
 
 
 def test_a_run_of_pytest_with_one_of_each(pytester, monkeypatch):
-    """A right layer passes, a wrong one fails with its evidence, one that raises fails, an absent one is skipped."""
+    """A right layer passes, a wrong one fails with its evidence, an absent one is skipped."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("COLUMNS", "200")
     spec = f"{Path(__file__).with_name('misfortunes.py')}:SPEC"
-    names = ["numpy", "numpy-wrong", "numpy-raising", "absent"]
+    names = ["numpy", "numpy-wrong", "absent"]
     pytester.makepyfile(
         "import pytest\n\n"
         f"@pytest.mark.parity({spec!r}, {names}, dtypes=['float32'], checks=['forward'])\n"
@@ -78,11 +78,10 @@ def test_a_run_of_pytest_with_one_of_each(pytester, monkeypatch):
     )
     options = ("-p", "eca_multi._pytest_plugin", "-p", "no:cacheprovider", "--strict-markers", "-W", "error", "-rs")
     result = pytester.runpytest_subprocess(*options)
-    result.assert_outcomes(passed=1, failed=2, skipped=1)
+    result.assert_outcomes(passed=1, failed=1, skipped=1)
     result.stdout.re_match_lines_random(
         [
             r".*ParityError: numpy-wrong float32 small y: EXCEEDS_BUDGET, \S+ x the budget at .*",
-            r".*RuntimeError: the layer is empty",
             r".*absent: no_such_package not installed; .*",
         ]
     )
