@@ -12,6 +12,7 @@ The frameworks are imported once; each fault's tests run in a fork of that proce
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 import tomllib
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -138,9 +140,9 @@ def start_tests(folder: Path, nodes: Sequence[str], k: str) -> int:
     if pid:
         return pid
     # The child: it leaves by os._exit alone, so that it never returns into the parent's code.
-    status = 2
+    status = 3
     try:
-        os.setsid()  # so that the workers of its tests can be ended with it
+        os.setsid()  # so that what its tests start can be ended with it
         with (folder / "output.txt").open("w") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
@@ -149,24 +151,31 @@ def start_tests(folder: Path, nodes: Sequence[str], k: str) -> int:
         sys.path.insert(0, str(folder))
         import pytest
 
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--tb=short"]
+        options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=short"]
         status = int(pytest.main([*options, *(["-k", k] if k else []), *nodes]))
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(status)
 
 
 def wait_for(pid: int, seconds: float) -> int | None:
-    """Return the exit status of a process, or None for one that had to be ended."""
+    """Return the exit status of a process, or None for one that took too long; nothing that it started outlives it."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.05)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
+    try:
+        while time.monotonic() < end:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.05)
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # all have ended
+            os.killpg(pid, signal.SIGKILL)
 
 
 def run_tests(folder: Path, nodes: Sequence[str], k: str = "") -> tuple[int | None, str]:
@@ -188,9 +197,9 @@ def try_fault(fault: Fault, root: Path = ROOT) -> Result:
         status, output = run_tests(folder, fault.tests, fault.k)
     seconds = time.monotonic() - start
     if status == 0:
-        return Result(fault, "survived", seconds, output)
+        return Result(fault, "survived", seconds)
     if status == 1 and not NO_CODE.search(output):
-        return Result(fault, "killed", seconds, output)
+        return Result(fault, "killed", seconds)
     why = "its tests took too long" if status is None else f"pytest ended with {status}"
     return Result(fault, "broken", seconds, f"{fault.name}: {why}, and not by a failing test:\n{output[-3000:]}")
 
