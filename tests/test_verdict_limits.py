@@ -97,6 +97,24 @@ def test_a_result_at_its_limit_passes_and_the_next_number_fails():
     assert judge(Tensor(above, "float32"), value, budget, "float32", 2.0).verdict is Verdict.EXCEEDS_BUDGET
 
 
+@pytest.mark.parametrize(
+    ("part", "verdict"), [(0.0, Verdict.BITWISE), (0.5, Verdict.WITHIN_BUDGET), (2.0, Verdict.EXCEEDS_BUDGET)]
+)
+def test_one_element_decides_among_equal_ones(part, verdict):
+    value, budget = np.array([1.0, 2.0, 3.0]), np.full(3, 0.25)
+    off = value + [0.0, 0.25 * part, 0.0]
+    assert judge(Tensor(off, "float32"), value, budget, "float32").verdict is verdict
+
+
+@pytest.mark.parametrize("dtype", ROUNDOFF)
+def test_the_right_numbers_in_another_dtype_are_wrong(dtype):
+    value, budget = np.array([1.0, 2.0, 3.0]), np.full(3, 0.25)
+    for other in ROUNDOFF:
+        judged = judge(Tensor(value, other), value, budget, dtype)
+        assert judged.verdict is (Verdict.BITWISE if other == dtype else Verdict.DTYPE_MISMATCH)
+    assert judge(Tensor(value, dtype), value, budget, None).verdict is Verdict.BITWISE  # any dtype will do
+
+
 # --- what a task lacks -----------------------------------------------------------------------------------------------
 
 
