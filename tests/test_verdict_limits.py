@@ -102,7 +102,7 @@ def test_a_result_at_its_limit_passes_and_the_next_number_fails():
 )
 def test_one_element_decides_among_equal_ones(part, verdict):
     value, budget = np.array([1.0, 2.0, 3.0]), np.full(3, 0.25)
-    off = value + [0.0, 0.25 * part, 0.0]
+    off = value + np.array([0.0, 0.25 * part, 0.0])
     assert judge(Tensor(off, "float32"), value, budget, "float32").verdict is verdict
 
 
