@@ -99,9 +99,13 @@ def calls_of_nnx(name, monkeypatch):
 RUNS = {"torch": calls_of_torch, "keras": calls_of_keras, "linen": calls_of_linen, "nnx": calls_of_nnx}
 
 
+# JAX compiles a function for the random numbers of each shape.
+KERAS = [pytest.mark.keras, pytest.mark.slow_on("jax")]
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize(
-    "run", [pytest.param(run, id=name, marks=[pytest.mark.keras] * (name == "keras")) for name, run in RUNS.items()]
+    "run", [pytest.param(run, id=name, marks=KERAS * (name == "keras")) for name, run in RUNS.items()]
 )
 def test_the_gate_comes_before_stochastic_depth(run, name, monkeypatch):
     calls = run(name, monkeypatch)
