@@ -485,7 +485,7 @@ def limited(seconds: float) -> Iterator[None]:
     """Raise TooSlow in what takes longer."""
 
     def late(*_: object) -> None:
-        raise TooSlow
+        raise TooSlow("too slow")
 
     timers = ((signal.ITIMER_PROF, signal.SIGPROF, seconds), (signal.ITIMER_REAL, signal.SIGALRM, PATIENCE * seconds))
     previous = [signal.signal(sign, late) for _, sign, _ in timers]

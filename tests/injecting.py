@@ -52,7 +52,7 @@ class Injector:
             call()
         return [(file, line, number) for (file, line), times in seen.items() for number in range(1, times + 1)]
 
-    def raises(self, call: Callable[[], Any], position: Position, error: type[BaseException]) -> str:
+    def strike(self, call: Callable[[], Any], position: Position, error: type[BaseException]) -> str:
         """Run it and raise at a position: "raised", "swallowed" where it still returned, "missed" if never there."""
         left = position[2]
         hit = False

@@ -185,7 +185,7 @@ def campaign(make: Callable[[], Subject], count: int, seed: int, injector: Injec
     subject = make()
     for number, position in enumerate(drawn(positions, count, seed)):
         before = subject.look()
-        outcome = injector.raises(subject.call, position, (Interrupted, NoMemory)[number % 2])
+        outcome = injector.strike(subject.call, position, (Interrupted, NoMemory)[number % 2])
         tally[outcome] += 1
         after = subject.look()
         if outcome == "raised" and after != before:
@@ -291,9 +291,9 @@ def test_the_injector_says_where_it_was():
     subject = load("torch", "eca")
     first = OURS.positions(subject.call)[0]
     with pytest.raises(ValueError, match="what the function raises itself"):
-        OURS.raises(_fail, first, Interrupted)
-    assert OURS.raises(subject.call, (*first[:2], 99), Interrupted) == "missed"
-    assert OURS.raises(subject.call, first, Interrupted) == "raised"
+        OURS.strike(_fail, first, Interrupted)
+    assert OURS.strike(subject.call, (*first[:2], 99), Interrupted) == "missed"
+    assert OURS.strike(subject.call, first, Interrupted) == "raised"
 
 
 def _fail() -> None:

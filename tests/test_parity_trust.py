@@ -213,7 +213,7 @@ def test_nothing_is_imported_to_find_out_whose_code_it_is(forge, tmp_path):
     sys.path.append(str(tmp_path))
     try:
         folder = forge(adapter="stranger:Layer", reference="stranger:truth")
-        with pytest.raises(Untrusted):
+        with pytest.raises(Untrusted, match="NAMED BY THE BUNDLE"):
             parity.replay(folder)
     finally:
         sys.path.remove(str(tmp_path))
