@@ -306,7 +306,7 @@ def test_a_machine_without_a_compiler_says_so(monkeypatch, tmp_path):
         (["nowhere"], "spec must be one of"),
         (["nowhere.py"], "must name an existing file"),
         (["replay", "/no/such/bundle"], "must be a complete bundle"),
-        (["report", "/no/such/report.json"], "must be a report of run --json"),
+        (["report", "/no/such/report.json"], "No such file"),
         (["init", "mxnet"], "init knows torch"),
         (["compare", "/no/such/a", "/no/such/b"], "must be a complete .safetensors file"),
         (["--html", "/tmp"], "is not a file"),
@@ -373,14 +373,14 @@ def test_rounding_the_exact_result_is_within_half_of_the_budget(case, dtype):
         judgement = judge(Tensor(quantise(expected, dtype), dtype), expected, error, dtype, c=2.0)
         assert judgement.verdict is Verdict.BITWISE, name
         assert judgement.budget_use <= 0.5, name
-        assert (error > 0).all()
+        assert (error[np.isfinite(expected)] > 0).all()
 
 
 def test_cases_are_the_same_at_each_call_and_cover_what_they_say():
     by_name = {case.name: draw(SPEC, case) for case in CASES}
     for case in CASES:
         again = draw(SPEC, case)
-        assert all(np.array_equal(by_name[case.name].inputs[k], again.inputs[k]) for k in again.inputs)
+        assert all(np.array_equal(by_name[case.name].inputs[k], again.inputs[k], equal_nan=True) for k in again.inputs)
         assert np.array_equal(by_name[case.name].weights["w"], again.weights["w"])
     short = by_name["short-channels"]
     assert short.inputs["x"].shape[1] < short.weights["w"].shape[0]

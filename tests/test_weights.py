@@ -559,7 +559,7 @@ def test_a_relative_path(tmp_path, monkeypatch):
 
 
 UNPICKLES = re.compile(
-    r"import pickle|pickle\.loads?\(|torch\.load\((?!.*weights_only=True)|allow_pickle=True|joblib|shelve|marshal\."
+    r"import pickle\b|pickle\.loads?\(|torch\.load\((?!.*weights_only=True)|allow_pickle=True|joblib|shelve|marshal\."
 )
 # What the workers of pytest-xdist hand to each other within one session, in a folder that the session made.
 OWN_FILES = ["_pytest_results.py"]

@@ -81,7 +81,7 @@ class _Dtype:
         self.text, self.order = text, "<"
 
 
-def unpickle(stream: Stream, storages: dict[Any, int] | None = None) -> Any:
+def read_pickle(stream: Stream, storages: dict[Any, int] | None = None) -> Any:
     """Return the next pickle's content, of dictionaries, lists, tuples, texts, numbers, `Pickled` and `Other`.
 
     Args:

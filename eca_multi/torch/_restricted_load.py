@@ -7,7 +7,7 @@ import numpy as np
 from eca_multi._checkpoints import CheckpointError, Source, Stored, Stream, open_archive, place_of
 from eca_multi._parsing import parsing
 
-from ._pickled import CodeError, Other, Pickled, unpickle
+from ._pickled import CodeError, Other, Pickled, read_pickle
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
@@ -16,7 +16,7 @@ class TorchFile:
     """What is in a file, and where its storages are.
 
     Attributes:
-        content: As `unpickle` returns it.
+        content: As `read_pickle` returns it.
         places: By a storage's key, its first byte and the one behind its last.
     """
 
@@ -81,7 +81,7 @@ def _read_archive(file: TorchFile) -> None:
             place = place_of(source, archive, entry)
             if name.startswith(start):
                 file.places[name.removeprefix(start)] = place
-        file.content = unpickle(Stream(source, *place_of(source, archive, entries[f"{root}data.pkl"])))
+        file.content = read_pickle(Stream(source, *place_of(source, archive, entries[f"{root}data.pkl"])))
 
 
 def _span(place: tuple[int, int]) -> tuple[int, int]:
@@ -92,16 +92,16 @@ def _read_stream(file: TorchFile) -> None:
     """The format before torch 1.6: pickles, and behind them each storage with the number of its numbers before it."""
     source = file.source
     stream = Stream(source, 0, source.size)
-    if unpickle(stream) != _MAGIC:
+    if read_pickle(stream) != _MAGIC:
         raise ValueError("not a file of torch's")
-    if unpickle(stream) != _PROTOCOL:
+    if read_pickle(stream) != _PROTOCOL:
         raise ValueError("of another protocol than torch's files have")
-    machine = unpickle(stream)
+    machine = read_pickle(stream)
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise ValueError("written on a machine with another order of bytes")
     storages: dict[Any, int] = {}
-    file.content = unpickle(stream, storages)
-    keys = unpickle(stream)
+    file.content = read_pickle(stream, storages)
+    keys = read_pickle(stream)
     place = stream.tell()
     for key in keys:
         start = place + 8

@@ -2,7 +2,7 @@
 
 `SPEC` pads one row and column on every side. `SAME` says padding=1 in torch and "same" elsewhere: on an even size that
 is one row and column behind alone, so that every window begins one pixel later. There is no bias: `bf16_gate:BIAS`
-shows what its gradient does. In float16 the gradients of torch and TensorFlow are left out: on a CPU both add up in
+shows what its gradient does. In float16 the gradients of torch and TensorFlow are left out: on many CPUs both add up in
 float16. `HALF` shows how far that goes over a large batch, and that on some processors torch never writes the gradients
 of those elements of a bfloat16 kernel that meet padding alone.
 """
@@ -21,7 +21,7 @@ Arrays = dict[str, np.ndarray]
 
 BOTH_SIDES = ((1, 1), (1, 1))
 GRADIENTS = ("input_grad", "weight_grad", "compiled", "mixed", "trajectory")
-FLOAT16 = {f"{check} float16": "on a CPU its gradients are added up in float16" for check in GRADIENTS}
+FLOAT16 = {f"{check} float16": "on many CPUs its gradients are added up in float16" for check in GRADIENTS}
 CHANNELS_LAST = "N H W P Q C O"  # of the input, whose axes are N C H W, and of the output, N O P Q
 
 
