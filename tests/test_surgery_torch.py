@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from networks_torch import (
 )
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from eca_multi._sites import HAS_ECA
 from eca_multi.plan import (
@@ -48,6 +50,7 @@ from eca_multi.torch import (
     plan_eca,
     remove_eca,
 )
+from eca_multi.torch.surgery._unchanged import _random_states
 
 
 def image(seed=1, n=2, size=12):
@@ -374,6 +377,66 @@ def test_lazy_modules():
     insert_eca(net, "norm", kernel_size=3)
     assert net(image()).shape == (2, 8, 10, 10)
     assert net[1].eca.channels == 8
+
+
+class Settings(OrderedDict):
+    """A table that refuses to be changed, as diffusers' models have one."""
+
+    def update(self, *args, **kwargs):
+        raise TypeError("settings are frozen")
+
+
+def test_a_failure_leaves_a_users_own_tables_alone():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    net.config, net.cache = Settings(width=8), {"seen": image()}
+    with pytest.raises(NoSiteError, match="where='norm'"):
+        plan_eca(net, "norm")
+    assert dict(net.config) == {"width": 8}
+    assert list(net.cache) == ["seen"]
+
+
+def test_a_failure_leaves_lazy_modules_lazy():
+    """One that is half initialised would raise AttributeError at each later call."""
+    net = nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU(), nn.LazyBatchNorm2d())
+    with pytest.raises(NoSiteError, match="where='residual'"):
+        plan_eca(net, example_inputs=image())
+    assert [type(module) for module in net] == [nn.LazyConv2d, nn.ReLU, nn.LazyBatchNorm2d]
+    assert all(map(is_lazy, net.parameters()))
+    assert net(image(n=4)).shape == (4, 8, 10, 10)
+    assert [type(module) for module in net] == [nn.Conv2d, nn.ReLU, nn.BatchNorm2d]
+
+
+def test_lazy_modules_are_run_on_example_inputs():
+    net = nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d())
+    assert plan_eca(net, "norm", example_inputs=image()).entries[0].channels == 8
+    assert torch.equal(net[1].running_mean, torch.zeros(8))
+
+
+def test_a_failure_does_not_touch_what_has_not_changed():
+    """Another thread may be running the network."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    watched, seen = Watched(vars(net)), []
+    watched.seen = seen
+    object.__setattr__(net, "__dict__", watched)
+    with pytest.raises(NoSiteError, match="where='norm'"):
+        plan_eca(net, "norm")
+    assert seen == []
+    watched.clear()
+    assert seen == ["clear"]
+
+
+class Watched(dict):
+    def clear(self):
+        self.seen.append("clear")
+        super().clear()
+
+
+def test_a_device_whose_generator_torch_does_not_know_is_left_alone():
+    class OnXLA(nn.Module):
+        def parameters(self, recurse=True):
+            return iter([type("Elsewhere", (), {"device": torch.device("xla:0")})()])
+
+    assert [device.type for device, _ in _random_states(OnXLA())] == ["cpu"]
 
 
 def test_the_papers_start_changes_the_outputs():

@@ -11,6 +11,7 @@ from torch import nn
 from eca_multi.plan import UnsupportedModelError
 
 from ._flow import Flow, Recorder
+from ._unchanged import buffers_with_values
 
 
 @dataclass
@@ -84,7 +85,7 @@ def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def kept_as_it_was(model: nn.Module) -> Iterator[None]:
     """Put training flags, buffers and the random state back."""
     flags = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in buffers_with_values(model)]
     with torch.random.fork_rng(devices=[]):
         try:
             yield

@@ -1,5 +1,6 @@
 """Whatever is raised in the midst of a surgery, the network is put back: its tree, flags, hooks and numbers."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -7,8 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from eca_multi._undo import undone_on_error
+
+Noted = tuple[type[nn.Module], list[tuple[Any, dict[Any, Any]]]]
+TABLES = (dict, OrderedDict)  # torch's own; one of a user's class may refuse changes, and is the user's
 
 
 @contextmanager
@@ -16,14 +21,16 @@ def unchanged_on_error(model: nn.Module, is_run: bool = False) -> Iterator[None]
     """Put the network back if the block raises, Ctrl-C included, wherever in it that happens.
 
     Args:
-        model: What each of its modules holds is noted: attributes, and the tables of children, tensors and hooks. The
-            parameters' own numbers are not, which surgery never writes.
+        model: What each of its modules holds is noted: class, attributes, and the tables of children, tensors and
+            hooks. The parameters' own numbers are not, which surgery never writes; a lazy one becomes lazy again.
         is_run: Whether the block runs the network, which may write its buffers.
     """
-    undo: list[Any] = [partial(_restore, module, *_noted(module)) for module in model.modules()]
+    tensors = (*model.parameters(), *model.buffers())
+    undo: list[Any] = [partial(_make_lazy, one, type(one), one.data) for one in tensors if is_lazy(one)]
+    undo += [partial(_restore, module, *_noted(module)) for module in model.modules()]
     undo += [partial(_restore_random_state, device, state) for device, state in _random_states(model)]
     if is_run:
-        undo += [partial(_restore_buffer, one, one.detach().clone()) for one in model.buffers() if not one.is_meta]
+        undo += [partial(_restore_buffer, one, one.detach().clone()) for one in buffers_with_values(model)]
     with undone_on_error(undo):
         yield
 
@@ -38,29 +45,54 @@ def put_back(module: nn.Module) -> Iterator[None]:
         _restore(module, *noted)
 
 
-def _noted(module: nn.Module) -> tuple[dict[str, Any], list[tuple[Any, dict[Any, Any]]]]:
-    attributes = dict(vars(module))
-    return attributes, [(table, dict(table)) for table in attributes.values() if isinstance(table, dict)]
+def buffers_with_values(model: nn.Module) -> list[torch.Tensor]:
+    """Those that a run of the network may write: neither on the meta device nor lazy."""
+    return [buffer for buffer in model.buffers() if not buffer.is_meta and not is_lazy(buffer)]
 
 
-def _restore(module: nn.Module, attributes: dict[str, Any], tables: list[tuple[Any, dict[Any, Any]]]) -> None:
-    for kept, content in ((vars(module), attributes), *tables):
-        kept.clear()
-        kept.update(content)  # in the old order too, which is that of the children
+def _noted(module: nn.Module) -> Noted:
+    tables = [vars(module), *(table for table in vars(module).values() if type(table) in TABLES)]
+    return type(module), [(table, dict(table)) for table in tables]
+
+
+def _restore(module: nn.Module, kind: type[nn.Module], tables: list[tuple[Any, dict[Any, Any]]]) -> None:
+    if type(module) is not kind:  # a lazy module has another one after its first run
+        module.__class__ = kind
+    for kept, content in tables:
+        if not _is_same(kept, content):  # what has not changed may be in use by another thread
+            kept.clear()
+            kept.update(content)  # in the old order too, which is that of the children
+
+
+def _is_same(kept: dict[Any, Any], content: dict[Any, Any]) -> bool:
+    """Whether both hold the same objects in the same order; nobody's == is called."""
+    pairs = zip(kept.items(), content.items(), strict=False)
+    return len(kept) == len(content) and all(a is b and x is y for (a, x), (b, y) in pairs)
+
+
+def _make_lazy(tensor: torch.Tensor, kind: type[torch.Tensor], data: torch.Tensor) -> None:
+    if not is_lazy(tensor):
+        tensor.data = data
+        tensor.__class__ = kind
 
 
 def _random_states(model: nn.Module) -> list[tuple[torch.device, torch.Tensor]]:
-    """Of the generators that a new layer's kernel may be drawn from."""
-    devices = {one.device for one in (*model.parameters(), *model.buffers()) if one.device.type not in ("cpu", "meta")}
-    states = [(device, torch.get_device_module(device).get_rng_state(device)) for device in devices]
+    """Of the generators that a new layer's kernel may be drawn from, where torch can read them."""
+    devices = {one.device for one in (*model.parameters(), *model.buffers())}
+    states = [(one, getattr(torch, one.type).get_rng_state(one)) for one in devices if _has_random_state(one)]
     return [(torch.device("cpu"), torch.get_rng_state()), *states]
+
+
+def _has_random_state(device: torch.device) -> bool:
+    """XLA's tensors, for one, have no module of torch."""
+    return device.type != "cpu" and hasattr(getattr(torch, device.type, None), "get_rng_state")
 
 
 def _restore_random_state(device: torch.device, state: torch.Tensor) -> None:
     if device.type == "cpu":
         torch.set_rng_state(state)
     else:
-        torch.get_device_module(device).set_rng_state(state, device)
+        getattr(torch, device.type).set_rng_state(state, device)
 
 
 def _restore_buffer(buffer: torch.Tensor, old: torch.Tensor) -> None:
