@@ -15,6 +15,7 @@ from eca_multi._printable import printable
 Key = TypeVar("Key", bound=Hashable)
 Like = TypeVar("Like")
 New = TypeVar("New")
+NUMBERS = (bool, int, float, complex)  # Python's own, which a module of Flax may hold in a variable
 
 
 class WrongKind(TypeError):
@@ -58,8 +59,8 @@ def check_fits(
 
 
 def shape_of(value: Any) -> Shape:
-    """The shape of any array; None where it has none."""
-    shape = getattr(value, "shape", None)
+    """The shape of any array or number; None where it has none."""
+    shape = () if isinstance(value, NUMBERS) else getattr(value, "shape", None)
     return None if shape is None else tuple(shape)
 
 

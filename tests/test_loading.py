@@ -272,6 +272,57 @@ def test_floating_point_is_cast(framework, dtype):
         np.testing.assert_array_equal(numpy(value), values[path].astype(np.float32))
 
 
+class Numbers(nnx.Module):
+    """Flax lets a variable hold anything; a count as a number of Python is common."""
+
+    def __init__(self, count: int, name: str) -> None:
+        self.conv = nnx.Conv(3, 4, (1, 1), rngs=nnx.Rngs(0))
+        self.count, self.rate, self.name = nnx.Variable(count), nnx.Variable(0.5), nnx.Variable(name)
+
+    def __call__(self, x: Any) -> Any:
+        return self.conv(x)
+
+
+@pytest.mark.only("nnx")
+def test_nnx_numbers_of_python_are_loaded_as_such(framework):
+    """What is neither array nor number belongs to its module."""
+    from eca_multi.flax.nnx import base_state, insert_eca, load_base_state
+
+    net = insert_eca(Numbers(1, "own"), ["conv"])
+    load_base_state(net, {**base_state(Numbers(2, "other")), "rate": np.float32(0.25)})
+    values = [one.get_value() for one in (net.count, net.rate, net.name)]
+    assert values == [2, 0.25, "own"]
+    assert [type(value) for value in values] == [int, float, str]
+    with pytest.raises(TypeError, match="count: float64, the model's int64"):
+        load_base_state(net, {**base_state(net), "count": 2.5})
+    assert net.count.get_value() == 2
+
+
+@pytest.mark.only("linen")
+def test_linen_numbers_of_python_are_loaded_as_such(framework):
+    from eca_multi.flax.linen import base_state, load_base_state
+
+    module, variables = with_eca("linen").held
+    own = {**variables, "counts": {"steps": 1}}
+    state = {**base_state(module, own), "counts": {"steps": 2}}
+    assert load_base_state(module, own, state)["counts"] == {"steps": 2}
+
+
+@pytest.mark.only("linen", "nnx")
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16], ids=["same", "cast"])
+def test_what_was_put_nowhere_goes_where_the_source_was_put(framework, dtype):
+    """A network that is restored over a mesh may be too large for one device."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    net = with_eca(framework.kind)
+    source = {path: jax.device_put(jnp.asarray(value, dtype), replicated) for path, value in net.state("eca").items()}
+    net = net.after(net.load("eca", source))
+    tree = net.held[1] if net.kind == "linen" else nnx.to_pure_dict(nnx.state(net.held))
+    kernels = [leaf for path, leaf in jax.tree.leaves_with_path(tree) if "eca" in str(path)]
+    assert kernels
+    assert all(kernel.sharding == replicated for kernel in kernels)
+
+
 @pytest.mark.only("torch")
 def test_torch_reads_every_view(framework):
     """Expanded, transposed, conjugate-free views, and the model's own tensors in another order."""

@@ -6,27 +6,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eca_multi._states import WrongKind, WrongValue, check_kind, kind_of, not_finite, overflow, owned_array, read
+from eca_multi._states import (
+    NUMBERS,
+    WrongKind,
+    WrongValue,
+    check_kind,
+    kind_of,
+    not_finite,
+    overflow,
+    owned_array,
+    read,
+)
 
 
-def owned(value: Any, like: Any) -> jax.Array:
-    """Return a checked copy of an array in the dtype of `like`, and where `like` was put.
+def owned(value: Any, like: Any) -> Any:
+    """Return a checked copy of an array in the dtype of `like`, and where `like` was put, or else where it was itself.
 
     `jnp.asarray` and `jax.device_put` would keep the memory of a NumPy array that is aligned, or the array of JAX
     itself: whoever writes into the one, or donates the other, would change the model.
 
     Args:
         value: Of NumPy, JAX or any other library, on one process or many.
-        like: What the model has, or its shape alone (`jax.ShapeDtypeStruct`), which has no values yet.
+        like: What the model has, or its shape alone (`jax.ShapeDtypeStruct`), which has no values yet. A number of
+            Python stays one; what else is no array belongs to its module and is returned as it is.
 
     Raises:
         WrongKind: If it is no array with values, or its numbers are of another kind.
         WrongValue: If they are not finite where those of `like` are, or out of range, or of another shape.
     """
+    if isinstance(like, NUMBERS):
+        return type(like)(owned_array(_read(value), (), np.asarray(like).dtype, lambda: np.asarray(like)).item())
+    if not hasattr(like, "dtype"):
+        return like
     if is_key(value) or is_key(like) or (isinstance(value, jax.Array) and not _is_readable(value)):
-        return beside(_checked(value, like), like)
+        return beside(_checked(value, like), like, value)
     array = owned_array(_read(value), tuple(like.shape), like.dtype, lambda: _own(like))
-    return beside(jnp.array(array, copy=True), like)
+    return beside(jnp.array(array, copy=True), like, value)
 
 
 def is_key(value: Any) -> bool:
@@ -34,9 +49,11 @@ def is_key(value: Any) -> bool:
     return has_type and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
-def beside(new: jax.Array, like: Any) -> jax.Array:
-    """Put an array where the old one was put, if it was: on its device, or over its mesh."""
-    return jax.device_put(new, like.sharding) if getattr(like, "committed", False) else new
+def beside(new: jax.Array, *others: Any) -> jax.Array:
+    """Put an array where the first of the others that was put anywhere was: on its device, or over its mesh."""
+    shardings = (one.sharding for one in others if getattr(one, "committed", False))
+    sharding = next(shardings, None)
+    return new if sharding is None else jax.device_put(new, sharding)
 
 
 def copied(value: Any) -> Any:
