@@ -334,6 +334,23 @@ def test_a_reference_that_is_nan_is_refused(name):
 # --- what is asked wrongly -----------------------------------------------------------------------------------------
 
 
+def test_an_infinite_budget_lets_nothing_pass(monkeypatch):
+    """What equals the reference needs no budget."""
+    import eca_multi.parity.match as module
+
+    solve = module._solve
+
+    def boundless(*arguments):
+        solution, job, kind = solve(*arguments)
+        return {name: (value, np.full_like(error, np.inf)) for name, (value, error) in solution.items()}, job, kind
+
+    monkeypatch.setattr(module, "_solve", boundless)
+    x = np.array([0.5, 0.25], np.float32)
+    assert_match({"torch": lambda x, w: x * 2}, x, gradients=False)
+    with pytest.raises(SpecError, match=r"torch-off .* y: INCONCLUSIVE: .* infinite or NaN at \[0\]"):
+        assert_match({"torch": lambda x, w: x * 2, "torch-off": lambda x, w: x * 0 + 42}, x, gradients=False)
+
+
 def test_a_dtype_must_be_known():
     with pytest.raises(SpecError, match=r"dtype must be one of float32, bfloat16, float16\. Received: 'float64'"):
         assert_match({"torch": scale}, X, V, dtype="float64")

@@ -56,7 +56,7 @@ def assert_match(
 
     Raises:
         ParityError: Naming who is off, where, and by how much of the budget. It is an AssertionError.
-        SpecError: If there is nothing to judge by, or a framework cannot do what is asked.
+        SpecError: If there is nothing to judge by, an infinite budget included, or a framework cannot do what is asked.
 
     Example:
         >>> import numpy as np
@@ -75,7 +75,7 @@ def assert_match(
     job = Job("inputs", dtype, {}, {}, (), inputs=rounded(flat_inputs, dtype), weights=rounded(flat_weights, dtype))
     solution, job, kind = _solve(chosen, name, job, fill, gradients)
     by = Judge(BASE, kind)
-    faults = []
+    faults, undecided = [], []
     for runner, function in functions.items():
         engine = _engine(runner, function, fill, ENGINES)
         try:
@@ -88,10 +88,13 @@ def assert_match(
             here = job
         cells = list(by.cells(runner, Task("", "evaluate", "inputs", here, None), results, solution))
         wrong = [cell for cell in cells if cell.verdict.disagrees or cell.verdict is Verdict.ERROR]
+        undecided += [describe(cell) for cell in cells if cell.verdict is Verdict.INCONCLUSIVE]
         fingerprint = cache(engine.fingerprint)  # seconds: once, however many tensors are wrong
         faults += [_say(cell, fingerprint) for cell in wrong]
     if faults:
         raise ParityError("\n".join(faults))
+    if undecided:
+        raise SpecError("\n".join([*undecided, "Take inputs at which the reference is well conditioned."]))
 
 
 def assert_close(
