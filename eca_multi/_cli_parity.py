@@ -293,6 +293,9 @@ def _guard(work: Callable[[], Any]) -> Any:
     except OSError as error:
         say(f"The run could not go on: {error}", err=True)
         raise typer.Exit(3) from error
+    except SystemExit as error:  # of code in the specification, whose status would be taken for a verdict
+        say(f"The run could not go on: code of the specification ended it, by SystemExit: {error}", err=True)
+        raise typer.Exit(3) from error
     except Exception as error:  # ours: it must not look like a disagreement, which is status 1
         say(traceback.format_exc(), err=True)
         raise typer.Exit(3) from error

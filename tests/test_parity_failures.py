@@ -687,6 +687,23 @@ def test_a_file_that_exits_is_no_disagreement(tmp_path):
     assert cli(file, *QUICK).exit_code == 2
 
 
+@pytest.mark.parametrize("status", [0, 1])
+def test_data_that_exit_are_no_verdict(tmp_path, status):
+    """Case.draw runs in the harness's own process."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import sys\n"
+        "from eca_multi.parity import Case, Spec\n"
+        "from parity_workers import Scale, Truth\n"
+        f"cases = (Case('offsets', draw=lambda rng, config: sys.exit({status})),)\n"
+        "SPEC = Spec('exits', 'N C', {'s': 'C'}, {'numpy': Scale}, Truth, inputs={'x': 'N C'}, "
+        "outputs={'y': 'N C'}, cases=cases)\n"
+    )
+    done = cli(file, *QUICK)
+    assert done.exit_code == 3, done.output
+    assert f"ended it, by SystemExit: {status}" in text_of(done)
+
+
 @pytest.fixture(scope="module")
 def faulty():
     return cli(here("FAULTY"), *QUICK)
