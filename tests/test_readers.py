@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -290,6 +291,9 @@ def test_harmless_content_is_read(tmp_path, tiny):
         "half": torch.ones(2, dtype=torch.bfloat16),
         "sparse": torch.eye(2).to_sparse(),
         "parameter": torch.nn.Parameter(torch.ones(2)),
+        "dtypes": [value for value in vars(torch).values() if isinstance(value, torch.dtype)],
+        "tensors": [torch.zeros(2, dtype=dtype) for dtype in (torch.uint16, torch.float8_e8m0fnu, torch.complex64)],
+        (1, "a"): 2,
     }
     state = {name: torch.from_numpy(array) for name, array in tiny.items()}
     for zipped in (True, False):
@@ -470,6 +474,34 @@ def test_a_folder_whose_metadata_lie(tmp_path, text):
     (tmp_path / "_METADATA").write_text(text)
     refused(tmp_path, own("linen"), "must name a complete")
     refused(tmp_path, read_checkpoint, "path must name a")
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [lambda zarray: {"shape": [8000, 8000], "chunks": [8000, 8000]}, lambda zarray: {"chunks": [64_000_000]}],
+    ids=["an array that is not asked for", "a chunk larger than its array"],
+)
+def test_a_folder_of_more_than_it_is_long(tmp_path, tiny, forge):
+    """All arrays are restored at once, an optimizer's state too; a chunk is decoded whole."""
+    import orbax.checkpoint as ocp
+
+    from eca_multi.flax._checkpoint_files import COLLECTIONS, _Place, _tree
+    from eca_multi.flax._network_weights import flatten, nest
+
+    tree = _tree(take(tiny), collections=True)
+    arrays = nest((route, place.array()) for route, place in flatten(tree))
+    folder = tmp_path / "model"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as writer:
+        writer.save(folder, {**arrays, "opt_state": {"mu": np.zeros(3, np.float32)}})
+    assert read_checkpoint(folder).found.network.name == fuzz_readers.TINY
+    zarray = folder / "opt_state.mu" / ".zarray"
+    content = json.loads(zarray.read_text())
+    content |= {**forge(content), "compressor": {"id": "zlib", "level": 1}}
+    zarray.write_text(json.dumps(content))
+    for chunk in zarray.parent.glob("[0-9]*"):
+        chunk.unlink()
+    (zarray.parent / ".".join("0" * len(content["shape"]))).write_bytes(zlib.compress(bytes(256_000_000), 1))
+    refused(folder, read_checkpoint, "bytes that claim to hold tensors of")
 
 
 def test_a_folder_with_a_pipe(tmp_path):

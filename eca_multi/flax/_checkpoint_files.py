@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -137,7 +138,10 @@ def _open_folder(folder: Path, opened: ExitStack) -> tuple[Any, dict[str, str], 
             plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), listed)  # whatever devices it had
             return dict(flatten(reader.restore(source, restore_args=plain)))
 
-    tree = nest((route, _in_folder(leaf, partial(_leaf, restored, route))) for route, leaf in flatten(listed))
+    leaves = dict(flatten(listed))
+    # All are restored at once, an optimizer's state as well.
+    check_total({str(i): held for i, held in enumerate(map(_held, leaves.values())) if held}, size, packed=True)
+    tree = nest((route, _in_folder(leaf, partial(_leaf, restored, route))) for route, leaf in leaves.items())
     note = folder / NOTE
     facts = parse_json(note.read_bytes()) if note.is_file() else {}
     return tree, _texts(facts), size
@@ -166,6 +170,15 @@ def _in_folder(leaf: Any, load: Callable[[], np.ndarray]) -> Any:
         return None
     bfloat16 = np.dtype(leaf.dtype).name == "bfloat16"
     return Stored(leaf.shape, np.dtype("<f4") if bfloat16 else np.dtype(leaf.dtype), load)
+
+
+def _held(leaf: Any) -> Stored | None:
+    """What is in memory while an array of a folder is read: a chunk is decoded whole, also where it is larger."""
+    array = _in_folder(leaf, partial(np.empty, 0))
+    chunk = getattr(getattr(leaf, "storage", None), "chunk_shape", None)
+    if array is None or chunk is None:
+        return array
+    return max(array, replace(array, shape=tuple(chunk)), key=lambda held: held.nbytes)
 
 
 def _leaf(restored: Callable[[], dict[tuple[str, ...], Any]], route: tuple[str, ...]) -> np.ndarray:

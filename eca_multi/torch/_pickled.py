@@ -12,6 +12,7 @@ grow with the number of bytes, for every opcode does one small thing:
 
 import codecs
 import pickletools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -302,7 +303,7 @@ def _name(text: str) -> _Name:
 def _is_known(text: str) -> bool:
     module, _, name = text.rpartition(".")
     if module in ("torch", "torch.storage", "torch.cuda"):
-        return name in _DTYPES or name.endswith("Storage") or text in _INERT
+        return name in _DTYPES or name.endswith("Storage") or bool(_OTHER_DTYPE.fullmatch(text)) or text in _INERT
     if module == "numpy.dtypes":
         return name.endswith("DType")
     return text in _CALLS or text in _INERT
@@ -401,8 +402,8 @@ _INERT = frozenset(
         "torch._utils._rebuild_nested_tensor", "torch._utils._rebuild_wrapper_subclass",
         "torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._rebuild_device_tensor_from_cpu_tensor",
         "torch.per_tensor_affine", "torch.per_tensor_symmetric", "torch.per_channel_affine",
-        "torch.per_channel_symmetric", "torch.per_channel_affine_float_qparams", "torch.complex64",
-        "torch.complex128", "torch.cfloat", "torch.cdouble", "torch.quint8", "torch.qint8", "torch.qint32",
-        "torch.float8_e4m3fn", "torch.float8_e5m2",
+        "torch.per_channel_symmetric", "torch.per_channel_affine_float_qparams", "torch.cfloat", "torch.cdouble",
     }
 )  # fmt: skip
+# torch gets more of them with each version: torch.uint16, torch.float8_e8m0fnu, torch.bits1x8, torch.complex32.
+_OTHER_DTYPE = re.compile(r"torch\.(q?u?int|float|complex|bits)[0-9][a-z0-9_]*")
