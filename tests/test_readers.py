@@ -171,11 +171,20 @@ def tensor(shape, strides, offset=0, key="0", kind="FloatStorage", count=4) -> b
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR"
 
 
+# Multiples of 2**61 - 1: all have one hash, and each would be compared with all before it.
+ALIKE = [b"\x8a\x10" + (place * (2**61 - 1)).to_bytes(16, "little") for place in range(16, 40_000)]
 DOUBLED = b")" + b"2\x86" * 40  # t = (t, t), forty times: 2**40 parts to hash or to print
 PICKLES = {
     "a tuple in tuples as a key": b"}" + DOUBLED + b"\x88s",
     "a tuple in tuples as a key of many": b"}(" + DOUBLED + b"\x88u",
     "a tuple in tuples as a key of an OrderedDict": b"ccollections\nOrderedDict\n(]" + DOUBLED + b"\x88\x86atR",
+    "keys of one hash": b"}(" + b"".join(key + b"N" for key in ALIKE) + b"u",
+    "places in the memo of one hash": b"N" + b"".join(b"p%d\n" % (place * (2**61 - 1)) for place in range(16, 40_000)),
+    "storages whose keys have one hash": b"]("
+    + b"".join(
+        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + key + text("cpu") + b"K\1tQ" for key in ALIKE[:25_000]
+    )
+    + b"e",
     "a tuple in tuples in a set": b"\x8f(" + DOUBLED + b"\x90",
     "a tuple in tuples in a frozenset": b"(" + DOUBLED + b"\x91",
     "a tuple in tuples among what we wrote": b"}" + text("eca_multi") + b"}" + text("x") + DOUBLED + b"ss",
@@ -485,7 +494,7 @@ def test_a_folder_of_more_than_it_is_long(tmp_path, tiny, forge):
     """All arrays are restored at once, an optimizer's state too; a chunk is decoded whole."""
     import orbax.checkpoint as ocp
 
-    from eca_multi.flax._checkpoint_files import COLLECTIONS, _Place, _tree
+    from eca_multi.flax._checkpoint_files import _tree
     from eca_multi.flax._network_weights import flatten, nest
 
     tree = _tree(take(tiny), collections=True)
@@ -527,8 +536,25 @@ def test_a_pipe_and_a_device(tmp_path, name):
         '{"crop_pct": ' + "9" * 400 + "}",
         '{"input_size": {}}',
         "\ud800",
+        '{"crop_pct": "nan"}',
+        '{"input_size": [3, 7, -7]}',
+        '{"input_size": [1e300]}',
+        '{"std": [1, 1, 0]}',
+        '{"mean": [0, "inf", 0]}',
     ],
-    ids=["deep", "infinite", "an infinite size", "a huge number", "no list", "half a character"],
+    ids=[
+        "deep",
+        "infinite",
+        "an infinite size",
+        "a huge number",
+        "no list",
+        "half a character",
+        "a text that is no number",
+        "a negative size",
+        "a huge size",
+        "a std of 0",
+        "an infinite mean",
+    ],  # fmt: skip
 )
 def test_a_config_that_lies(tmp_path, tiny, text):
     from eca_multi._checkpoints import Hub, find_pretrained
@@ -607,6 +633,13 @@ def test_a_header_that_lies(tmp_path, name):
     refused(path, load_file, r"path must name a complete \.safetensors file")
     if text[:1] == b"{":
         refused(path, read_checkpoint, r"path must name a complete \.safetensors file")
+
+
+def test_a_header_of_many_tensors(tmp_path):
+    """A hundred megabytes of them would take a minute: their number is looked at first, and not what each is."""
+    header = json.dumps({str(i): {} for i in range(50_001)}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    refused(tmp_path / "model.safetensors", read_checkpoint, "50001 tensors, more than any network has")
 
 
 def test_a_key_that_is_cut_off(tmp_path):

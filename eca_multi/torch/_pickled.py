@@ -4,8 +4,8 @@ Python's own unpicklers hash what stands in a file, allocate what it asks for an
 opcodes that plain data need, and of the names in a file those below, each by what it stands for here. Time and memory
 grow with the number of bytes, for every opcode does one small thing:
 
-- a key of a dictionary that is neither text nor a number (a tuple in a tuple in a tuple has 2**n parts to hash) is
-  replaced by something that is equal to itself alone;
+- a key of a dictionary that is neither text nor a number of 64 bits (a tuple in a tuple in a tuple has 2**n parts to
+  hash) is replaced by something that is equal to itself alone;
 - a tensor is its storage, offset, shape and strides, which nobody has looked at yet;
 - what is none of these is an `Other`, which says what it is and holds nothing.
 """
@@ -23,6 +23,7 @@ from eca_multi._checkpoints import Stream
 
 _MOST_STEPS = 300_000  # the largest network with its optimizer takes 100,000
 _LONGEST_INT = 32  # bytes
+_LONGEST_KEY = 64  # bits: of longer whole numbers any count has one hash (the multiples of 2**61 - 1)
 # Of each class of storage, how NumPy calls the numbers in it ("" where it has none such), and their bytes.
 STORAGES = {
     "Double": ("<f8", 8), "Float": ("<f4", 4), "Half": ("<f2", 2), "BFloat16": ("bfloat16", 2), "Long": ("<i8", 8),
@@ -151,6 +152,8 @@ class _Machine:
         self.stack.append(self.stack[-1])
 
     def put(self, place: int) -> None:
+        if place >> _LONGEST_KEY:
+            raise ValueError("more objects than a file can hold")
         self.memo[place] = self.stack[-1]
 
     def memoize(self, _: Any) -> None:
@@ -232,6 +235,8 @@ class _Machine:
         what, kind, key, *rest = self.stack.pop()
         if what not in ("storage", b"storage") or not isinstance(kind, _Name) or not isinstance(key, str | int):
             raise ValueError("a persistent object that is no storage")
+        if _key(key) is not key:
+            raise ValueError("a storage whose key is a number of too many digits")
         view = rest[2][1] if len(rest) > 2 and rest[2] is not None else 0
         name = kind.text.rpartition(".")[2].removesuffix("Storage")
         dtype, self.storages[key] = STORAGES[name]
@@ -346,6 +351,8 @@ def _pairs(pairs: Any = (), *_: Any) -> dict[Any, Any]:
 
 
 def _key(key: Any) -> Any:
+    if isinstance(key, int) and key.bit_length() > _LONGEST_KEY:
+        return Other("a key")
     return key if isinstance(key, str | int | float | bytes | None) else Other("a key")
 
 
