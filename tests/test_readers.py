@@ -485,13 +485,7 @@ def test_a_folder_whose_metadata_lie(tmp_path, text):
     refused(tmp_path, read_checkpoint, "path must name a")
 
 
-@pytest.mark.parametrize(
-    "forge",
-    [lambda zarray: {"shape": [8000, 8000], "chunks": [8000, 8000]}, lambda zarray: {"chunks": [64_000_000]}],
-    ids=["an array that is not asked for", "a chunk larger than its array"],
-)
-def test_a_folder_of_more_than_it_is_long(tmp_path, tiny, forge):
-    """All arrays are restored at once, an optimizer's state too; a chunk is decoded whole."""
+def write_folder(tiny, folder, *, ocdbt, **more):
     import orbax.checkpoint as ocp
 
     from eca_multi.flax._checkpoint_files import _tree
@@ -499,18 +493,49 @@ def test_a_folder_of_more_than_it_is_long(tmp_path, tiny, forge):
 
     tree = _tree(take(tiny), collections=True)
     arrays = nest((route, place.array()) for route, place in flatten(tree))
-    folder = tmp_path / "model"
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as writer:
-        writer.save(folder, {**arrays, "opt_state": {"mu": np.zeros(3, np.float32)}})
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=ocdbt)) as writer:
+        writer.save(folder, {**arrays, **more})
     assert read_checkpoint(folder).found.network.name == fuzz_readers.TINY
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"shape": [8000, 8000], "chunks": [8000, 8000]}, {"chunks": [64_000_000]}],
+    ids=["an array that is not asked for", "a chunk larger than its array"],
+)
+def test_a_folder_of_more_than_it_is_long(tmp_path, tiny, forged):
+    """All arrays are restored at once, an optimizer's state too; a chunk is decoded whole."""
+    folder = tmp_path / "model"
+    write_folder(tiny, folder, ocdbt=False, opt_state={"mu": np.zeros(3, np.float32)})
     zarray = folder / "opt_state.mu" / ".zarray"
-    content = json.loads(zarray.read_text())
-    content |= {**forge(content), "compressor": {"id": "zlib", "level": 1}}
+    content = {**json.loads(zarray.read_text()), **forged, "compressor": {"id": "zlib", "level": 1}}
     zarray.write_text(json.dumps(content))
     for chunk in zarray.parent.glob("[0-9]*"):
         chunk.unlink()
     (zarray.parent / ".".join("0" * len(content["shape"]))).write_bytes(zlib.compress(bytes(256_000_000), 1))
     refused(folder, read_checkpoint, "bytes that claim to hold tensors of")
+
+
+@pytest.mark.parametrize("ocdbt", [True, False], ids=["in a database", "in a file"])
+def test_a_folder_whose_arrays_are_described_deeply(tmp_path, tiny, ocdbt):
+    """tensorstore, which is asked otherwise, ends the process by SIGSEGV."""
+    import tensorstore
+
+    folder = tmp_path / "model"
+    write_folder(tiny, folder, ocdbt=ocdbt)
+    files = {"driver": "file", "path": f"{folder}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files} if ocdbt else files).result()
+    key = min(key for key in store.list().result() if key.endswith(b"/.zarray"))
+    content = json.loads(store.read(key).result().value)
+    for depth in (40, 100_000):
+        text = json.dumps({**content, "compressor": "@"}).replace('"@"', '{"id":' + "[" * depth + "]" * depth + "}")
+        store.write(key, text.encode()).result()
+        refused(folder, read_checkpoint, "nested too deeply")
+
+
+def test_a_folder_with_a_pipe_for_its_tree(tmp_path):
+    os.mkfifo(tmp_path / "_METADATA")
+    refused(tmp_path, own("linen"), "_METADATA is no file")
 
 
 def test_a_folder_with_a_pipe(tmp_path):
