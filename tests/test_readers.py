@@ -579,7 +579,7 @@ def test_a_pipe_and_a_device(tmp_path, name):
         "a huge size",
         "a std of 0",
         "an infinite mean",
-    ],  # fmt: skip
+    ],
 )
 def test_a_config_that_lies(tmp_path, tiny, text):
     from eca_multi._checkpoints import Hub, find_pretrained

@@ -15,7 +15,6 @@ from .identify import CheckpointError
 from .reading import read_checkpoint
 from .weights import Checkpoint
 
-
 _LARGEST = 1 << 20  # of what an image is prepared with
 
 

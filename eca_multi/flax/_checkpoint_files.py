@@ -159,7 +159,7 @@ def _check_arrays(folder: str) -> None:
     """tensorstore goes down the JSON that describes an array by recursion, in a language whose stack ends the process;
     it lies in files, or in the database that is in files.
     """
-    import tensorstore  # type: ignore[import-untyped]  # it has none; orbax's own
+    import tensorstore  # orbax's own
 
     stores: list[dict[str, Any]] = [{"driver": "file", "path": f"{folder}/"}]
     if os.path.exists(os.path.join(folder, "manifest.ocdbt")):
