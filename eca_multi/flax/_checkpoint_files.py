@@ -4,6 +4,7 @@ and written. linen and nnx share them."""
 import json
 import logging
 import os
+import re
 import stat
 import time
 import warnings
@@ -135,7 +136,10 @@ def _open_folder(folder: Path, opened: ExitStack) -> tuple[Any, dict[str, str], 
 
     @cache
     def restored() -> dict[tuple[str, ...], Any]:
-        with parsing(lambda reason: _incomplete(os.fspath(folder), reason), CheckpointError):
+        with (
+            parsing(lambda reason: _incomplete(os.fspath(folder), reason), CheckpointError),
+            _errors_of_the_system(folder),
+        ):
             plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), listed)  # whatever devices it had
             return dict(flatten(reader.restore(source, restore_args=plain)))
 
@@ -293,9 +297,21 @@ def _write_folder(tree: Tree, path: str | os.PathLike[str], texts: Mapping[str, 
     check_replaceable(path, ORBAX)  # before the arrays are taken
     arrays = nest((route, place.array()) for route, place in flatten(tree))
     with whole_folder(path, ORBAX) as folder, _threads_waited_for():
-        with _without_chatter(), ocp.PyTreeCheckpointer() as writer:
+        with _errors_of_the_system(path), _without_chatter(), ocp.PyTreeCheckpointer() as writer:
             writer.save(folder, arrays)
         (folder / NOTE).write_text(json.dumps(texts))
+
+
+@contextmanager
+def _errors_of_the_system(path: str | os.PathLike[str]) -> Iterator[None]:
+    """tensorstore makes a ValueError of a full disk; the number of the system's error is in its text."""
+    try:
+        yield
+    except ValueError as error:
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), os.fsdecode(path)) from error
 
 
 @contextmanager
