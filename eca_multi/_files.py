@@ -1,6 +1,7 @@
 """Writing a file whole or not at all; `_folders` does the same for a folder."""
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,8 +34,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """
     place, old = find(path)
     plain = old is None or stat.S_ISREG(old.st_mode)
-    opened = os.path.abspath(os.fsdecode(path)).startswith(_OPENED)
-    if opened or not plain:
+    if not plain or _is_opened(path):
         with open(path, "ab" if plain else "wb") as file:
             yield file
         return
@@ -48,3 +48,17 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, place)
     sync_folder(place.parent)
+
+
+def _is_opened(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is, or leads through links to, the name of what is open: a log is often a link to /dev/stdout."""
+    place = os.fsdecode(path)
+    for _ in range(40):  # as many links as the system follows
+        place = re.sub("^//+", "/", os.path.abspath(place))
+        if place.startswith(_OPENED):
+            return True
+        try:
+            place = os.path.join(os.path.dirname(place), os.readlink(place))
+        except OSError:  # no link
+            return False
+    return False

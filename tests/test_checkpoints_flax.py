@@ -1,5 +1,9 @@
 """Files of Flax that are not what they say: each is refused with one error, quickly, and nothing of it is run."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import msgpack
 import numpy as np
 import pytest
@@ -114,3 +118,26 @@ def test_a_checkpoint_of_orbax_is_replaced_in_its_place(write, read, there, tmp_
         write(take(weights), link)
     assert (folder / "notes.txt").read_text() == "mine"
     assert list(folder.parent.iterdir()) == [folder]
+
+
+FULL = """
+import resource, sys
+from checkpoint_factory import random_weights
+from eca_multi._checkpoints import take
+from eca_multi.flax.linen.checkpoints import write_checkpoint
+checkpoint = take(random_weights("eca_resnet18", num_classes=2))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # a disk for files of a megabyte
+try:
+    write_checkpoint(checkpoint, sys.argv[1])
+except OSError as error:
+    sys.stdout.write(f"OSError {error}")
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_as_such(tmp_path):
+    """tensorstore says it with a ValueError of its own."""
+    run = [sys.executable, "-c", FULL, tmp_path / "made"]
+    done = subprocess.run(run, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout == f"OSError [Errno 27] File too large: {str(tmp_path / 'made')!r}", done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -717,13 +717,15 @@ def test_devices_and_pipes_are_written_to(tmp_path):
         write(tmp_path / "pipe", "folder")
 
 
-@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "//dev/stdout", "a link to a link"])
 def test_what_a_shell_has_opened_is_added_to(tmp_path, name):
     """`--json /dev/stdout >> log` must not put a new file in the place of the log."""
     (tmp_path / "log").write_text("what was there, ")
+    (tmp_path / "a link to a link").symlink_to("link")
+    (tmp_path / "link").symlink_to("/dev/stdout")
     code = f"from eca_multi._files import write_atomically; write_atomically({name!r}, b'new')"
     with open(tmp_path / "log", "ab") as log:
-        subprocess.run([sys.executable, "-c", code], stdout=log, check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", code], stdout=log, check=True, timeout=60, cwd=tmp_path)
     assert (tmp_path / "log").read_text() == "what was there, new"
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -170,11 +171,20 @@ def tensor(shape, strides, offset=0, key="0", kind="FloatStorage", count=4) -> b
     return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR"
 
 
+# Multiples of 2**61 - 1: all have one hash, and each would be compared with all before it.
+ALIKE = [b"\x8a\x10" + (place * (2**61 - 1)).to_bytes(16, "little") for place in range(16, 40_000)]
 DOUBLED = b")" + b"2\x86" * 40  # t = (t, t), forty times: 2**40 parts to hash or to print
 PICKLES = {
     "a tuple in tuples as a key": b"}" + DOUBLED + b"\x88s",
     "a tuple in tuples as a key of many": b"}(" + DOUBLED + b"\x88u",
     "a tuple in tuples as a key of an OrderedDict": b"ccollections\nOrderedDict\n(]" + DOUBLED + b"\x88\x86atR",
+    "keys of one hash": b"}(" + b"".join(key + b"N" for key in ALIKE) + b"u",
+    "places in the memo of one hash": b"N" + b"".join(b"p%d\n" % (place * (2**61 - 1)) for place in range(16, 40_000)),
+    "storages whose keys have one hash": b"]("
+    + b"".join(
+        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + key + text("cpu") + b"K\1tQ" for key in ALIKE[:25_000]
+    )
+    + b"e",
     "a tuple in tuples in a set": b"\x8f(" + DOUBLED + b"\x90",
     "a tuple in tuples in a frozenset": b"(" + DOUBLED + b"\x91",
     "a tuple in tuples among what we wrote": b"}" + text("eca_multi") + b"}" + text("x") + DOUBLED + b"ss",
@@ -290,6 +300,9 @@ def test_harmless_content_is_read(tmp_path, tiny):
         "half": torch.ones(2, dtype=torch.bfloat16),
         "sparse": torch.eye(2).to_sparse(),
         "parameter": torch.nn.Parameter(torch.ones(2)),
+        "dtypes": [value for value in vars(torch).values() if isinstance(value, torch.dtype)],
+        "tensors": [torch.zeros(2, dtype=dtype) for dtype in (torch.uint16, torch.float8_e8m0fnu, torch.complex64)],
+        (1, "a"): 2,
     }
     state = {name: torch.from_numpy(array) for name, array in tiny.items()}
     for zipped in (True, False):
@@ -472,6 +485,59 @@ def test_a_folder_whose_metadata_lie(tmp_path, text):
     refused(tmp_path, read_checkpoint, "path must name a")
 
 
+def write_folder(tiny, folder, *, ocdbt, **more):
+    import orbax.checkpoint as ocp
+
+    from eca_multi.flax._checkpoint_files import _tree
+    from eca_multi.flax._network_weights import flatten, nest
+
+    tree = _tree(take(tiny), collections=True)
+    arrays = nest((route, place.array()) for route, place in flatten(tree))
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=ocdbt)) as writer:
+        writer.save(folder, {**arrays, **more})
+    assert read_checkpoint(folder).found.network.name == fuzz_readers.TINY
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"shape": [8000, 8000], "chunks": [8000, 8000]}, {"chunks": [64_000_000]}],
+    ids=["an array that is not asked for", "a chunk larger than its array"],
+)
+def test_a_folder_of_more_than_it_is_long(tmp_path, tiny, forged):
+    """All arrays are restored at once, an optimizer's state too; a chunk is decoded whole."""
+    folder = tmp_path / "model"
+    write_folder(tiny, folder, ocdbt=False, opt_state={"mu": np.zeros(3, np.float32)})
+    zarray = folder / "opt_state.mu" / ".zarray"
+    content = {**json.loads(zarray.read_text()), **forged, "compressor": {"id": "zlib", "level": 1}}
+    zarray.write_text(json.dumps(content))
+    for chunk in zarray.parent.glob("[0-9]*"):
+        chunk.unlink()
+    (zarray.parent / ".".join("0" * len(content["shape"]))).write_bytes(zlib.compress(bytes(256_000_000), 1))
+    refused(folder, read_checkpoint, "bytes that claim to hold tensors of")
+
+
+@pytest.mark.parametrize("ocdbt", [True, False], ids=["in a database", "in a file"])
+def test_a_folder_whose_arrays_are_described_deeply(tmp_path, tiny, ocdbt):
+    """tensorstore, which is asked otherwise, ends the process by SIGSEGV."""
+    import tensorstore
+
+    folder = tmp_path / "model"
+    write_folder(tiny, folder, ocdbt=ocdbt)
+    files = {"driver": "file", "path": f"{folder}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files} if ocdbt else files).result()
+    key = min(key for key in store.list().result() if key.endswith(b"/.zarray"))
+    content = json.loads(store.read(key).result().value)
+    for depth in (40, 100_000):
+        text = json.dumps({**content, "compressor": "@"}).replace('"@"', '{"id":' + "[" * depth + "]" * depth + "}")
+        store.write(key, text.encode()).result()
+        refused(folder, read_checkpoint, "nested too deeply")
+
+
+def test_a_folder_with_a_pipe_for_its_tree(tmp_path):
+    os.mkfifo(tmp_path / "_METADATA")
+    refused(tmp_path, own("linen"), "_METADATA is no file")
+
+
 def test_a_folder_with_a_pipe(tmp_path):
     (tmp_path / "_METADATA").write_text('{"tree_metadata": {"a": {"key_metadata": [{"key": "a", "key_type": 2}]}}}')
     os.mkfifo(tmp_path / "pipe")
@@ -495,8 +561,25 @@ def test_a_pipe_and_a_device(tmp_path, name):
         '{"crop_pct": ' + "9" * 400 + "}",
         '{"input_size": {}}',
         "\ud800",
+        '{"crop_pct": "nan"}',
+        '{"input_size": [3, 7, -7]}',
+        '{"input_size": [1e300]}',
+        '{"std": [1, 1, 0]}',
+        '{"mean": [0, "inf", 0]}',
     ],
-    ids=["deep", "infinite", "an infinite size", "a huge number", "no list", "half a character"],
+    ids=[
+        "deep",
+        "infinite",
+        "an infinite size",
+        "a huge number",
+        "no list",
+        "half a character",
+        "a text that is no number",
+        "a negative size",
+        "a huge size",
+        "a std of 0",
+        "an infinite mean",
+    ],
 )
 def test_a_config_that_lies(tmp_path, tiny, text):
     from eca_multi._checkpoints import Hub, find_pretrained
@@ -575,6 +658,13 @@ def test_a_header_that_lies(tmp_path, name):
     refused(path, load_file, r"path must name a complete \.safetensors file")
     if text[:1] == b"{":
         refused(path, read_checkpoint, r"path must name a complete \.safetensors file")
+
+
+def test_a_header_of_many_tensors(tmp_path):
+    """A hundred megabytes of them would take a minute: their number is looked at first, and not what each is."""
+    header = json.dumps({str(i): {} for i in range(50_001)}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    refused(tmp_path / "model.safetensors", read_checkpoint, "50001 tensors, more than any network has")
 
 
 def test_a_key_that_is_cut_off(tmp_path):

@@ -15,6 +15,8 @@ from .identify import CheckpointError
 from .reading import read_checkpoint
 from .weights import Checkpoint
 
+_LARGEST = 1 << 20  # of what an image is prepared with
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -106,13 +108,18 @@ def _preprocessing(config: Mapping[str, Any], usual: Preprocessing, path: Path |
     data = config.get("pretrained_cfg", config)
     with parsing(lambda reason: _broken(path, reason)):
         size = data.get("test_input_size") or data.get("input_size") or (3, usual.size, usual.size)
-        return Preprocessing(
+        prepared = Preprocessing(
             size=int(size[-1]),
             crop=float(data.get("test_crop_pct") or data.get("crop_pct") or usual.crop),
             interpolation=str(data.get("interpolation") or usual.interpolation),
             mean=_three(data.get("mean") or usual.mean),
             std=_three(data.get("std") or usual.std),
         )
+        if not all(0 < number <= _LARGEST for number in (prepared.size, prepared.crop, *prepared.std)):
+            raise ValueError("a size, crop or std that is not positive")
+        if not all(abs(number) <= _LARGEST for number in prepared.mean):
+            raise ValueError("a mean of no pixels")
+        return prepared
 
 
 def _three(values: Any) -> tuple[float, float, float]:

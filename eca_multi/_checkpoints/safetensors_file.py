@@ -11,7 +11,7 @@ from eca_multi._files import whole_file
 from eca_multi._parsing import parse_json, parsing
 
 from .identify import CheckpointError
-from .source import Source, Stored, check_total, open_source
+from .source import Source, Stored, check_count, check_total, open_source
 
 _DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2",
@@ -55,6 +55,7 @@ def list_safetensors(source: Source) -> tuple[dict[str, Stored], dict[str, str]]
         metadata = header.pop("__metadata__", {})
         if not all(isinstance(text, str) for text in metadata.values()):
             raise ValueError("metadata that are no strings")
+        check_count(header)
         tensors = {name: _tensor(source, name, entry, 8 + length) for name, entry in header.items()}
         check_total(tensors, source.size)
         places = sorted(entry["data_offsets"] for entry in header.values())

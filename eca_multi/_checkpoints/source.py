@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
@@ -203,10 +203,19 @@ def check_total(tensors: Mapping[str, Stored], size: int, *, packed: bool = Fals
     Raises:
         ValueError: With the number of bytes.
     """
+    check_count(tensors)
     factor, more = (_PACKED, _PACKED_MORE) if packed else (_PLAIN, _PLAIN_MORE)
     total = sum(tensor.nbytes for tensor in tensors.values())
     if total > factor * size + more:
         raise ValueError(f"{size} bytes that claim to hold tensors of {total} bytes")
+
+
+def check_count(tensors: Sized) -> None:
+    """Refuse more tensors than any network has, before anything is made of each.
+
+    Raises:
+        ValueError: With their number.
+    """
     if len(tensors) > _MOST_TENSORS:
         raise ValueError(f"{len(tensors)} tensors, more than any network has")
 

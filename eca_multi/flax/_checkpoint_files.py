@@ -4,11 +4,13 @@ and written. linen and nnx share them."""
 import json
 import logging
 import os
+import re
 import stat
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -124,20 +126,27 @@ def _open_folder(folder: Path, opened: ExitStack) -> tuple[Any, dict[str, str], 
     place = min([*folder.glob("_METADATA"), *folder.glob("*/_METADATA"), *folder.glob("*/*/_METADATA")], default=None)
     if place is None:
         raise ValueError("a folder without orbax's _METADATA")
-    _check_tree(place)
     size = _size(place.parent)
+    _check_tree(place)
     source = os.path.abspath(place.parent)
+    _check_arrays(source)
     opened.enter_context(_without_chatter())
     reader = opened.enter_context(ocp.PyTreeCheckpointer())
     listed = reader.metadata(source).item_metadata.tree
 
     @cache
     def restored() -> dict[tuple[str, ...], Any]:
-        with parsing(lambda reason: _incomplete(os.fspath(folder), reason), CheckpointError):
+        with (
+            parsing(lambda reason: _incomplete(os.fspath(folder), reason), CheckpointError),
+            _errors_of_the_system(folder),
+        ):
             plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), listed)  # whatever devices it had
             return dict(flatten(reader.restore(source, restore_args=plain)))
 
-    tree = nest((route, _in_folder(leaf, partial(_leaf, restored, route))) for route, leaf in flatten(listed))
+    leaves = dict(flatten(listed))
+    # All are restored at once, an optimizer's state as well.
+    check_total({str(i): held for i, held in enumerate(map(_held, leaves.values())) if held}, size, packed=True)
+    tree = nest((route, _in_folder(leaf, partial(_leaf, restored, route))) for route, leaf in leaves.items())
     note = folder / NOTE
     facts = parse_json(note.read_bytes()) if note.is_file() else {}
     return tree, _texts(facts), size
@@ -148,6 +157,35 @@ def _check_tree(place: Path) -> None:
     for entry in parse_json(place.read_bytes())["tree_metadata"].values():
         if len(entry["key_metadata"]) > _DEEPEST:
             raise ValueError("nested too deeply")
+
+
+def _check_arrays(folder: str) -> None:
+    """tensorstore goes down the JSON that describes an array by recursion, in a language whose stack ends the process;
+    it lies in files, or in the database that is in files.
+    """
+    import tensorstore  # orbax's own
+
+    stores: list[dict[str, Any]] = [{"driver": "file", "path": f"{folder}/"}]
+    if os.path.exists(os.path.join(folder, "manifest.ocdbt")):
+        stores.append({"driver": "ocdbt", "base": stores[0]})
+    for spec in stores:
+        store = tensorstore.KvStore.open(spec).result()
+        for key in store.list().result():
+            if key.endswith((b".zarray", b"zarr.json")):
+                _check_depth(parse_json(store.read(key).result().value))
+
+
+def _check_depth(content: Any) -> None:
+    level = [content]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise ValueError("nested too deeply")
 
 
 def _size(folder: Path) -> int:
@@ -166,6 +204,15 @@ def _in_folder(leaf: Any, load: Callable[[], np.ndarray]) -> Any:
         return None
     bfloat16 = np.dtype(leaf.dtype).name == "bfloat16"
     return Stored(leaf.shape, np.dtype("<f4") if bfloat16 else np.dtype(leaf.dtype), load)
+
+
+def _held(leaf: Any) -> Stored | None:
+    """What is in memory while an array of a folder is read: a chunk is decoded whole, also where it is larger."""
+    array = _in_folder(leaf, partial(np.empty, 0))
+    chunk = getattr(getattr(leaf, "storage", None), "chunk_shape", None)
+    if array is None or chunk is None:
+        return array
+    return max(array, replace(array, shape=tuple(chunk)), key=lambda held: held.nbytes)
 
 
 def _leaf(restored: Callable[[], dict[tuple[str, ...], Any]], route: tuple[str, ...]) -> np.ndarray:
@@ -250,9 +297,21 @@ def _write_folder(tree: Tree, path: str | os.PathLike[str], texts: Mapping[str, 
     check_replaceable(path, ORBAX)  # before the arrays are taken
     arrays = nest((route, place.array()) for route, place in flatten(tree))
     with whole_folder(path, ORBAX) as folder, _threads_waited_for():
-        with _without_chatter(), ocp.PyTreeCheckpointer() as writer:
+        with _errors_of_the_system(path), _without_chatter(), ocp.PyTreeCheckpointer() as writer:
             writer.save(folder, arrays)
         (folder / NOTE).write_text(json.dumps(texts))
+
+
+@contextmanager
+def _errors_of_the_system(path: str | os.PathLike[str]) -> Iterator[None]:
+    """tensorstore makes a ValueError of a full disk; the number of the system's error is in its text."""
+    try:
+        yield
+    except ValueError as error:
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), os.fsdecode(path)) from error
 
 
 @contextmanager

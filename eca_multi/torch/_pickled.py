@@ -4,14 +4,15 @@ Python's own unpicklers hash what stands in a file, allocate what it asks for an
 opcodes that plain data need, and of the names in a file those below, each by what it stands for here. Time and memory
 grow with the number of bytes, for every opcode does one small thing:
 
-- a key of a dictionary that is neither text nor a number (a tuple in a tuple in a tuple has 2**n parts to hash) is
-  replaced by something that is equal to itself alone;
+- a key of a dictionary that is neither text nor a number of 64 bits (a tuple in a tuple in a tuple has 2**n parts to
+  hash) is replaced by something that is equal to itself alone;
 - a tensor is its storage, offset, shape and strides, which nobody has looked at yet;
 - what is none of these is an `Other`, which says what it is and holds nothing.
 """
 
 import codecs
 import pickletools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from eca_multi._checkpoints import Stream
 
 _MOST_STEPS = 300_000  # the largest network with its optimizer takes 100,000
 _LONGEST_INT = 32  # bytes
+_LONGEST_KEY = 64  # bits: of longer whole numbers any count has one hash (the multiples of 2**61 - 1)
 # Of each class of storage, how NumPy calls the numbers in it ("" where it has none such), and their bytes.
 STORAGES = {
     "Double": ("<f8", 8), "Float": ("<f4", 4), "Half": ("<f2", 2), "BFloat16": ("bfloat16", 2), "Long": ("<i8", 8),
@@ -150,6 +152,8 @@ class _Machine:
         self.stack.append(self.stack[-1])
 
     def put(self, place: int) -> None:
+        if place >> _LONGEST_KEY:
+            raise ValueError("more objects than a file can hold")
         self.memo[place] = self.stack[-1]
 
     def memoize(self, _: Any) -> None:
@@ -231,6 +235,8 @@ class _Machine:
         what, kind, key, *rest = self.stack.pop()
         if what not in ("storage", b"storage") or not isinstance(kind, _Name) or not isinstance(key, str | int):
             raise ValueError("a persistent object that is no storage")
+        if _key(key) is not key:
+            raise ValueError("a storage whose key is a number of too many digits")
         view = rest[2][1] if len(rest) > 2 and rest[2] is not None else 0
         name = kind.text.rpartition(".")[2].removesuffix("Storage")
         dtype, self.storages[key] = STORAGES[name]
@@ -302,7 +308,7 @@ def _name(text: str) -> _Name:
 def _is_known(text: str) -> bool:
     module, _, name = text.rpartition(".")
     if module in ("torch", "torch.storage", "torch.cuda"):
-        return name in _DTYPES or name.endswith("Storage") or text in _INERT
+        return name in _DTYPES or name.endswith("Storage") or bool(_OTHER_DTYPE.fullmatch(text)) or text in _INERT
     if module == "numpy.dtypes":
         return name.endswith("DType")
     return text in _CALLS or text in _INERT
@@ -345,6 +351,8 @@ def _pairs(pairs: Any = (), *_: Any) -> dict[Any, Any]:
 
 
 def _key(key: Any) -> Any:
+    if isinstance(key, int) and key.bit_length() > _LONGEST_KEY:
+        return Other("a key")
     return key if isinstance(key, str | int | float | bytes | None) else Other("a key")
 
 
@@ -401,8 +409,8 @@ _INERT = frozenset(
         "torch._utils._rebuild_nested_tensor", "torch._utils._rebuild_wrapper_subclass",
         "torch._utils._rebuild_device_tensor_from_numpy", "torch._utils._rebuild_device_tensor_from_cpu_tensor",
         "torch.per_tensor_affine", "torch.per_tensor_symmetric", "torch.per_channel_affine",
-        "torch.per_channel_symmetric", "torch.per_channel_affine_float_qparams", "torch.complex64",
-        "torch.complex128", "torch.cfloat", "torch.cdouble", "torch.quint8", "torch.qint8", "torch.qint32",
-        "torch.float8_e4m3fn", "torch.float8_e5m2",
+        "torch.per_channel_symmetric", "torch.per_channel_affine_float_qparams", "torch.cfloat", "torch.cdouble",
     }
 )  # fmt: skip
+# torch gets more of them with each version: torch.uint16, torch.float8_e8m0fnu, torch.bits1x8, torch.complex32.
+_OTHER_DTYPE = re.compile(r"torch\.(q?u?int|float|complex|bits)[0-9][a-z0-9_]*")

@@ -27,7 +27,7 @@ from eca_multi._networks import Tensor
 from eca_multi._parsing import parsing
 
 from ._network_weights import native_name
-from ._pickled import Pickled
+from ._pickled import Other, Pickled
 from ._restricted_load import TorchFile, incomplete, open_file, state_dict_is
 
 # Where training scripts keep the weights beside an optimizer's state, in the order in which they are looked for.
@@ -119,6 +119,8 @@ def _facts(file: TorchFile, key: str) -> dict[str, str]:
     facts = {"key": key} if key else {}
     if key:
         for name, value in file.content.items():
+            if isinstance(name, Other):  # a key that is no text and no number
+                continue
             if isinstance(value, Pickled) and value.shape in ((), (1,)):
                 value = file.tensor(str(name), value).load().item()
             if isinstance(value, str | int | float) and len(str(value)) <= 200:
