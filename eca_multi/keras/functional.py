@@ -101,7 +101,7 @@ def eca(
             check_mask(is_bool(mask), mask, axis, x.shape)
             mask = ops.convert_to_tensor(mask)
             missing = tuple(range(len(x.shape) - 1 - len(mask.shape)))
-            valid = ops.logical_and(ops.expand_dims(mask, (*missing, axis)), valid)
+            valid = ops.logical_and(ops.expand_dims(ops.expand_dims(mask, missing), axis), valid)
         count = ops.sum(ops.cast(valid, acc), axes)
         count = ops.where(count > 0, count, ops.ones_like(count))  # ops.maximum makes float32 of float64 in torch
         pooled = mean(ops.sum(ops.where(valid, again, ops.zeros((), acc)), axes), count)
