@@ -72,7 +72,7 @@ def test_an_empty_batch_under_transforms(route):
 
 @pytest.mark.keras
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's graphs")
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_graph_of_tensorflow_takes_an_empty_batch(masked):
     """It ended the process: TensorFlow's graph optimiser divides by a size of 0 in the gradient of a reshape."""
     import tensorflow as tf

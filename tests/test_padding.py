@@ -55,6 +55,7 @@ def test_bad_padding_reaches_no_gradient(framework, name):
         assert (key == "y") != np.isfinite(values).all()
 
 
+@pytest.mark.slow
 @pytest.mark.only("torch", "keras", "jax")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_bad_padding_reaches_no_gradient_in_half_precision(framework, dtype):

@@ -226,6 +226,7 @@ def some_array(rng, shape):
         return rng.choice(VALUES, size=chosen).astype(KINDS[rng.integers(len(KINDS))])
 
 
+@pytest.mark.slow
 def test_whatever_tensors_a_worker_returns_there_is_a_verdict():
     """800 answers of the right names with values, dtypes and shapes at random: cells, or a worker that is at fault."""
     rng = np.random.default_rng(0)

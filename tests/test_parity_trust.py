@@ -141,6 +141,7 @@ def test_replay_in_python_refuses_too(forge, tmp_path, part):
     assert not marks(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_script_of_a_bundle_refuses_too(forge, tmp_path):
     folder = forge(**_adapter(tmp_path))
     done = subprocess.run([sys.executable, folder / "repro.py"], capture_output=True, text=True, check=False)
@@ -305,6 +306,7 @@ def test_a_description_that_is_changed_is_found(found, tmp_path):
         parity.replay(folder, trust=True)
 
 
+@pytest.mark.slow
 def test_a_runner_does_not_choose_the_folder_of_its_bundle(tmp_path):
     """Nor does it take another's: as plain names of files, most of these are one."""
     folder = tmp_path / "a" / "b" / "bundles"

@@ -85,6 +85,7 @@ def test_a_lost_sign_is_seen(monkeypatch):
     assert not torch.allclose(lost[1], plain[1], atol=0.1)
 
 
+@pytest.mark.slow
 def test_a_view_that_compilers_see():
     from eca_multi.torch import eca
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eca_multi._canonical import Weights
-from eca_multi._networks import RELEASED, Preprocessing, preprocessing_of
+from eca_multi._networks import RELEASED, Preprocessing, find, preprocessing_of
 from eca_multi._parsing import parse_json, parsing
 
 from .hub import Hub, find_files
@@ -16,6 +16,7 @@ from .reading import read_checkpoint
 from .weights import Checkpoint
 
 _LARGEST = 1 << 20  # of what an image is prepared with
+_LONGEST_NAME = 100  # characters: finding the nearest names takes as long as a name is
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,7 @@ def find_pretrained(
     """
     files = find_files(name, hub)
     config = _read_config(files.config)
-    arch = config.get("architecture")
-    checkpoint = read_checkpoint(files.weights, arch.split(".")[0] if isinstance(arch, str) else None)
+    checkpoint = read_checkpoint(files.weights, _architecture(config, files.config))
     facts = {**checkpoint.facts, **({"revision": files.revision} if files.revision else {})}
     network = checkpoint.found.network.name
     tag = Path(os.path.abspath(name)).name  # the repository's or the folder's
@@ -101,6 +101,15 @@ def _read_config(path: Path | None) -> Mapping[str, Any]:
         if not isinstance(content, dict):
             raise ValueError(f"a {type(content).__name__}")
         return content
+
+
+def _architecture(config: Mapping[str, Any], path: Path | None) -> str | None:
+    """Return the network that a config names, without the tag of its weights; None where it names none."""
+    arch = config.get("architecture")
+    if not isinstance(arch, str):
+        return None
+    with parsing(lambda reason: _broken(path, reason)):
+        return find(arch.split(".")[0][:_LONGEST_NAME]).name
 
 
 def _preprocessing(config: Mapping[str, Any], usual: Preprocessing, path: Path | None) -> Preprocessing:
