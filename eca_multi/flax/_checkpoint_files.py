@@ -9,6 +9,7 @@ import stat
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -297,8 +298,14 @@ def _write_folder(tree: Tree, path: str | os.PathLike[str], texts: Mapping[str, 
     check_replaceable(path, ORBAX)  # before the arrays are taken
     arrays = nest((route, place.array()) for route, place in flatten(tree))
     with whole_folder(path, ORBAX) as folder, _threads_waited_for():
-        with _errors_of_the_system(path), _without_chatter(), ocp.PyTreeCheckpointer() as writer:
-            writer.save(folder, arrays)
+        # In a thread, where no signal interrupts orbax: its own threads would write into what is being removed.
+        with (
+            _errors_of_the_system(path),
+            _without_chatter(),
+            ocp.PyTreeCheckpointer() as writer,
+            ThreadPoolExecutor(1) as thread,
+        ):
+            thread.submit(writer.save, folder, arrays).result()
         (folder / NOTE).write_text(json.dumps(texts))
 
 
@@ -316,7 +323,7 @@ def _errors_of_the_system(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextmanager
 def _threads_waited_for() -> Iterator[None]:
-    """After an error orbax's threads write on for a moment, and would make anew what is removed."""
+    """After an error of its own, orbax's threads write on for a moment, and would make anew what is removed."""
     try:
         yield
     except BaseException:
