@@ -1,11 +1,16 @@
 """The signals that end a command, as an exception: what stands in a `finally` is done before the process is gone."""
 
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
+_AGAIN = 0.01  # seconds until a signal whose exception was lost comes again
 
 
 class Ended(BaseException):
@@ -17,6 +22,7 @@ class Ended(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
+        self.number = number
         self.status = 128 + number
 
 
@@ -25,21 +31,45 @@ def ended_by_exception() -> Iterator[None]:
     """Raise `Ended` in the main thread at SIGINT, SIGTERM, SIGHUP or SIGQUIT; for a command, never for a library.
 
     A signal that the process was started to ignore stays ignored, as nohup wants it. Once one has come, the others
-    are ignored while things are cleared up, but for Ctrl-C, which ends that too.
+    are ignored while things are cleared up, but for Ctrl-C, which ends that too. Python drops what is raised in a
+    `__del__` or in a callback of its garbage collector: the signal then comes again a moment later. If a library has
+    dropped the exception, `Ended` is raised at the end of the block.
     """
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     old = {number: signal.getsignal(number) for number in numbers}
     mine = [number for number in numbers if old[number] not in (signal.SIG_IGN, None)]  # None: set by C code
+    came: list[int] = []
+    report = sys.unraisablehook
 
     def end(number: int, frame: FrameType | None) -> None:
+        came.append(number)
         for other in mine:
             signal.signal(other, signal.default_int_handler if other == signal.SIGINT else signal.SIG_IGN)
         raise Ended(number)
 
+    def end_again(lost: Any) -> None:
+        if not isinstance(lost.exc_value, Ended):
+            report(lost)
+            return
+        number = lost.exc_value.number
+        signal.signal(number, end)
+        threading.Timer(_AGAIN, os.kill, (os.getpid(), number)).start()
+
     for number in mine:
         signal.signal(number, end)
+    sys.unraisablehook = end_again
     try:
         yield
+    except Ended:
+        raise
+    except BaseException:  # SystemExit among them, with which a command says how it went
+        if came:
+            raise Ended(came[0]) from None
+        raise
+    else:
+        if came:
+            raise Ended(came[0])
     finally:
+        sys.unraisablehook = report
         for number in mine:
             signal.signal(number, old[number])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from eca_multi.parity.budget import DTYPES, quantise
 from eca_multi.parity.compare import Verdict, judge
 from eca_multi.parity.jobs import Tensor
 from eca_multi.parity.plan import base_job
+from eca_multi.parity.runners import find_runners
 from eca_multi.parity.spec import draw
 from eca_multi.parity.specs._eca_oracle import solve
 from eca_multi.parity.specs._images import photograph_features
@@ -288,6 +290,13 @@ def test_a_machine_without_a_compiler_says_so(monkeypatch, tmp_path):
     done = cli("--runner", "torch", "--dtype", "float32", "--case", "one-channel", "--check", "forward,compiled")
     assert done.exit_code == 0, done.output
     assert "needs a C++ compiler" in done.output
+
+
+def test_a_framework_that_the_specification_lacks_is_said():
+    runners = {name: runner for name, runner in SPEC.runners.items() if not name.startswith("keras")}
+    assert len(runners) < len(SPEC.runners)
+    with pytest.raises(parity.UsageError, match=r"runner must be one of .*Received: 'keras'"):
+        find_runners(replace(SPEC, runners=runners), ["keras", "torch"])
 
 
 @pytest.mark.parametrize(

@@ -245,7 +245,7 @@ TENSORS = {
     "of many axes": (tensor((1,) * 100, (1,) * 100), "without a shape"),
     "of no storage": (tensor((1,), (1,), key="none"), "none"),
     "of an unknown storage": (tensor((1,), (1,), kind="EvilStorage"), "EvilStorage|Evil"),
-    "of complex numbers": (tensor((1,), (1,), kind="ComplexFloatStorage"), "a dtype that NumPy has not"),
+    "of complex numbers": (tensor((1,), (1,), kind="ComplexFloatStorage"), "complex, quantised or of another dtype"),
     "without values": (b"ctorch._utils\n_rebuild_meta_tensor_no_storage\n)R", "_rebuild_meta_tensor_no_storage"),
 }
 

@@ -45,10 +45,10 @@ def detect(path: str | os.PathLike[str]) -> str:
         return _flax([key])
     if start[257:262] == b"ustar":
         raise _unknown(name, "a tar archive: take the checkpoint out of it")
-    if name.endswith(_PICKLES):  # its reader says best what is wrong with it
+    looks = next((text for sign, text in _MISTAKEN.items() if sign and start.startswith(sign)), "")
+    if start and not looks and name.endswith(_PICKLES):  # its reader says best what is wrong with it
         return "torch"
-    looks = next((text for sign, text in _MISTAKEN.items() if sign and start.startswith(sign)), "of another format")
-    raise _unknown(name, looks if start else _MISTAKEN[b""])
+    raise _unknown(name, looks or "of another format" if start else _MISTAKEN[b""])
 
 
 def _archive(name: str, start: bytes) -> str:

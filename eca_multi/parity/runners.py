@@ -131,8 +131,9 @@ def find_runners(spec: Spec, names: Sequence[str] | str | None) -> list[Runner]:
     known = {runner.name: runner for runner in every}
     chosen: list[Runner] = []
     for name in names:
-        if name == "keras":
-            chosen += [runner for runner in every if runner.name in _BACKENDS]
+        backends = [runner for runner in every if runner.name in _BACKENDS]
+        if name == "keras" and backends:
+            chosen += backends
         else:
             chosen.append(known[name] if name in known else _own_runner(name, list(known)))
     for runner in chosen:

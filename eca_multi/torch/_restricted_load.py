@@ -35,7 +35,7 @@ class TorchFile:
             raise ValueError(f"{name!r} is {value.what}")
         storage, kind = value.storage, value.dtype or value.storage.dtype
         if not kind or type(value.offset) is not int or type(storage.view) is not int:
-            raise ValueError(f"{name!r} is of a dtype that NumPy has not")
+            raise ValueError(f"{name!r} is complex, quantised or of another dtype without plain real numbers")
         dtype = "<u2" if kind == "bfloat16" else kind
         start, end = self.places[storage.key]
         first = start + (storage.view + value.offset) * np.dtype(dtype).itemsize
