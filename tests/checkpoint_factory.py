@@ -217,7 +217,7 @@ FORMATS = {
     "linen": Format(linen_msgpack, "model.msgpack", "linen"),
     "linen-train-state": Format(linen_train_state, "state.msgpack", "linen", slow=True),
     "linen-orbax": Format(linen_orbax, "linen", "linen", slow=True),
-    "nnx": Format(nnx_msgpack, "model.msgpack", "nnx"),
+    "nnx": Format(nnx_msgpack, "model.msgpack", "nnx", slow=True),
     "nnx-orbax": Format(nnx_orbax, "nnx", "nnx", slow=True),
 }
 # By framework, the endings that its target can have.

@@ -6,12 +6,20 @@ them on all three.
 
 import os
 import re
+import signal
+import threading
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Eight devices in one process, for the sharding tests; set before JAX counts them.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+# Under nohup, or in the background of a shell, some signals are ignored, and so they would be in what the tests start.
+if threading.current_thread() is threading.main_thread():
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 import pytest
 import torch  # noqa: F401  (before TensorFlow: the other order has crashed)

@@ -129,7 +129,7 @@ def test_a_saturated_gate_passes_no_infinity_on(layout, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo reads it
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_compiled_backward_pass_of_an_eager_forward_pass(dynamic):
     x, weight, dy = draw()
     y = eca(x, weight)

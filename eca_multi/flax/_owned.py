@@ -51,7 +51,8 @@ def is_key(value: Any) -> bool:
 
 def beside(new: jax.Array, *others: Any) -> jax.Array:
     """Put an array where the first of the others that was put anywhere was: on its device, or over its mesh."""
-    shardings = (one.sharding for one in others if getattr(one, "committed", False))
+    arrays = (one for one in others if isinstance(one, jax.Array) and not isinstance(one, jax.core.Tracer))
+    shardings = (array.sharding for array in arrays if array.committed)
     sharding = next(shardings, None)
     return new if sharding is None else jax.device_put(new, sharding)
 
