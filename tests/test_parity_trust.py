@@ -22,7 +22,7 @@ from eca_multi._pytest_plugin import pytest_configure_node
 from eca_multi.cli import app
 from eca_multi.parity import NumpyAdapter, Spec, SpecError
 from eca_multi.parity.bundle import FILES, SUMS, Bundle, read_bundle
-from eca_multi.parity.runners import reference_of, runners_of
+from eca_multi.parity.runners import Runner, reference_of, runners_of
 from eca_multi.parity.specs import SHIPPED
 from eca_multi.parity.trust import Untrusted, check_trust, what_runs
 
@@ -341,3 +341,11 @@ def test_the_folder_that_workers_of_pytest_share_is_their_users_alone():
     for end in ends or [folder.rmdir]:
         end()
     assert mode & 0o777 == 0o700
+
+
+def test_the_remedy_is_one_that_helps(forge):
+    folder = forge(reference="stranger:truth")
+    with pytest.raises(Untrusted, match=r"trust=True\), or name an adapter of your own by --runner"):
+        check_trust(read_bundle(folder), folder)
+    with pytest.raises(Untrusted, match=r"Then add --trust \(in Python trust=True\)\.$"):
+        check_trust(read_bundle(folder), folder, [Runner("mine", "mine.py:Layer")])

@@ -33,11 +33,12 @@ def check_trust(bundle: Bundle, folder: str | os.PathLike[str], runners: Sequenc
         Untrusted: With all that would run.
     """
     if any(whose == THEIRS for *_, whose in _parts(bundle, runners)):
+        # The caller's own adapter stands there already: it is the reference that is not ours.
+        other = "" if runners else ", or name an adapter of your own by --runner file.py:Class"
         raise Untrusted(
             "a bundle is data: the code that it names must be of this package, unless you trust it. "
             f"Received: {os.fspath(folder)!r}, which would run\n{what_runs(bundle, runners)}\n"
-            "Read that code. Then add --trust (in Python trust=True), or name an adapter of your own by "
-            "--runner file.py:Class."
+            f"Read that code. Then add --trust (in Python trust=True){other}."
         )
 
 
