@@ -27,10 +27,10 @@ test-slow: $(READY)  ## run the tests that `make test` leaves out
 	$(PYTEST) --dist worksteal --slow -m slow $(ARGS)
 
 fuzz: $(READY)  ## read 100,000 broken files of every format (ARGS="--seed 7"), half an hour
-	$(BIN)/python tests/fuzz_readers.py --inputs 100000 $(ARGS)
+	$(BIN)/python tests/support/fuzz_readers.py --inputs 100000 $(ARGS)
 
 mutants: $(READY)  ## put seeded faults into the package and see the default tests fail (ARGS="--only NAME")
-	OMP_NUM_THREADS=1 $(BIN)/python tests/run_seeded_faults.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/run_seeded_faults.py $(ARGS)
 
 bench: $(READY)  ## measure the layers and write docs/speed.md, about half an hour
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"

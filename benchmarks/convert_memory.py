@@ -19,9 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eca_multi._checkpoints import MODULES, detect
-from eca_multi._networks import find, tensors
-from eca_multi.convert import convert, save_file
+from eca_multi.checkpoints import MODULES, convert, detect, save_file
+from eca_multi.networks import find, tensors
 
 SUFFIXES = {
     "original": ".pth.tar",

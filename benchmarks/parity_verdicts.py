@@ -25,13 +25,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from eca_multi import parity
-from eca_multi.parity.budget import DTYPES, SAFETY, quantise
-from eca_multi.parity.compare import judge
-from eca_multi.parity.jobs import ONES, Outputs, Tensor
-from eca_multi.parity.judging import Solution
-from eca_multi.parity.plan import BASE, Task, tasks
-from eca_multi.parity.report import describe
-from eca_multi.parity.spec import Spec
+from eca_multi.parity.define.dtypes import DTYPES, SAFETY, quantise
+from eca_multi.parity.define.job import ONES, Outputs, Tensor
+from eca_multi.parity.define.spec import Spec
+from eca_multi.parity.execute.tasks import BASE, Task, tasks
+from eca_multi.parity.judge.compare import judge
+from eca_multi.parity.judge.verdicts import Solution
+from eca_multi.parity.report.report import describe
 from eca_multi.parity.specs.eca import SPEC, Torch
 
 PAGE = Path(__file__).parents[1] / "docs" / "measured-parity.md"
@@ -225,8 +225,8 @@ def run_mutants(cases: Sequence[str] | None, unusable: set[tuple[str, str, str, 
 
     A policy that rejects a correct run of a case cannot use the case: it would have to be switched off there.
     """
-    from eca_multi.parity.engines._mutants import mutants
-    from eca_multi.parity.engines._torch import TorchEngine
+    from eca_multi.parity.engines.torch import TorchEngine
+    from eca_multi.parity.mutants.layer import mutants
     from eca_multi.parity.specs._eca_oracle import solve
 
     engine, kills = TorchEngine(Torch()), Kills()

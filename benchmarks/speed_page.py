@@ -176,7 +176,7 @@ modes and any order remain. In float16 this is no help: there a mere sum in floa
 {sum_bfloat16} of bfloat16; and with a mask what is summed, x or 0, is written to memory in every dtype, for the
 means and again for the gradient of the gate: 11 maps with the gradient in float32, not 7, and 15 in bfloat16. (Eager
 torch takes its usual code with a mask, and looks a second time where the padding is NaN or infinite.)
-`tests/test_hlo.py` counts again in every run.
+`tests/layers/test_hlo.py` counts again in every run.
 
 ## Keras
 

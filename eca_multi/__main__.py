@@ -3,10 +3,10 @@
 import sys
 import traceback
 
-from eca_multi._errors import not_installed
-from eca_multi._printable import printable
-from eca_multi._signals import Ended, ended_by_exception
-from eca_multi._streams import steady_output
+from ._errors import not_installed
+from ._printable import printable
+from ._signals import Ended, ended_by_exception
+from ._streams import steady_output
 
 FAULT = 3  # of ours: Python's own status for it, 1, would mean that implementations disagree
 
@@ -22,7 +22,7 @@ def _run() -> int:
     """Do what the command line asks for, and return its exit status, whatever comes of it."""
     try:
         with ended_by_exception():
-            from eca_multi.cli import app
+            from .cli.main import app
 
             app()
     except Ended as signal:

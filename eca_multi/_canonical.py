@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from eca_multi._states import WrongKind, as_numpy
+from ._states import WrongKind, as_numpy
 
 CANONICAL_NAME = "weight"
 NATIVE_NAMES = {"torch": "conv.weight", "keras": "kernel", "linen": "kernel", "nnx": "kernel"}

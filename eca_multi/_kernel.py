@@ -7,12 +7,7 @@ frameworks), and a tie is exactly a power of two. So nothing here takes a logari
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
-from eca_multi._errors import (
-    check_beta,
-    check_gamma,
-    check_min_size,
-    check_positive_int,
-)
+from ._errors import check_beta, check_gamma, check_min_size, check_positive_int
 
 
 def eca_kernel_size(

@@ -18,8 +18,8 @@ import pytest
 from eca_multi._printable import printable
 
 if TYPE_CHECKING:
-    from eca_multi.parity._pytest_marks import ParityCase
-    from eca_multi.parity._pytest_results import Results
+    from eca_multi.parity.pytest.marks import ParityCase
+    from eca_multi.parity.pytest.results import Results
 
 MARK = "parity(spec, runners=None, dtypes=None, cases=None, checks=None)"
 OPTIONS = {
@@ -67,9 +67,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{MARK}: a test for each runner, case, dtype and check")
     for name, constant in (("dtypes", "DTYPES"), ("checks", "TESTED")):
         if config.getoption(f"parity_{name}"):
-            collect = _harness("_pytest_collect")
+            collect = _harness("pytest.collect")
             collect.check_option(
-                name, collect.names_of(config, name), list(getattr(_harness("_pytest_marks"), constant))
+                name, collect.names_of(config, name), list(getattr(_harness("pytest.marks"), constant))
             )
     if config.getoption("parity_report") and not _in_xdist_worker(config):
         try:
@@ -89,14 +89,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         results = _results(metafunc.config)
     except pytest.UsageError as error:  # what the harness needs is missing: an error of this file, not of the session
         pytest.fail(str(error), pytrace=False)
-    _harness("_pytest_collect").parametrize(metafunc, mark, results)
+    _harness("pytest.collect").parametrize(metafunc, mark, results)
 
 
 def _is_ours(mark: pytest.Mark) -> bool:
     """Whether a mark names a specification: another project may have a mark of this name."""
     spec = mark.args[0] if mark.args else mark.kwargs.get("spec")
     if not isinstance(spec, str):
-        return type(spec).__module__ == "eca_multi.parity.spec"
+        return type(spec).__module__ == "eca_multi.parity.define.spec"
     shipped = Path(__file__).parent / "parity" / "specs" / f"{spec}.py"
     return ".py" in spec or (spec.isidentifier() and shipped.exists())
 
@@ -106,7 +106,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     results = config.stash[RESULTS]
     try:
-        _harness("_pytest_collect").leave_out(config, items, results)
+        _harness("pytest.collect").leave_out(config, items, results)
     except pytest.UsageError as error:
         if results.folder is None:
             raise
@@ -118,7 +118,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     if RESULTS in session.config.stash:
-        cells = map(_harness("_pytest_collect").cell_of, session.items)
+        cells = map(_harness("pytest.collect").cell_of, session.items)
         session.config.stash[RESULTS].select(cell for cell in cells if cell is not None)
 
 
@@ -137,7 +137,7 @@ def parity_case(request: pytest.FixtureRequest) -> ParityCase:
 @pytest.fixture
 def parity(request: pytest.FixtureRequest, parity_case: ParityCase) -> Check:
     """Call it to assert that the test's runner, case, dtype and check agree with the reference."""
-    outcome = _harness("_pytest_outcome").outcome(_results(request.config), parity_case, request.node.nodeid)
+    outcome = _harness("pytest.outcome").outcome(_results(request.config), parity_case, request.node.nodeid)
     request.node.user_properties += outcome.properties
     if outcome.crash:
         pytest.fail(outcome.crash, pytrace=False)
@@ -164,7 +164,7 @@ def pytest_configure_node(node: Any) -> None:
     """Tell the workers of pytest-xdist what they share."""
     stash = node.config.stash
     if FOLDER not in stash:
-        from eca_multi._scratch import scratch_folder
+        from eca_multi._files.scratch import scratch_folder
 
         stack = ExitStack()
         stash[FOLDER] = stack.enter_context(scratch_folder("eca-pytest"))
@@ -194,7 +194,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for report in config.stash[RESULTS].joined() if RESULTS in config.stash else ():
         terminal = {"width": shutil.get_terminal_size().columns, "colour": terminalreporter.hasmarkup}
         terminalreporter.section(printable(f"parity of {report.spec['name']}"))
-        terminalreporter.write_line(_harness("_pytest_summary").summary(report, **terminal))
+        terminalreporter.write_line(_harness("pytest.summary").summary(report, **terminal))
 
 
 # --- shared
@@ -211,8 +211,8 @@ def _results(config: pytest.Config) -> Results:
     """What this process has found, or will have."""
     if RESULTS not in config.stash:
         place = getattr(config, "workerinput", {}).get("eca_multi_parity")
-        required = tuple(_harness("_pytest_collect").names_of(config, "require"))
-        config.stash[RESULTS] = _harness("_pytest_results").Results(required, Path(place) if place else None)
+        required = tuple(_harness("pytest.collect").names_of(config, "require"))
+        config.stash[RESULTS] = _harness("pytest.results").Results(required, Path(place) if place else None)
     return config.stash[RESULTS]
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from eca_multi._printable import printable
+from ._printable import printable
 
 Key = TypeVar("Key", bound=Hashable)
 Like = TypeVar("Like")

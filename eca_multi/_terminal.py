@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from eca_multi._printable import printable
+from ._printable import printable
 
 
 def say(text: object, *, err: bool = False) -> None:

@@ -16,7 +16,7 @@ from types import EllipsisType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eca_multi._errors import (
+from ._errors import (
     GATES,
     check_channel_axis,
     check_circular,

@@ -23,7 +23,8 @@ if threading.current_thread() is threading.main_thread():
 
 import pytest
 import torch  # noqa: F401  (before TensorFlow: the other order has crashed)
-from frameworks import FRAMEWORKS, Framework
+
+from tests.support.frameworks import FRAMEWORKS, Framework
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

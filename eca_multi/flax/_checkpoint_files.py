@@ -22,7 +22,10 @@ import msgpack  # type: ignore[import-untyped]  # it has none
 import numpy as np
 from flax import serialization
 
-from eca_multi._checkpoints import (
+from eca_multi._files.file import whole_file
+from eca_multi._files.folder import check_replaceable, whole_folder
+from eca_multi._parsing import parse_json, parsing
+from eca_multi.checkpoints import (
     ORBAX,
     Checkpoint,
     CheckpointError,
@@ -33,10 +36,7 @@ from eca_multi._checkpoints import (
     open_source,
     take,
 )
-from eca_multi._checkpoints.orbax_folder import NOTE
-from eca_multi._files import whole_file
-from eca_multi._folders import check_replaceable, whole_folder
-from eca_multi._parsing import parse_json, parsing
+from eca_multi.checkpoints.orbax_folder import NOTE
 
 from ._msgpack import Odd, Reader
 from ._network_weights import STATISTICS, canonical_name, canonical_view, flatten, native_path, native_view, nest

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from eca_multi._networks import Network
+from eca_multi.networks import Network
 
 
 def classifier_initializers(network: Network) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi._checkpoints import Source, Stored, Stream
+from eca_multi.checkpoints import Source, Stored, Stream
 
 _MOST_VALUES = 200_000  # the largest network with its optimizer has 5,000
 _DEEPEST = 32  # a TrainState is 8 deep

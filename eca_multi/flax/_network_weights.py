@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from eca_multi._canonical import Weights, check_weights
-from eca_multi._checkpoints import Identified, identify
-from eca_multi._networks import Network, Tensor
+from eca_multi.checkpoints import Identified, identify
+from eca_multi.networks import Network, Tensor
 
 Path = tuple[str, ...]
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}

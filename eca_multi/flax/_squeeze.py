@@ -1,7 +1,7 @@
 """Squeeze-and-excitation blocks in a jaxpr: modules that multiply their own input by a gate from its global mean."""
 
-from eca_multi.flax._flow import MOVES, Flow, Node
-from eca_multi.flax._residual import SILENT
+from ._flow import MOVES, Flow, Node
+from ._residual import SILENT
 
 POOLING = ("reduce_sum", "reduce_max", "reduce_window_sum", "reduce_window_max", "reduce_window")
 

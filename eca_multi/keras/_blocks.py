@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import layers as L
 
-from eca_multi._networks import Block, Conv
+from eca_multi.networks import Block, Conv
 
 from .functional import Tensor
 from .layers import ECA

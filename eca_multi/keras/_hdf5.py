@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from eca_multi._checkpoints import Source
+from eca_multi.checkpoints import Source
 
 _MOST_STEPS = 200_000  # the largest network takes 30,000
 _UNDEFINED = 2**64 - 1

@@ -16,7 +16,11 @@ import keras
 import numpy as np
 from keras.src.backend.common import global_state  # without a public name
 
-from eca_multi._checkpoints import (
+from eca_multi._files.disk import find
+from eca_multi._files.file import whole_file
+from eca_multi._files.scratch import scratch_folder
+from eca_multi._parsing import parse_json, parsing
+from eca_multi.checkpoints import (
     Checkpoint,
     CheckpointError,
     Source,
@@ -28,10 +32,6 @@ from eca_multi._checkpoints import (
     place_of,
     take,
 )
-from eca_multi._disk import find
-from eca_multi._files import whole_file
-from eca_multi._parsing import parse_json, parsing
-from eca_multi._scratch import scratch_folder
 
 from . import networks
 from ._hdf5 import File, Node

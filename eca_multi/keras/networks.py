@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import keras
 from keras import layers as L
 
-from eca_multi._networks import (
+from eca_multi.networks import (
     NETWORKS,
     MobileNetV2,
     Network,
@@ -22,7 +22,7 @@ from eca_multi._networks import (
     find,
     preprocessing_of,
 )
-from eca_multi._networks import kernel_sizes as sizes_of
+from eca_multi.networks import kernel_sizes as sizes_of
 
 from ._blocks import (
     MAX_POOLS,

@@ -6,9 +6,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 
+from .define.runners import has_compiler
+from .define.spec import Spec
 from .run import fingerprints
-from .runners import has_compiler
-from .spec import Spec
 
 NEEDED = 2**30  # bytes for the files of a run
 

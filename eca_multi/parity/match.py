@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from ._axes import SpecError
-from .adapters import Adapter, JaxAdapter, NumpyAdapter, TorchAdapter
-from .budget import DTYPES
-from .compare import Verdict, judge
+from .define.adapters import Adapter, JaxAdapter, NumpyAdapter, TorchAdapter
+from .define.axes import SpecError
+from .define.dtypes import DTYPES
+from .define.job import ONES, Job, Tensor, is_float
+from .define.spec import Manual, check_results
 from .engines import ENGINES, REFERENCES
 from .engines.base import Unsupported
-from .fingerprints import explain
-from .jobs import ONES, Job, Tensor, is_float
-from .judging import Judge, Solution
-from .plan import BASE, Task, rounded
-from .report import Cell, ParityError, describe
-from .spec import Manual, check_results
+from .execute.tasks import BASE, Task, rounded
+from .explain.fingerprints import explain
+from .judge.compare import Verdict, judge
+from .judge.verdicts import Judge, Solution
+from .report.report import Cell, ParityError, describe
 
 Function = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 ArrayLike = Any
@@ -212,12 +212,12 @@ def _gradients(reference: str, wanted: bool | None) -> bool:
 def _engine(name: str, function: Function, like: Mapping[str, Any], engines: Mapping[str, str]) -> Any:
     base = next((base for key, base in _BASES.items() if name.startswith(key)), None)
     if base is None:
-        functions = import_module("eca_multi.parity.engines._functions")
+        functions = import_module("eca_multi.parity.engines.functions")
         base = _BASES.get(functions.backend_of(name))
         if base is None:
             return functions.TensorFlowFunctions(_adapter(name, Adapter, function, like))
     module, _, cls = engines[base.engine].partition(":")
-    return getattr(import_module(f"eca_multi.parity.engines.{module}"), cls)(_adapter(name, base, function, like))
+    return getattr(import_module(module), cls)(_adapter(name, base, function, like))
 
 
 def _adapter(name: str, base: type[Adapter], function: Function, like: Mapping[str, Any]) -> Adapter:

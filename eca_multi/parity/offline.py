@@ -6,19 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from eca_multi._checkpoints import CheckpointError, read_safetensors
+from eca_multi.checkpoints import CheckpointError, read_safetensors
 
-from ._axes import SpecError
-from .budget import SAFETY
-from .bundle import read_bundle
-from .compare import Judgement, Verdict, bits_differ, judge
-from .jobs import Tensor
-from .plan import BASE, Task
-from .report import Report
+from .define.axes import SpecError
+from .define.dtypes import SAFETY
+from .define.job import Tensor
+from .define.runners import Runner, find_runners, refuse_in_worker, runners_of
+from .define.spec import Case, Manual, Spec
+from .execute.tasks import BASE, Task
+from .explain.bundle import read_bundle
+from .explain.trust import check_trust, what_runs
+from .judge.compare import Judgement, Verdict, bits_differ, judge
+from .report.report import Report
 from .run import run_tasks
-from .runners import Runner, find_runners, refuse_in_worker, runners_of
-from .spec import Case, Manual, Spec
-from .trust import check_trust, what_runs
 
 ERROR = "@error"
 

@@ -11,22 +11,33 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi._scratch import scratch_folder
+from eca_multi._files.scratch import scratch_folder
 
-from ._axes import SpecError
-from .adapters import unsupported
-from .budget import DTYPES
-from .compare import Judgement, Verdict
-from .investigate import investigate, measure_power, take_fingerprint
-from .jobs import Job, Outputs, Tensor, pack_job
-from .judging import SOLVED, TRAINED, Judge, Solution, check_finite, check_trained, unavailable
-from .messages import Answer, Computed, Greeting, Malformed, Measured, Raised, Refused, Said, Unwritten, WrongAdapter
-from .plan import CHECKS, DEFAULT_CHECKS, Task, check_names, tasks
-from .pool import Lost, Pool
-from .report import REFERENCE, Cell, Report, RunnerState
-from .results import load, solution_of, write_arrays
-from .runners import Runner, UsageError, find_runners, reference_of, refuse_in_worker
-from .spec import Spec
+from .define.adapters import unsupported
+from .define.axes import SpecError
+from .define.dtypes import DTYPES
+from .define.job import Job, Outputs, Tensor, pack_job
+from .define.runners import Runner, UsageError, find_runners, reference_of, refuse_in_worker
+from .define.spec import Spec
+from .execute.messages import (
+    Answer,
+    Computed,
+    Greeting,
+    Malformed,
+    Measured,
+    Raised,
+    Refused,
+    Said,
+    Unwritten,
+    WrongAdapter,
+)
+from .execute.pool import Lost, Pool
+from .execute.results import load, solution_of, write_arrays
+from .execute.tasks import CHECKS, DEFAULT_CHECKS, Task, check_names, tasks
+from .explain.investigate import investigate, measure_power, take_fingerprint
+from .judge.compare import Judgement, Verdict
+from .judge.verdicts import SOLVED, TRAINED, Judge, Solution, check_finite, check_trained, unavailable
+from .report.report import REFERENCE, Cell, Report, RunnerState
 from .specs import find_spec
 
 Progress = Callable[[str, int, int], None]
@@ -144,7 +155,7 @@ def run_tasks(
 def fingerprints(
     spec: "Spec | str" = "eca", *, runners: Sequence[str] | str | None = None, timeout: float = 180.0
 ) -> list[RunnerState]:
-    """Measure how each runner computes here; see `eca_multi.parity.fingerprints`."""
+    """Measure how each runner computes here; see `eca_multi.parity.explain.fingerprints`."""
     refuse_in_worker("fingerprints")
     spec, _ = find_spec(spec)
     chosen = find_runners(spec, runners)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eca_multi._networks import Block, Conv
+from eca_multi.networks import Block, Conv
 
 from .layers import ECA
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from eca_multi._canonical import Weights, check_weights, without_weight
-from eca_multi._checkpoints import identify
-from eca_multi._networks import Tensor
+from eca_multi.checkpoints import identify
+from eca_multi.networks import Tensor
 
 from ._owned import assign
 from .networks import ECANetwork

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi._checkpoints import Stream
+from eca_multi.checkpoints import Stream
 
 _MOST_STEPS = 300_000  # the largest network with its optimizer takes 100,000
 _LONGEST_INT = 32  # bytes

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi._checkpoints import CheckpointError, Source, Stored, Stream, open_archive, place_of
 from eca_multi._parsing import parsing
+from eca_multi.checkpoints import CheckpointError, Source, Stored, Stream, open_archive, place_of
 
 from ._pickled import CodeError, Other, Pickled, read_pickle
 

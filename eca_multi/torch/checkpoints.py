@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from eca_multi._checkpoints import (
+from eca_multi._files.file import whole_file
+from eca_multi._parsing import parsing
+from eca_multi.checkpoints import (
     Checkpoint,
     CheckpointError,
     Source,
@@ -22,9 +24,7 @@ from eca_multi._checkpoints import (
     take,
     write_safetensors,
 )
-from eca_multi._files import whole_file
-from eca_multi._networks import Tensor
-from eca_multi._parsing import parsing
+from eca_multi.networks import Tensor
 
 from ._network_weights import native_name
 from ._pickled import Other, Pickled

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from eca_multi._networks import (
+from eca_multi.networks import (
     MobileNetV2,
     Network,
     Preprocessing,
@@ -20,7 +20,7 @@ from eca_multi._networks import (
     preprocessing_of,
     tensors,
 )
-from eca_multi._networks import kernel_sizes as sizes_of
+from eca_multi.networks import kernel_sizes as sizes_of
 
 from ._blocks import MAX_POOLS, InvertedBlock, ResidualBlock, conv_norm_act, convolution, normalisation
 from .layers import ECA

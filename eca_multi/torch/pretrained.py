@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from eca_multi._checkpoints import Hub, find_pretrained
+from eca_multi.checkpoints import Hub, find_pretrained
 
 from . import networks
 from ._network_weights import network_from_canonical, network_to_canonical
@@ -51,7 +51,7 @@ def from_pretrained(
 
     Example:
         >>> from pathlib import Path
-        >>> from eca_multi.convert import save_file
+        >>> from eca_multi.checkpoints import save_file
         >>> from eca_multi.torch import eca_resnet18, from_pretrained, to_canonical
         >>> Path("mine").mkdir()
         >>> save_file(to_canonical(eca_resnet18(num_classes=10)), "mine/model.safetensors")

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from eca_multi._networks import Block, Conv
 from eca_multi.flax._network_weights import child
+from eca_multi.networks import Block, Conv
 
 from .layers import ECA
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-from eca_multi._checkpoints import Checkpoint
+from eca_multi.checkpoints import Checkpoint
 from eca_multi.flax._checkpoint_files import open_tensors as open_tensors
 from eca_multi.flax._checkpoint_files import read_network, write_network
 

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike, DTypeLike
 
-from eca_multi._networks import (
+from eca_multi.flax._initializers import classifier_initializers
+from eca_multi.flax._network_weights import child
+from eca_multi.jax.functional import as_floating
+from eca_multi.networks import (
     Network,
     Preprocessing,
     ResNet,
@@ -19,10 +22,7 @@ from eca_multi._networks import (
     find,
     preprocessing_of,
 )
-from eca_multi._networks import kernel_sizes as sizes_of
-from eca_multi.flax._initializers import classifier_initializers
-from eca_multi.flax._network_weights import child
-from eca_multi.jax.functional import as_floating
+from eca_multi.networks import kernel_sizes as sizes_of
 
 from ._blocks import InvertedBlock, ResidualBlock, conv_norm_act
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from eca_multi._checkpoints import Hub, find_pretrained
+from eca_multi.checkpoints import Hub, find_pretrained
 
 from . import networks
 from .networks import Builder, ECANetwork
@@ -59,7 +59,7 @@ def from_pretrained(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from pathlib import Path
-        >>> from eca_multi.convert import save_file
+        >>> from eca_multi.checkpoints import save_file
         >>> from eca_multi.flax.linen import eca_resnet18, from_pretrained, to_canonical
         >>> variables = eca_resnet18(num_classes=10).init(jax.random.key(0), jnp.ones((1, 32, 32, 3)))
         >>> Path("mine").mkdir()

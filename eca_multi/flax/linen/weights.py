@@ -10,14 +10,7 @@ from flax import core
 from flax.core import meta
 
 from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
-from eca_multi.flax._network_weights import (
-    STEMS,
-    Path,
-    flatten,
-    nest,
-    network_from_canonical,
-    network_to_canonical,
-)
+from eca_multi.flax._network_weights import STEMS, Path, flatten, nest, network_from_canonical, network_to_canonical
 
 COLLECTIONS = ("params", "batch_stats")
 

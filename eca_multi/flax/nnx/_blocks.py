@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from flax import nnx
 
-from eca_multi._networks import Block, Conv
 from eca_multi.flax._network_weights import child
+from eca_multi.networks import Block, Conv
 
 from .layers import ECA
 

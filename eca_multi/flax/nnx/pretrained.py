@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from eca_multi._checkpoints import Hub, find_pretrained
+from eca_multi.checkpoints import Hub, find_pretrained
 
 from . import networks
 from .networks import Builder, ECANetwork
@@ -56,7 +56,7 @@ def from_pretrained(
     Example:
         >>> from pathlib import Path
         >>> from flax import nnx
-        >>> from eca_multi.convert import save_file
+        >>> from eca_multi.checkpoints import save_file
         >>> from eca_multi.flax.nnx import eca_resnet18, from_pretrained, to_canonical
         >>> Path("mine").mkdir()
         >>> save_file(to_canonical(eca_resnet18(num_classes=10, rngs=nnx.Rngs(0))), "mine/model.safetensors")

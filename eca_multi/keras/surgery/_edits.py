@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from eca_multi.plan import ECAEntry, ECAPlan
+from eca_multi.surgery.plan import ECAEntry, ECAPlan
 
 from ._finders import FINDERS
 from ._graph import Network

@@ -6,20 +6,10 @@ from typing import Any
 
 import keras
 
-from eca_multi._sites import HAS_ECA, Candidate
+from eca_multi.surgery.choose import HAS_ECA, Candidate
 
 from ._graph import Call, Graph, Network
-from ._kinds import (
-    DEPTHWISE,
-    is_container,
-    is_conv,
-    is_eca,
-    is_input,
-    is_passing,
-    kind,
-    own_layout,
-    weighted,
-)
+from ._kinds import DEPTHWISE, is_container, is_conv, is_eca, is_input, is_passing, kind, own_layout, weighted
 
 
 @dataclass(eq=False)

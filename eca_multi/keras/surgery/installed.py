@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eca_multi import __version__
-from eca_multi._sites import Candidate, Pattern, matches
-from eca_multi.plan import ECAEntry, ECAPlan, NoSiteError, PlanMismatchError, UnsupportedModelError
+from eca_multi.surgery.choose import Candidate, Pattern, matches
+from eca_multi.surgery.plan import ECAEntry, ECAPlan, NoSiteError, PlanMismatchError, UnsupportedModelError
 
 from ._checks import check_model
 from ._finders import FINDERS

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi._sites import Pattern, Request, Where, check_verified, replay
-from eca_multi.plan import ECAPlan
+from eca_multi.surgery.choose import Pattern, Request, Where, check_verified, replay
+from eca_multi.surgery.plan import ECAPlan
 
 from ._arguments import input_shape, is_built, run
 from ._checks import check_model, keeps_class

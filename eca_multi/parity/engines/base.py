@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity._axes import Rearrangement, SpecError, order, parse
-from eca_multi.parity.adapters import Adapter
-from eca_multi.parity.jobs import AGAIN, Job, Outputs, Tensor, missing
-from eca_multi.parity.optimizers import NativeOptimizer
-from eca_multi.parity.taps import Recorder, recording, tap
+from eca_multi.parity.define.adapters import Adapter
+from eca_multi.parity.define.axes import Rearrangement, SpecError, order, parse
+from eca_multi.parity.define.job import AGAIN, Job, Outputs, Tensor, missing
+from eca_multi.parity.define.optimizers import NativeOptimizer
+from eca_multi.parity.define.taps import Recorder, recording, tap
 
 Result = Outputs | Exception
 Native = dict[str, Any]

@@ -5,9 +5,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from eca_multi.parity._axes import SpecError
-from eca_multi.parity.loading import load_module
-from eca_multi.parity.spec import Spec
+from eca_multi.parity.define.axes import SpecError
+from eca_multi.parity.define.loading import load_module
+from eca_multi.parity.define.spec import Spec
 
 SHIPPED = {
     "eca": "Efficient Channel Attention, this package's own",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.spec import Case, Rng, booleans
+from eca_multi.parity.define.spec import Case, Rng, booleans
 
 from ._images import photograph_features
 

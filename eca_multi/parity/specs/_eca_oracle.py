@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from eca_multi import reference
-from eca_multi.parity.budget import U_ACC, rounding
-from eca_multi.parity.jobs import ONES, Job
+from eca_multi.parity.define.dtypes import U_ACC, rounding
+from eca_multi.parity.define.job import ONES, Job
 
 Solved = dict[str, tuple[np.ndarray, np.ndarray]]
 

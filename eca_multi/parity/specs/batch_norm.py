@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.adapters import KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.spec import Case, Rng, Spec, Training, normal, uniform
+from eca_multi.parity.define.adapters import KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.define.spec import Case, Rng, Spec, Training, normal, uniform
 
 Config = Mapping[str, Any]
 

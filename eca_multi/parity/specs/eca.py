@@ -5,10 +5,17 @@ from contextlib import AbstractContextManager
 from typing import Any
 from unittest import mock
 
-from eca_multi.parity.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, NumpyAdapter, TorchAdapter
-from eca_multi.parity.jobs import Job
-from eca_multi.parity.spec import Spec, Training
-from eca_multi.parity.taps import tap
+from eca_multi.parity.define.adapters import (
+    JaxAdapter,
+    KerasAdapter,
+    LinenAdapter,
+    NnxAdapter,
+    NumpyAdapter,
+    TorchAdapter,
+)
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.spec import Spec, Training
+from eca_multi.parity.define.taps import tap
 
 from ._eca_cases import CASES, SIZES
 from ._eca_oracle import Solved, solve

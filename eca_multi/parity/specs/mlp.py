@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.spec import Case, Rng, Spec, Training, integers, normal
-from eca_multi.parity.taps import tap
+from eca_multi.parity.define.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.define.spec import Case, Rng, Spec, Training, integers, normal
+from eca_multi.parity.define.taps import tap
 
 Config = Mapping[str, Any]
 Arrays = dict[str, np.ndarray]

@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eca_multi._networks import NETWORKS, STATISTICS, find
-from eca_multi.parity.adapters import Adapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.runners import Runner
-from eca_multi.parity.spec import Case, Spec
+from eca_multi.networks import NETWORKS, STATISTICS, find
+from eca_multi.parity.define.adapters import Adapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.define.runners import Runner
+from eca_multi.parity.define.spec import Case, Spec
 
 from ._network_data import listed, network_data
 

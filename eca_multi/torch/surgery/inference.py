@@ -7,8 +7,8 @@ from torch import nn
 
 from eca_multi import __version__
 from eca_multi._errors import GATES
-from eca_multi._sites import Candidate
-from eca_multi.plan import ECAEntry, ECAPlan, NoSiteError, PlanMismatchError
+from eca_multi.surgery.choose import Candidate
+from eca_multi.surgery.plan import ECAEntry, ECAPlan, NoSiteError, PlanMismatchError
 
 from ._candidates import Finder
 from ._modules import check_model

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from eca_multi._sites import Candidate, Pattern, Request, Where, check_verified, replay
-from eca_multi.plan import ECAEntry, ECAPlan, UnsupportedModelError, VerifyError
+from eca_multi.surgery.choose import Candidate, Pattern, Request, Where, check_verified, replay
+from eca_multi.surgery.plan import ECAEntry, ECAPlan, UnsupportedModelError, VerifyError
 from eca_multi.torch.layers import ECA, LazyECA
 
 from ._candidates import Finder

@@ -12,10 +12,11 @@ from flax import core
 from flax import linen as nn
 from flax.core import meta
 
-from eca_multi.flax.linen.surgery._candidates import Finder
-from eca_multi.flax.linen.surgery._gated import KERNEL, Site, sites_of, with_sites
-from eca_multi.flax.linen.surgery._inputs import Keys, flat, is_abstract, like, runner
-from eca_multi.plan import ECAEntry, ECAPlan
+from eca_multi.surgery.plan import ECAEntry, ECAPlan
+
+from ._candidates import Finder
+from ._gated import KERNEL, Site, sites_of, with_sites
+from ._inputs import Keys, flat, is_abstract, like, runner
 
 Shape = tuple[int, ...]
 

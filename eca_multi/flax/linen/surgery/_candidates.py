@@ -8,12 +8,13 @@ import jax
 from flax import linen as nn
 from flax.core import meta
 
-from eca_multi._sites import HAS_ECA, Candidate
 from eca_multi.flax._residual import Branch, residual_branches, sources
 from eca_multi.flax._squeeze import gates_its_input
-from eca_multi.flax.linen.surgery._gated import NAME, is_eca
-from eca_multi.flax.linen.surgery._inputs import Inputs
-from eca_multi.flax.linen.surgery._trace import Seen, trace
+from eca_multi.surgery.choose import HAS_ECA, Candidate
+
+from ._gated import NAME, is_eca
+from ._inputs import Inputs
+from ._trace import Seen, trace
 
 CONVS = (nn.Conv, nn.ConvLocal, nn.ConvTranspose)
 NORMS = (nn.BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm, nn.RMSNorm)

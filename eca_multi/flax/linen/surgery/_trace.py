@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from eca_multi.flax._flow import Flow, tag, tag_input
-from eca_multi.flax.linen.surgery._gated import NAME, base_class, is_eca
-from eca_multi.flax.linen.surgery._inputs import Inputs, runner
+
+from ._gated import NAME, base_class, is_eca
+from ._inputs import Inputs, runner
 
 Shape = tuple[int, ...]
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from eca_multi._sites import check_verified
-from eca_multi.flax.linen.surgery._gated import NAME
-from eca_multi.flax.linen.surgery._inputs import Inputs, runner
-from eca_multi.plan import ECAPlan
+from eca_multi.surgery.choose import check_verified
+from eca_multi.surgery.plan import ECAPlan
+
+from ._gated import NAME
+from ._inputs import Inputs, runner
 
 
 def verify(plan: ECAPlan, old: tuple[nn.Module, Any], new: tuple[nn.Module, Any], inputs: Inputs) -> None:

@@ -6,21 +6,15 @@ from typing import Any
 
 from flax import linen as nn
 
-from eca_multi._sites import Candidate, Pattern, Request, Where, replay
-from eca_multi.flax.linen.surgery._building import build, with_kernels
-from eca_multi.flax.linen.surgery._candidates import Finder
-from eca_multi.flax.linen.surgery._gated import KERNEL, Site, sites_of, with_sites
-from eca_multi.flax.linen.surgery._inputs import (
-    check_module,
-    check_variables,
-    flat,
-    is_abstract,
-    like,
-    split_inputs,
-)
-from eca_multi.flax.linen.surgery._verify import verify as check_run
-from eca_multi.flax.linen.surgery.planning import Overrides, choose, make_request
-from eca_multi.plan import ECAPlan, NoSiteError, UnsupportedModelError
+from eca_multi.surgery.choose import Candidate, Pattern, Request, Where, replay
+from eca_multi.surgery.plan import ECAPlan, NoSiteError, UnsupportedModelError
+
+from ._building import build, with_kernels
+from ._candidates import Finder
+from ._gated import KERNEL, Site, sites_of, with_sites
+from ._inputs import check_module, check_variables, flat, is_abstract, like, split_inputs
+from ._verify import verify as check_run
+from .planning import Overrides, choose, make_request
 
 Network = tuple[nn.Module, Any]
 

@@ -9,21 +9,13 @@ from flax import linen as nn
 from flax.core import meta
 
 from eca_multi import __version__
-from eca_multi._sites import Pattern, Request, Where
-from eca_multi.flax.linen.surgery._building import build
-from eca_multi.flax.linen.surgery._candidates import Finder
-from eca_multi.flax.linen.surgery._gated import KERNEL, base_class, sites_of, with_sites
-from eca_multi.flax.linen.surgery._inputs import (
-    Keys,
-    check_module,
-    check_type,
-    check_variables,
-    count,
-    flat,
-    initial,
-    split_inputs,
-)
-from eca_multi.plan import ECAPlan, NoSiteError, PlanMismatchError
+from eca_multi.surgery.choose import Pattern, Request, Where
+from eca_multi.surgery.plan import ECAPlan, NoSiteError, PlanMismatchError
+
+from ._building import build
+from ._candidates import Finder
+from ._gated import KERNEL, base_class, sites_of, with_sites
+from ._inputs import Keys, check_module, check_type, check_variables, count, flat, initial, split_inputs
 
 Overrides = Mapping[str, Mapping[str, Any]]
 

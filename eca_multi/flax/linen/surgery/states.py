@@ -11,10 +11,11 @@ from flax.traverse_util import empty_node
 
 from eca_multi._states import Shape, check_fits, converted, shape_of
 from eca_multi.flax._owned import owned
-from eca_multi.flax.linen.surgery._gated import KERNEL, sites_of
-from eca_multi.flax.linen.surgery._inputs import Keys, check_type, check_variables, flat, like
-from eca_multi.flax.linen.surgery.insertion import without_kernels
-from eca_multi.plan import NoSiteError
+from eca_multi.surgery.plan import NoSiteError
+
+from ._gated import KERNEL, sites_of
+from ._inputs import Keys, check_type, check_variables, flat, like
+from .insertion import without_kernels
 
 
 def eca_parameters(module: nn.Module, variables: Mapping[str, Any]) -> Any:

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 from flax import nnx
 
-from eca_multi._sites import HAS_ECA, Candidate
 from eca_multi.flax._residual import Branch, parent, residual_branches, sources
 from eca_multi.flax._squeeze import gates_its_input
 from eca_multi.flax.nnx.layers import ECA
-from eca_multi.plan import UnsupportedModelError
+from eca_multi.surgery.choose import HAS_ECA, Candidate
+from eca_multi.surgery.plan import UnsupportedModelError
 
 from ._gated import NAME, base_class, is_gated
 from ._modules import (

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from eca_multi.flax.nnx.layers import ECA, ECAParam
-from eca_multi.plan import ECAEntry, ECAPlan
+from eca_multi.surgery.plan import ECAEntry, ECAPlan
 
 from ._gated import ReplacingECA, base_class
 from ._modules import Shape, variables

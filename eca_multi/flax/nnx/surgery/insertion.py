@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import jax
 from flax import nnx
 
-from eca_multi._sites import Pattern, Request, Where, replay
 from eca_multi._undo import undone_on_error
 from eca_multi.flax._owned import copied
-from eca_multi.plan import ChannelInferenceError, ECAEntry, ECAPlan, UnsupportedModelError
+from eca_multi.surgery.choose import Pattern, Request, Where, replay
+from eca_multi.surgery.plan import ChannelInferenceError, ECAEntry, ECAPlan, UnsupportedModelError
 
 from . import _gated
 from ._candidates import Finder, is_abstract

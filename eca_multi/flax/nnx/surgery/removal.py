@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from flax import nnx
 
-from eca_multi._sites import Candidate, Pattern, matches
 from eca_multi._undo import undone_on_error
-from eca_multi.plan import ECAEntry, ECAPlan, NoSiteError, UnsupportedModelError
+from eca_multi.surgery.choose import Candidate, Pattern, matches
+from eca_multi.surgery.plan import ECAEntry, ECAPlan, NoSiteError, UnsupportedModelError
 
 from . import _gated
 from ._installed import Installed, base_parameters, installed

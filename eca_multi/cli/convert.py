@@ -1,0 +1,68 @@
+"""The command line of checkpoints: `eca-multi convert SOURCE TARGET --to FRAMEWORK`. It calls convert and prints."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eca_multi._terminal import say
+from eca_multi.checkpoints import convert as convert_file
+
+_LARGE = 64 << 20  # bytes from which on a bar is shown
+_STEPS = {"hash": "Checksum", "read": "Reading", "write": "Writing"}
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A file of torch (.pth, .pt, .pth.tar), .safetensors, Keras 3 (.keras, .weights.h5) or Flax "
+            "(.msgpack, or a folder that orbax wrote). It is not changed.",
+            metavar="SOURCE",
+        ),
+    ],
+    target: Annotated[
+        Path, typer.Argument(help="The file to write; of linen and nnx also a folder.", metavar="TARGET")
+    ],
+    to: Annotated[str, typer.Option(help="torch, keras, linen, nnx or canonical.")],
+    arch: Annotated[
+        str | None, typer.Option(help="Name of the network; by default names and shapes say which it is.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="Where in a file of torch the weights are.")] = None,
+) -> None:
+    """Take a checkpoint of an ECA network to another framework."""
+    try:
+        with _bar(source) as progress:
+            report = convert_file(source, target, to=to, arch=arch, key=key, progress=progress)
+    except (ImportError, TypeError, ValueError, OSError, MemoryError) as error:
+        say("; ".join((str(error) or "not enough memory").splitlines()), err=True)
+        raise typer.Exit(2) from error
+    say(report)
+
+
+@contextmanager
+def _bar(source: Path) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A progress bar on the terminal, for a large file."""
+    if not source.exists() or _size(source) < _LARGE:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks = {step: progress.add_task(title, total=None, visible=False) for step, title in _STEPS.items()}
+
+        def tell(step: str, done: int, total: int) -> None:
+            progress.update(tasks[step], completed=done, total=total, visible=True)
+
+        yield tell
+
+
+def _size(source: Path) -> int:
+    if source.is_file():
+        return source.stat().st_size
+    return sum(os.path.getsize(file) for file in source.rglob("*") if file.is_file())

@@ -1,0 +1,338 @@
+"""A specification: what a layer takes and returns, on which data, by which adapters, judged by what."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .axes import Axes, SpecError, parse, shape_of
+
+Rng = np.random.Generator
+Arrays = dict[str, np.ndarray]
+
+SIZES = {"N": 2, "C": 12, "H": 7, "W": 5, "D": 3, "L": 11}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Axes and a generator of values: `make(rng, shape)` returns an array of that shape."""
+
+    axes: str | Sequence[str | int]
+    make: Callable[[Rng, tuple[int, ...]], np.ndarray]
+
+
+def normal(axes: str | Sequence[str | int], scale: float = 1.0, mean: float = 0.0) -> Draw:
+    """Draw from a normal distribution."""
+    return Draw(axes, lambda rng, shape: rng.normal(mean, scale, shape))
+
+
+def uniform(axes: str | Sequence[str | int], low: float, high: float) -> Draw:
+    """Draw evenly from [low, high): variances, scales, probabilities."""
+    return Draw(axes, lambda rng, shape: rng.uniform(low, high, shape))
+
+
+def integers(axes: str | Sequence[str | int], low: int, high: int) -> Draw:
+    """Draw integers from [low, high): token numbers, labels."""
+    return Draw(axes, lambda rng, shape: rng.integers(low, high, shape, dtype=np.int32))
+
+
+def booleans(axes: str | Sequence[str | int], probability: float = 0.5) -> Draw:
+    """Draw True with a probability: masks."""
+    return Draw(axes, lambda rng, shape: rng.random(shape) < probability)
+
+
+Source = str | Sequence[str | int] | Draw
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input to compare on, and what it is there to show.
+
+    Attributes:
+        name: Its name in reports and files, in lower case with hyphens; no other case has it.
+        why: One line: what would go unseen without it.
+        config: What differs from the specification's config; sizes of axes too.
+        inputs, weights, state, outputs: What differs from the specification's, or comes on top of it.
+        draw: Called as draw(rng, config); returns arrays that take the place of the drawn ones, by name; "dy" is the
+            cotangent of an output y. Other names are refused.
+    """
+
+    name: str
+    why: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Source] = field(default_factory=dict)
+    weights: Mapping[str, Source] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    state: Mapping[str, Source] = field(default_factory=dict)
+    draw: Callable[[Rng, Mapping[str, Any]], Arrays] | None = None
+
+
+STANDARD = (
+    Case("offsets", "a mean of its own in each channel, H != W, N > 1"),
+    Case("one-sample", "N = 1", {"N": 1}),
+    Case("large-map", "long sums, which stagnate in half precision", {"H": 37, "W": 41, "L": 1531}),
+)
+
+
+@dataclass(frozen=True)
+class Manual:
+    """A tolerance by hand, atol + rtol * |reference|, instead of a budget. Reports label it `manual`."""
+
+    rtol: float
+    atol: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
+            if not 0 <= value < math.inf:  # a negative one would let everything pass
+                raise SpecError(f"rtol and atol must be 0 or more, and finite. Received: {name}={value}.")
+
+    def limit(self, reference: np.ndarray) -> np.ndarray:
+        """Return the largest error of each element; infinite where it is no float64."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            found: np.ndarray = self.atol + self.rtol * np.abs(reference)
+        return found
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the trajectory check trains: steps of the harness's own update rule.
+
+    Attributes:
+        steps: Number of updates.
+        optimizer: "sgd", "momentum" or "adam".
+        rate: Learning rate.
+        batches: Called as batches(rng, config, steps); returns inputs with a leading axis of steps. None draws the
+            case's inputs anew for each step.
+        loss: The output whose sum is the loss; None takes sum(cotangent * output), as the other checks do.
+        cases: Names of the cases to train on; None takes all.
+    """
+
+    steps: int = 20
+    optimizer: str = "sgd"
+    rate: float = 0.05
+    batches: Callable[[Rng, Mapping[str, Any], int], Arrays] | None = None
+    loss: str | None = None
+    cases: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A layer to compare across frameworks.
+
+    Attributes:
+        name: Its name in reports.
+        layout: Order of the axes of inputs and outputs here, "NHWC" say. An adapter has a layout of its own.
+        weights: Canonical name -> axes ("k", "out in"), or a `Draw` of them. Plain axes are drawn from N(0, 1).
+        runners: Runner -> adapter: a class, or "file.py:Class" or "module:Class". A runner is torch, keras-tensorflow,
+            keras-jax, keras-torch, linen, nnx, jax or numpy; "keras" stands for all three; "torch-old" is another
+            torch. A `Runner` as the value gives it an environment or an interpreter of its own.
+        reference: The adapter that is run in float64 as the oracle: a runner's name, a class, "file.py:Class", or a
+            NumPy function of (inputs, weights).
+        config: What adapters' `build` gets: settings, and sizes of the axes.
+        inputs: Name -> axes or `Draw`. None is {"x": layout}. Float inputs get offsets along C.
+        outputs: Name -> axes, or "" where the axes have no names. None is {"y": layout}.
+        state: Like `weights`, for what the layer keeps and changes by itself; compared after the call as new_<name>.
+        taps: Intermediate values in the order in which they are computed; see `tap`.
+        cases: What to compare on.
+        budget: None for the reference's own analytic budget, or else the stochastic one; `Manual` for a tolerance.
+        training: The trajectory check's; None leaves it at its defaults.
+        dtypes: What is compared where nothing else is asked for; None is all: float32, bfloat16, float16.
+
+    Raises:
+        SpecError: If names collide, are none, or something that is needed is missing.
+
+    Example:
+        >>> from eca_multi.parity import NumpyAdapter, Spec
+        >>> spec = Spec("Scale", "NC", weights={"scale": "C"}, runners={}, reference=lambda i, w: i["x"] * w["scale"])
+        >>> spec.inputs
+        {'x': 'NC'}
+    """
+
+    name: str
+    layout: str
+    weights: Mapping[str, Source]
+    runners: Mapping[str, Any]
+    reference: Any
+    config: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Source] | None = None
+    outputs: Mapping[str, str] | None = None
+    state: Mapping[str, Source] = field(default_factory=dict)
+    taps: Sequence[str] = ()
+    cases: Sequence[Case] = STANDARD
+    budget: Manual | None = None
+    training: Training | None = None
+    dtypes: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        for name, default in (("inputs", {"x": self.layout}), ("outputs", {"y": self.layout})):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+        names = [*(self.inputs or ()), *self.weights, *self.state, *(self.outputs or ()), *self.taps]
+        for name in names:
+            if names.count(name) > 1 or "/" in name or "@" in name:
+                raise SpecError(
+                    f"inputs, weights, state, outputs and taps must have names of their own, without / and @. "
+                    f"Received: {name!r} in {self.name}."
+                )
+        if not self.cases:
+            raise SpecError(f"a specification must have a case. Received: cases=() in {self.name}.")
+        self._check_cases()
+
+    def _check_cases(self) -> None:
+        names = [case.name for case in self.cases]
+        for case in self.cases:
+            # Names of files are made of it, and "+nan" and "+inf" are appended to it.
+            if not re.fullmatch(r"[a-z0-9][a-z0-9._+-]*", case.name):
+                raise SpecError(
+                    "the name of a case must be lower case letters, digits and . _ - + alone, and begin with a letter "
+                    f"or digit. Received: {case.name!r} in {self.name}."
+                )
+            if names.count(case.name) > 1 or case.name.rpartition("+")[0] in names:
+                raise SpecError(
+                    f"each case must have a name of its own. Received: {case.name!r} twice, or with +nan or +inf, in "
+                    f"{self.name}."
+                )
+            inputs, weights = {**(self.inputs or {}), **case.inputs}, {**self.weights, **case.weights}
+            state = {**self.state, **case.state}
+            check_results(inputs, weights, state, self.outputs_of(case), self.taps, self.name)
+
+    def case(self, name: str) -> Case:
+        return next(case for case in self.cases if case.name == name)
+
+    def outputs_of(self, case: Case) -> dict[str, str]:
+        return {**(self.outputs or {}), **case.outputs}
+
+    def axes(self, case: Case) -> dict[str, Axes]:
+        """The axes of the inputs and outputs that have named ones."""
+        sources = {**(self.inputs or {}), **case.inputs, **self.outputs_of(case)}
+        return {name: _axes(source) for name, source in sources.items() if _axes(source)}
+
+    def digest(self) -> str:
+        """A hash of what is compared and on what: equal for equal specifications."""
+        plain = {
+            "name": self.name,
+            "layout": self.layout,
+            "config": {k: str(v) for k, v in sorted(self.config.items())},
+            "weights": {name: _axes(source) for name, source in self.weights.items()},
+            "inputs": {name: _axes(source) for name, source in (self.inputs or {}).items()},
+            "cases": [[c.name, {k: str(v) for k, v in sorted(c.config.items())}] for c in self.cases],
+        }
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def check_results(
+    inputs: Iterable[str],
+    weights: Iterable[str],
+    state: Iterable[str],
+    outputs: Iterable[str],
+    taps: Iterable[str],
+    where: str,
+) -> None:
+    """Refuse names of which two results would have the same: the one would take the other's place.
+
+    Raises:
+        SpecError: Naming the result.
+    """
+    gradients = [*(f"d{name}" for name in (*inputs, *weights)), *(f"d_{name}" for name in taps)]
+    results = [*outputs, *taps, *gradients, *(f"new_{name}" for name in state)]
+    for name in results:
+        if results.count(name) > 1:
+            raise SpecError(
+                "results must have names of their own: dx is the gradient of an input or weight x, d_gate that of a "
+                f"tap, new_mean a state after the call. Received: {name!r} twice in {where}. Rename one."
+            )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A case's data in float64: all that a job carries, before it is rounded to a dtype."""
+
+    config: dict[str, Any]
+    axes: dict[str, Axes]
+    shapes: dict[str, Axes]
+    inputs: Arrays
+    weights: Arrays
+    state: Arrays
+    cotangents: Arrays
+
+
+def draw(spec: Spec, case: Case) -> Drawn:
+    """Draw a case's inputs, weights and state; the same ones at each call.
+
+    Raises:
+        SpecError: If a name or a shape is not what was declared, or a weight could not tell a right layer from a wrong
+            one.
+    """
+    rng = np.random.default_rng(list(f"{case.name}".encode()))
+    config = {**SIZES, **spec.config, **case.config}
+    given = {name: np.asarray(array) for name, array in case.draw(rng, config).items()} if case.draw else {}
+    groups = {
+        "inputs": {**(spec.inputs or {}), **case.inputs},
+        "weights": {**spec.weights, **case.weights},
+        "state": {**spec.state, **case.state},
+    }
+    outputs = spec.outputs_of(case)
+    known = [name for sources in groups.values() for name in sources] + [f"d{name}" for name in outputs]
+    for name in given:
+        if name not in known:
+            raise SpecError(f"case {case.name} must draw some of {', '.join(known)}. Received: {name!r}.")
+    arrays: dict[str, Arrays] = {}
+    for group, sources in groups.items():
+        arrays[group] = {
+            name: given[name] if name in given else _draw(name, source, rng, config, group == "inputs")
+            for name, source in sources.items()
+        }
+    shapes = {name: _axes(source) for sources in groups.values() for name, source in sources.items()}
+    cotangents = {name: given[f"d{name}"] for name in outputs if f"d{name}" in given}
+    named = {f"d{name}": (array, _axes(outputs[name])) for name, array in cotangents.items() if _axes(outputs[name])}
+    named |= {name: (array, shapes[name]) for group in groups for name, array in arrays[group].items()}
+    for name, (array, axes) in named.items():
+        expected = shape_of(axes, config, f"{name!r}")
+        if array.shape != expected:
+            raise SpecError(
+                f"{name!r} of case {case.name} must have the shape {expected} of {' '.join(axes)!r}. "
+                f"Received: {array.shape}."
+            )
+    for name, array in arrays["weights"].items():
+        check_telling(name, array, case.name, shapes[name])
+    return Drawn(config, spec.axes(case), shapes, **arrays, cotangents=cotangents)
+
+
+def check_telling(name: str, weight: np.ndarray, case: str, axes: Axes) -> None:
+    """Refuse a weight that is constant or symmetric: a flipped or transposed one would be the same.
+
+    Raises:
+        SpecError: With the reason.
+    """
+    if weight.size < 2:
+        return
+    where = f"weight {name!r} of case {case}"
+    remedy = "Draw it at random, as normal() does."
+    if (weight == weight.flat[0]).all():
+        raise SpecError(f"{where} must not be constant: any permutation of it would pass. {remedy}")
+    for axis, label in enumerate(axes):
+        if weight.shape[axis] > 1 and np.array_equal(weight, np.flip(weight, axis)):
+            raise SpecError(f"{where} must not be symmetric along {label!r}: a flipped one would pass. {remedy}")
+    if weight.ndim == 2 and weight.shape[0] == weight.shape[1] and np.array_equal(weight, weight.T):
+        raise SpecError(f"{where} must not be symmetric: a transposed one would pass. {remedy}")
+
+
+def _axes(source: Source) -> Axes:
+    return parse(source.axes if isinstance(source, Draw) else source)
+
+
+def _draw(name: str, source: Source, rng: Rng, config: Mapping[str, Any], offsets: bool) -> np.ndarray:
+    axes = _axes(source)
+    shape = shape_of(axes, config, f"{name!r}")
+    if isinstance(source, Draw):
+        return np.asarray(source.make(rng, shape))
+    values = rng.normal(size=shape)
+    if offsets and "C" in axes:  # with equal means nothing that mixes channels could be seen
+        axis = axes.index("C")
+        values = values + rng.uniform(-2, 2, [n if i == axis else 1 for i, n in enumerate(shape)])
+    return values

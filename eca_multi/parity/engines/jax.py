@@ -1,0 +1,154 @@
+"""The engine for JAX functions; Flax and Keras on JAX are reduced to it.
+
+Whatever the framework, a layer becomes a pure function apply(weights, state, inputs) -> (outputs, state), with weights
+and state as dicts by native name, and is differentiated by `jax.vjp`.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eca_multi.parity.define.adapters import Adapter
+from eca_multi.parity.define.job import ONES, Job, Tensor
+from eca_multi.parity.define.optimizers import NativeOptimizer
+
+from .base import Computed, Engine, Native
+
+Apply = Callable[[Native, Native, Native], tuple[Any, Native]]
+
+
+class JaxEngine(Engine):
+    distributions: tuple[str, ...] = ("jax", "jaxlib")
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__(adapter)
+        self._programs: dict[object, tuple[Callable[..., Any], Mapping[str, Any]]] = {}
+
+    def functional(self, job: Job) -> tuple[Apply, Mapping[str, Any]]:
+        """Return the pure function, and an array or a shape for each of its parameters and states."""
+        function = self.adapter.build(job.settings())
+
+        def apply(weights: Native, state: Native, inputs: Native) -> tuple[Any, Native]:
+            return function(inputs, {**weights, **state}), {}
+
+        return apply, self.function_weights(job)
+
+    def compute(self, job: Job) -> Computed:
+        program, native = self.program(job)
+        slots = self.slots(job, native)
+        arrays = {n: self.parameter(a, native[n], job) for n, a in self.native_weights(job, slots).items()}
+        self.check_loaded(job, slots, arrays)
+        weights = {n: a for n, a in arrays.items() if slots[n].name in job.weights}
+        state = {n: a for n, a in arrays.items() if slots[n].name in job.state}
+        inputs = {n: self.array(a, job.dtype) for n, a in self.native_inputs(job).items()}
+        floats = {n: a for n, a in inputs.items() if jnp.issubdtype(a.dtype, jnp.floating)}
+        others = {n: a for n, a in inputs.items() if n not in floats}
+        cotangents = {n: self.array(a, job.dtype) for n, a in self.native_cotangents(job).items()}
+        outputs, new_state, taps, grads = program(weights, state, floats, others, cotangents)
+        done = Computed(outputs, slots, {n: a for n, a in new_state.items() if n in slots}, taps=taps)
+        if job.gradients:
+            done.weight_grads[""], done.input_grads[""], done.tap_grads = grads
+            ones = {name: jnp.ones_like(cotangent) for name, cotangent in cotangents.items()}
+            *_, again = program(weights, state, floats, others, ones)  # half as much to compile as both in one
+            done.weight_grads[ONES], done.input_grads[ONES], _ = again
+        return done
+
+    def program(self, job: Job) -> tuple[Callable[..., Any], Mapping[str, Any]]:
+        """Return, from the cache, what computes a job: an executable, as JAX code is run, whatever the check."""
+        key = (job.structure, job.gradients)
+        if key not in self._programs:
+            apply, native = self.functional(job)
+            self._programs[key] = _compiled(self._differentiated(job, apply)), native
+        return self._programs[key]
+
+    def _differentiated(self, job: Job, apply: Apply) -> Callable[..., Any]:
+        def run(weights: Native, state: Native, floats: Native, others: Native, cotangents: Native) -> Any:
+            def call(weights: Native, floats: Native, shifts: Native) -> tuple[Native, Any]:
+                taps: Native = {}
+
+                def record(name: str, value: Any) -> Any:
+                    taps[name] = value
+                    return (
+                        value + shifts[name] if name in shifts else value
+                    )  # shifts are 0: their gradient is the tap's
+
+                with self.listening(record if job.taps else None):
+                    inputs = {n: floats[n] if n in floats else others[n] for n in job.inputs}
+                    returned, new_state = apply(weights, state, inputs)
+                named = self.named_outputs(job, returned)
+                heads = {n: named[n] for n in job.outputs if n in named}
+                rest = {n: a for n, a in named.items() if n not in heads}
+                return heads, (rest, new_state, taps)
+
+            if not job.gradients:
+                heads, (rest, new_state, taps) = call(weights, floats, {})
+                return {**heads, **rest}, new_state, taps, ()
+            shifts = {}
+            if job.taps:
+                shapes = jax.eval_shape(lambda w, f: call(w, f, {})[1][2], weights, floats)
+                shapes = {n: s for n, s in shapes.items() if jnp.issubdtype(s.dtype, jnp.floating)}
+                shifts = {n: jnp.zeros(s.shape, s.dtype) for n, s in shapes.items()}
+            heads, back, (rest, new_state, taps) = jax.vjp(call, weights, floats, shifts, has_aux=True)
+            grads = back({n: _cotangent(a, cotangents.get(n)) for n, a in heads.items()})
+            return {**heads, **rest}, new_state, taps, grads
+
+        return run
+
+    def array(self, array: np.ndarray, dtype: str) -> Any:
+        return jnp.asarray(array, dtype if array.dtype.kind == "f" else None)
+
+    def parameter(self, array: np.ndarray, like: Any, job: Job) -> Any:
+        return self.array(array, job.parameters)
+
+    def to_numpy(self, tensor: Any) -> Tensor:
+        array = np.asarray(tensor)
+        wide = array if array.dtype.kind in "biu" or array.dtype == np.float64 else array.astype(np.float32)
+        return Tensor(wide, array.dtype.name)
+
+    def save_and_load(self, job: Job) -> Native:
+        _, native = self.program(job)
+        slots = self.slots(job, native)
+        arrays = {n: self.parameter(a, native[n], job) for n, a in self.native_weights(job, slots).items()}
+        return self.reloaded(job, arrays)
+
+    def reloaded(self, job: Job, arrays: Native) -> Native:
+        """NumPy's archive is what JAX has; it holds bfloat16 as bytes, so the dtype is given again."""
+        file = io.BytesIO()
+        flat: dict[str, Any] = {name: np.atleast_1d(np.asarray(array)).view(np.uint8) for name, array in arrays.items()}
+        np.savez(file, **flat)
+        file.seek(0)
+        with np.load(file) as archive:
+            return {name: archive[name].view(array.dtype).reshape(array.shape) for name, array in arrays.items()}
+
+    def fingerprint(self) -> dict[str, Any]:
+        from eca_multi.parity.explain.fingerprints.jax import probe
+
+        return probe()
+
+    def optimizer(self, kind: str) -> NativeOptimizer:
+        from .optimizer_optax import optimizer
+
+        return optimizer(kind)
+
+
+def _cotangent(head: Any, given: Any) -> Any:
+    if not jnp.issubdtype(head.dtype, jnp.floating):
+        return np.zeros(head.shape, jax.dtypes.float0)
+    fits = given is not None and given.shape == head.shape  # a wrong shape is judged as such, not raised
+    return given.astype(head.dtype) if fits else jnp.ones_like(head)
+
+
+def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile ahead of time: what is called is the executable, so nothing can fall back to running op by op."""
+    cache: list[Any] = []
+
+    def call(*arguments: Any) -> Any:
+        if not cache:
+            cache.append(jax.jit(run).lower(*arguments).compile())
+        return cache[0](*arguments)
+
+    return call

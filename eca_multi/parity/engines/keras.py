@@ -1,0 +1,115 @@
+"""The engines for Keras 3, one per backend: Keras has no gradient function of its own, so each backend's is used.
+
+The layer is called as a user calls it, `layer(x)`, so that its input casting is compared too; on JAX a StatelessScope
+lends it the weights.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from eca_multi._files.scratch import scratch_folder
+from eca_multi.parity.define.adapters import Adapter
+from eca_multi.parity.define.axes import SpecError
+from eca_multi.parity.define.job import Job, Tensor
+
+from .base import Native, no_sublayer, tap_output
+
+
+def build(adapter: Adapter, job: Job, inputs: Native) -> Any:
+    """Build the layer under the job's dtype policy, with its weights made by a call on the inputs."""
+    keras.config.set_dtype_policy(_policy(job))
+    settings = job.settings()
+    layer = adapter.build(settings)
+    adapter.call(layer, {name: ops.convert_to_tensor(array) for name, array in inputs.items()}, settings)
+    for name, path in adapter.taps.items():  # some layers make their sub-layers at their first call
+        if name in job.taps:
+            _tap_output(_sublayer(adapter, layer, path), name)
+    return layer
+
+
+def variables(layer: Any) -> dict[str, Any]:
+    """The layer's variables by their path within it; the seeds of random layers are no weights.
+
+    Raises:
+        SpecError: If two have the same path.
+    """
+    found: dict[str, Any] = {}
+    for variable in layer.variables:
+        path = _path(layer, variable)
+        if path in found:  # the one would hide the other, which would be left over unseen
+            raise SpecError(
+                f"each variable of the layer {layer.name} must have a path of its own. Received: {path!r} twice. Give "
+                "its sub-layers names of their own."
+            )
+        if "seed_generator" not in variable.path:
+            found[path] = variable
+    return found
+
+
+def trained(variables: dict[str, Any]) -> list[str]:
+    return [name for name, variable in variables.items() if variable.trainable]
+
+
+def to_numpy(tensor: Any) -> Tensor:
+    dtype = keras.backend.standardize_dtype(tensor.dtype)
+    wide = ops.cast(tensor, "float32") if dtype in ("float16", "bfloat16") else tensor
+    return Tensor(np.asarray(ops.convert_to_numpy(wide)), dtype)
+
+
+def save_and_load(adapter: Adapter, job: Job, layer: Any, inputs: Native) -> Native:
+    """Through a .weights.h5 file; a layer that is no model is put into one, which is how users save it."""
+    with scratch_folder("eca-roundtrip") as folder:
+        path = folder / "layer.weights.h5"
+        _Holder(layer).save_weights(path)
+        fresh = build(adapter, job, inputs)
+        _Holder(fresh).load_weights(path)
+    return {name: variable.value for name, variable in variables(fresh).items()}
+
+
+class _Holder(keras.Model):
+    """The smallest model around a layer."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.held = layer
+        self.built = True
+
+
+def _policy(job: Job) -> str:
+    if job.dtype == job.parameters:
+        return job.dtype
+    return f"mixed_{job.dtype}"
+
+
+def _path(layer: Any, variable: Any) -> str:
+    return str(variable.path).removeprefix(f"{layer.path or layer.name}/")
+
+
+def _sublayer(adapter: Adapter, layer: Any, path: str) -> Any:
+    for key in path.split("/"):
+        inner = {part.name: part for part in getattr(layer, "layers", ())}
+        inner |= {**vars(layer), **vars(layer).get("_modules", {})}  # where PyTorch keeps them
+        part = getattr(layer, key, None) or inner.get(key)
+        if not isinstance(part, keras.layers.Layer):
+            raise no_sublayer(adapter, path, [n for n, p in inner.items() if isinstance(p, keras.layers.Layer)])
+        layer = part
+    return layer
+
+
+def _tap_output(layer: Any, name: str) -> None:
+    call = layer.call
+
+    def tapped(*arguments: Any, **keywords: Any) -> Any:
+        return tap_output(name, call(*arguments, **keywords))
+
+    layer.call = tapped
+
+
+def engine(adapter: Adapter) -> Any:
+    """Return the engine for the backend of this process."""
+    backend = keras.backend.backend()
+    return import_module(f"eca_multi.parity.engines.keras_{backend}").KerasEngine(adapter)

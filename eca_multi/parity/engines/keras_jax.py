@@ -1,0 +1,55 @@
+"""Keras on JAX: a pure function by StatelessScope, then as any JAX function."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.optimizers import NativeOptimizer
+
+from . import keras as _keras
+from .base import Native
+from .jax import Apply, JaxEngine
+
+
+class KerasEngine(JaxEngine):
+    distributions = ("keras", "jax", "jaxlib")
+
+    def functional(self, job: Job) -> tuple[Apply, Mapping[str, Any]]:
+        settings = job.settings()
+        inputs = {name: self.array(array, job.dtype) for name, array in self.native_inputs(job).items()}
+        layer = _keras.build(self.adapter, job, inputs)
+        variables = _keras.variables(layer)
+        self.check_trained(job, self.slots(job, variables), _keras.trained(variables))
+
+        def apply(weights: Native, state: Native, inputs: Native) -> tuple[Any, Native]:
+            mapping = [(variables[name], value) for name, value in {**weights, **state}.items()]
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                out = self.adapter.call(layer, inputs, settings)
+            new = {name: scope.get_current_value(variables[name]) for name in state}
+            return out, {name: state[name] if value is None else value for name, value in new.items()}
+
+        return apply, {name: variable.value for name, variable in variables.items()}
+
+    def parameter(self, array: Any, like: Any, job: Job) -> Any:
+        return self.array(array, str(like.dtype))
+
+    def save_and_load(self, job: Job) -> Native:
+        inputs = {name: self.array(array, job.dtype) for name, array in self.native_inputs(job).items()}
+        layer = _keras.build(self.adapter, job, inputs)
+        variables = _keras.variables(layer)
+        slots = self.slots(job, variables)
+        for name, array in self.native_weights(job, slots).items():
+            variables[name].assign(array)
+        return _keras.save_and_load(self.adapter, job, layer, inputs)
+
+    def fingerprint(self) -> dict[str, Any]:
+        from eca_multi.parity.explain.fingerprints.keras import probe
+
+        return probe()
+
+    def optimizer(self, kind: str) -> NativeOptimizer:
+        from .optimizer_keras import optimizer
+
+        return optimizer(kind)

@@ -1,0 +1,130 @@
+"""Keras on TensorFlow: GradientTape, eagerly and under `tf.function(jit_compile=True)`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from eca_multi.parity.define.adapters import Adapter
+from eca_multi.parity.define.job import ONES, Job, Tensor, is_float
+from eca_multi.parity.define.optimizers import NativeOptimizer
+
+from . import keras as _keras
+from .base import Computed, Engine, Native, Slot
+
+
+class KerasEngine(Engine):
+    distributions = ("keras", "tensorflow")
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__(adapter)
+        self._layers: dict[object, tuple[Any, dict[str, Any]]] = {}
+        self._programs: dict[object, Callable[..., Any]] = {}
+
+    def compute(self, job: Job) -> Computed:
+        layer, variables = self.layer(job)
+        slots = self.slots(job, variables)
+        self.restore(job, slots, variables)
+        self.check_loaded(job, slots, {name: variable.value for name, variable in variables.items()})
+        self.check_trained(job, slots, _keras.trained(variables))
+        weights = {n: v for n, v in variables.items() if n in slots and slots[n].name in job.weights}
+        cotangents = {name: self.tensor(array, job.dtype) for name, array in self.native_cotangents(job).items()}
+        run = self.program(job, layer, weights)
+        returned, taps, grads = run(self.tensors(job), cotangents)
+        state = {n: tf.identity(variables[n].value) for n, slot in slots.items() if slot.name in job.state}
+        done = Computed(returned, slots, state, taps=taps)
+        if job.gradients:
+            done.input_grads[""], done.weight_grads[""], done.tap_grads = grads
+            self.restore(job, slots, variables)
+            ones = {name: tf.ones_like(cotangent) for name, cotangent in cotangents.items()}
+            *_, again = run(self.tensors(job), ones)  # half as much to compile as both in one
+            done.input_grads[ONES], done.weight_grads[ONES], _ = again
+        return done
+
+    def restore(self, job: Job, slots: Mapping[str, Slot], variables: Native) -> None:
+        """Give the variables the job's values: a layer may have changed its state."""
+        for name, array in self.native_weights(job, slots).items():
+            variables[name].assign(array)
+
+    def layer(self, job: Job) -> tuple[Any, dict[str, Any]]:
+        if job.structure not in self._layers:
+            layer = _keras.build(self.adapter, job, self.tensors(job))
+            self._layers[job.structure] = layer, _keras.variables(layer)
+        return self._layers[job.structure]
+
+    def program(self, job: Job, layer: Any, weights: Native) -> Callable[..., Any]:
+        key = (job.structure, job.compiled, job.gradients)
+        if key not in self._programs:
+            run = self._differentiated(job, layer, weights)
+            self._programs[key] = _compiled(run) if job.compiled else run
+        return self._programs[key]
+
+    def _differentiated(self, job: Job, layer: Any, weights: Native) -> Callable[..., Any]:
+        settings = job.settings()
+
+        def run(inputs: Native, cotangents: Native) -> Any:
+            taps: Native = {}
+
+            def record(name: str, value: Any) -> Any:
+                taps[name] = tf.identity(value)
+                return taps[name]
+
+            leaves = {name: tensor for name, tensor in inputs.items() if tensor.dtype.is_floating}
+            with tf.GradientTape() as tape, self.listening(record if job.taps else None):
+                tape.watch(list(leaves.values()))
+                outputs = self.named_outputs(job, self.adapter.call(layer, inputs, settings))
+            if not job.gradients:
+                return outputs, taps, ()
+            heads = {n: t for n, t in outputs.items() if n in job.outputs and t.dtype.is_floating}
+            given = [
+                # A wrong shape is judged as such, not raised.
+                tf.cast(cotangents[n], t.dtype)
+                if n in cotangents and cotangents[n].shape == t.shape
+                else tf.ones_like(t)
+                for n, t in heads.items()
+            ]
+            sought = [leaves, {n: v.value for n, v in weights.items()}, taps]
+            grads = tape.gradient(
+                list(heads.values()), sought, given, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
+            return outputs, taps, grads
+
+        return run
+
+    def tensors(self, job: Job) -> dict[str, Any]:
+        return {name: self.tensor(array, job.dtype) for name, array in self.native_inputs(job).items()}
+
+    def tensor(self, array: Any, dtype: str) -> Any:
+        return tf.cast(tf.convert_to_tensor(array), dtype) if is_float(array) else tf.convert_to_tensor(array)
+
+    def to_numpy(self, tensor: Any) -> Tensor:
+        return _keras.to_numpy(tensor)
+
+    def save_and_load(self, job: Job) -> Native:
+        layer, variables = self.layer(job)
+        slots = self.slots(job, variables)
+        self.restore(job, slots, variables)
+        return _keras.save_and_load(self.adapter, job, layer, self.tensors(job))
+
+    def fingerprint(self) -> dict[str, Any]:
+        from eca_multi.parity.explain.fingerprints.keras import probe
+
+        return probe()
+
+    def optimizer(self, kind: str) -> NativeOptimizer:
+        from .optimizer_keras import optimizer
+
+        return optimizer(kind)
+
+
+def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile by XLA, which refuses what it cannot compile, and prove by the count of traces that it did."""
+    program = tf.function(run, jit_compile=True, autograph=False)
+
+    def call(*arguments: Any) -> Any:
+        results = program(*arguments)
+        if program.experimental_get_tracing_count() != 1:
+            raise RuntimeError(f"tf.function traced {program.experimental_get_tracing_count()} times for one structure")
+        return results
+
+    return call

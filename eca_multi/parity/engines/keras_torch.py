@@ -1,0 +1,39 @@
+"""Keras on PyTorch: its layers are torch modules, so the PyTorch engine runs them."""
+
+from typing import Any
+
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.optimizers import NativeOptimizer
+
+from . import keras as _keras
+from .base import Native
+from .torch import TorchEngine
+
+
+class KerasEngine(TorchEngine):
+    distributions = ("keras", "torch")
+
+    def built(self, job: Job) -> Any:
+        return _keras.build(self.adapter, job, {name: t.detach() for name, t in self.tensors(job).items()})
+
+    def parameters(self, layer: Any) -> Native:
+        return {name: variable.value for name, variable in _keras.variables(layer).items()}
+
+    def precision(self, job: Job) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext()  # the layer's own dtype policy
+
+    def save_and_load(self, job: Job) -> Native:
+        layer, _, _ = self.load(job)
+        return _keras.save_and_load(self.adapter, job, layer, {n: t.detach() for n, t in self.tensors(job).items()})
+
+    def fingerprint(self) -> dict[str, Any]:
+        from eca_multi.parity.explain.fingerprints.keras import probe
+
+        return probe()
+
+    def optimizer(self, kind: str) -> NativeOptimizer:
+        from .optimizer_keras import optimizer
+
+        return optimizer(kind)

@@ -1,0 +1,270 @@
+"""The engine for PyTorch: eager, compiled by inductor, and in float64 as the reference."""
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch._dynamo.utils import counters
+
+from eca_multi.parity.define.adapters import Adapter
+from eca_multi.parity.define.job import ONES, Job, Tensor, is_float
+from eca_multi.parity.define.optimizers import NativeOptimizer
+from eca_multi.parity.define.runners import has_compiler
+from eca_multi.parity.define.taps import Recorder
+
+from .base import Computed, Engine, Native, Result, Slot, Unsupported, attempt, no_sublayer, tap_output
+
+Call = tuple[Callable[..., Any], Any, dict[str, torch.Tensor], dict[str, Any]]
+Forward = Callable[[list[Call]], list[Any]]
+
+
+def forward(calls: list[Call]) -> list[Any]:
+    return [call(layer, inputs, config) for call, layer, inputs, config in calls]
+
+
+class Function(torch.nn.Module):
+    """A function of (inputs, weights) as a module that holds the weights, whose names may be any."""
+
+    def __init__(
+        self, function: Callable[..., Any], weights: Mapping[str, np.ndarray], state: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        self.function = function
+        self.places = {name: f"_{number}" for number, name in enumerate(weights)}
+        for name, array in weights.items():
+            if name in state:
+                self.register_buffer(self.places[name], torch.zeros(array.shape))
+            else:
+                self.register_parameter(self.places[name], torch.nn.Parameter(torch.zeros(array.shape)))
+
+    def held(self) -> Native:
+        return {name: getattr(self, place) for name, place in self.places.items()}
+
+    def forward(self, inputs: Mapping[str, torch.Tensor]) -> Any:
+        return self.function(inputs, self.held())
+
+    @staticmethod
+    def call(layer: Callable[..., Any], inputs: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Any:
+        return layer(inputs)
+
+
+class TorchEngine(Engine):
+    distributions: tuple[str, ...] = ("torch",)
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__(adapter)
+        self._layers: dict[object, torch.nn.Module] = {}
+
+    def compute(self, job: Job) -> Computed:
+        return self.compute_together([job], _compiled() if job.compiled else forward)[0]
+
+    def compute_together(self, jobs: list[Job], forward: Forward) -> list[Computed]:
+        """Run several jobs as one graph, forwards and backwards."""
+        loaded = [self.load(job) for job in jobs]
+        calls = [
+            (layer.call if isinstance(layer, Function) else self.adapter.call, layer, self.tensors(job), job.settings())
+            for job, (layer, _, _) in zip(jobs, loaded, strict=True)
+        ]
+        taps: Native = {}
+        with self.listening(self.recorder(jobs[0], taps)), self.precision(jobs[0]):
+            returned = forward(calls)
+        results = [
+            self.backward(job, self.named_outputs(job, values), inputs, slots, native, taps)
+            for job, values, (_, _, inputs, _), (_, slots, native) in zip(jobs, returned, calls, loaded, strict=True)
+        ]
+        if jobs[0].compiled:
+            _check_compiled()
+        return results
+
+    def backward(
+        self,
+        job: Job,
+        outputs: Native,
+        inputs: dict[str, torch.Tensor],
+        slots: Mapping[str, Slot],
+        native: Native,
+        taps: Native,
+    ) -> Computed:
+        state = {n: native[n].detach().clone() for n, slot in slots.items() if slot.name in job.state}
+        done = Computed(outputs, slots, state, taps=taps)
+        if not job.gradients:
+            return done
+        weights = {n: native[n] for n, slot in slots.items() if slot.name in job.weights}
+        leaves = {name: tensor for name, tensor in inputs.items() if tensor.requires_grad}
+        heads = {
+            n: t for n, t in outputs.items() if n in job.outputs and isinstance(t, torch.Tensor) and t.requires_grad
+        }
+        middle = {name: tensor for name, tensor in taps.items() if tensor.requires_grad}
+        sought = [*leaves.values(), *weights.values(), *middle.values()]
+        for suffix in ("", ONES):
+            cotangents = [self.cotangent(job, name, head, suffix) for name, head in heads.items()]
+            grads = gradients(list(heads.values()), sought, cotangents)
+            ends = len(leaves), len(leaves) + len(weights)
+            done.input_grads[suffix] = dict(zip(leaves, grads[: ends[0]], strict=True))
+            done.weight_grads[suffix] = dict(zip(weights, grads[ends[0] : ends[1]], strict=True))
+            if not suffix:
+                done.tap_grads = dict(zip(middle, grads[ends[1] :], strict=True))
+        return done
+
+    def cotangent(self, job: Job, name: str, head: torch.Tensor, suffix: str) -> torch.Tensor:
+        if suffix or name not in job.cotangents:
+            return torch.ones_like(head)
+        given = _tensor(self.to_layout(job, name)(job.cotangents[name]))
+        # A wrong shape is judged as such, not raised.
+        return given.to(head.dtype) if given.shape == head.shape else torch.ones_like(head)
+
+    def load(self, job: Job) -> tuple[torch.nn.Module, dict[str, Slot], Native]:
+        """Return a layer with the job's weights in it, and its parameters and buffers by name."""
+        key = job.structure
+        if key not in self._layers:
+            self._layers[key] = self.built(job)
+        layer = self._layers[key]
+        native = self.parameters(layer)
+        slots = self.slots(job, native)
+        with torch.no_grad():
+            for name, array in self.native_weights(job, slots).items():
+                native[name].copy_(_tensor(array))
+        self.check_loaded(job, slots, native)
+        self.check_trained(job, slots, [name for name, tensor in native.items() if tensor.requires_grad])
+        return layer, slots, native
+
+    def built(self, job: Job) -> torch.nn.Module:
+        settings = job.settings()
+        layer = self.adapter.build(settings)
+        if not isinstance(layer, torch.nn.Module):
+            layer = Function(layer, self.function_weights(job), job.state)
+        layer = layer.to(getattr(torch, job.parameters)).train(bool(settings.get("training", False)))
+        for name, path in self.adapter.taps.items():
+            if name in job.taps:
+                try:
+                    part = layer.get_submodule(path)
+                except AttributeError as error:
+                    raise no_sublayer(self.adapter, path, dict(layer.named_modules())) from error
+                part.register_forward_hook(partial(_tapped, name))
+        module: torch.nn.Module = layer
+        return module
+
+    def parameters(self, layer: Any) -> Native:
+        return parameters(layer)
+
+    def recorder(self, job: Job, taps: Native) -> Recorder | None:
+        """Keep each tap's tensor: autograd can differentiate with respect to it."""
+
+        def record(name: str, value: torch.Tensor) -> torch.Tensor:
+            taps[name] = value
+            return value
+
+        return record if job.taps else None
+
+    def tensors(self, job: Job) -> dict[str, torch.Tensor]:
+        tensors = {}
+        for name, array in self.native_inputs(job).items():
+            tensor = _tensor(array)
+            tensors[name] = tensor.to(getattr(torch, job.dtype)).requires_grad_() if is_float(array) else tensor
+        return tensors
+
+    def precision(self, job: Job) -> AbstractContextManager[Any]:
+        """Autocast where parameters and computation differ in dtype."""
+        if job.parameters == job.dtype:
+            return nullcontext()
+        return torch.autocast("cpu", getattr(torch, job.dtype))
+
+    def to_numpy(self, tensor: torch.Tensor) -> Tensor:
+        detached = tensor.detach()
+        wide = detached if detached.dtype == torch.float64 or not detached.is_floating_point() else detached.float()
+        return Tensor(wide.cpu().numpy().copy(), str(tensor.dtype).removeprefix("torch."))
+
+    def save_and_load(self, job: Job) -> Native:
+        layer, _, _ = self.load(job)
+        file = io.BytesIO()
+        torch.save(layer.state_dict(), file)
+        file.seek(0)
+        fresh = self.built(job)
+        fresh.load_state_dict(torch.load(file, weights_only=True))
+        return self.parameters(fresh)
+
+    def fingerprint(self) -> dict[str, Any]:
+        from eca_multi.parity.explain.fingerprints.torch import probe
+
+        return probe()
+
+    def optimizer(self, kind: str) -> NativeOptimizer:
+        from .optimizer_torch import optimizer
+
+        return optimizer(kind)
+
+    def evaluate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+        """Run eager jobs one by one, and compile all structurally different jobs of a dtype as one graph.
+
+        A network with that many layers would be compiled so; a graph for each would spend minutes in the C++ compiler.
+        Jobs that differ in their data alone take turns in the same place of the graph. If the whole graph fails, each
+        job is compiled by itself, so that the fault has a name.
+        """
+        groups: dict[object, dict[object, list[int]]] = {}
+        for number, job in enumerate(jobs):
+            if not job.compiled:
+                yield number, attempt(lambda job=job: self.evaluate(job))  # type: ignore[misc]
+            else:
+                groups.setdefault((job.dtype, job.param_dtype), {}).setdefault(job.structure, []).append(number)
+        for places in groups.values():
+            yield from self._graph(jobs, list(places.values()))
+
+    def _graph(self, jobs: Sequence[Job], places: list[list[int]]) -> Iterator[tuple[int, Result]]:
+        try:
+            compiled = _compiled()
+        except Unsupported as error:
+            yield from ((number, error) for place in places for number in place)
+            return
+        for turn in range(max(map(len, places))):
+            numbers = [place[min(turn, len(place) - 1)] for place in places]
+            chosen = [jobs[number] for number in numbers]
+            try:
+                computed = self.compute_together(chosen, compiled)
+                results: list[Result] = [self.collect(*pair) for pair in zip(chosen, computed, strict=True)]
+            except Exception:
+                results = [attempt(lambda job=job: self.evaluate(job)) for job in chosen]  # type: ignore[misc]
+            for place, number, result in zip(places, numbers, results, strict=True):
+                if turn < len(place):
+                    yield number, result
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """A copy: a function may write into what it is given."""
+    return torch.from_numpy(np.array(array, order="C"))
+
+
+def _tapped(name: str, module: torch.nn.Module, inputs: Any, output: Any) -> Any:
+    return tap_output(name, output)
+
+
+def parameters(layer: torch.nn.Module) -> Native:
+    if isinstance(layer, Function):
+        return layer.held()
+    return {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
+
+
+def gradients(
+    heads: list[torch.Tensor], leaves: list[torch.Tensor], cotangents: list[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Differentiate; a leaf that nothing depends on has gradient zero."""
+    if not heads or not leaves:
+        return [torch.zeros_like(leaf) for leaf in leaves]
+    found = torch.autograd.grad(heads, leaves, cotangents, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(leaf) if grad is None else grad for grad, leaf in zip(found, leaves, strict=True)]
+
+
+def _compiled() -> Forward:
+    if not has_compiler():
+        raise Unsupported("torch.compile needs a C++ compiler, and none was found; install g++ or set CXX")
+    counters.clear()
+    torch.compiler.reset()  # else the limit of graphs per function would be reached, and the rest run eagerly
+    return torch.compile(forward, fullgraph=True, dynamic=False)
+
+
+def _check_compiled() -> None:
+    if not counters["stats"]["unique_graphs"]:
+        raise RuntimeError("torch.compile compiled nothing and ran eagerly")

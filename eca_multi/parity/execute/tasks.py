@@ -1,0 +1,199 @@
+"""From a specification to jobs: which evaluations the checks need, and on which data."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from eca_multi.parity.define.axes import SpecError
+from eca_multi.parity.define.dtypes import DTYPES, quantise
+from eca_multi.parity.define.job import Arrays, Job, is_float
+from eca_multi.parity.define.spec import Case, Drawn, Rng, Spec, Training, draw
+
+# In the order in which reports show them; what each compares is in docs/parity.md.
+CHECKS = (
+    "forward",
+    "input_grad",
+    "weight_grad",
+    "compiled",
+    "mixed",
+    "roundtrip",
+    "trajectory",
+    "determinism",
+    "nonfinite",
+    "taps",
+    "power",
+)
+DEFAULT_CHECKS = ("forward", "input_grad", "weight_grad", "compiled")
+BASE = ("forward", "input_grad", "weight_grad")  # what one evaluation of a runner gives
+NONFINITE = {"nan": np.nan, "inf": np.inf}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing for every runner to do. `oracle` names the solution that judges it, which tasks may share."""
+
+    check: str
+    do: str  # evaluate, roundtrip or train
+    case: str
+    job: Job
+    oracle: tuple[str, str, str] | None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.case, self.job.dtype, self.check
+
+
+def tasks(
+    spec: Spec, cases: Sequence[Case], dtypes: Sequence[str], checks: Sequence[str], *, native: bool = False
+) -> list[Task]:
+    """Return all that a runner is asked, in the order of dtypes, cases and checks.
+
+    `native` has frameworks train with their own optimizers.
+
+    Raises:
+        SpecError: If the data of a case cannot be right.
+    """
+    every: list[Task] = []
+    for dtype in dtypes:
+        for case in cases:
+            drawn = draw(spec, case)
+            _check_config(case, drawn.config)
+            every += _case_tasks(spec, case, drawn, dtype, checks, native)
+    if "nonfinite" in checks:
+        case = next((case for case in cases if case.draw is None), cases[0])
+        drawn = draw(spec, case)
+        for dtype in dtypes:
+            every += _nonfinite(spec, case, drawn, dtype)
+    return every
+
+
+def _check_config(case: Case, config: Mapping[str, Any]) -> None:
+    """Refuse settings that cannot be handed to a worker."""
+    for name, value in config.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            raise SpecError(
+                f"config must hold numbers, strings, booleans, None, and lists and dicts of them. "
+                f"Received: {name}={value!r} in case {case.name}. Give a NumPy number as float(...) or int(...)."
+            ) from error
+
+
+def _case_tasks(spec: Spec, case: Case, drawn: Drawn, dtype: str, checks: Sequence[str], native: bool) -> list[Task]:
+    job = base_job(spec, case, drawn, dtype)
+    key = (case.name, dtype, "")
+    found = []
+    if set(checks) & {*BASE, "determinism", "power"}:
+        base = replace(job, twice="determinism" in checks, gradients=_needs_gradients(checks))
+        found.append(Task("", "evaluate", case.name, base, key))
+    if "compiled" in checks:
+        found.append(Task("compiled", "evaluate", case.name, replace(job, compiled=True), key))
+    if "taps" in checks and spec.taps:
+        tapped = replace(job, taps=tuple(spec.taps))
+        found.append(Task("taps", "evaluate", case.name, tapped, (case.name, dtype, "taps")))
+    if "mixed" in checks and dtype != "float32":
+        mixed = replace(base_job(spec, case, drawn, dtype, "float32"), param_dtype="float32")
+        found.append(Task("mixed", "evaluate", case.name, mixed, (case.name, dtype, "mixed")))
+    if "roundtrip" in checks and job.weights:
+        found.append(Task("roundtrip", "roundtrip", case.name, job, None))
+    trained = spec.training.cases if spec.training else None
+    if "trajectory" in checks and job.weights and (trained is None or case.name in trained):
+        training = training_job(spec, case, drawn, dtype, native)
+        found.append(Task("trajectory", "train", case.name, training, (case.name, dtype, "trajectory")))
+    return found
+
+
+def _needs_gradients(checks: Sequence[str]) -> bool:
+    return bool(set(checks) & {"input_grad", "weight_grad", "determinism", "power"})
+
+
+def _nonfinite(spec: Spec, case: Case, drawn: Drawn, dtype: str) -> list[Task]:
+    """One element of the first float input that is NaN, or infinite."""
+    job = base_job(spec, case, drawn, dtype)
+    name = next((name for name, array in job.inputs.items() if is_float(array) and array.size), None)
+    found: list[Task] = []
+    if name is None:
+        return found
+    for label, value in NONFINITE.items():
+        array = job.inputs[name].copy()
+        array.flat[array.size // 3] = value
+        spoilt = replace(job, case=f"{case.name}+{label}", inputs={**job.inputs, name: array}, gradients=False)
+        found.append(Task("nonfinite", "evaluate", spoilt.case, spoilt, (spoilt.case, dtype, "")))
+    return found
+
+
+def base_job(spec: Spec, case: Case, drawn: Drawn, dtype: str, param_dtype: str = "") -> Job:
+    """Round a case's data to a dtype; float32 holds every value of the narrower ones exactly."""
+    weights = {**drawn.weights}
+    cotangents = dict(drawn.cotangents)
+    rng = np.random.default_rng(list(f"{case.name}:cotangents".encode()))
+    outputs = spec.outputs_of(case)
+    for name, axes in drawn.axes.items():
+        if name in outputs and name not in cotangents:
+            cotangents[name] = rng.normal(size=[int(a) if a.isdigit() else drawn.config[a] for a in axes])
+    return Job(
+        case.name,
+        dtype,
+        drawn.config,
+        drawn.axes,
+        tuple(outputs),
+        weight_axes={name: drawn.shapes[name] for name in (*drawn.weights, *drawn.state)},
+        inputs=rounded(drawn.inputs, dtype),
+        weights=rounded(weights, param_dtype or dtype),
+        state=rounded(drawn.state, param_dtype or dtype),
+        cotangents=rounded(cotangents, dtype),
+    )
+
+
+def rounded(arrays: Arrays, dtype: str) -> Arrays:
+    return {
+        name: quantise(array, dtype).astype(np.float32) if is_float(np.asarray(array)) else np.asarray(array)
+        for name, array in arrays.items()
+    }
+
+
+def training_job(spec: Spec, case: Case, drawn: Drawn, dtype: str, native: bool = False) -> Job:
+    """The batches of the trajectory check: the specification's, or the case's inputs drawn anew for each step."""
+    training = spec.training or Training()
+    job = base_job(spec, case, drawn, dtype)
+    rng: Rng = np.random.default_rng(list(f"{case.name}:batches".encode()))
+    given = dict(training.batches(rng, drawn.config, training.steps)) if training.batches else {}
+    batches = {}
+    for name, array in job.inputs.items():
+        if name in given:
+            batches[name] = given[name]
+        elif is_float(array):  # the same data in another order along the batch, and noise
+            batches[name] = array + rng.normal(size=(training.steps, *array.shape))
+        else:
+            batches[name] = np.broadcast_to(array, (training.steps, *array.shape))
+        if batches[name].shape[0] != training.steps:
+            raise SpecError(
+                f"batches of {name!r} must have {training.steps} steps first. Received: {batches[name].shape}."
+            )
+    inputs = {name: array[0] for name, array in rounded(batches, dtype).items()}
+    settings = {"steps": training.steps, "optimizer": training.optimizer, "rate": training.rate, "native": native}
+    cotangents = job.cotangents
+    if training.loss is not None:
+        cotangents = {
+            name: np.full_like(array, 1.0 if name == training.loss else 0.0) for name, array in cotangents.items()
+        }
+    return replace(
+        job, inputs=inputs, batches=rounded(batches, dtype), training=settings, cotangents=cotangents, gradients=True
+    )
+
+
+def check_names(what: str, names: Sequence[str] | str | None, known: Sequence[str]) -> list[str]:
+    """Return the chosen names in the order of the known ones; None takes all."""
+    from eca_multi.parity.define.runners import UsageError
+
+    names = [names] if isinstance(names, str) else names
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"{what} must be one of {', '.join(known)}. Received: {name!r}.")
+    return [name for name in known if names is None or name in names]
+
+
+__all__ = ["BASE", "CHECKS", "DEFAULT_CHECKS", "DTYPES", "Task", "check_names", "tasks"]

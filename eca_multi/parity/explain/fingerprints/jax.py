@@ -1,0 +1,64 @@
+"""JAX's fingerprint. Each operation is a program of XLA's; `graph` is a jit over several."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .common import Facts, Primitives, Value, fingerprint
+
+
+class JaxPrimitives(Primitives):
+    def tensor(self, array: np.ndarray) -> Any:
+        return jax.device_put(array)  # jnp.asarray would compile a program for each shape
+
+    def numpy(self, tensor: jax.Array) -> np.ndarray:
+        return np.asarray(tensor)
+
+    def add(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        return a + b
+
+    def multiply(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        return a * b
+
+    def sum(self, x: jax.Array, axis: int) -> jax.Array:
+        return jnp.sum(x, axis)
+
+    def mean(self, x: jax.Array, axis: int) -> jax.Array:
+        return jnp.mean(x, axis)
+
+    def matmul(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        return a @ b
+
+    def conv1d(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+
+    def sigmoid(self, x: jax.Array) -> jax.Array:
+        return jax.nn.sigmoid(x)
+
+    def vjp(self, function: Callable[[Any], Any], at: Any, cotangent: Any) -> Any:
+        # Not under jit: what `function` closes over would be a constant, and XLA's constant folding is not its code.
+        return jax.vjp(function, at)[1](cotangent)[0]
+
+    def graph(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.jit(function)
+
+    def facts(self, sample: jax.Array) -> Facts:
+        (device,) = sample.devices()
+        return {
+            "flag.matmul_precision": lambda: str(jax.config.values["jax_default_matmul_precision"] or "default"),
+            "flag.x64": lambda: bool(jax.config.values["jax_enable_x64"]),
+            "flag.xla": lambda: os.environ.get("XLA_FLAGS", "").strip(),
+            "device.platform": lambda: device.platform,
+            "device.kind": lambda: device.device_kind,
+            "version.framework": lambda: f"jax {jax.__version__}",
+            "version.numpy": lambda: np.__version__,
+        }
+
+
+def probe() -> dict[str, Value]:
+    """Return the fingerprint of JAX in this process."""
+    return fingerprint(JaxPrimitives())

@@ -1,0 +1,56 @@
+"""NumPy's fingerprint, with bfloat16 from ml_dtypes. It has no gradients, and no convolution but by windows."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .common import Facts, NotApplicable, Primitives, Value, fingerprint
+
+
+class NumpyPrimitives(Primitives):
+    def tensor(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def numpy(self, tensor: np.ndarray) -> np.ndarray:
+        return tensor
+
+    def add(self, a: np.ndarray, b: np.ndarray) -> Any:
+        return a + b
+
+    def multiply(self, a: np.ndarray, b: np.ndarray) -> Any:
+        return a * b
+
+    def sum(self, x: np.ndarray, axis: int) -> Any:
+        return x.sum(axis)
+
+    def mean(self, x: np.ndarray, axis: int) -> Any:
+        return x.mean(axis)
+
+    def matmul(self, a: np.ndarray, b: np.ndarray) -> Any:
+        return a @ b
+
+    def conv1d(self, x: np.ndarray, kernel: np.ndarray) -> Any:
+        size = len(kernel)
+        padded = np.pad(x, [(0, 0), (size // 2, size // 2), (0, 0)])
+        return np.lib.stride_tricks.sliding_window_view(padded, size, axis=1)[:, :, 0] @ kernel[:, 0]
+
+    def sigmoid(self, x: np.ndarray) -> Any:
+        return 1 / (1 + np.exp(-x))
+
+    def vjp(self, function: Callable[[Any], Any], at: Any, cotangent: Any) -> Any:
+        raise NotApplicable
+
+    def facts(self, sample: np.ndarray) -> Facts:
+        return {
+            "flag.x64": lambda: True,
+            "device.platform": lambda: "cpu",
+            "device.kind": lambda: "cpu",
+            "version.framework": lambda: f"numpy {np.__version__}",
+            "version.numpy": lambda: np.__version__,
+        }
+
+
+def probe() -> dict[str, Value]:
+    """Return the fingerprint of NumPy in this process."""
+    return fingerprint(NumpyPrimitives())

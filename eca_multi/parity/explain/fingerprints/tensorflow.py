@@ -1,0 +1,88 @@
+"""TensorFlow's fingerprint, run eagerly."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from .common import Facts, Primitives, Value, fingerprint
+
+
+class TensorFlowPrimitives(Primitives):
+    def tensor(self, array: np.ndarray) -> Any:
+        return tf.constant(array)
+
+    def numpy(self, tensor: Any) -> np.ndarray:
+        return np.asarray(tensor)
+
+    def add(self, a: Any, b: Any) -> Any:
+        return a + b
+
+    def multiply(self, a: Any, b: Any) -> Any:
+        return a * b
+
+    def sum(self, x: Any, axis: int) -> Any:
+        return tf.reduce_sum(x, axis)
+
+    def mean(self, x: Any, axis: int) -> Any:
+        return tf.reduce_mean(x, axis)
+
+    def matmul(self, a: Any, b: Any) -> Any:
+        return tf.matmul(a, b)
+
+    def conv1d(self, x: Any, kernel: Any) -> Any:
+        return tf.nn.conv1d(x, kernel, stride=1, padding="SAME")
+
+    def sigmoid(self, x: Any) -> Any:
+        return tf.sigmoid(x)
+
+    def vjp(self, function: Callable[[Any], Any], at: Any, cotangent: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(at)
+            y = function(at)
+        return tape.gradient(y, at, output_gradients=cotangent)
+
+    def facts(self, sample: Any) -> Facts:
+        threading = tf.config.threading
+        tf32 = tf.config.experimental.tensor_float_32_execution_enabled
+        return {
+            "flag.tf32.matmul": tf32,
+            "flag.tf32.conv": tf32,
+            "flag.onednn": _onednn,
+            "flag.x64": lambda: True,
+            "threads.intra": lambda: _threads(threading.get_intra_op_parallelism_threads()),
+            "threads.inter": lambda: _threads(threading.get_inter_op_parallelism_threads()),
+            "device.platform": lambda: _platform(sample),
+            "device.kind": lambda: _kind(sample),
+            "version.framework": lambda: f"tensorflow {tf.__version__}",
+            "version.numpy": lambda: np.__version__,
+        }
+
+
+def _threads(asked: int) -> int:
+    return asked or os.cpu_count() or 1  # 0 leaves it to TensorFlow, which takes one for each CPU
+
+
+def _onednn() -> bool:
+    from tensorflow.python.util import _pywrap_util_port  # no public function tells it
+
+    return bool(_pywrap_util_port.IsMklEnabled())
+
+
+def _platform(sample: Any) -> str:
+    """Take "gpu" out of "/job:localhost/replica:0/task:0/device:GPU:0"."""
+    return str(sample.device.split(":")[-2].lower())
+
+
+def _kind(sample: Any) -> str:
+    if _platform(sample) != "gpu":
+        return _platform(sample)
+    gpu = tf.config.list_physical_devices("GPU")[0]
+    return str(tf.config.experimental.get_device_details(gpu)["device_name"])
+
+
+def probe() -> dict[str, Value]:
+    """Return the fingerprint of TensorFlow in this process."""
+    return fingerprint(TensorFlowPrimitives())

@@ -1,0 +1,24 @@
+"""Judging mutants: which planted faults the verdict finds in a case."""
+
+from collections.abc import Mapping
+
+from eca_multi.parity.define.job import Outputs
+from eca_multi.parity.execute.tasks import Task
+from eca_multi.parity.report.report import Power
+
+from .verdicts import Judge, Solution
+
+
+def judge_power(judge: Judge, task: Task, by_mutant: Mapping[str, Outputs | None], solution: Solution) -> Power:
+    """Sort a case's mutants: killed by any tensor's verdict, survived, or (None) not applicable to the layer.
+
+    Only a verdict kills. A tensor that could not be compared says nothing about a mutant.
+    """
+    found: dict[str, list[str]] = {"killed": [], "survived": [], "not_applicable": []}
+    for name, results in by_mutant.items():
+        if results is None:
+            found["not_applicable"].append(name)
+        else:
+            cells = judge.cells(name, task, results, solution)
+            found["killed" if any(cell.verdict.disagrees for cell in cells) else "survived"].append(name)
+    return Power(task.job.case, task.job.dtype, **{fate: tuple(names) for fate, names in found.items()})
