@@ -18,11 +18,11 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from eca_multi.cli.main.main import app
 from typer.testing import CliRunner
 
 from eca_multi._files.file import write_atomically
 from eca_multi.checkpoints import CheckpointError, ConversionReport, convert, detect, load_file, read_checkpoint
+from eca_multi.cli.main import app
 from eca_multi.networks import kernel_sizes
 from tests.support.checkpoint_factory import (
     FORMATS,
@@ -656,7 +656,7 @@ def test_an_error_is_one_line_and_status_2(tmp_path, files, monkeypatch, args, m
 
 
 def test_a_bar_on_large_files(tmp_path, files, monkeypatch):
-    monkeypatch.setattr("eca_multi.cli.main.convert._LARGE", 1 << 20)
+    monkeypatch.setattr("eca_multi.cli.convert._LARGE", 1 << 20)
     done = run(files("timm"), tmp_path / "a.safetensors", "--to", "canonical")
     assert done.exit_code == 0, done.output
     assert "Writing" in done.stderr

@@ -3,10 +3,10 @@
 import sys
 
 import pytest
-from eca_multi.cli.main.main import app
-from eca_multi.cli.main.plan import package_of
 from typer.testing import CliRunner
 
+from eca_multi.cli.main import app
+from eca_multi.cli.plan import package_of
 from eca_multi.surgery.plan import ECAPlan
 
 FILE = """

@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
-from eca_multi.cli.main.parity import app as parity_app
-from test_errors import TABLE
 
 from eca_multi import eca_kernel_size, parity
 from eca_multi._canonical import native_shape
+from eca_multi.cli.parity import app as parity_app
 from eca_multi.parity.define.runners import runners_of
 from eca_multi.parity.specs.eca import SPEC
+from tests.ground.test_errors import TABLE
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from eca_multi._files.file import disk as _disk
-from eca_multi._files.file import folder as _folders
-from eca_multi._files.file import scratch as _scratch
+from eca_multi._files import disk as _disk
+from eca_multi._files import folder as _folders
+from eca_multi._files import scratch as _scratch
 from eca_multi._files.file import whole_file, write_atomically
 from eca_multi._files.folder import Known, check_replaceable, whole_folder
 from eca_multi._files.scratch import scratch_folder

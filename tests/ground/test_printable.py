@@ -17,13 +17,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from eca_multi.cli.main.main import app
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from eca_multi import parity
 from eca_multi._printable import file_name, printable
 from eca_multi.checkpoints import CheckpointError, ConversionReport, Report, read_checkpoint
+from eca_multi.cli.main import app
 from eca_multi.parity import Case, NumpyAdapter, Spec, SpecError, Verdict
 from eca_multi.parity.judge.compare import Judgement
 from eca_multi.parity.pytest.outcome import Outcome, failure

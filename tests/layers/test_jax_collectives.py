@@ -16,9 +16,9 @@ from pathlib import Path
 import jax
 import pytest
 from jax import lax
-from test_jax_sharding import eca_by_convolution
 
 from eca_multi.jax import eca
+from tests.layers.test_jax_sharding import eca_by_convolution
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "communication.py"
 N, H, W, C = SHAPE = (8, 8, 16, 64)  # eight channels on a device

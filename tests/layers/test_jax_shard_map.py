@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
-from test_jax_sharding import SHAPE, Job, assert_laid_out_as, assert_within_budget, draw, make_mesh, put
 
 from eca_multi import eca_kernel_size
 from eca_multi.flax import linen
 from eca_multi.flax.nnx import ECA
 from eca_multi.jax import eca
+from tests.layers.test_jax_sharding import SHAPE, Job, assert_laid_out_as, assert_within_budget, draw, make_mesh, put
 
 
 @dataclass(frozen=True)

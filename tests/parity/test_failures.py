@@ -20,13 +20,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from eca_multi.cli.main.main import app
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 from eca_multi import parity
 from eca_multi._files.file import write_atomically
 from eca_multi._files.folder import check_replaceable
+from eca_multi.cli.main import app
 from eca_multi.parity import Case, KerasAdapter, Manual, NumpyAdapter, Runner, Spec, SpecError, UsageError, Verdict
 from eca_multi.parity.define.runners import FRAMEWORKS, runners_of
 from eca_multi.parity.explain.bundle import BUNDLE, FILES, SUMS, read_bundle

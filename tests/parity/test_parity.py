@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from eca_multi.cli.main.main import app
 from typer.testing import CliRunner
 
 from eca_multi import parity, reference
+from eca_multi.cli.main import app
 from eca_multi.parity.define.dtypes import DTYPES, quantise
 from eca_multi.parity.define.job import Tensor
 from eca_multi.parity.define.runners import find_runners

@@ -15,11 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from eca_multi.cli.main.main import app
 from typer.testing import CliRunner
 
 from eca_multi import parity
 from eca_multi._pytest_plugin import pytest_configure_node
+from eca_multi.cli.main import app
 from eca_multi.parity import NumpyAdapter, Spec, SpecError
 from eca_multi.parity.define.runners import Runner, reference_of, runners_of
 from eca_multi.parity.explain.bundle import FILES, SUMS, Bundle, read_bundle

@@ -19,10 +19,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from eca_multi._files.file import disk as _disk
-from eca_multi._files.file import file as _files
-from eca_multi._files.file import folder as _folders
-from eca_multi._files.file import scratch as _scratch
+from eca_multi._files import disk as _disk
+from eca_multi._files import file as _files
+from eca_multi._files import folder as _folders
+from eca_multi._files import scratch as _scratch
 
 WRITERS = {module.__file__ for module in (_disk, _files, _folders, _scratch)}
 KNOWN = _folders.Known("a folder of this test", "a", re.compile("[abc]|inner/|inner/[ab]"))
