@@ -45,7 +45,7 @@ def case_job(name: str, dtype: str = "float32") -> Job:
 
 def run(kind: str, job: Job):
     """Run a job in this process by the engine of a framework."""
-    module, _, engine = ENGINES[f"_{kind}"].partition(":")
+    module, _, engine = ENGINES[kind].partition(":")
     adapter = getattr(eca, kind.capitalize())()
     policy = keras.config.dtype_policy()
     try:
