@@ -139,8 +139,8 @@ maps backward.
 
 {torch}
 
-Forward and backward together are {mean} times as fast as the usual code (geometric mean of these rows; the least ratio is
-{least}). On maps of 16 MiB and more they take {low} to {high} times the floor. On small maps Python's overhead takes
+Forward and backward together are {mean} times as fast as the usual code (geometric mean of these rows; the least ratio
+is {least}). On maps of 16 MiB and more they take {low} to {high} times the floor. On small maps Python's overhead takes
 most of the time.
 
 Peak resident memory above the memory before the call, in sizes of x, of the forward and of the backward pass:
@@ -166,9 +166,9 @@ is a mean in x's dtype, `jnp.convolve` and a product, jitted as well.
 
 {jax}
 
-On maps of 16 MiB and more ECA moves {moved_forward} maps forward and {moved_both} with the gradient; beside a small map the
-means and gates count too. On these maps ECA takes {time_forward} times as long as a copy forward, and {time_both} times
-as long as a copy and a product with the gradient. The usual code takes, relative to ECA's time, {forward_float32}
+On maps of 16 MiB and more ECA moves {moved_forward} maps forward and {moved_both} with the gradient; beside a small map
+the means and gates count too. On these maps ECA takes {time_forward} times as long as a copy forward, and {time_both}
+times as long as a copy and a product with the gradient. The usual code takes, relative to ECA's time, {forward_float32}
 forward and {both_float32} with the gradient in float32; in bfloat16, {forward_bfloat16} and {both_bfloat16}.
 
 If a program widens x to float32 for two uses, one of them a sum, XLA's CPU compiler writes the widened x to memory. For
