@@ -1,34 +1,36 @@
 """How a plan is printed: one aligned table, blocks that repeat in one row."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from math import prod
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from eca_multi._printable import printable
 
-if TYPE_CHECKING:
-    from .plan import ECAEntry, ECAPlan, Skipped
+from .entry import ECAEntry, Skipped
 
 HEAD = ("site", "", "type", "channels", "k", "calls", "gated tensor")
 T = TypeVar("T")
 NUMBER = re.compile(r"\d+")
 
 
-def table(plan: ECAPlan) -> str:
-    lines = [
-        f"ECA in {plan.model} ({plan.framework}), where={plan.where!r}, gate={plan.gate!r}, init={plan.init!r}",
-        "",
-    ]
-    rows = [_row(group) for group in _groups(plan.entries)]
+def table(
+    title: str, entries: Sequence[ECAEntry], skipped: Sequence[Skipped], notes: Sequence[str], *, model_parameters: int
+) -> str:
+    """Return the text of a plan.
+
+    Args:
+        title: The first line.
+        entries, skipped, notes, model_parameters: Of the plan.
+    """
+    lines = [title, ""]
+    rows = [_row(group) for group in _groups(entries)]
     if rows:
         lines += [*_aligned([HEAD, *rows]), ""]
-    lines += [f"note: {note}" for note in _notes(plan)]
-    lines += [f"skipped: {paths}: {reason}" for paths, reason in _skipped(plan.skipped)]
-    lines.append(_totals(plan))
+    lines += [f"note: {note}" for note in (*notes, *_notes(entries))]
+    lines += [f"skipped: {paths}: {reason}" for paths, reason in _skipped(skipped)]
+    lines.append(_totals(entries, model_parameters))
     return "\n".join(map(printable, lines))
 
 
@@ -79,15 +81,15 @@ def _range(numbers: Sequence[int], written: Sequence[str]) -> str:
     return f"{{{','.join(map(str, distinct))}}}"
 
 
-def _notes(plan: ECAPlan) -> list[str]:
-    """Each note once, with the sites that it is about."""
+def _notes(entries: Sequence[ECAEntry]) -> list[str]:
+    """Each note once, with the sites that the note is about."""
     about: dict[str, list[str]] = {}
-    for entry in plan.entries:
+    for entry in entries:
         for alias in entry.aliases:
             about.setdefault(f"{entry.path} is also {alias}: one ECA for both", [])
         for note in entry.notes:
             about.setdefault(note, []).append(entry.path)
-    return [*plan.notes, *(f"{_listed(paths)}: {note}" if paths else note for note, paths in about.items())]
+    return [f"{_listed(paths)}: {note}" if paths else note for note, paths in about.items()]
 
 
 def _skipped(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
@@ -105,11 +107,12 @@ def _listed(paths: Sequence[str], most: int = 4) -> str:
     return ", ".join(texts[:most]) + more
 
 
-def _totals(plan: ECAPlan) -> str:
-    sites = f"{len(plan.entries)} ECA{'' if len(plan.entries) == 1 else 's'}"
-    share = f" (+{100 * plan.parameters / plan.model_parameters:.2g} %)" if plan.model_parameters else ""
-    kept = "outputs stay bit-equal" if plan.keeps_output else "outputs WILL CHANGE"
-    return f"{sites}, {plan.parameters} new parameters{share}; {kept} at the start."
+def _totals(entries: Sequence[ECAEntry], model_parameters: int) -> str:
+    sites = f"{len(entries)} ECA{'' if len(entries) == 1 else 's'}"
+    parameters = sum(entry.parameters for entry in entries)
+    share = f" (+{100 * parameters / model_parameters:.2g} %)" if model_parameters else ""
+    kept = "outputs stay bit-equal" if all(entry.keeps_output for entry in entries) else "outputs WILL CHANGE"
+    return f"{sites}, {parameters} new parameters{share}; {kept} at the start."
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
