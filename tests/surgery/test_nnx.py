@@ -16,7 +16,8 @@ from eca_multi.flax.nnx import (
     plan_eca,
     remove_eca,
 )
-from eca_multi.surgery.plan import ECAPlan, NoSiteError, PlanMismatchError, UnsupportedModelError
+from eca_multi.surgery.errors import NoSiteError, PlanMismatchError, UnsupportedModelError
+from eca_multi.surgery.plan import ECAPlan
 from tests.support import networks_nnx as networks
 from tests.support.networks_nnx import Conv, Linear, filled, images
 

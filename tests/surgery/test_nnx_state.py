@@ -28,7 +28,7 @@ from eca_multi.flax.nnx import (
     plan_eca,
     remove_eca,
 )
-from eca_multi.surgery.plan import NoSiteError
+from eca_multi.surgery.errors import NoSiteError
 from tests.support import networks_nnx as networks
 from tests.support.networks_nnx import Conv, filled, images
 

@@ -5,16 +5,14 @@ from dataclasses import fields, replace
 
 import pytest
 
-from eca_multi.surgery.choose import HAS_ECA, Candidate, Request, check_verified, matches, replay, with_calls
-from eca_multi.surgery.plan import (
-    ChannelInferenceError,
-    ECAEntry,
-    ECAPlan,
-    NoSiteError,
-    PlanMismatchError,
-    Skipped,
-    VerifyError,
-)
+from eca_multi.surgery.candidate import HAS_ECA, Candidate
+from eca_multi.surgery.patterns import matches
+from eca_multi.surgery.replay import replay
+from eca_multi.surgery.request import Request
+from eca_multi.surgery.verify import check_verified
+from eca_multi.surgery.entry import ECAEntry, Skipped
+from eca_multi.surgery.errors import ChannelInferenceError, NoSiteError, PlanMismatchError, VerifyError
+from eca_multi.surgery.plan import ECAPlan
 
 
 def sites(*stages):

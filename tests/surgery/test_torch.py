@@ -10,15 +10,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from eca_multi.surgery.choose import HAS_ECA
-from eca_multi.surgery.plan import (
-    ChannelInferenceError,
-    ECAPlan,
-    NoSiteError,
-    PlanMismatchError,
-    UnsupportedModelError,
-    VerifyError,
-)
+from eca_multi.surgery.candidate import HAS_ECA
+from eca_multi.surgery.errors import ChannelInferenceError, NoSiteError, PlanMismatchError, UnsupportedModelError, VerifyError
+from eca_multi.surgery.plan import ECAPlan
 from eca_multi.torch import (
     ECA,
     base_state,

@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.surgery.choose import Pattern, Request, Where, check_verified, replay
+from eca_multi.surgery.patterns import Pattern
+from eca_multi.surgery.replay import replay
+from eca_multi.surgery.request import Request, Where
+from eca_multi.surgery.verify import check_verified
 from eca_multi.surgery.plan import ECAPlan
 
 from ._arguments import input_shape, is_built, run

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from eca_multi.surgery.choose import HAS_ECA, Candidate
-from eca_multi.surgery.plan import NoSiteError, UnsupportedModelError
+from eca_multi.surgery.candidate import HAS_ECA, Candidate
+from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
 from eca_multi.torch.layers import ECA
 
 from ._channels import channels_of, keeps_channels, layout_of, rank_reason

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
-from eca_multi.surgery.plan import UnsupportedModelError
+from eca_multi.surgery.errors import UnsupportedModelError
 from eca_multi.torch.layers import ECA
 
 from ._gated import Gated

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eca_multi.surgery.plan import UnsupportedModelError
+from eca_multi.surgery.errors import UnsupportedModelError
 
 from ._flow import Flow, Recorder
 from ._unchanged import buffers_with_values

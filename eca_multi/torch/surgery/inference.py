@@ -7,8 +7,10 @@ from torch import nn
 
 from eca_multi import __version__
 from eca_multi._errors import GATES
-from eca_multi.surgery.choose import Candidate
-from eca_multi.surgery.plan import ECAEntry, ECAPlan, NoSiteError, PlanMismatchError
+from eca_multi.surgery.candidate import Candidate
+from eca_multi.surgery.entry import ECAEntry
+from eca_multi.surgery.errors import NoSiteError, PlanMismatchError
+from eca_multi.surgery.plan import ECAPlan
 
 from ._candidates import Finder
 from ._modules import check_model

@@ -8,8 +8,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from eca_multi.surgery.choose import Candidate, Pattern, Request, Where, check_verified, replay
-from eca_multi.surgery.plan import ECAEntry, ECAPlan, UnsupportedModelError, VerifyError
+from eca_multi.surgery.candidate import Candidate
+from eca_multi.surgery.patterns import Pattern
+from eca_multi.surgery.replay import replay
+from eca_multi.surgery.request import Request, Where
+from eca_multi.surgery.verify import check_verified
+from eca_multi.surgery.entry import ECAEntry
+from eca_multi.surgery.errors import UnsupportedModelError, VerifyError
+from eca_multi.surgery.plan import ECAPlan
 from eca_multi.torch.layers import ECA, LazyECA
 
 from ._candidates import Finder

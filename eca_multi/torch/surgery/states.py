@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from eca_multi._states import Shape, check_fits, converted, shape_of
-from eca_multi.surgery.plan import NoSiteError
+from eca_multi.surgery.errors import NoSiteError
 from eca_multi.torch._owned import assign, owned
 from eca_multi.torch.layers import ECA
 

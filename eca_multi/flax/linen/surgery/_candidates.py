@@ -10,7 +10,7 @@ from flax.core import meta
 
 from eca_multi.flax._residual import Branch, residual_branches, sources
 from eca_multi.flax._squeeze import gates_its_input
-from eca_multi.surgery.choose import HAS_ECA, Candidate
+from eca_multi.surgery.candidate import HAS_ECA, Candidate
 
 from ._gated import NAME, is_eca
 from ._inputs import Inputs

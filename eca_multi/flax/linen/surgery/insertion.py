@@ -6,8 +6,12 @@ from typing import Any
 
 from flax import linen as nn
 
-from eca_multi.surgery.choose import Candidate, Pattern, Request, Where, replay
-from eca_multi.surgery.plan import ECAPlan, NoSiteError, UnsupportedModelError
+from eca_multi.surgery.candidate import Candidate
+from eca_multi.surgery.patterns import Pattern
+from eca_multi.surgery.replay import replay
+from eca_multi.surgery.request import Request, Where
+from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
+from eca_multi.surgery.plan import ECAPlan
 
 from ._building import build, with_kernels
 from ._candidates import Finder

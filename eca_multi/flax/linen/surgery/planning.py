@@ -9,8 +9,10 @@ from flax import linen as nn
 from flax.core import meta
 
 from eca_multi import __version__
-from eca_multi.surgery.choose import Pattern, Request, Where
-from eca_multi.surgery.plan import ECAPlan, NoSiteError, PlanMismatchError
+from eca_multi.surgery.patterns import Pattern
+from eca_multi.surgery.request import Request, Where
+from eca_multi.surgery.errors import NoSiteError, PlanMismatchError
+from eca_multi.surgery.plan import ECAPlan
 
 from ._building import build
 from ._candidates import Finder

@@ -10,8 +10,8 @@ from flax import nnx
 from eca_multi.flax._residual import Branch, parent, residual_branches, sources
 from eca_multi.flax._squeeze import gates_its_input
 from eca_multi.flax.nnx.layers import ECA
-from eca_multi.surgery.choose import HAS_ECA, Candidate
-from eca_multi.surgery.plan import UnsupportedModelError
+from eca_multi.surgery.candidate import HAS_ECA, Candidate
+from eca_multi.surgery.errors import UnsupportedModelError
 
 from ._gated import NAME, base_class, is_gated
 from ._modules import (

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from eca_multi.flax.nnx.layers import ECA, ECAParam
-from eca_multi.surgery.plan import ECAEntry, ECAPlan
+from eca_multi.surgery.entry import ECAEntry
+from eca_multi.surgery.plan import ECAPlan
 
 from ._gated import ReplacingECA, base_class
 from ._modules import Shape, variables

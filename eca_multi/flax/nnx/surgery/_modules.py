@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from eca_multi.surgery.plan import UnsupportedModelError
+from eca_multi.surgery.errors import UnsupportedModelError
 
 CONVS = (nnx.Conv, nnx.ConvTranspose)
 NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.RMSNorm)

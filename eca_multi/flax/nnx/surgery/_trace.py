@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from eca_multi.flax._flow import Flow, tag, tag_input
-from eca_multi.surgery.plan import UnsupportedModelError
+from eca_multi.surgery.errors import UnsupportedModelError
 
 from ._gated import become, subclass
 from ._modules import Shape, places, variables

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from eca_multi.surgery.choose import check_verified
+from eca_multi.surgery.verify import check_verified
 from eca_multi.surgery.plan import ECAPlan
 
 from ._gated import NAME

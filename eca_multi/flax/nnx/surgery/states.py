@@ -11,7 +11,7 @@ from eca_multi._states import Shape, check_fits, converted, shape_of
 from eca_multi.flax._owned import owned
 from eca_multi.flax.nnx._assign import Bare, assign
 from eca_multi.flax.nnx.layers import ECAParam
-from eca_multi.surgery.plan import NoSiteError
+from eca_multi.surgery.errors import NoSiteError
 
 from ._installed import installed
 from ._modules import check_model
