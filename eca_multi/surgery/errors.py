@@ -37,11 +37,3 @@ def lost_blocks(paths: Sequence[str]) -> UnsupportedModelError:
         f"Received: ECA in the place of {', '.join(paths)}, whose weights were dropped. "
         "Build the network anew, or leave these sites out with include."
     )
-
-
-def other_architecture(name: str, differences: Sequence[str], remedy: str) -> PlanMismatchError:
-    """Return the error that lists how the plan or state `name` differs from the network."""
-    return PlanMismatchError(
-        f"{name} must be of the network's architecture. Received: {len(differences)} differences: "
-        f"{'; '.join(differences)}. {remedy}"
-    )

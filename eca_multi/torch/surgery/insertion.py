@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from eca_multi.surgery.candidate import Candidate
+from eca_multi.surgery.entry import ECAEntry
+from eca_multi.surgery.errors import UnsupportedModelError, VerifyError
 from eca_multi.surgery.patterns import Pattern
+from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import replay
 from eca_multi.surgery.request import Request, Where
 from eca_multi.surgery.verify import check_verified
-from eca_multi.surgery.entry import ECAEntry
-from eca_multi.surgery.errors import UnsupportedModelError, VerifyError
-from eca_multi.surgery.plan import ECAPlan
 from eca_multi.torch.layers import ECA, LazyECA
 
 from ._candidates import Finder

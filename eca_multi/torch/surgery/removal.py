@@ -5,9 +5,9 @@ from typing import TypeVar
 from torch import nn
 
 from eca_multi import __version__
-from eca_multi.surgery.patterns import Pattern, matches, unmatched
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
+from eca_multi.surgery.patterns import Pattern, matches, unmatched
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.torch.layers import ECA
 

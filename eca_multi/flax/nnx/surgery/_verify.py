@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from eca_multi.surgery.verify import check_verified
 from eca_multi.surgery.plan import ECAPlan
+from eca_multi.surgery.verify import check_verified
 
 from ._gated import NAME
 from ._trace import call_arguments, split_inputs, trace

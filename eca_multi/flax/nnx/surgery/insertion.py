@@ -10,12 +10,12 @@ from flax import nnx
 
 from eca_multi._undo import undone_on_error
 from eca_multi.flax._owned import copied
-from eca_multi.surgery.patterns import Pattern
-from eca_multi.surgery.replay import replay
-from eca_multi.surgery.request import Request, Where
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.errors import ChannelInferenceError, UnsupportedModelError
+from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
+from eca_multi.surgery.replay import replay
+from eca_multi.surgery.request import Request, Where
 
 from . import _gated
 from ._candidates import Finder, is_abstract

@@ -8,9 +8,9 @@ from flax import nnx
 
 from eca_multi._undo import undone_on_error
 from eca_multi.surgery.candidate import Candidate
-from eca_multi.surgery.patterns import Pattern, matches
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
+from eca_multi.surgery.patterns import Pattern, matches
 from eca_multi.surgery.plan import ECAPlan
 
 from . import _gated
