@@ -8,7 +8,13 @@ from flax import nnx
 
 from eca_multi.flax.nnx import insert_eca, installed_eca, plan_eca
 from eca_multi.flax.nnx.surgery import _gated
-from eca_multi.surgery.errors import ChannelInferenceError, NoSiteError, PlanMismatchError, UnsupportedModelError, VerifyError
+from eca_multi.surgery.errors import (
+    ChannelInferenceError,
+    NoSiteError,
+    PlanMismatchError,
+    UnsupportedModelError,
+    VerifyError,
+)
 from tests.support import networks_nnx as networks
 from tests.support.networks_nnx import Conv, Linear, filled, images
 

@@ -33,23 +33,23 @@ FRAMEWORKS = {
 NETWORK = ("model", "module", "variables")
 OF_ONE_FRAMEWORK = ("inplace",)  # torch's and nnx's networks can change in place
 each = pytest.mark.parametrize(
-    "framework", [pytest.param(name, marks=[pytest.mark.keras] * (name == "keras")) for name in FRAMEWORKS]
+    "package", [pytest.param(name, marks=[pytest.mark.keras] * (name == "keras")) for name in FRAMEWORKS]
 )
 
 
-def verb(framework, name):
-    return getattr(import_module(FRAMEWORKS[framework]), name)
+def verb(package, name):
+    return getattr(import_module(FRAMEWORKS[package]), name)
 
 
 @each
 @pytest.mark.parametrize("name", FILE_OF)
-def test_each_verb_stands_in_its_file(framework, name):
-    assert verb(framework, name).__module__ == f"{FRAMEWORKS[framework]}.surgery.{FILE_OF[name]}"
+def test_each_verb_stands_in_its_file(package, name):
+    assert verb(package, name).__module__ == f"{FRAMEWORKS[package]}.surgery.{FILE_OF[name]}"
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
-def test_each_folder_has_the_same_files(framework):
-    folder = Path(eca_multi.__file__).parents[1] / Path(*FRAMEWORKS[framework].split(".")) / "surgery"
+@pytest.mark.parametrize("package", FRAMEWORKS)
+def test_each_folder_has_the_same_files(package):
+    folder = Path(eca_multi.__file__).parents[1] / Path(*FRAMEWORKS[package].split(".")) / "surgery"
     assert {path.stem for path in folder.iterdir() if path.stem != "__pycache__"} == FILES
 
 
@@ -67,9 +67,9 @@ def requested(first, last):
 
 
 @each
-def test_the_options_are_the_fields_of_a_request(framework):
-    assert options(verb(framework, "plan_eca")) == requested("where", "overrides")
-    assert options(verb(framework, "insert_eca")) == requested("where", "verify")
+def test_the_options_are_the_fields_of_a_request(package):
+    assert options(verb(package, "plan_eca")) == requested("where", "overrides")
+    assert options(verb(package, "insert_eca")) == requested("where", "verify")
 
 
 def test_another_default_is_seen():

@@ -11,7 +11,13 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from eca_multi.surgery.candidate import HAS_ECA
-from eca_multi.surgery.errors import ChannelInferenceError, NoSiteError, PlanMismatchError, UnsupportedModelError, VerifyError
+from eca_multi.surgery.errors import (
+    ChannelInferenceError,
+    NoSiteError,
+    PlanMismatchError,
+    UnsupportedModelError,
+    VerifyError,
+)
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.torch import (
     ECA,
@@ -27,7 +33,7 @@ from eca_multi.torch import (
     plan_eca,
     remove_eca,
 )
-from eca_multi.torch.surgery._unchanged import _random_states
+from eca_multi.torch._unchanged import _random_states
 from tests.support.networks_torch import (
     MINIATURES,
     Basic,
@@ -147,7 +153,7 @@ def test_an_se_block_is_replaced():
     insert_eca(net, plan=plan, example_inputs=x)
     assert type(net.blocks[0].se) is ECA
     assert net(x).shape == (2, 5)
-    with pytest.raises(UnsupportedModelError, match=r"blocks.0.se, where ECA replaced an SE block"):
+    with pytest.raises(UnsupportedModelError, match=r"ECA in the place of blocks.0.se, whose weights"):
         remove_eca(net)
 
 
@@ -532,16 +538,16 @@ def test_a_call_that_passes_by_the_gate_is_found():
 
 @pytest.mark.parametrize("number", [0, 2, 3])
 def test_a_failure_half_way_leaves_the_model_as_it_was(number, monkeypatch):
-    from eca_multi.torch.surgery import insertion
+    from eca_multi.torch.surgery import insert
 
-    put, done = insertion._put, []
+    put, done = insert.wrap, []
 
     def failing(*args):
         if len(done) == number:
             raise RuntimeError("no more")
         done.append(put(*args))
 
-    monkeypatch.setattr(insertion, "_put", failing)
+    monkeypatch.setattr(insert, "wrap", failing)
     net = randomised(resnet())
     state, modules = copied(net), list(net.modules())
     with pytest.raises(RuntimeError, match="no more"):

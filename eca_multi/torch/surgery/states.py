@@ -8,13 +8,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from eca_multi._states import Shape, check_fits, converted, shape_of
-from eca_multi.surgery.errors import NoSiteError
+from eca_multi.surgery.errors import no_eca
 from eca_multi.torch._owned import assign, owned
 from eca_multi.torch.layers import ECA
 
-from ._gated import Gated
-from ._modules import check_model, check_module
-from .insertion import is_inserted
+from ._find.check import check_model, check_module
+from ._wrap import Gated, is_inserted
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -43,7 +42,7 @@ def eca_parameters(model: nn.Module) -> list[nn.Parameter]:
     check_module(model)
     kernels = {id(p): p for module in model.modules() if isinstance(module, ECA) for p in module.parameters()}
     if not kernels:
-        raise NoSiteError(f"model must have ECA. Received: a {type(model).__name__} without it. Call insert_eca first.")
+        raise no_eca(type(model).__name__)
     return list(kernels.values())
 
 

@@ -1,9 +1,9 @@
-"""Squeeze-and-excitation blocks, found by what they compute: x times something made of x's global average."""
+"""Squeeze-and-excitation blocks, found by what they compute: x times a gate made of x's global average."""
 
 from torch import nn
 
-from ._flow import Flow
-from ._modules import CONVS, is_container
+from .classes import CONVS, is_container
+from .flow import Flow
 
 POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 POOL_NAMES = {"mean", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"}
@@ -37,6 +37,6 @@ def _pools(flow: Flow, module: nn.Module, number: int) -> bool:
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
-    """Convolutions and linear layers over the channels; a convolution with one input channel is ECA's own kind."""
+    """Return convolutions and linear layers over the channels; a convolution with one input channel is ECA's."""
     layers = [inner for inner in module.modules() if isinstance(inner, (*CONVS, nn.Linear))]
     return [layer for layer in layers if getattr(layer, "in_channels", 0) != 1]

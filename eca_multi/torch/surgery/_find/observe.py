@@ -1,4 +1,4 @@
-"""One run of a network, which leaves no trace in it: what each module returns, and how often it is called."""
+"""One run of a network that leaves the network unchanged: each module's output shape and number of calls."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.torch._private import tree_leaves
+from eca_multi.torch._unchanged import buffers_with_values
 
-from ._flow import Flow, Recorder
-from ._unchanged import buffers_with_values
+from .flow import Flow
+from .recorder import Recorder
 
 
 @dataclass
@@ -19,10 +21,10 @@ class Run:
     """What a run showed.
 
     Attributes:
-        outputs: Of the network, detached.
-        shapes: Of each module's last output, by path; None where it was no single tensor.
-        calls: How often each module was called, by path.
-        flows: Of the modules that were asked for.
+        outputs: The tensors in the network's output, detached.
+        shapes: By path, the shape of the module's last output; None if that was no single tensor.
+        calls: By path, how often the module was called.
+        flows: By path, the data flow of the modules that were asked for.
     """
 
     outputs: list[torch.Tensor] = field(default_factory=list)
@@ -40,10 +42,10 @@ def observe(
     """Run a network once in evaluation mode, without gradients.
 
     Args:
-        model: Comes back with its flags, buffers and hooks as they were, and so does the random state.
+        model: Its flags, buffers and hooks are put back, and so is the random state.
         example_inputs: A tensor, a tuple of positional inputs or a dict of keywords.
-        watched: The modules to look at.
-        flows: Those whose forward is written down.
+        watched: By path, the modules whose calls are counted.
+        flows: By path, the modules whose data flow is written down.
 
     Raises:
         UnsupportedModelError: If the network does not run on these inputs.
@@ -56,7 +58,7 @@ def observe(
         for path, module in watched.items():
             hooks.append(module.register_forward_hook(_note(run, path)))
         recorder.attach()
-        with kept_as_it_was(model), torch.no_grad(), recorder if flows else contextlib.nullcontext():
+        with unchanged_by_a_run(model), torch.no_grad(), recorder if flows else contextlib.nullcontext():
             model.eval()
             result = model(*args, **kwargs)
     except Exception as error:
@@ -68,7 +70,7 @@ def observe(
         recorder.detach()
         for hook in hooks:
             hook.remove()
-    run.outputs = [one.detach() for one in torch.utils._pytree.tree_leaves(result) if isinstance(one, torch.Tensor)]
+    run.outputs = [leaf.detach() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
     run.flows = recorder.flows
     return run
 
@@ -82,7 +84,7 @@ def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def kept_as_it_was(model: nn.Module) -> Iterator[None]:
+def unchanged_by_a_run(model: nn.Module) -> Iterator[None]:
     """Put training flags, buffers and the random state back."""
     flags = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in buffers_with_values(model)]

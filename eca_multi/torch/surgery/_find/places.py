@@ -1,0 +1,77 @@
+"""Where each module hangs in a network, under the names that the network has without ECA."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from eca_multi.surgery.candidate import Candidate
+from eca_multi.torch.layers import ECA
+from eca_multi.torch.surgery._wrap import Gated, is_inserted, parent_of
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A module and all its paths, the first path first."""
+
+    path: str
+    module: nn.Module
+    aliases: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.path, *self.aliases)
+
+
+@dataclass(frozen=True, eq=False)
+class Installed:
+    """An inserted ECA and its site."""
+
+    place: Place
+    layer: ECA
+
+    @property
+    def site(self) -> Candidate:
+        """The site as `removed_sites` takes it."""
+        return Candidate(self.place.path, self.place.module, str(self.layer.inserted), aliases=self.place.aliases)
+
+
+def places(model: nn.Module) -> list[Place]:
+    """Return each module once, in the network's order; a gated module stands for its base, an ECA for itself."""
+    plain_paths: dict[str, str | None] = {}  # by the path in the network; None inside of an ECA
+    modules: dict[str, nn.Module] = {}
+    names: dict[int, list[str]] = {}
+    found: dict[int, nn.Module] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        above, name = parent_of(path)
+        modules[path] = module
+        parent, plain = (modules[above], plain_paths[above]) if path else (None, "")
+        if isinstance(parent, ECA) or (isinstance(parent, Gated) and name != "base"):
+            plain = None
+        elif path and plain is not None and not isinstance(parent, Gated):
+            plain = join(plain, name)
+        plain_paths[path] = plain
+        if plain is not None and not isinstance(parent, Gated):
+            names.setdefault(id(module), []).append(plain)
+            found[id(module)] = module
+    return [Place(first, found[key], tuple(rest)) for key, (first, *rest) in names.items()]
+
+
+def installed(model: nn.Module) -> list[Installed]:
+    """Return the sites with an ECA that surgery inserted."""
+    layers = [(place, place.module.eca if isinstance(place.module, Gated) else place.module) for place in places(model)]
+    return [Installed(place, layer) for place, layer in layers if isinstance(layer, ECA) and is_inserted(layer)]
+
+
+def base_parameters(model: nn.Module) -> int:
+    """Return the number of parameters without the inserted ECAs."""
+    inserted = {id(p) for module in model.modules() if is_inserted(module) for p in module.parameters()}
+    return sum(p.numel() for p in model.parameters() if id(p) not in inserted and not nn.parameter.is_lazy(p))
+
+
+def children(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return every child under each of its names; `named_children` leaves out second names."""
+    return [(path, child) for path, child in module.named_modules(remove_duplicate=False) if path and "." not in path]
+
+
+def join(above: str, name: str) -> str:
+    return ".".join(part for part in (above, name) if part)

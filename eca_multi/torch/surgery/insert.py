@@ -1,0 +1,112 @@
+"""Insert ECA in a torch network."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace as changed
+from typing import Any, TypeVar
+
+from torch import nn
+
+from eca_multi.surgery.entry import ECAEntry
+from eca_multi.surgery.patterns import Pattern
+from eca_multi.surgery.plan import ECAPlan
+from eca_multi.surgery.replay import candidates_at, replay
+from eca_multi.surgery.request import Overrides, Request, Where
+from eca_multi.torch._unchanged import unchanged_on_error
+
+from ._find.check import check_model
+from ._find.kinds import Finder
+from ._find.observe import observe
+from ._wrap import layer_for, wrap
+from .plan import plan_for
+from .verify import verify as verify_run
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def insert_eca(
+    model: Model,
+    where: Where = "residual",
+    *,
+    include: Pattern | None = None,
+    exclude: Pattern | None = None,
+    min_channels: int = 0,
+    kernel_size: int | None = None,
+    gamma: float = 2,
+    beta: float = 1,
+    gate: str = "2sigmoid",
+    init: str = "identity",
+    example_inputs: Any = None,
+    overrides: Overrides | None = None,
+    plan: ECAPlan | None = None,
+    verify: bool | None = None,
+    inplace: bool = True,
+) -> Model:
+    """Insert ECA; right after it the model returns what it returned before, bit for bit.
+
+    Each site is wrapped in the place where it stands: `layer1.0.bn2` becomes a module with the children `base` (the old
+    module) and `eca`, which reads and writes all other attributes of the old one. Checkpoints from before load with
+    `strict=False`, only the kernels are missing. Make the optimizer afterwards, or add the kernels to it:
+    `optimizer.add_param_group({"params": eca_parameters(model)})`.
+
+    Args:
+        model: As in `plan_eca`.
+        where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides: As in
+            `plan_eca`.
+        plan: Carry out this plan instead, of this model or another one of the same architecture.
+        inplace: Change the model itself; False changes a deep copy.
+        verify: Run the model before and after and compare; None does so where there are example inputs.
+
+    Returns:
+        The model with ECA. A site that already has ECA is left as it is.
+
+    Raises:
+        PlanMismatchError: If the plan does not fit. VerifyError: If outputs differ that were promised equal, or an ECA
+            is not called as often as its base; the model is put back. Others as `plan_eca`. Whatever is raised, the
+            model is as it was.
+
+    Example:
+        >>> import torch
+        >>> from eca_multi.torch import insert_eca
+        >>> net = torch.nn.Sequential(torch.nn.Conv1d(3, 64, 3), torch.nn.ReLU())
+        >>> x = torch.randn(2, 3, 20)
+        >>> before = net(x)
+        >>> net = insert_eca(net, "conv", example_inputs=x)
+        >>> torch.equal(net(x), before)
+        True
+
+    Source: Wang et al., ECA-Net, CVPR 2020.
+    """
+    request = Request(
+        "torch",
+        where,
+        include,
+        exclude,
+        min_channels,
+        kernel_size,
+        gamma,
+        beta,
+        gate,
+        init,
+        example_inputs,
+        overrides,
+        plan,
+        verify,
+    )
+    check_model(model)
+    with unchanged_on_error(model, is_run=example_inputs is not None):
+        finder = Finder(model, example_inputs)
+        if plan is None:
+            plan = plan_for(model, request, finder)
+            entries: Sequence[ECAEntry] = plan.entries
+        else:
+            entries = replay(plan, "torch", candidates_at(plan, finder.find))
+        if not inplace:
+            model = copy.deepcopy(model)
+        before = observe(model, example_inputs, {}).outputs if request.is_verified() else None
+        layers = [layer_for(model, entry, plan) for entry in entries]  # make all layers first, then change the network
+        for entry, layer in zip(entries, layers, strict=True):
+            wrap(model, entry, layer)
+        if before is not None:
+            verify_run(model, changed(plan, entries=tuple(entries)), example_inputs, before)
+        return model
