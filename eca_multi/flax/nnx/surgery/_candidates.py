@@ -7,8 +7,9 @@ from typing import Any
 import jax
 from flax import nnx
 
-from eca_multi.flax._residual import Branch, parent, residual_branches, sources
-from eca_multi.flax._squeeze import gates_its_input
+from eca_multi.flax._jaxpr.origins import origin_path
+from eca_multi.flax._jaxpr.residual import Branch, parent, residual_branches
+from eca_multi.flax._jaxpr.squeeze import gates_its_input
 from eca_multi.flax.nnx.layers import ECA
 from eca_multi.surgery.candidate import HAS_ECA, Candidate
 from eca_multi.surgery.errors import UnsupportedModelError
@@ -176,12 +177,10 @@ class Finder:
         flow = self._traced("block").flow
         text = f"{block.path}: output of a block without an add"
         tags = list(flow.tags("out", block.path))
-        ends = sources(flow, flow.nodes[tags[0]].ins[0]) if tags else None
-        marks = [flow.nodes[number].mark for number in ends.tags] if ends is not None else []
-        paths = [mark.path for mark in marks if mark is not None and mark.path.startswith(f"{block.path}.")]
-        if ends is None or ends.other or len(paths) != 1 or len(marks) != 1:
+        path = origin_path(flow, flow.nodes[tags[0]].ins[0]) if tags else ""
+        if not path.startswith(f"{block.path}."):
             return self._here(block, tensor=text)
-        return self._branch(Branch(paths[0], text))
+        return self._branch(Branch(path, text))
 
     # --- one site ------------------------------------------------------------------------------------------------
 

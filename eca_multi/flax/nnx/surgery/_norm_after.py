@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import nnx
 
-from eca_multi.flax._residual import sources
+from eca_multi.flax._jaxpr.origins import origin_path
 
 from ._gated import NAME
 from ._modules import CONVS, NORMS, Place, children, is_in_order, static_channels
@@ -24,12 +24,10 @@ def _by_run(convs: Sequence[Place], norms: Sequence[Place], run: Trace) -> dict[
     result: dict[str, str | None] = {}
     for norm in norms:
         for number in run.flow.tags("in", norm.path):
-            ends = sources(run.flow, number)
-            marks = [run.flow.nodes[n].mark for n in ends.tags]
-            path = marks[0].path if len(marks) == 1 and marks[0] is not None else ""
+            path = origin_path(run.flow, number, unchanged=True)
             if path.removesuffix(f".{NAME}") in paths:  # a convolution that has ECA already
                 path = path.removesuffix(f".{NAME}")
-            if path in paths and not (ends.other or ends.activated or ends.gated):
+            if path in paths:
                 result.setdefault(path, norm.path)
     return result
 

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from eca_multi.flax._flow import Flow, tag, tag_input
+from eca_multi.flax._jaxpr.flow import Flow
+from eca_multi.flax._jaxpr.tags import tag, tag_input
 from eca_multi.surgery.errors import UnsupportedModelError
 
 from ._gated import become, subclass

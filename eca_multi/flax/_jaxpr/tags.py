@@ -1,4 +1,4 @@
-"""Paths of modules on their inputs and outputs in a jaxpr."""
+"""The paths of modules, written onto their inputs and outputs in a jaxpr."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ MARK = "eca_multi"
 
 @dataclass(frozen=True)
 class Mark:
-    """What `tag` wrote: a module's path, "in" or "out", and the number of the array among its arrays."""
+    """What `tag` wrote: "in" or "out", the number of the array among the module's arrays, and the module's path."""
 
     kind: str
     leaf: int
@@ -20,17 +20,17 @@ class Mark:
 
 
 def tag(path: str, value: Any) -> Any:
-    """Return a module's outputs with its path on every floating-point array; numerically the identity.
+    """Return a module's outputs with the module's path on every floating-point array of rank >= 1, values unchanged.
 
     Args:
         path: Of the module.
-        value: An array or a pytree of outputs; what is no floating-point array of rank >= 1 passes.
+        value: An array or a pytree of outputs.
     """
     return _tagged("out", path, value)
 
 
 def tag_input(path: str, value: Any) -> Any:
-    """Return a module's inputs with its path on every floating-point array."""
+    """Return a module's inputs with the module's path on every floating-point array of rank >= 1."""
     return _tagged("in", path, value)
 
 
@@ -48,7 +48,7 @@ def _is_tensor(leaf: Any) -> bool:
 
 
 def read_mark(name: str) -> Mark | None:
-    """Return what `tag` wrote into a name, or None for a name of somebody else's."""
+    """Return what `tag` wrote into a name; None for a name that `tag` did not write."""
     parts = name.split(":", 3)
     if len(parts) != 4 or parts[0] != MARK:
         return None

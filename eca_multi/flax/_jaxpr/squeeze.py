@@ -1,7 +1,7 @@
 """Squeeze-and-excitation blocks in a jaxpr: modules that multiply their own input by a gate from its global mean."""
 
-from ._flow import MOVES, Flow, Node
-from ._residual import SILENT
+from .flow import MOVES, Flow
+from .origins import SILENT
 
 POOLING = ("reduce_sum", "reduce_max", "reduce_window_sum", "reduce_window_max", "reduce_window")
 
@@ -13,38 +13,30 @@ def gates_its_input(flow: Flow, path: str) -> bool:
         flow: Of a run with tags on the modules' inputs and outputs.
         path: Of the module.
     """
-    into = next((n for n in flow.tags("in", path) if flow.nodes[n].mark.leaf == 0), None)  # type: ignore[union-attr]
-    out = next((n for n in flow.tags("out", path)), None)
+    into = next((n for n in flow.tags("in", path) if flow.nodes[n].mark.leaf == 0), None)  # type: ignore[union-attr]  # a tag has a mark
+    out = next(flow.tags("out", path), None)
     if into is None or out is None:
         return False
     shape = flow.nodes[into].shape
     if len(shape) < 3 or flow.nodes[out].shape != shape:
         return False
-    product = _back(flow, out, into)
-    if flow.nodes[product].op != "mul" or len(flow.nodes[product].ins) != 2:
+    product = flow.nodes[_back(flow, out, into)]
+    if product.op != "mul" or len(product.ins) != 2:
         return False
-    operands = [_back(flow, i, into) for i in flow.nodes[product].ins]
+    operands = [_back(flow, i, into) for i in product.ins]
     if into not in operands:
         return False
     gate = operands[1 - operands.index(into)]
-    size = shape[0] * max(shape[1], shape[-1])
-    if gate == into or _size(flow.nodes[gate]) > size:
+    if gate == into or flow.nodes[gate].size > shape[0] * max(shape[1], shape[-1]):
         return False
     behind = flow.behind(gate)
     return into in behind and any(flow.nodes[n].op in POOLING for n in behind - flow.behind(into))
 
 
 def _back(flow: Flow, number: int, stop: int) -> int:
-    """Follow a value back through what only passes it on, tags and broadcasts among it."""
+    """Follow a value back through operations that change no number: tags, reshapes, broadcasts."""
     node = flow.nodes[number]
     while number != stop and len(node.ins) == 1 and (node.op in SILENT or node.op in MOVES or node.op == "tag"):
         number = node.ins[0]
         node = flow.nodes[number]
     return number
-
-
-def _size(node: Node) -> int:
-    result = 1
-    for n in node.shape:
-        result *= n
-    return result

@@ -1,24 +1,22 @@
 """A jaxpr as one flat graph: which values come from which convolutions and which tagged module outputs.
 
-Flax has no static graph, so a module's data flow is read from the jaxpr of one run. `Flow` inlines all inner jaxprs
-(jit, custom gradients, remat, scan, cond) and says of every value what is behind it.
+`Flow` inlines all inner jaxprs (jit, custom gradients, remat, scan, cond) and says of every value what it was made of.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
+from math import prod
+from operator import or_
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Literal, Var
 
-from ._tags import Mark as Mark
-from ._tags import read_mark
-from ._tags import tag as tag
-from ._tags import tag_input as tag_input
+from .tags import Mark, read_mark
 
-# One input value for each output value: what only changes or combines numbers in place, and what only moves them.
+# Each number of the output comes from one number of each input: at the same place, or moved to another place.
 ELEMENTWISE = frozenset(
     (
         *("abs", "add", "add_any", "ceil", "clamp", "convert_element_type", "copy", "copy_p", "cos", "device_put"),
@@ -43,17 +41,17 @@ class Node:
     """One value of a run.
 
     Args:
-        op: The primitive that made it; "input", "constant", "tag", "slice of scan", "stack of scan" or "join" where
-            none did.
-        ins: Numbers of the values that it was made of.
-        shape: Its shape.
-        floating: Whether it is real and floating-point.
-        data: Whether it depends on the model's inputs.
-        random: Whether it was made by drawing random numbers.
-        convs, dots, sources: Bit sets: the convolutions, the matrix products, and the inputs and tags behind it.
-        axis: Where its channels are, as far as a convolution, a transposition and so on tell; None where not.
-        mark: For a tag.
-        times: How often it is made in one run: a scan's body counts once for each step.
+        op: The primitive that made the value; "input", "constant", "tag", "slice of scan", "stack of scan" or "join"
+            where no primitive did.
+        ins: Numbers of the values that this one was made of.
+        shape: Of the value.
+        floating: Whether the dtype is real and floating-point.
+        data: Whether the value depends on the model's inputs.
+        random: Whether random numbers were drawn for the value.
+        convs, dots, sources: Bit sets: the convolutions, the matrix products, and the inputs and tags behind the value.
+        axis: Of the channels, as far as a convolution, a transposition and so on tell; None where they do not.
+        mark: Of a tag.
+        times: How often the value is made in one run: a scan's body counts once for each step.
     """
 
     op: str
@@ -69,16 +67,21 @@ class Node:
     mark: Mark | None = None
     times: int = 1
 
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return prod(self.shape)
+
 
 @dataclass
 class Flow:
     """The values of one run, each after those that it was made of.
 
     Args:
-        jaxpr: Of the run. What the model is made of is closed over or not in `inputs`.
+        jaxpr: Of the run. The model's variables are closed over, or arguments that `inputs` does not name.
         inputs: Which of the jaxpr's arguments are the model's inputs; None for all.
         nodes: The values.
-        memo: For those who follow them.
+        memo: For a function that follows values back: what that function found already, by number.
     """
 
     jaxpr: ClosedJaxpr
@@ -97,7 +100,7 @@ class Flow:
         self.outputs = self._inline(inner, [*constants, *arguments], 1)
 
     def tags(self, kind: str = "out", path: str | None = None) -> Iterator[int]:
-        """The numbers of the tags, in the order of the run."""
+        """Yield the numbers of the tags, in the order of the run."""
         for number, node in enumerate(self.nodes):
             if node.mark and node.mark.kind == kind and path in (None, node.mark.path):
                 yield number
@@ -107,26 +110,31 @@ class Flow:
         marks = [self.nodes[n] for n in self.tags("out", path)]
         return sum(node.times for node in marks if node.mark and node.mark.leaf == 0)
 
+    def path(self, number: int) -> str:
+        """Return the module's path in a tag; "" for a value without a tag."""
+        mark = self.nodes[number].mark
+        return mark.path if mark is not None else ""
+
     @cached_property
     def users(self) -> list[list[int]]:
-        """For each value those made of it."""
-        result: list[list[int]] = [[] for _ in self.nodes]
+        """For each value the values that were made of it."""
+        users: list[list[int]] = [[] for _ in self.nodes]
         for number, node in enumerate(self.nodes):
-            for one in set(node.ins):
-                result[one].append(number)
-        return result
+            for operand in set(node.ins):
+                users[operand].append(number)
+        return users
 
     def behind(self, number: int) -> set[int]:
-        """All values that one is made of."""
-        seen: set[int] = set()
-        open_ = [number]
-        while open_:
-            new = [i for i in self.nodes[open_.pop()].ins if i not in seen]
-            seen.update(new)
-            open_ += new
-        return seen
+        """Return all values that a value was made of."""
+        behind: set[int] = set()
+        todo = [number]
+        while todo:
+            new = [i for i in self.nodes[todo.pop()].ins if i not in behind]
+            behind.update(new)
+            todo += new
+        return behind
 
-    # --- making of -----------------------------------------------------------------------------------------------
+    # --- reading the jaxpr ---------------------------------------------------------------------------------------
 
     def _leaf(self, op: str, aval: Any, data: bool) -> int:
         return self._add(op, (), aval, data=data, sources=self._bit("sources") if data else 0)
@@ -137,7 +145,7 @@ class Flow:
 
     def _add(self, op: str, ins: Sequence[int], aval: Any, **more: Any) -> int:
         parents = [self.nodes[i] for i in ins]
-        bits = {name: _union(getattr(p, name) for p in parents) | more.pop(name, 0) for name in self._bits}
+        bits = {name: reduce(or_, (getattr(p, name) for p in parents), more.pop(name, 0)) for name in self._bits}
         shape = tuple(getattr(aval, "shape", ()))
         dtype = getattr(aval, "dtype", None)
         node = Node(
@@ -154,7 +162,7 @@ class Flow:
         return len(self.nodes) - 1
 
     def _inline(self, jaxpr: Any, arguments: Sequence[int], times: int) -> list[int]:
-        """Add the values of a jaxpr. Cached inner jaxprs share their variables, so each has an environment here."""
+        """Add the values of a jaxpr. Cached inner jaxprs share their variables: each call has its own environment."""
         known: dict[Var, int] = dict(zip([*jaxpr.constvars, *jaxpr.invars], arguments, strict=True))
 
         def read(atom: Any) -> int:
@@ -186,12 +194,12 @@ class Flow:
         return self._primitive(eqn, ins, times)
 
     def _closed(self, jaxpr: Any) -> list[int]:
-        """The constants of an inner jaxpr that has its own."""
+        """Add the constants that an inner jaxpr closes over."""
         inner = getattr(jaxpr, "jaxpr", jaxpr)
         return [self._leaf("constant", v.aval, False) for v in inner.constvars]
 
     def _carried(self, ins: list[int]) -> list[int]:
-        """A loop's values depend on the inputs from the second step on if any value of the loop does."""
+        """From the second step on, all of a loop's values depend on the inputs if one of them does."""
         if not any(self.nodes[i].data for i in ins):
             return ins
         return [
@@ -202,7 +210,7 @@ class Flow:
         ]
 
     def _scan(self, eqn: Any, ins: list[int], times: int) -> list[int]:
-        """A scan's body counts once; its stacked inputs and outputs lose and gain an axis."""
+        """Inline a scan's body once: the stacked inputs lose an axis, the stacked outputs gain one."""
         body, length = eqn.params["jaxpr"], eqn.params["length"]
         consts, carry = eqn.params["num_consts"], eqn.params["num_carry"]
         first = consts + carry
@@ -255,7 +263,7 @@ class Flow:
 
 
 def _kept(name: str, params: dict[str, Any], source: Node, shape: tuple[int, ...]) -> int | None:
-    """The channels' axis after axes were dropped or added."""
+    """Return the channels' axis after axes were dropped or added."""
     axis = source.axis or 0
     if name.startswith(("reduce_", "arg")) and "axes" in params:
         dropped = [a % len(source.shape) for a in params["axes"]]
@@ -271,17 +279,10 @@ def _moved(axis: int | None, by: int) -> int | None:
 
 
 def _inner(params: dict[str, Any], arguments: int) -> Any:
-    """The jaxpr that a call runs on its own arguments: jit, remat, custom gradients, closed_call."""
+    """Return the jaxpr that a call runs on its own arguments: jit, remat, custom gradients, closed_call."""
     for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = params.get(name)
         jaxpr: Any = getattr(inner, "jaxpr", inner)
         if hasattr(jaxpr, "eqns") and len(jaxpr.invars) == arguments:
             return inner
     return None
-
-
-def _union(bits: Iterable[int]) -> int:
-    result = 0
-    for one in bits:
-        result |= one
-    return result
