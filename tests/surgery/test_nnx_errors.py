@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from eca_multi.flax.nnx import insert_eca, installed_eca, plan_eca
-from eca_multi.flax.nnx.surgery import _gated
+from eca_multi.flax.nnx.surgery import insert
 from eca_multi.surgery.errors import (
     ChannelInferenceError,
     NoSiteError,
@@ -49,16 +49,16 @@ def everything(model):
 def test_an_exception_at_a_site_puts_all_back(monkeypatch, number):
     model = small()
     before = everything(model)
-    put, calls = _gated.put, []
+    wrap, calls = insert.wrap, []
 
     def failing(module, layer):
         calls.append(module)
         if len(calls) > number:
             vars(module)["half"] = 1
             raise RuntimeError("injected")
-        put(module, layer)
+        wrap(module, layer)
 
-    monkeypatch.setattr(_gated, "put", failing)
+    monkeypatch.setattr(insert, "wrap", failing)
     with pytest.raises(RuntimeError, match="injected"):
         insert_eca(model, example_inputs=X, verify=False)
     assert everything(model) == before

@@ -11,10 +11,10 @@ from eca_multi._states import Shape, check_fits, converted, shape_of
 from eca_multi.flax._owned import owned
 from eca_multi.flax.nnx._assign import Bare, assign
 from eca_multi.flax.nnx.layers import ECAParam
-from eca_multi.surgery.errors import NoSiteError
+from eca_multi.surgery.errors import no_eca
 
-from ._installed import installed
-from ._modules import check_model
+from ._find.check import check_model
+from ._find.places import installed
 
 Model = TypeVar("Model", bound=nnx.Module)
 Key = tuple[str, ...]
@@ -202,9 +202,7 @@ def flat(state: Any) -> dict[Key, Any]:
 def _check_any(model: nnx.Module) -> None:
     check_model(model)
     if not jax.tree.leaves(nnx.state(model, ECAParam)):
-        raise NoSiteError(
-            f"model must have ECA. Received: a {type(model).__name__} without an ECA kernel. Call insert_eca first."
-        )
+        raise no_eca(type(model).__name__)
 
 
 def _variables(model: nnx.Module, of_eca: bool) -> dict[tuple[Any, ...], nnx.Variable]:

@@ -1,4 +1,4 @@
-"""The norm that takes a convolution's output as it is: by a traced run, or by the order of definition."""
+"""The norm that takes a convolution's output unchanged: by a traced run, or by the order of definition."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,16 +6,17 @@ from typing import Any
 from flax import nnx
 
 from eca_multi.flax._jaxpr.origins import origin_path
+from eca_multi.flax.nnx.surgery._wrap import NAME
 
-from ._gated import NAME
-from ._modules import CONVS, NORMS, Place, children, is_in_order, static_channels
-from ._trace import Trace
+from .classes import CONVS, NORMS, static_channels
+from .places import Place, children, is_in_order
+from .trace import Trace
 
 
 def norm_after(
     convs: Sequence[Place], norms: Sequence[Place], model: nnx.Module, run: Trace | None
 ) -> dict[str, str | None]:
-    """Return the norm's path by the convolution's; None where it cannot be told, no entry where there is none."""
+    """Return the norm's path by the convolution's: None if the norm cannot be told, no entry if there is no norm."""
     return _by_order(convs, norms, model) if run is None else _by_run(convs, norms, run)
 
 
@@ -33,7 +34,7 @@ def _by_run(convs: Sequence[Place], norms: Sequence[Place], run: Trace) -> dict[
 
 
 def _by_order(convs: Sequence[Place], norms: Sequence[Place], model: nnx.Module) -> dict[str, str | None]:
-    """The next module in the order of definition, where that order is still there."""
+    """Take the module that is defined right behind the convolution, if the order of definition is kept."""
     holders = _holders(model)
     result: dict[str, str | None] = {}
     for conv in convs:
@@ -42,9 +43,8 @@ def _by_order(convs: Sequence[Place], norms: Sequence[Place], model: nnx.Module)
         above = holders[id(conv.module)]
         siblings = [child for _, child in children(above) if isinstance(child, (*CONVS, *NORMS))]
         behind = siblings[siblings.index(conv.module) + 1 :]
-        fitting = [
-            one for one in siblings if isinstance(one, NORMS) and static_channels(one) == static_channels(conv.module)
-        ]
+        channels = static_channels(conv.module)
+        fitting = [norm for norm in siblings if isinstance(norm, NORMS) and static_channels(norm) == channels]
         if not is_in_order(above) and fitting:
             result[conv.path] = None
         elif behind and behind[0] in fitting:
@@ -53,7 +53,7 @@ def _by_order(convs: Sequence[Place], norms: Sequence[Place], model: nnx.Module)
 
 
 def _holders(model: nnx.Module) -> dict[int, Any]:
-    """The node that holds each module; a module in a list or a dict is held by that."""
+    """Return the node that holds each module: a module, a list or a dict."""
     result: dict[int, Any] = {}
     for _, node in nnx.iter_graph(model):
         if nnx.graphlib.is_graph_node(node) or isinstance(node, list | tuple | dict):
