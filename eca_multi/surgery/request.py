@@ -56,6 +56,7 @@ class Request:
     verify: bool | None = None
 
     def __post_init__(self) -> None:
+        self._check_plan()  # first, for a plan excuses no other option
         self._check_where()
         check_pattern("include", self.include)
         check_pattern("exclude", self.exclude)
@@ -66,7 +67,6 @@ class Request:
         check_plan_gate(self.gate)
         check_init(self.init, self.gate)
         _check_overrides(self.overrides)
-        self._check_plan()
         if self.verify and self.example_inputs is None:
             raise ValueError("verify=True must come with example_inputs. Received: example_inputs=None. Pass an input.")
 

@@ -397,7 +397,7 @@ def test_all_differences_are_listed_and_nothing_is_loaded(load):
 
 def test_states_of_a_network_without_eca():
     for function in (eca_parameters, eca_state, freeze_except_eca, lambda m: load_eca_state(m, {})):
-        with pytest.raises(NoSiteError, match="model must have ECA"):
+        with pytest.raises(NoSiteError, match=r"The network must have ECA\. Received: a ResNet without it"):
             function(plain())
     with pytest.raises(TypeError, match=r"state must be a nested dict or an nnx.State"):
         load_base_state(plain(), "weights.npz")

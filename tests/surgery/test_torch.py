@@ -519,14 +519,6 @@ def test_a_plan_of_another_architecture_lists_all_differences():
     assert same_state(other, state)
 
 
-def test_a_plan_stands_alone():
-    net = resnet()
-    with pytest.raises(ValueError, match="Received: plan and gamma, overrides"):
-        insert_eca(net, plan=plan_eca(net), gamma=3, overrides={"stem": {"kernel_size": 3}})
-    with pytest.raises(TypeError, match=r"plan must be an ECAPlan. Received: dict"):
-        insert_eca(net, plan={})
-
-
 def test_a_call_that_passes_by_the_gate_is_found():
     net, x = Hidden(), image()
     state = copied(net)
