@@ -1,7 +1,7 @@
-"""The plan that the kernels in a checkpoint tell."""
+"""The plan that kernels tell: those in a checkpoint, or those in a live network."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from eca_multi import __version__
@@ -15,7 +15,7 @@ from .request import check_plan_gate
 
 @dataclass(frozen=True)
 class Kernel:
-    """The kernel of one ECA in a checkpoint: its size k and its number of parameters."""
+    """The kernel of one ECA: its size k and its number of parameters."""
 
     size: int
     parameters: int
@@ -68,33 +68,40 @@ def inferred_plan(
             f"state must be of the network's architecture. Received: {len(missing)} differences: "
             f"{'; '.join(missing)}. Build the network that the state was saved from."
         )
-    identity = gate == "2sigmoid"
+    sites = [(candidate, kernels[path]) for path, candidate in at_path.items() if path in kernels]
+    return plan_of(framework, model, sites, gate=gate, model_parameters=model_parameters)
+
+
+def plan_of(
+    framework: str,
+    model: str,
+    sites: Iterable[tuple[Candidate, Kernel]],
+    *,
+    gate: str,
+    model_parameters: int,
+    where: str = "paths",
+    notes: tuple[str, ...] = (),
+) -> ECAPlan:
+    """Return the plan that inserts the ECAs that were found: at these sites, with kernels of these sizes."""
+    is_identity = gate == "2sigmoid"
+    names = [field.name for field in fields(ECAEntry)]
+    entries = []
+    for candidate, kernel in sites:
+        values = {name: value for name, value in vars(candidate).items() if name in names} | {
+            "channels": candidate.channels or 0,
+            "kernel_size": kernel.size,
+            "parameters": kernel.parameters,
+            "keeps_output": candidate.keeps_output and is_identity,
+        }
+        entries.append(ECAEntry(**values))
     return ECAPlan(
         framework,
         model,
-        where="paths",
+        where=where,
         gate=gate,
-        init="identity" if identity else "uniform",
-        entries=tuple(
-            _entry(candidate, kernels[path], identity) for path, candidate in at_path.items() if path in kernels
-        ),
+        init="identity" if is_identity else "uniform",
+        entries=tuple(entries),
         model_parameters=model_parameters,
+        notes=notes,
         package=__version__,
-    )
-
-
-def _entry(candidate: Candidate, kernel: Kernel, identity: bool) -> ECAEntry:
-    return ECAEntry(
-        path=candidate.path,
-        action=candidate.action,
-        module_type=candidate.module_type,
-        tensor=candidate.tensor,
-        channels=candidate.channels or 0,
-        layout=candidate.layout,
-        kernel_size=kernel.size,
-        parameters=kernel.parameters,
-        into=candidate.into,
-        aliases=candidate.aliases,
-        calls=candidate.calls,
-        keeps_output=candidate.keeps_output and identity,
     )

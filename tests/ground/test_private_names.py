@@ -1,4 +1,4 @@
-"""Private names of the frameworks: one file per framework holds them, and a name that a new version has lost is named."""
+"""Private names of the frameworks stand in one file each; a test names the one that a new version has lost."""
 
 import ast
 import functools
@@ -73,8 +73,8 @@ def our_names():
                 names |= {inner.name for inner in node.body if isinstance(inner, ast.FunctionDef | ast.ClassDef)}
                 names |= {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
-                    names.add(node.attr)
+                is_own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                names |= {node.attr} if is_own else set()
     return names
 
 

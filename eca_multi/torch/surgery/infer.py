@@ -5,15 +5,12 @@ from typing import Any
 
 from torch import nn
 
-from eca_multi import __version__
-from eca_multi.surgery.entry import ECAEntry
-from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan
+from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan, plan_of
 from eca_multi.surgery.plan import ECAPlan
 
 from ._find.check import check_model
 from ._find.kinds import Finder
-from ._find.places import Installed, base_parameters, installed
-from ._wrap import base_of, parent_of
+from ._find.places import base_parameters, installed
 
 BEHIND, IN_PLACE = ".eca.conv.weight", ".conv.weight"
 
@@ -121,33 +118,11 @@ def installed_eca(model: nn.Module) -> ECAPlan:
             f"The ECAs of a network must have one gate for one plan. Received: {', '.join(sorted(gates))}. "
             "Read them one by one: module.eca.gate."
         )
-    gate = next(iter(gates), "2sigmoid")
-    return ECAPlan(
+    return plan_of(
         "torch",
         type(model).__name__,
-        where="installed",
-        gate=gate,
-        init="identity" if gate == "2sigmoid" else "uniform",
-        entries=tuple(_entry(model, eca) for eca in ecas),
+        [(eca.site, eca.kernel) for eca in ecas],
+        gate=next(iter(gates), "2sigmoid"),
         model_parameters=base_parameters(model),
-        package=__version__,
-    )
-
-
-def _entry(model: nn.Module, eca: Installed) -> ECAEntry:
-    place, layer, action = eca.place, eca.layer, eca.site.action
-    above = model.get_submodule(parent_of(place.path)[0])
-    kinds = {"after": base_of(place.module), "fill": base_of(above)}
-    kind = type(kinds[action]).__name__ if action in kinds else ""
-    return ECAEntry(
-        path=place.path,
-        action=action,
-        module_type=f"slot of {kind}" if action == "fill" else kind,
-        tensor=f"the output of {place.path}",
-        channels=layer.channels,
-        layout="channels_first" if layer.channel_axis == 1 else "channels_last",
-        kernel_size=layer.kernel_size,
-        parameters=layer.conv.weight.numel(),
-        aliases=place.aliases,
-        keeps_output=action == "after" and layer.init == "identity",
+        where="installed",
     )

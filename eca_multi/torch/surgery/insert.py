@@ -78,21 +78,9 @@ def insert_eca(
     Source: Wang et al., ECA-Net, CVPR 2020.
     """
     request = Request(
-        "torch",
-        where,
-        include,
-        exclude,
-        min_channels,
-        kernel_size,
-        gamma,
-        beta,
-        gate,
-        init,
-        example_inputs,
-        overrides,
-        plan,
-        verify,
-    )
+        "torch", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides,
+        plan, verify,
+    )  # fmt: skip
     check_model(model)
     with unchanged_on_error(model, is_run=example_inputs is not None):
         finder = Finder(model, example_inputs)

@@ -5,14 +5,12 @@ from typing import Any
 
 from flax import nnx
 
-from eca_multi import __version__
-from eca_multi.surgery.entry import ECAEntry
-from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan
+from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan, plan_of
 from eca_multi.surgery.plan import ECAPlan
 
 from ._find.check import check_model
 from ._find.kinds import Finder
-from ._find.places import Installed, base_parameters, installed
+from ._find.places import base_parameters, installed
 from ._wrap import NAME, base_class
 from .states import Key, flat
 
@@ -106,31 +104,11 @@ def installed_eca(model: nnx.Module) -> ECAPlan:
     check_model(model)
     ecas = installed(model)
     gates = sorted({str(eca.layer.gate) for eca in ecas})
-    gate = gates[0] if gates else "2sigmoid"
-    return ECAPlan(
+    return plan_of(
         "nnx",
         base_class(model).__name__,
-        where="paths",
-        gate=gate,
-        init="identity" if gate == "2sigmoid" else "uniform",
-        entries=tuple(_entry(eca, gate) for eca in ecas),
+        [(eca.site, eca.kernel) for eca in ecas],
+        gate=gates[0] if gates else "2sigmoid",
         model_parameters=base_parameters(model),
         notes=(f"the gates differ: {', '.join(gates)}",) if len(gates) > 1 else (),
-        package=__version__,
-    )
-
-
-def _entry(eca: Installed, gate: str) -> ECAEntry:
-    place, layer, action = eca.place, eca.layer, eca.site.action
-    return ECAEntry(
-        path=place.path,
-        action=action,
-        module_type=eca.module_type,
-        tensor=f"{place.path}: {'input of the SE block' if action == 'replace' else 'output'}",
-        channels=layer.channels,
-        layout="channels_first" if layer.channel_axis == 1 else "channels_last",
-        kernel_size=layer.kernel_size,
-        parameters=math.prod(layer.kernel.shape),
-        aliases=place.aliases,
-        keeps_output=action == "after" and gate == "2sigmoid",
     )

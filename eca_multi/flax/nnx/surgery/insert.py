@@ -81,21 +81,9 @@ def insert_eca(
     Source: Wang et al., ECA-Net, CVPR 2020.
     """
     request = Request(
-        "nnx",
-        where,
-        include,
-        exclude,
-        min_channels,
-        kernel_size,
-        gamma,
-        beta,
-        gate,
-        init,
-        example_inputs,
-        overrides,
-        plan,
-        verify,
-    )
+        "nnx", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides,
+        plan, verify,
+    )  # fmt: skip
     check_model(model)
     is_verified = request.is_verified(abstract=is_abstract(model, example_inputs))
     finder = Finder(model, example_inputs)

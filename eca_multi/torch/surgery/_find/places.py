@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from eca_multi.surgery.candidate import Candidate
+from eca_multi.surgery.infer import Kernel
 from eca_multi.torch.layers import ECA
-from eca_multi.torch.surgery._wrap import Gated, is_inserted, parent_of
+from eca_multi.torch.surgery._wrap import Gated, base_of, is_inserted, parent_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,15 +25,11 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Installed:
-    """An inserted ECA and its site."""
+    """An inserted ECA: its site, the layer, and the kernel's sizes."""
 
-    place: Place
+    site: Candidate
     layer: ECA
-
-    @property
-    def site(self) -> Candidate:
-        """The site as `removed_sites` takes it."""
-        return Candidate(self.place.path, self.place.module, str(self.layer.inserted), aliases=self.place.aliases)
+    kernel: Kernel
 
 
 def places(model: nn.Module) -> list[Place]:
@@ -57,9 +54,26 @@ def places(model: nn.Module) -> list[Place]:
 
 
 def installed(model: nn.Module) -> list[Installed]:
-    """Return the sites with an ECA that surgery inserted."""
-    layers = [(place, place.module.eca if isinstance(place.module, Gated) else place.module) for place in places(model)]
-    return [Installed(place, layer) for place, layer in layers if isinstance(layer, ECA) and is_inserted(layer)]
+    """Return the ECAs that surgery inserted, in the network's order."""
+    ecas = []
+    for place in places(model):
+        layer = place.module.eca if isinstance(place.module, Gated) else place.module
+        if isinstance(layer, ECA) and is_inserted(layer):
+            above = type(base_of(model.get_submodule(parent_of(place.path)[0]))).__name__
+            kinds = {"after": type(base_of(place.module)).__name__, "fill": f"slot of {above}"}
+            site = Candidate(
+                path=place.path,
+                module=place.module,
+                action=layer.inserted,
+                module_type=kinds.get(layer.inserted, ""),  # the class of a replaced SE block is not kept
+                tensor=f"the output of {place.path}",
+                channels=layer.channels,
+                layout="channels_first" if layer.channel_axis == 1 else "channels_last",
+                aliases=place.aliases,
+                keeps_output=layer.inserted != "replace",
+            )
+            ecas.append(Installed(site, layer, Kernel(layer.kernel_size, layer.conv.weight.numel())))
+    return ecas
 
 
 def base_parameters(model: nn.Module) -> int:

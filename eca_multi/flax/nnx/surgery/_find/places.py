@@ -11,6 +11,7 @@ from flax import nnx
 from eca_multi.flax.nnx.layers import ECA
 from eca_multi.flax.nnx.surgery._wrap import NAME, ReplacingECA, base_class, is_gated
 from eca_multi.surgery.candidate import Candidate
+from eca_multi.surgery.infer import Kernel
 
 from .classes import dotted
 
@@ -30,26 +31,12 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Installed:
-    """An inserted ECA and its site."""
+    """An inserted ECA: its site, the layer, and the kernel's sizes and path in the network's state."""
 
-    place: Place
+    site: Candidate
     layer: ECA
-
-    @property
-    def site(self) -> Candidate:
-        """The site as `removed_sites` takes it."""
-        action = "replace" if isinstance(self.layer, ReplacingECA) else "after"
-        return Candidate(self.place.path, self.place.module, action, aliases=self.place.aliases)
-
-    @property
-    def module_type(self) -> str:
-        return self.layer.replaced if isinstance(self.layer, ReplacingECA) else base_class(self.place.module).__name__
-
-    @property
-    def kernel_path(self) -> str:
-        """The path of the kernel in the network's state."""
-        inner = "" if isinstance(self.layer, ReplacingECA) else f"{NAME}."
-        return f"{self.place.path}.{inner}kernel".removeprefix(".")
+    kernel: Kernel
+    kernel_path: str
 
 
 def places(model: nnx.Module) -> list[Place]:
@@ -87,14 +74,28 @@ def is_in_order(node: Any) -> bool:
 
 
 def installed(model: nnx.Module) -> list[Installed]:
-    """Return the sites with an ECA that surgery inserted."""
-    sites = []
+    """Return the ECAs that surgery inserted, in the order of definition if that is kept."""
+    ecas = []
     for place in places(model):
-        if is_gated(place.module):
-            sites.append(Installed(place, place.module.eca))
-        elif isinstance(place.module, ReplacingECA):
-            sites.append(Installed(place, place.module))
-    return sites
+        is_replacing = isinstance(place.module, ReplacingECA)
+        if not is_replacing and not is_gated(place.module):
+            continue
+        layer: Any = place.module if is_replacing else place.module.eca
+        site = Candidate(
+            path=place.path,
+            module=place.module,
+            action="replace" if is_replacing else "after",
+            module_type=layer.replaced if is_replacing else base_class(place.module).__name__,
+            tensor=f"{place.path}: {'input of the SE block' if is_replacing else 'output'}",
+            channels=layer.channels,
+            layout="channels_first" if layer.channel_axis == 1 else "channels_last",
+            aliases=place.aliases,
+            keeps_output=not is_replacing,
+        )
+        kernel = Kernel(layer.kernel_size, math.prod(layer.kernel.shape))
+        path = f"{place.path}.kernel" if is_replacing else f"{place.path}.{NAME}.kernel"
+        ecas.append(Installed(site, layer, kernel, path.removeprefix(".")))
+    return ecas
 
 
 def parameters(model: Any) -> int:
