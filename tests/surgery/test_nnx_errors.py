@@ -1,8 +1,6 @@
 """ECA in nnx networks: whatever fails, the network is as it was, and the message says what to do."""
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
 
@@ -16,31 +14,8 @@ from eca_multi.surgery.errors import (
     VerifyError,
 )
 from tests.support import networks_nnx as networks
-from tests.support.networks_nnx import Conv, Linear, filled, images
-
-X = images((2, 16, 16, 3))
-
-
-def small(**options):
-    """A ResNet of two blocks: few operations to compile."""
-    model = filled(lambda: networks.ResNet(blocks=(1, 1), rngs=nnx.Rngs(0), **options))
-    model.eval()
-    return model
-
-
-def run(model, x=X):
-    """Run a copy, so that its statistics and random streams stay; not compiled as a whole, which may round else."""
-    return np.asarray(nnx.clone(model)(x))
-
-
-def everything(model):
-    """All that a change could change: the graph with its classes and attributes, and every number."""
-    values = [
-        np.asarray(jax.random.key_data(v) if jnp.issubdtype(v.dtype, jax.dtypes.prng_key) else v)
-        for v in jax.tree.leaves(nnx.state(model))
-    ]
-    return nnx.graphdef(model), [(v.shape, v.dtype, v.tobytes()) for v in values]
-
+from tests.support.networks_nnx import Conv, Linear, images
+from tests.support.surgery_nnx import X, everything, run, small
 
 # --- failures leave the network as it was ----------------------------------------------------------------------------
 
