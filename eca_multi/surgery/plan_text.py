@@ -1,4 +1,4 @@
-"""How a plan is printed: one aligned table, blocks that repeat in one row."""
+"""The text of a printed plan: one aligned table, with one row for blocks that repeat."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ def table(
 
 
 def _groups(entries: Sequence[ECAEntry]) -> list[list[ECAEntry]]:
-    """Neighbours that differ in the numbers of their paths alone, and in all combinations of these."""
+    """Group neighbours whose paths differ in numbers alone and that cover all combinations of these numbers."""
 
     def kind(entry: ECAEntry) -> tuple[object, ...]:
         words = (NUMBER.sub("#", text) for text in (entry.path, entry.tensor, entry.into))
@@ -46,14 +46,14 @@ def _groups(entries: Sequence[ECAEntry]) -> list[list[ECAEntry]]:
 
 
 def _grids(group: list[T], text: Callable[[T], str]) -> list[list[T]]:
-    """Split a group where {1-2}.{0-1} would say more than there is."""
-    columns = list(zip(*(NUMBER.findall(text(one)) for one in group), strict=True))
+    """Split a group that {1-2}.{0-1} would print with a path that the group lacks."""
+    columns = list(zip(*(NUMBER.findall(text(item)) for item in group), strict=True))
     if len(group) == prod(len(set(column)) for column in columns):
         return [group]
     first = next((i for i, column in enumerate(columns) if len(set(column)) > 1), None)
-    if first is None:  # a plan may come from a file, and name a site twice
+    if first is None:  # a plan from a file may name a site twice
         return [group]
-    parts = [list(part) for _, part in groupby(group, lambda one: NUMBER.findall(text(one))[first])]
+    parts = [list(part) for _, part in groupby(group, lambda item: NUMBER.findall(text(item))[first])]
     return [grid for part in parts for grid in (_grids(part, text) if len(parts) > 1 else [part])]
 
 
@@ -66,7 +66,7 @@ def _row(group: Sequence[ECAEntry]) -> tuple[str, ...]:
 
 
 def _merged(texts: Sequence[str]) -> str:
-    """One text for all: layer1.{0-2}.bn3."""
+    """Return one text for all: layer1.{0-2}.bn3."""
     columns = list(zip(*(NUMBER.findall(text) for text in texts), strict=True))
     ranges = iter([_range([int(number) for number in column], column) for column in columns])
     return NUMBER.sub(lambda _: next(ranges), texts[0])
@@ -94,13 +94,13 @@ def _notes(entries: Sequence[ECAEntry]) -> list[str]:
 
 def _skipped(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
     reasons: dict[str, list[str]] = {}
-    for one in skipped:
-        reasons.setdefault(one.reason, []).append(one.path)
+    for skip in skipped:
+        reasons.setdefault(skip.reason, []).append(skip.path)
     return [(_listed(paths), reason) for reason, paths in reasons.items()]
 
 
 def _listed(paths: Sequence[str], most: int = 4) -> str:
-    once = list(dict.fromkeys(paths))  # a plan may come from a file, and name a site twice
+    once = list(dict.fromkeys(paths))  # a plan from a file may name a site twice
     kinds = [list(group) for _, group in groupby(once, lambda path: NUMBER.sub("#", path))]
     texts = [_merged(part) for group in kinds for part in _grids(group, str)]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""

@@ -1,4 +1,4 @@
-"""Whatever is raised in the midst of a surgery, the network is put back: its tree, flags, hooks and numbers."""
+"""Put a torch network back after an exception in the midst of a surgery: its tree, flags, hooks and numbers."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -13,31 +13,31 @@ from torch.nn.parameter import is_lazy
 from eca_multi._undo import undone_on_error
 
 Noted = tuple[type[nn.Module], list[tuple[Any, dict[Any, Any]]]]
-TABLES = (dict, OrderedDict)  # torch's own; one of a user's class may refuse changes, and is the user's
+TABLES = (dict, OrderedDict)  # the tables of torch; a table of a user's own class may refuse changes
 
 
 @contextmanager
 def unchanged_on_error(model: nn.Module, is_run: bool = False) -> Iterator[None]:
-    """Put the network back if the block raises, Ctrl-C included, wherever in it that happens.
+    """Put the network back if the block raises anywhere, also by Ctrl-C.
 
     Args:
-        model: What each of its modules holds is noted: class, attributes, and the tables of children, tensors and
-            hooks. The parameters' own numbers are not, which surgery never writes; a lazy one becomes lazy again.
-        is_run: Whether the block runs the network, which may write its buffers.
+        model: Put back are each module's class and attributes, and the tables of children, tensors and hooks. Surgery
+            never writes the numbers in parameters, so these are not kept; a lazy parameter becomes lazy again.
+        is_run: Whether the block runs the network, which may write the network's buffers.
     """
     tensors = (*model.parameters(), *model.buffers())
-    undo: list[Any] = [partial(_make_lazy, one, type(one), one.data) for one in tensors if is_lazy(one)]
+    undo: list[Any] = [partial(_make_lazy, tensor, type(tensor), tensor.data) for tensor in tensors if is_lazy(tensor)]
     undo += [partial(_restore, module, *_noted(module)) for module in model.modules()]
     undo += [partial(_restore_random_state, device, state) for device, state in _random_states(model)]
     if is_run:
-        undo += [partial(_restore_buffer, one, one.detach().clone()) for one in buffers_with_values(model)]
+        undo += [partial(_restore_buffer, buffer, buffer.detach().clone()) for buffer in buffers_with_values(model)]
     with undone_on_error(undo):
         yield
 
 
 @contextmanager
 def put_back(module: nn.Module) -> Iterator[None]:
-    """Put a module's attributes and tables back at the end: torch.fx keeps constants that it meets as attributes."""
+    """Put a module's attributes and tables back at the end: torch.fx stores constants of a forward as attributes."""
     noted = _noted(module)
     try:
         yield
@@ -46,7 +46,7 @@ def put_back(module: nn.Module) -> Iterator[None]:
 
 
 def buffers_with_values(model: nn.Module) -> list[torch.Tensor]:
-    """Those that a run of the network may write: neither on the meta device nor lazy."""
+    """Return the buffers that a run of the network may write: those neither on the meta device nor lazy."""
     return [buffer for buffer in model.buffers() if not buffer.is_meta and not is_lazy(buffer)]
 
 
@@ -56,16 +56,16 @@ def _noted(module: nn.Module) -> Noted:
 
 
 def _restore(module: nn.Module, kind: type[nn.Module], tables: list[tuple[Any, dict[Any, Any]]]) -> None:
-    if type(module) is not kind:  # a lazy module has another one after its first run
+    if type(module) is not kind:  # the first run of a lazy module changes the module's class
         module.__class__ = kind
     for kept, content in tables:
-        if not _is_same(kept, content):  # what has not changed may be in use by another thread
+        if not _is_same(kept, content):  # another thread may use a table that has not changed
             kept.clear()
-            kept.update(content)  # in the old order too, which is that of the children
+            kept.update(content)  # the order is that of the children
 
 
 def _is_same(kept: dict[Any, Any], content: dict[Any, Any]) -> bool:
-    """Whether both hold the same objects in the same order; nobody's == is called."""
+    """Whether both tables hold the same objects in the same order; compare by `is`, for a user's `==` may raise."""
     pairs = zip(kept.items(), content.items(), strict=False)
     return len(kept) == len(content) and all(a is b and x is y for (a, x), (b, y) in pairs)
 
@@ -77,14 +77,14 @@ def _make_lazy(tensor: torch.Tensor, kind: type[torch.Tensor], data: torch.Tenso
 
 
 def _random_states(model: nn.Module) -> list[tuple[torch.device, torch.Tensor]]:
-    """Of the generators that a new layer's kernel may be drawn from, where torch can read them."""
-    devices = {one.device for one in (*model.parameters(), *model.buffers())}
-    states = [(one, getattr(torch, one.type).get_rng_state(one)) for one in devices if _has_random_state(one)]
+    """Return the states of the generators from which a new layer's kernel may be drawn, if torch can read them."""
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    states = [(d, getattr(torch, d.type).get_rng_state(d)) for d in devices if _has_random_state(d)]
     return [(torch.device("cpu"), torch.get_rng_state()), *states]
 
 
 def _has_random_state(device: torch.device) -> bool:
-    """XLA's tensors, for one, have no module of torch."""
+    """Whether torch has a module with the device's generator; XLA's devices have none."""
     return device.type != "cpu" and hasattr(getattr(torch, device.type, None), "get_rng_state")
 
 

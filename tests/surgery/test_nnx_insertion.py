@@ -16,6 +16,7 @@ from eca_multi.flax.nnx import (
     remove_eca,
 )
 from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
+from tests.support import networks_nnx as networks
 from tests.support.networks_nnx import Conv
 from tests.support.surgery_nnx import NETS, X, build, everything, randomise_kernels, run, small
 
@@ -63,6 +64,14 @@ def test_it_is_verified_where_inputs_are_given():
     insert_eca(model, "conv_norm", example_inputs=x, verify=True)
     remove_eca(model)
     assert everything(model) == plain  # the runs moved no statistics and drew no random numbers
+
+
+def test_shapes_without_values_cannot_be_verified():
+    model = nnx.eval_shape(lambda: networks.Rank(1, rngs=nnx.Rngs(0)))
+    shapes = jax.ShapeDtypeStruct((2, 16, 2), jnp.float32)
+    with pytest.raises(UnsupportedModelError, match=r"verify=True must run the network\. Received: shapes in place"):
+        insert_eca(model, "norm", example_inputs=shapes, verify=True)
+    assert installed_eca(insert_eca(model, "norm", example_inputs=shapes)).paths == ("norm",)
 
 
 def test_a_layer_scale_of_ordinary_size_shows_the_change():

@@ -42,28 +42,28 @@ def insert_eca(
     verify: bool | None = None,
     inplace: bool = True,
 ) -> Model:
-    """Insert ECA; right after it the model returns what it returned before, bit for bit.
+    """Insert ECA; right after the insertion the model returns what it returned before, bit for bit.
 
-    Each site is wrapped in the place where it stands: `layer1.0.bn2` becomes a module with the children `base` (the old
-    module) and `eca`, which reads and writes all other attributes of the old one. Checkpoints from before load with
-    `strict=False`, only the kernels are missing. Make the optimizer afterwards, or add the kernels to it:
+    Each site is wrapped in its place: `layer1.0.bn2` becomes a module with the children `base` (the old module) and
+    `eca`, and passes all other attributes on to the old module. Checkpoints from before the insertion load with
+    `strict=False`; only the kernels are missing. Make the optimizer afterwards, or add the kernels:
     `optimizer.add_param_group({"params": eca_parameters(model)})`.
 
     Args:
         model: As in `plan_eca`.
         where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides: As in
             `plan_eca`.
-        plan: Carry out this plan instead, of this model or another one of the same architecture.
+        plan: Carry out this plan, of this model or of another model of the same architecture; then no other option of
+            a choice may be given.
         inplace: Change the model itself; False changes a deep copy.
-        verify: Run the model before and after and compare; None does so where there are example inputs.
+        verify: Run the model before and after and compare; None does so if there are example inputs.
 
     Returns:
-        The model with ECA. A site that already has ECA is left as it is.
+        The model with ECA. A site that already has ECA stays as it is.
 
     Raises:
         PlanMismatchError: If the plan does not fit. VerifyError: If outputs differ that were promised equal, or an ECA
-            is not called as often as its base; the model is put back. Others as `plan_eca`. Whatever is raised, the
-            model is as it was.
+            is not called as often as its base. Others as `plan_eca`. After an error the model is as it was.
 
     Example:
         >>> import torch

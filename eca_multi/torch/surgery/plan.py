@@ -30,7 +30,7 @@ def plan_eca(
     example_inputs: Any = None,
     overrides: Overrides | None = None,
 ) -> ECAPlan:
-    """Say where ECA would be inserted; the model stays as it is. Print the plan to read it.
+    """Say where ECA would be inserted; the model stays as it is. Print the plan for a dry run.
 
     Args:
         model: Any `torch.nn.Module` made of modules.
@@ -39,7 +39,7 @@ def plan_eca(
             the convolution), "conv", "norm", "se" (replace SE blocks), "slot" (the empty attention slots of timm's
             networks), a list of exact paths ("layer1.0.bn2"), or a callable (path, module) -> bool.
         include, exclude: A regular expression for the whole path, a list of paths or suffixes, or a callable.
-        min_channels: Leave sites with fewer channels.
+        min_channels: Leave out sites with fewer channels.
         kernel_size, gamma, beta, gate: As in `ECA`.
         init: "identity" keeps the outputs bit-equal, "uniform" is the paper's.
         example_inputs: What the model is called with: a tensor, a tuple of positional inputs or a dict of keywords.
@@ -47,11 +47,11 @@ def plan_eca(
         overrides: {pattern: {"kernel_size": k}}.
 
     Returns:
-        The plan, with a reason for each candidate that is left.
+        The plan, with a reason for each candidate that is left out.
 
     Raises:
-        NoSiteError: If nothing is found, or a pattern matches nothing. UnsupportedModelError: If the model is wrapped,
-            compiled, being traced, or cannot be traced. ChannelInferenceError: If a site does not tell its channels.
+        NoSiteError: If no site is found, or a pattern matches nothing. UnsupportedModelError: If the model is wrapped,
+            compiled, being traced, or cannot be traced. ChannelInferenceError: If the channels of a site are unknown.
             TypeError, ValueError: If an argument is invalid.
 
     Example:

@@ -45,29 +45,29 @@ def insert_eca(
     verify: bool | None = None,
     inplace: bool = True,
 ) -> Model:
-    """Insert ECA; right after it the model returns what it returned before, bit for bit.
+    """Insert ECA; right after the insertion the model returns what it returned before, bit for bit.
 
-    That holds operation by operation. Under `jax.jit` XLA compiles another program, which may round a last digit in
-    another way.
+    The outputs are equal operation by operation. Under `jax.jit` XLA compiles another program, which may round a last
+    digit differently.
 
     Each site stays the same object with the same variables under the same paths, and gains a child `eca` with a kernel
-    of type `ECAParam`. Do it before an `nnx.Optimizer` is made: an older one does not know the kernels and raises.
+    of type `ECAParam`. Insert before you make an `nnx.Optimizer`: an older one does not know the kernels and raises.
 
     Args:
         model: As in `plan_eca`.
         where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides: As in
             `plan_eca`.
-        plan: Carry out this plan instead, of this model or another one of the same architecture.
-        inplace: Change the model itself; False changes a copy, of the arrays too.
-        verify: Run the model before and after and compare; None does so where there are example inputs.
+        plan: Carry out this plan, of this model or of another model of the same architecture; then no other option of
+            a choice may be given.
+        inplace: Change the model itself; False changes a copy with copied arrays.
+        verify: Run the model before and after and compare; None does so if there are example inputs.
 
     Returns:
-        The model with ECA. A site that already has ECA is left as it is.
+        The model with ECA. A site that already has ECA stays as it is.
 
     Raises:
         PlanMismatchError: If the plan does not fit. VerifyError: If outputs differ that were promised equal, or an ECA
-            is not called as often as its site; the model is put back. Others as `plan_eca`. Whatever is raised, the
-            model is as it was.
+            is not called as often as its site. Others as `plan_eca`. After an error the model is as it was.
 
     Example:
         >>> import jax.numpy as jnp

@@ -33,7 +33,7 @@ def plan_eca(
     example_inputs: Any = None,
     overrides: Overrides | None = None,
 ) -> ECAPlan:
-    """Say where ECA would be inserted; the model stays as it is. Print the plan to read it.
+    """Say where ECA would be inserted; the model stays as it is. Print the plan for a dry run.
 
     Args:
         model: Any `nnx.Module`, in training or evaluation mode.
@@ -42,7 +42,7 @@ def plan_eca(
             convolution, or the convolution), "conv", "norm", "se" (replace SE blocks), a list of exact paths
             ("layer1.0.bn2", as `nnx.iter_graph` has them, joined by dots), or a callable (path, module) -> bool.
         include, exclude: A regular expression for the whole path, a list of paths or suffixes, or a callable.
-        min_channels: Leave sites with fewer channels.
+        min_channels: Leave out sites with fewer channels.
         kernel_size, gamma, beta, gate: As in `ECA`.
         init: "identity" keeps the outputs bit-equal, "uniform" is the paper's; a function of the site's path alone.
         example_inputs: What the model is called with: an array, a tuple of positional inputs or a dict of keywords.
@@ -51,12 +51,12 @@ def plan_eca(
         overrides: {pattern: {"kernel_size": k}}.
 
     Returns:
-        The plan, with a reason for each candidate that is left.
+        The plan, with a reason for each candidate that is left out.
 
     Raises:
-        NoSiteError: If nothing is found, or a pattern matches nothing. UnsupportedModelError: If the model is being
+        NoSiteError: If no site is found, or a pattern matches nothing. UnsupportedModelError: If the model is being
             traced, cannot be traced, or comes without example inputs where they are needed. ChannelInferenceError: If
-            a site does not tell its channels. TypeError, ValueError: If an argument is invalid.
+            the channels of a site are unknown. TypeError, ValueError: If an argument is invalid.
 
     Example:
         >>> import jax.numpy as jnp
