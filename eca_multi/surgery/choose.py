@@ -109,21 +109,8 @@ def _entry(request: Request, candidate: Candidate, remedy: str) -> ECAEntry:
     notes = list(candidate.notes)
     if channels is not None and k >= 2 * channels:
         notes.append("the kernel is wider than the channels it sees")
-    return ECAEntry(
-        path=candidate.path,
-        action=candidate.action,
-        module_type=candidate.module_type,
-        tensor=candidate.tensor,
-        channels=channels or 0,
-        layout=candidate.layout,
-        kernel_size=k,
-        parameters=k,
-        into=candidate.into,
-        aliases=candidate.aliases,
-        calls=candidate.calls,
-        keeps_output=candidate.keeps_output and request.init == "identity",
-        notes=tuple(notes),
-    )
+    keeps_output = candidate.keeps_output and request.init == "identity"
+    return candidate.entry(kernel_size=k, parameters=k, keeps_output=keeps_output, notes=tuple(notes))
 
 
 def _warnings(request: Request, entries: Sequence[ECAEntry]) -> list[str]:

@@ -1,13 +1,12 @@
 """The plan that kernels tell: those in a checkpoint, or those in a live network."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from eca_multi import __version__
 
 from .candidate import Candidate
-from .entry import ECAEntry
 from .errors import NoSiteError, PlanMismatchError
 from .plan import ECAPlan
 from .request import check_plan_gate
@@ -84,16 +83,14 @@ def plan_of(
 ) -> ECAPlan:
     """Return the plan that inserts the ECAs that were found: at these sites, with kernels of these sizes."""
     is_identity = gate == "2sigmoid"
-    names = [field.name for field in fields(ECAEntry)]
-    entries = []
-    for candidate, kernel in sites:
-        values = {name: value for name, value in vars(candidate).items() if name in names} | {
-            "channels": candidate.channels or 0,
-            "kernel_size": kernel.size,
-            "parameters": kernel.parameters,
-            "keeps_output": candidate.keeps_output and is_identity,
-        }
-        entries.append(ECAEntry(**values))
+    entries = [
+        candidate.entry(
+            kernel_size=kernel.size,
+            parameters=kernel.parameters,
+            keeps_output=candidate.keeps_output and is_identity,
+        )
+        for candidate, kernel in sites
+    ]
     return ECAPlan(
         framework,
         model,

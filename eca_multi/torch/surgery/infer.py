@@ -9,7 +9,8 @@ from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan, pla
 from eca_multi.surgery.plan import ECAPlan
 
 from ._find.check import check_model
-from ._find.kinds import Finder
+from ._find.kinds import find
+from ._find.network import Network
 from ._find.places import base_parameters, installed
 
 BEHIND, IN_PLACE = ".eca.conv.weight", ".conv.weight"
@@ -41,16 +42,16 @@ def infer_plan(model: nn.Module, state: Mapping[str, Any], *, gate: str = "2sigm
     check_model(model)
     check_checkpoint(state, gate)
     behind, in_place = _kernels(state, model)
-    finder = Finder(model)
+    network = Network(model)
     places = {
         path: candidate
         for kinds, kernels in ((("se", "slot"), in_place), (("any",), behind))
         for kind in kinds
-        for candidate in finder.find(kind)
+        for candidate in find(network, kind)
         for path in candidate.names
         if path in kernels
     }
-    order = list(finder.network.at)
+    order = list(network.at)
     paths = sorted(places, key=lambda path: order.index(path) if path in order else len(order))
     return inferred_plan(
         "torch",

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import replace as changed
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import nn
@@ -15,7 +16,8 @@ from eca_multi.surgery.request import Overrides, Request, Where
 from eca_multi.torch._unchanged import unchanged_on_error
 
 from ._find.check import check_model
-from ._find.kinds import Finder
+from ._find.kinds import find
+from ._find.network import Network
 from ._find.observe import observe
 from ._wrap import layer_for, wrap
 from .plan import plan_for
@@ -83,12 +85,12 @@ def insert_eca(
     )  # fmt: skip
     check_model(model)
     with unchanged_on_error(model, is_run=example_inputs is not None):
-        finder = Finder(model, example_inputs)
+        network = Network(model, example_inputs)
         if plan is None:
-            plan = plan_for(model, request, finder)
+            plan = plan_for(network, request)
             entries: Sequence[ECAEntry] = plan.entries
         else:
-            entries = replay(plan, "torch", candidates_at(plan, finder.find))
+            entries = replay(plan, "torch", candidates_at(plan, partial(find, network)))
         if not inplace:
             model = copy.deepcopy(model)
         before = observe(model, example_inputs, {}).outputs if request.is_verified() else None

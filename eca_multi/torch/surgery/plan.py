@@ -1,5 +1,6 @@
 """Say where ECA would be inserted in a torch network."""
 
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -11,7 +12,8 @@ from eca_multi.surgery.request import Overrides, Request, Where
 from eca_multi.torch._unchanged import unchanged_on_error
 
 from ._find.check import check_model
-from ._find.kinds import Finder
+from ._find.kinds import find, offers
+from ._find.network import Network
 from ._find.places import base_parameters
 
 
@@ -73,15 +75,15 @@ def plan_eca(
     )
     check_model(model)
     with unchanged_on_error(model, is_run=example_inputs is not None):
-        return plan_for(model, request, Finder(model, example_inputs))
+        return plan_for(Network(model, example_inputs), request)
 
 
-def plan_for(model: nn.Module, request: Request, finder: Finder) -> ECAPlan:
+def plan_for(network: Network, request: Request) -> ECAPlan:
     """Return the plan for a request."""
     return choose(
         request,
-        type(model).__name__,
-        finder.find(request.kind),
-        model_parameters=base_parameters(model),
-        offers=finder.offers,
+        type(network.model).__name__,
+        find(network, request.kind),
+        model_parameters=base_parameters(network.model),
+        offers=partial(offers, network),
     )

@@ -9,7 +9,7 @@ from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan, pla
 from eca_multi.surgery.plan import ECAPlan
 
 from ._find.check import check_model
-from ._find.kinds import Finder
+from ._find.network import Network
 from ._find.places import base_parameters, installed
 from ._wrap import NAME, base_class
 from .states import Key, flat
@@ -43,7 +43,7 @@ def infer_plan(model: nnx.Module, state: Any, *, gate: str = "2sigmoid") -> ECAP
     check_model(model)
     check_checkpoint(state, gate)
     behind, in_place = _kernels(flat(state), flat(nnx.state(model)))
-    network = Finder(model).network
+    network = Network(model)
     at_path = {}
     for place in network.places:
         for path in place.names:

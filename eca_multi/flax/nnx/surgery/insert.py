@@ -17,7 +17,8 @@ from eca_multi.surgery.replay import replay
 from eca_multi.surgery.request import Overrides, Request, Where
 
 from ._find.check import check_model
-from ._find.kinds import Finder
+from ._find.kinds import find
+from ._find.network import Network
 from ._find.places import places
 from ._wrap import layer_for, restore, snapshot, wrap
 from .plan import plan_for, sized
@@ -86,13 +87,13 @@ def insert_eca(
     )  # fmt: skip
     check_model(model)
     is_verified = request.is_verified(abstract=is_abstract(model, example_inputs))
-    finder = Finder(model, example_inputs)
+    network = Network(model, example_inputs)
     if plan is None:
-        plan = plan_for(model, request, finder)
+        plan = plan_for(network, request)
         entries: Sequence[ECAEntry] = plan.entries
     else:
-        entries = _replayed(plan, finder)
-    stacks = [finder.network.stack(finder.network.at[entry.path]) or () for entry in entries]
+        entries = _replayed(plan, network)
+    stacks = [network.stack(network.at[entry.path]) or () for entry in entries]
     if not inplace:
         model = _copied(model)
     original = nnx.clone(model) if is_verified else None
@@ -109,16 +110,16 @@ def insert_eca(
         return model
 
 
-def _replayed(plan: ECAPlan, finder: Finder) -> list[ECAEntry]:
+def _replayed(plan: ECAPlan, network: Network) -> list[ECAEntry]:
     """Return the entries of a plan that are still to be carried out.
 
     An SE block is found by its path alone: without example inputs nothing tells what a module computes.
     """
-    at_path = {name: candidate for candidate in finder.find("any") for name in candidate.names}
+    at_path = {name: candidate for candidate in find(network, "any") for name in candidate.names}
     entries = replay(plan, "nnx", at_path)
     # A plan from a checkpoint's keys may not know the channels.
     entries = [changed(entry, channels=entry.channels or at_path[entry.path].channels or 0) for entry in entries]
-    return [sized(entry, finder) for entry in entries]
+    return [sized(entry, network) for entry in entries]
 
 
 def _copied(model: Model) -> Model:

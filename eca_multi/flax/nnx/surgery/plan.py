@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace as changed
+from functools import partial
 from typing import Any
 
 from flax import nnx
@@ -14,7 +15,8 @@ from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.request import Overrides, Request, Where
 
 from ._find.check import check_model
-from ._find.kinds import Finder
+from ._find.kinds import find, offers
+from ._find.network import Network
 from ._find.places import base_parameters
 
 
@@ -77,23 +79,23 @@ def plan_eca(
         "nnx", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides
     )
     check_model(model)
-    return plan_for(model, request, Finder(model, example_inputs))
+    return plan_for(Network(model, example_inputs), request)
 
 
-def plan_for(model: nnx.Module, request: Request, finder: Finder) -> ECAPlan:
+def plan_for(network: Network, request: Request) -> ECAPlan:
     """Return the plan for a request."""
     plan = choose(
         request,
-        type(model).__name__,
-        finder.find(request.kind),
-        model_parameters=base_parameters(model),
-        notes=() if finder.network.run else ("without example_inputs ranks, calls and unused modules are not known",),
-        offers=finder.offers,
+        type(network.model).__name__,
+        find(network, request.kind),
+        model_parameters=base_parameters(network.model),
+        notes=() if network.run else ("without example_inputs ranks, calls and unused modules are not known",),
+        offers=partial(offers, network),
     )
-    return changed(plan, entries=tuple(sized(entry, finder) for entry in plan.entries))
+    return changed(plan, entries=tuple(sized(entry, network) for entry in plan.entries))
 
 
-def sized(entry: ECAEntry, finder: Finder) -> ECAEntry:
+def sized(entry: ECAEntry, network: Network) -> ECAEntry:
     """Return the entry with its number of parameters: a stacked block has a kernel for each of its layers.
 
     Raises:
@@ -104,5 +106,5 @@ def sized(entry: ECAEntry, finder: Finder) -> ECAEntry:
             f"The number of channels at {entry.path!r} ({entry.module_type}) must be known to build its ECA. "
             "Received: a module that does not say it. Pass example_inputs."
         )
-    stack = finder.network.stack(finder.network.at[entry.path]) or ()
+    stack = network.stack(network.at[entry.path]) or ()
     return changed(entry, parameters=entry.kernel_size * math.prod(stack))

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from eca_multi.surgery.candidate import Candidate
+from eca_multi.surgery.candidate import Candidate, Place
 from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
 from eca_multi.torch.layers import ECA
 from eca_multi.torch.surgery._wrap import base_of, parent_of
@@ -13,40 +13,30 @@ from eca_multi.torch.surgery._wrap import base_of, parent_of
 from .classes import CONVS, NORMS, channels_of, is_container
 from .flow import Flow, Untraceable
 from .network import Network, before_activations
-from .places import Place, children, join
+from .places import children, join
 from .residual import Source, branches, source_of
 from .squeeze import is_squeeze, squeezed_channels
 
 SLOTS = ("se", "attn")  # timm's names for the attention layer of a block
 
 
-class Finder:
-    """Finds the candidates in one network.
+def find(network: Network, kind: str) -> list[Candidate]:
+    """Return all candidates of a kind, in the network's order."""
+    unique: dict[str, Candidate] = {}
+    for candidate in KINDS[kind](network):
+        unique.setdefault(candidate.path, candidate)
+    return list(unique.values())
 
-    Args:
-        model: The network.
-        example_inputs: One run on these tells shapes, layouts and calls; None for no run.
-    """
 
-    def __init__(self, model: nn.Module, example_inputs: Any = None) -> None:
-        self.network = Network(model, example_inputs)
-
-    def find(self, kind: str) -> list[Candidate]:
-        """Return all candidates of a kind, in the network's order."""
-        unique: dict[str, Candidate] = {}
-        for candidate in KINDS[kind](self.network):
-            unique.setdefault(candidate.path, candidate)
-        return list(unique.values())
-
-    def offers(self) -> Mapping[str, int]:
-        """Return how many sites each kind has."""
-        counts = {}
-        for kind in ("residual", "conv_norm", "conv", "norm", "se"):
-            try:
-                counts[kind] = sum(not candidate.reason for candidate in self.find(kind))
-            except (NoSiteError, UnsupportedModelError):
-                counts[kind] = 0
-        return counts
+def offers(network: Network) -> Mapping[str, int]:
+    """Return how many sites each kind has."""
+    counts = {}
+    for kind in ("residual", "conv_norm", "conv", "norm", "se"):
+        try:
+            counts[kind] = sum(not candidate.reason for candidate in find(network, kind))
+        except (NoSiteError, UnsupportedModelError):
+            counts[kind] = 0
+    return counts
 
 
 def _every_module(network: Network) -> list[Candidate]:

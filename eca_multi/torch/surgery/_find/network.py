@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from eca_multi.surgery.candidate import HAS_ECA, Candidate
+from eca_multi.surgery.candidate import HAS_ECA, Candidate, Place
 from eca_multi.torch.layers import ECA
 from eca_multi.torch.surgery._wrap import Gated, base_of, parent_of
 
@@ -21,7 +21,7 @@ from .classes import (
 )
 from .flow import Flow, Untraceable, flow_of
 from .observe import Run, observe
-from .places import Place, join, places
+from .places import join, places
 from .residual import Source, last_of, source_of
 from .squeeze import is_squeeze, squeezed_channels
 

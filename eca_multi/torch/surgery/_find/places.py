@@ -1,26 +1,14 @@
 """Where each module hangs in a network, under the names that the network has without ECA."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
-from eca_multi.surgery.candidate import Candidate
+from eca_multi.surgery.candidate import Candidate, Place, by_module
 from eca_multi.surgery.infer import Kernel
 from eca_multi.torch.layers import ECA
 from eca_multi.torch.surgery._wrap import Gated, base_of, is_inserted, parent_of
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """A module and all its paths, the first path first."""
-
-    path: str
-    module: nn.Module
-    aliases: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.path, *self.aliases)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,23 +22,22 @@ class Installed:
 
 def places(model: nn.Module) -> list[Place]:
     """Return each module once, in the network's order; a gated module stands for its base, an ECA for itself."""
-    plain_paths: dict[str, str | None] = {}  # by the path in the network; None inside of an ECA
+    return by_module(_plain_paths(model))
+
+
+def _plain_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     modules: dict[str, nn.Module] = {}
-    names: dict[int, list[str]] = {}
-    found: dict[int, nn.Module] = {}
+    plain_paths: dict[str, str | None] = {}  # by the path in the network; None inside of an ECA
     for path, module in model.named_modules(remove_duplicate=False):
         above, name = parent_of(path)
-        modules[path] = module
         parent, plain = (modules[above], plain_paths[above]) if path else (None, "")
         if isinstance(parent, ECA) or (isinstance(parent, Gated) and name != "base"):
             plain = None
         elif path and plain is not None and not isinstance(parent, Gated):
             plain = join(plain, name)
-        plain_paths[path] = plain
+        modules[path], plain_paths[path] = module, plain
         if plain is not None and not isinstance(parent, Gated):
-            names.setdefault(id(module), []).append(plain)
-            found[id(module)] = module
-    return [Place(first, found[key], tuple(rest)) for key, (first, *rest) in names.items()]
+            yield plain, module
 
 
 def installed(model: nn.Module) -> list[Installed]:

@@ -1,48 +1,35 @@
 """The candidates of each kind of `where`."""
 
-from collections.abc import Callable
-from typing import Any
-
-from flax import nnx
+from collections.abc import Callable, Mapping
 
 from eca_multi.flax._jaxpr.origins import origin_path
 from eca_multi.flax._jaxpr.residual import Branch
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
 from eca_multi.flax.nnx.layers import ECA
 from eca_multi.flax.nnx.surgery._wrap import base_class
-from eca_multi.surgery.candidate import Candidate
+from eca_multi.surgery.candidate import Candidate, Place
 
 from .network import Network, depthwise_note
 from .norm_after import norm_after
-from .places import Place, parameters
+from .places import parameters
 
 UNKNOWN_NORM = "which norm follows it cannot be told without a run: pass example_inputs"
 
 
-class Finder:
-    """Finds the candidates in one network.
+def find(network: Network, kind: str) -> list[Candidate]:
+    """Return all candidates of a kind.
 
-    Args:
-        model: The network.
-        example_inputs: A traced run on these tells shapes, layouts and calls; None for no run.
+    Raises:
+        UnsupportedModelError: If this kind needs a run and there are no example inputs.
     """
+    return KINDS[kind](network)
 
-    def __init__(self, model: nnx.Module, example_inputs: Any = None) -> None:
-        self.network = Network(model, example_inputs)
 
-    def find(self, kind: str) -> list[Candidate]:
-        """Return all candidates of a kind.
-
-        Raises:
-            UnsupportedModelError: If this kind needs a run and there are no example inputs.
-        """
-        return KINDS[kind](self.network)
-
-    def offers(self) -> dict[str, int]:
-        """Return how many sites each kind has."""
-        needs_run = () if self.network.run is None else ("residual", "block", "se")
-        kinds = [kind for kind in KINDS if kind in (*needs_run, "conv_norm", "conv", "norm")]
-        return {kind: sum(not candidate.reason for candidate in self.find(kind)) for kind in kinds}
+def offers(network: Network) -> Mapping[str, int]:
+    """Return how many sites each kind has."""
+    needs_run = () if network.run is None else ("residual", "block", "se")
+    kinds = [kind for kind in KINDS if kind in (*needs_run, "conv_norm", "conv", "norm")]
+    return {kind: sum(not candidate.reason for candidate in find(network, kind)) for kind in kinds}
 
 
 def _every_module(network: Network) -> list[Candidate]:

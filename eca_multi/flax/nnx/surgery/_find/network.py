@@ -9,11 +9,11 @@ from eca_multi.flax._jaxpr.residual import Branch, parent, residual_branches
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
 from eca_multi.flax.nnx.layers import ECA
 from eca_multi.flax.nnx.surgery._wrap import NAME, base_class, is_gated
-from eca_multi.surgery.candidate import HAS_ECA, Candidate
+from eca_multi.surgery.candidate import HAS_ECA, Candidate, Place
 from eca_multi.surgery.errors import UnsupportedModelError
 
 from .classes import CONVS, NORMS, Shape, common_stack, static_channels, static_layout, static_stack
-from .places import Place, places
+from .places import places
 from .trace import Trace, trace
 
 

@@ -7,9 +7,10 @@ from flax import nnx
 
 from eca_multi.flax._jaxpr.origins import origin_path
 from eca_multi.flax.nnx.surgery._wrap import NAME
+from eca_multi.surgery.candidate import Place
 
 from .classes import CONVS, NORMS, static_channels
-from .places import Place, children, is_in_order
+from .places import children, is_in_order
 from .trace import Trace
 
 

@@ -10,23 +10,10 @@ from flax import nnx
 
 from eca_multi.flax.nnx.layers import ECA
 from eca_multi.flax.nnx.surgery._wrap import NAME, ReplacingECA, base_class, is_gated
-from eca_multi.surgery.candidate import Candidate
+from eca_multi.surgery.candidate import Candidate, Place, by_module
 from eca_multi.surgery.infer import Kernel
 
 from .classes import dotted
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """A module and all its paths, the first path first."""
-
-    path: str
-    module: nnx.Module
-    aliases: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.path, *self.aliases)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +28,7 @@ class Installed:
 
 def places(model: nnx.Module) -> list[Place]:
     """Return each callable module once, the model itself first, in the order of definition if that is kept."""
-    names: dict[int, list[str]] = {}
-    modules: dict[int, nnx.Module] = {}
-    for path, module in _walk((), model, ()):
-        modules.setdefault(id(module), module)
-        names.setdefault(id(module), []).append(dotted(path))
-    return [Place(first, modules[key], tuple(rest)) for key, (first, *rest) in names.items()]
+    return by_module((dotted(path), module) for path, module in _walk((), model, ()))
 
 
 def _walk(path: tuple[Any, ...], node: Any, above: tuple[int, ...]) -> Iterator[tuple[tuple[Any, ...], nnx.Module]]:
