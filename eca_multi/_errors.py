@@ -130,9 +130,11 @@ def check_axis_names(axis_name: str | tuple[str, ...] | None, channel_axis_name:
         raise ValueError(_text("channel_axis_name", "another mesh axis than those of axis_name", received, remedy))
 
 
-def check_init(init: str, gate: str | Callable[..., Any], name: str = "init") -> None:
+def check_init(init: str, gate: str | Callable[..., Any], name: str = "init", *others: str) -> None:
+    """Check the name of an initial kernel; `others` say what else the layer takes there."""
     if init not in INITS:
-        raise _name_error(init)(_text(name, _names(INITS), f"{name}={init!r}", "The default is 'uniform'."))
+        expected = " or ".join((_names(INITS), *others))
+        raise _name_error(init)(_text(name, expected, f"{name}={init!r}", "The default is 'uniform'."))
     if init == "identity" and gate != "2sigmoid":
         remedy = "Only 2*sigmoid is exactly 1 at zero; with another gate a zero kernel would change the output."
         raise ValueError(_text("gate", f"'2sigmoid' when {name}='identity'", f"gate={gate!r}", remedy))

@@ -24,7 +24,7 @@ from eca_multi._errors import (
 )
 
 from ._bfloat16 import opaque, scaled, widen
-from ._padding import masked_product
+from ._masked_product import masked_product
 
 Gate = str | Callable[[jax.Array], jax.Array]
 AxisName = str | tuple[str, ...] | None

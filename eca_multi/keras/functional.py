@@ -20,9 +20,7 @@ from eca_multi._errors import (
     spatial_axes,
 )
 
-from ._compilers import COPIES, mean, scaled, widen
-from ._fused import fused_eca, is_faster
-from ._padding import masked_product
+from ._backends import COPIES, fused_eca, is_faster, masked_product, mean, scaled, widen
 
 # A tensor of whichever backend Keras runs on; Keras itself has no type for it.
 Tensor = Any

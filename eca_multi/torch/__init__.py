@@ -14,7 +14,7 @@ except ModuleNotFoundError as error:
 
 from .functional import eca as eca
 from .layers import ECA as ECA
-from .layers import LazyECA as LazyECA
+from .lazy import LazyECA as LazyECA
 from .networks import eca_mobilenet_v2 as eca_mobilenet_v2
 from .networks import eca_resnet18 as eca_resnet18
 from .networks import eca_resnet34 as eca_resnet34

@@ -17,7 +17,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.func import functional_call, grad, hessian, jvp, vmap
 
 from eca_multi import reference
-from eca_multi.torch import ECA, LazyECA, _feature_map, _fused, eca
+from eca_multi.torch import ECA, LazyECA, eca
+from eca_multi.torch._fast import eager, feature_map, fused
 
 # float64 rounds at 1e-16 and the longest sum has 210 terms of size 1; a wrong formula is off by 1e-3 or more.
 ROUNDING = {"rtol": 1e-12, "atol": 1e-12}
@@ -55,10 +56,9 @@ def with_weight(layer, weight):
 @pytest.fixture(params=["native", "fused"])
 def code(request, monkeypatch):
     """Autograd's code, or that with a backward of its own: for small tensors and float64 too, and in many blocks."""
-    fused = request.param == "fused"
-    monkeypatch.setattr(_fused, "SMALL", 0 if fused else 1 << 62)
-    monkeypatch.setattr(_fused, "DTYPES", (*_fused.DTYPES, torch.float64))
-    monkeypatch.setattr(_feature_map, "BLOCK", 16)
+    monkeypatch.setattr(fused, "SMALL", 0 if request.param == "fused" else 1 << 62)
+    monkeypatch.setattr(eager, "DTYPES", (*eager.DTYPES, torch.float64))
+    monkeypatch.setattr(feature_map, "BLOCK", 16)
     return request.param
 
 

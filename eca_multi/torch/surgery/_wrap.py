@@ -8,7 +8,8 @@ from torch import nn
 
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.plan import ECAPlan
-from eca_multi.torch.layers import ECA, LazyECA
+from eca_multi.torch.layers import ECA
+from eca_multi.torch.lazy import LazyECA
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 

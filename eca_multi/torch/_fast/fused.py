@@ -9,32 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.forward_ad import unpack_dual
-from torch.jit import is_tracing  # type: ignore[attr-defined]  # listed nowhere
-from torch.nn.parameter import Parameter
 
-from . import _triton
-from ._feature_map import FeatureMap, layout_of
-from ._gate import GATES, Gate, along_slope, convolve, convolve_backward, convolve_plain
+from eca_multi.torch._tensor_lines import Gate, Shapes, attend, convolve, named_gate
 
-PLAIN = (Tensor, Parameter)  # a DTensor, a fake or a user's subclass takes the native code
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # float64 is for references, which are the native code
+from . import triton_route
+from .convolution import along_slope, convolve_backward, convolve_plain
+from .eager import is_wrapped
+from .feature_map import FeatureMap, layout_of
+
 SMALL = 1 << 15  # elements of x; below, autograd's own engine is quicker than a backward in Python
-
-
-def is_eager(x: Tensor, weight: Tensor) -> bool:
-    """Whether these are plain tensors in eager mode: neither compiled, exported nor traced, and watched by nobody."""
-    return (
-        type(x) in PLAIN
-        and type(weight) in PLAIN
-        and x.dtype in DTYPES
-        and weight.dtype in DTYPES
-        and not torch.compiler.is_compiling()
-        and not is_tracing()  # type: ignore[no-untyped-call]
-        and torch._C._functorch.peek_interpreter_stack() is None  # functionalize knows no autograd.Function
-        # A mode that watches or changes operations is to see them.
-        and torch._C._len_torch_function_stack() == torch._C._len_torch_dispatch_stack() == 0
-    )
 
 
 def is_faster(x: Tensor, weight: Tensor, gate: Gate, axis: int) -> bool:
@@ -46,12 +29,12 @@ def is_faster(x: Tensor, weight: Tensor, gate: Gate, axis: int) -> bool:
     if x.numel() < SMALL:
         return False
     differentiated = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    # Forward in float32, the native code allocates y alone.
+    # Forward in float32, the tensor lines allocate y alone.
     return (differentiated or x.dtype.itemsize == 2) and layout_of(x, axis) is not None
 
 
 def _is_for_triton(x: Tensor, w: Tensor, axis: int) -> bool:
-    return axis == 1 and _triton.available(x, w.unsqueeze(1))
+    return axis == 1 and triton_route.available(x, w.unsqueeze(1))
 
 
 def fused_eca(x: Tensor, w: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor]:
@@ -60,18 +43,9 @@ def fused_eca(x: Tensor, w: Tensor, padding: str, gate: str, axis: int) -> tuple
     return y, g
 
 
-def native(x: Tensor, w: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y, the gates and the means: the layer in operations that every transform knows."""
-    axes = [i for i in range(1, x.ndim) if i != axis]
-    acc = torch.promote_types(torch.promote_types(x.dtype, w.dtype), torch.float32)
-    pooled = x.mean(axes, dtype=acc)
-    g = GATES[gate](convolve(pooled, w.to(acc), padding))
-    return (x * _spread(g, x, axis)).to(x.dtype), g, pooled
-
-
-def _spread(g: Tensor, x: Tensor, axis: int) -> Tensor:
-    # Not `i in (0, axis)`: Dynamo, for which the axis may be symbolic, finds it nowhere.
-    return g.reshape([x.shape[i] if i == 0 or i == axis else 1 for i in range(x.ndim)])
+def unfused_eca(x: Tensor, w: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return y, the gates and the means by the tensor lines, whose operations every transform knows."""
+    return attend(x, w.unsqueeze(1), padding, gate, Shapes.of(x.shape, axis, w.shape[1]))
 
 
 class FusedECA(torch.autograd.Function):
@@ -83,13 +57,13 @@ class FusedECA(torch.autograd.Function):
     def forward(x: Tensor, w: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor, Tensor]:
         layout = None if is_wrapped(x, w) else layout_of(x, axis)
         if layout is None:
-            return native(x, w, padding, gate, axis)
+            return unfused_eca(x, w, padding, gate, axis)
         if _is_for_triton(x, w, axis):
-            y, pooled, g = _triton.forward(x, w.unsqueeze(1), padding, gate)
+            y, pooled, g = triton_route.forward(x, w.unsqueeze(1), padding, gate)
             return y, g, pooled
         x_map = FeatureMap.of(x, axis, layout)
         pooled = x_map.sums() / x_map.positions
-        g = GATES[gate](convolve_plain(pooled, w.to(x_map.acc), padding))
+        g = named_gate(gate, convolve_plain(pooled, w.to(x_map.acc), padding))
         y = torch.empty_like(x)
         x_map.scaled(g, None, FeatureMap.of(y, axis, layout))
         return y, g, pooled
@@ -107,16 +81,16 @@ class FusedECA(torch.autograd.Function):
         padding, gate, axis = ctx.options
         dy = torch.zeros_like(x) if dy is None else dy
         # Dynamo may meet this where forward ran outside of its graph.
-        is_native = torch.compiler.is_compiling() or is_wrapped(x, w, dy, dg, dpooled)
-        layout = None if is_native else layout_of(x, axis)
-        # A gradient that is differentiated again, or is under vmap, is that of the native code.
+        is_unfused = torch.compiler.is_compiling() or is_wrapped(x, w, dy, dg, dpooled)
+        layout = None if is_unfused else layout_of(x, axis)
+        # A gradient that is differentiated again, or is under vmap, is that of the tensor lines.
         if layout is None or torch.is_grad_enabled():
-            _, pull = torch.func.vjp(lambda x, w: native(x, w, *ctx.options), x, w)  # type: ignore[misc]
+            _, pull = torch.func.vjp(lambda x, w: unfused_eca(x, w, *ctx.options), x, w)  # type: ignore[misc]
             cotangents = (dy, *(torch.zeros_like(g) if d is None else d for d in (dg, dpooled)))
             return (*pull(cotangents), None, None, None)
         if _is_for_triton(x, w, axis):  # without dpooled: `fused_eca` hands the means to nobody
             dg = torch.zeros_like(g) if dg is None else dg
-            gradients = _triton.backward(dy, x, w.unsqueeze(1), pooled, g, dg, padding, gate)
+            gradients = triton_route.backward(dy, x, w.unsqueeze(1), pooled, g, dg, padding, gate)
             return gradients[0], gradients[1].squeeze(1), None, None, None
         if layout_of(dy, axis) != layout:  # in another order, or expanded, as that of a sum is
             dy = torch.empty_like(x).copy_(dy)
@@ -136,28 +110,14 @@ class FusedECA(torch.autograd.Function):
         x, w, g, pooled = ctx.saved_tensors
         padding, gate, axis = ctx.options
         dx = torch.zeros_like(x) if dx is None else dx
-        dpooled = dx.mean([i for i in range(1, x.ndim) if i != axis], dtype=g.dtype)
+        shapes = Shapes.of(x.shape, axis, w.shape[1])
+        dpooled = dx.mean(shapes.axes, dtype=g.dtype)
         dlogits = convolve(dpooled, w.to(g.dtype), padding)
         if dw is not None:
             dlogits = dlogits + convolve(pooled, dw.to(g.dtype), padding)
         dg = along_slope(gate, g, dlogits)
-        return (dx * _spread(g, x, axis) + x * _spread(dg, x, axis)).to(x.dtype), dg, dpooled
+        return (dx * g.reshape(shapes.gate) + x * dg.reshape(shapes.gate)).to(x.dtype), dg, dpooled
 
 
 # `apply` looks at it in every call, and takes as long for that as for a pass over a small map.
 FusedECA.forward.__signature__ = inspect.signature(FusedECA.forward)  # type: ignore[attr-defined]
-
-
-def is_wrapped(*tensors: Tensor | None) -> bool:
-    """Whether a transform is at work.
-
-    The tensors of torch.func and of autograd's own batches have no memory, and its dual numbers take no `out=`.
-    """
-    functorch = torch._C._functorch
-    return any(
-        functorch.is_functorch_wrapped_tensor(t)
-        or functorch.is_legacy_batchedtensor(t)
-        or unpack_dual(t).tangent is not None  # type: ignore[no-untyped-call]
-        for t in tensors
-        if t is not None
-    )

@@ -1,58 +1,17 @@
-"""The Triton kernels as operators of PyTorch, `eca_multi::forward` and `eca_multi::backward`: tiles, launches, shapes.
+"""The Triton kernels as operators of PyTorch, `eca_multi::forward` and `eca_multi::backward`: launches and shapes.
 
 Without register_autograd: torch.func.jvp of such an operator is 0, silently. An autograd.Function calls them.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-import triton
 from torch import Tensor
 
-from ._triton import WIDEST
-from ._triton_kernels import backward_kernel, forward_kernel
+from eca_multi.torch._tensor_lines import pad_channels
 
-ELEMENTS = 1 << 14  # of a tile at most: 32 for each thread of the 16 warps that it then has
-CHANNELS = 64  # of a tile, but for kernels of more than 33 taps: where they are innermost in memory, 128 bytes or more
-
-
-class Tile(NamedTuple):
-    """What a program has of a sample: `channels` by `positions`, both powers of two; it writes `own` channels."""
-
-    channels: int
-    positions: int
-    halo: int
-    own: int
-    blocks: int
-
-    @classmethod
-    def of(cls, channels: int, positions: int, k: int, padding: str, columns: bool) -> "Tile":
-        """Choose the tile. `columns`: the channels are innermost in memory."""
-        if padding == "zeros" and channels <= CHANNELS:
-            wide, halo = triton.next_power_of_2(channels), 0  # all there are: beyond them are zeros
-            least = wide
-        else:
-            halo = k // 2 if padding == "circular" else min(k // 2, channels - 1)
-            if halo > WIDEST // 2:
-                raise ValueError(
-                    f"weight must have at most {WIDEST} taps for the Triton kernels. Received: {k}. "
-                    "Ask available(x, weight) first."
-                )
-            wide = max(CHANNELS, triton.next_power_of_2(4 * halo))  # half of the channels are its own, at least
-            wide = min(wide, triton.next_power_of_2(channels + 2 * halo))
-            least = wide if columns else min(wide, triton.next_power_of_2(max(1, 8 * halo)))  # three quarters
-        span = triton.next_power_of_2(positions)
-        # As many channels as leave room for all positions; where even `least` does not, positions in several steps.
-        while wide > least and wide * span > ELEMENTS:
-            wide //= 2
-        span = min(span, max(1, ELEMENTS // wide))
-        own = wide - 2 * halo
-        return cls(wide, span, halo, own, triton.cdiv(channels, own))
-
-    @property
-    def warps(self) -> int:
-        return min(16, max(4, self.channels * self.positions // 512))
+from .triton_kernels import backward_kernel, forward_kernel
+from .triton_tile import Tile
 
 
 @torch.library.custom_op("eca_multi::forward", mutates_args=())
@@ -103,10 +62,6 @@ def _launch(
 def _weight_gradient(dlogits: Tensor, pooled: Tensor, weight: Tensor, padding: str) -> Tensor:
     """Sum dlogits times the shifted means, in one order: no atomics, and no matmul, which may be in TF32."""
     channels, half = pooled.shape[1], weight.shape[2] // 2
-    if padding == "zeros":
-        padded = F.pad(pooled, (half, half))
-    else:
-        padded = torch.cat([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
-    terms = dlogits.unsqueeze(1) * padded.unfold(1, channels, 1)  # (N, k, C)
+    terms = dlogits.unsqueeze(1) * pad_channels(pooled, half, padding).unfold(1, channels, 1)  # (N, k, C)
     dw = terms.sum((0, 2)) if len(weight) == 1 else terms.sum(0).t()
     return dw.reshape(weight.shape).to(weight.dtype).contiguous()

@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from . import _batch_norm as batch_norm
+from . import batch_norm
 
 BLOCK = 1 << 20  # elements: 4 MB in float32
 LONG_ROW = 512  # positions
