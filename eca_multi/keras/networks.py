@@ -25,6 +25,7 @@ from eca_multi.networks import (
 from eca_multi.networks import kernel_sizes as sizes_of
 
 from ._blocks import (
+    GLOBAL_POOLS,
     MAX_POOLS,
     ZERO_PADDINGS,
     activate,
@@ -38,13 +39,6 @@ from ._blocks import (
 from ._network_weights import identify_network
 from .functional import Tensor
 from .layers import ECA, check_data_format
-
-GLOBAL_POOLS = {
-    ("avg", 1): L.GlobalAveragePooling1D,
-    ("avg", 2): L.GlobalAveragePooling2D,
-    ("max", 1): L.GlobalMaxPooling1D,
-    ("max", 2): L.GlobalMaxPooling2D,
-}
 
 
 @keras.saving.register_keras_serializable(package="eca_multi")

@@ -84,7 +84,7 @@ def convolve(pooled: torch.Tensor, w: torch.Tensor, padding: str) -> torch.Tenso
     # once. Without, it fuses the shifts of all taps into the loop over dx and computes them at each position.
     copies = (padded, padded)
     if not is_scripting() and torch.compiler.is_compiling():
-        copies = padded.expand(2, *padded.shape)
+        copies = padded.expand(2, *padded.shape)  # type: ignore[assignment]  # TorchScript has no such union
     logits = copies[0][:, :channels] * w[:, 0]
     for j in range(1, k):
         logits = logits + copies[j % 2][:, j : j + channels] * w[:, j]

@@ -17,7 +17,8 @@ from eca_multi._errors import (
 from eca_multi._kernel import eca_kernel_size
 
 from ._scripted import scripted_eca
-from .functional import Gate, checked_eca
+from ._tensor_lines import Gate
+from .functional import checked_eca
 
 torch.fx.wrap("checked_eca")  # one step in a graph of torch.fx, so that networks with ECA can be traced and fused
 

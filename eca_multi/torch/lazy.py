@@ -16,7 +16,8 @@ from eca_multi._errors import (
 )
 from eca_multi._kernel import eca_kernel_size
 
-from .functional import Gate, require_floating, require_mask
+from ._tensor_lines import Gate
+from .functional import require_floating, require_mask
 from .layers import ECA, ChannelKernel
 
 
