@@ -1,7 +1,8 @@
-"""What is a valid ECA, decided once: the checks and the message text that every framework shares.
+"""The checks of ECA's arguments and shapes, and the text of their messages: every framework calls these.
 
-Each message says what is invalid, what was expected, what was received and what to do. A wrong type is a TypeError,
-a wrong value a ValueError. The functions take plain Python values (shapes, names, flags), never a framework's tensor.
+Each message says which argument is invalid, what the check expected, what it received and the remedy. A wrong type
+raises TypeError, a wrong value ValueError. The functions take plain Python values (shapes, names, flags), never a
+framework's tensor.
 """
 
 import numbers
@@ -108,14 +109,14 @@ def check_gate(gate: str | Callable[..., Any]) -> None:
 
 
 def check_gate_shape(received: Sequence[Any], logits: Sequence[Any]) -> None:
-    """A callable gate works element by element; one that changes the shape would be broadcast into y."""
+    """Check that a callable gate kept the shape: the product would broadcast another shape into y."""
     if tuple(received) != tuple(logits):
         remedy = "Use a function that works element by element."
         raise ValueError(_text("gate", f"a function that keeps the shape {tuple(logits)}", tuple(received), remedy))
 
 
 def check_axis_names(axis_name: str | tuple[str, ...] | None, channel_axis_name: str | None) -> None:
-    """Check the names of mesh axes: JAX itself says which ones there are."""
+    """Check the names of mesh axes; JAX itself checks that the mesh has them."""
     names = axis_name if isinstance(axis_name, tuple) else () if axis_name is None else (axis_name,)
     if not all(isinstance(name, str) for name in names):
         remedy = "Name the mesh axes over which the positions of a sample are spread, for example 'space'."
@@ -159,7 +160,7 @@ def _kind(value: object) -> str:
 
 
 def check_channel_axis(channel_axis: SupportsIndex, shape: Sequence[Any]) -> int:
-    """Check rank and channel axis, along which there is a channel; return the axis counted from the front."""
+    """Check the rank, the channel axis and that it holds a channel; return the axis counted from the front."""
     rank = len(shape)
     if rank < 3:
         remedy = "Add the missing axes: ECA averages over the spatial axes of (N, C, *S) or (N, *S, C)."
@@ -196,7 +197,7 @@ def check_axis_type(channel_axis: SupportsIndex) -> int:
 
 
 def spatial_axes(axis: int, shape: Sequence[Any]) -> tuple[int, ...]:
-    """Return the axes to average over; an extent of 0 has no mean and raises. An unknown extent (None) passes."""
+    """Return the axes to average over. An extent of 0 has no mean and raises; an unknown extent (None) passes."""
     axes = tuple(i for i in range(1, len(shape)) if i != axis)
     for i in axes:
         if shape[i] is not None and shape[i] == 0:
@@ -213,7 +214,7 @@ def check_channels(channels: int, axis: int, shape: Sequence[Any]) -> None:
 
 
 def check_known_channels(channels: int | None, shape: Sequence[Any]) -> int:
-    """A layer that infers its channels needs them to be static."""
+    """Return the number of channels; a layer that infers it needs a static one."""
     if channels is None:
         remedy = "Give the channel axis of the Input a size."
         raise ValueError(_text("the number of channels", "known when the layer is built", tuple(shape), remedy))
@@ -221,7 +222,7 @@ def check_known_channels(channels: int | None, shape: Sequence[Any]) -> int:
 
 
 def check_kernel(kernels: int | None, size: int | None, channels: Any, shape: Sequence[Any]) -> int:
-    """Check a weight that was read as `kernels` kernels of `size` taps (None: of no known layout); return the size."""
+    """Check a weight of `kernels` kernels and `size` taps (None: the layout is unknown), and return the size."""
     expected = "one kernel of k taps or one per channel, in the layout of its framework"
     if kernels is None or size is None:
         remedy = "See the weight table in docs/weights.md."

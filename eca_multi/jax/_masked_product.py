@@ -1,7 +1,7 @@
-"""The product under a mask, where the padding may be NaN or infinite and must not reach the gradient of the gates.
+"""The product under a mask. NaN or infinity in the padding must not reach the gradient of the gates.
 
-The derivative is given here, for both modes and any order: written out, as a choice between two products, it has
-XLA:CPU move twice as many maps.
+This module defines the derivative, for both modes and any order: for a choice between two products XLA:CPU would move
+twice as many maps.
 """
 
 import jax
@@ -16,8 +16,8 @@ Four = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 def masked_product(x: jax.Array, wide: jax.Array, g: jax.Array, valid: jax.Array) -> jax.Array:
     """Return wide * g in x's dtype; wide is x in g's, and carries its gradient.
 
-    What is neither valid nor finite counts as 0 for the gradient of g: where the loss does not look at it, a product
-    would give 0 * NaN.
+    A position that is neither valid nor finite counts as 0 for the gradient of g: the loss does not look there, and a
+    product would give 0 * NaN.
     """
     return (wide * g).astype(x.dtype)
 

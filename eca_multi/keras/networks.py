@@ -43,10 +43,10 @@ from .layers import ECA, check_data_format
 
 @keras.saving.register_keras_serializable(package="eca_multi")
 class ECANetwork(keras.Model):
-    """A functional model that knows which network it is; what it holds and does is in its graph.
+    """A functional model that knows which network it is.
 
-    `arch` and a `preprocessing` that was set are kept in its config. A clone, or what surgery makes of it, is known by
-    its name or its tensors instead.
+    Its config keeps `arch` and a `preprocessing` that was set. A clone, or a model after surgery, has its name or its
+    tensors to tell.
     """
 
     arch: str | None = None
@@ -54,7 +54,7 @@ class ECANetwork(keras.Model):
 
     @property
     def network(self) -> Network:
-        """The table that it was built from."""
+        """The table of the network."""
         known = next((name for name in (self.arch, self.name) if name in NETWORKS), None)
         return find(known) if known is not None else identify_network(self).network
 
@@ -82,7 +82,7 @@ class ECANetwork(keras.Model):
         return next((layer.units for layer in self.layers if layer.name == name), 0)
 
     def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
-        # Before Keras adds or drops an axis itself, so that the errors read as in every framework.
+        # Check before Keras adds or drops an axis, so that the errors read as in every framework.
         if hasattr(inputs, "shape"):
             axis = 1 if any(getattr(layer, "data_format", "") == "channels_first" for layer in self.layers) else -1
             expected = self.inputs[0].shape
@@ -105,7 +105,7 @@ class ECANetwork(keras.Model):
 
 @contextlib.contextmanager
 def _deep_graph() -> Iterator[None]:
-    """Let Keras walk a graph of 1000 layers: it calls itself once for each, and Python stops at 1000 by default."""
+    """Let Keras walk a graph of 1000 layers: it recurses once for each, and Python stops at 1000 by default."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, 10_000))
     try:

@@ -38,10 +38,10 @@ def network_from_canonical(
 
 
 def _native(model_or_state: ECANetwork | Mapping[str, torch.Tensor]) -> dict[str, tuple[Tensor, torch.Tensor]]:
-    """Return by canonical name what is expected of a tensor, and the tensor."""
+    """Return by canonical name the tensor of the table and the native tensor."""
     if isinstance(model_or_state, Mapping):
-        found = identify({name: value.shape for name, value in model_or_state.items()})
-        pairs = {name: (tensor, model_or_state[found.names[name]]) for name, tensor in found.tensors.items()}
+        network = identify({name: value.shape for name, value in model_or_state.items()})
+        pairs = {name: (tensor, model_or_state[network.names[name]]) for name, tensor in network.tensors.items()}
     else:
         state = model_or_state.state_dict()
         listed = model_or_state.tensors.items()

@@ -77,11 +77,11 @@ def named_gate(gate: str, logits: torch.Tensor) -> torch.Tensor:
 
 def convolve(pooled: torch.Tensor, w: torch.Tensor, padding: str) -> torch.Tensor:
     """Correlate the means (N, C) with one kernel (1, k), or with one per channel (C, k)."""
-    # Shifted copies instead of conv1d: that is silently wrong for spatial shards and recompiles per channel count.
+    # Shifted copies instead of conv1d, which is silently wrong for spatial shards and recompiles per channel count.
     channels, k = pooled.shape[1], w.shape[1]
     padded = pad_channels(pooled, k // 2, padding)
-    # Compiled, the taps take two copies in turn: the means' gradient then ends in a sum over both, which inductor does
-    # once. Without, it fuses the shifts of all taps into the loop over dx and computes them at each position.
+    # Compiled, the taps take two copies in turn: the means' gradient then ends in a sum over both, which inductor
+    # computes once. With one copy it fuses the shifts of all taps into the loop over dx, and repeats them per position.
     copies = (padded, padded)
     if not is_scripting() and torch.compiler.is_compiling():
         copies = padded.expand(2, *padded.shape)  # type: ignore[assignment]  # TorchScript has no such union
@@ -101,9 +101,9 @@ def pad_channels(rows: torch.Tensor, half: int, padding: str) -> torch.Tensor:
 def gathered(pooled: torch.Tensor) -> torch.Tensor:
     """The means with all channels on every device, where they are a DTensor of channel shards.
 
-    DTensor has no halo; left to itself it spreads the samples instead, and then moves x's gradient after them.
+    DTensor has no halo: without this line it would spread the samples instead, and move x's gradient after them.
     """
-    if not hasattr(pooled, "redistribute"):  # a DTensor alone has it; its class takes long to import
+    if not hasattr(pooled, "redistribute"):  # only a DTensor has the method; its class takes long to import
         return pooled
     from torch.distributed.tensor import Replicate
 
@@ -115,5 +115,5 @@ def gathered(pooled: torch.Tensor) -> torch.Tensor:
 
 
 def conv1d_is_exact(x: torch.Tensor) -> bool:
-    """On CUDA conv1d may round to TF32, and autocast narrows it."""
+    """Whether conv1d computes in x's precision: on CUDA it may round to TF32, and autocast narrows it."""
     return x.is_cpu and not torch.is_autocast_enabled("cpu")

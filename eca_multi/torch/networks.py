@@ -29,7 +29,7 @@ torch.fx.wrap("check_input")  # one step in a graph of torch.fx, which knows no 
 
 
 class ECANetwork(nn.Module):
-    """What all networks share: the walk through stem, blocks and head, and what they return."""
+    """The walk through stem, blocks and head, and the outputs, of all networks."""
 
     network: Network
     preprocessing: Preprocessing
@@ -71,7 +71,7 @@ class ECANetwork(nn.Module):
         )
 
     def steps(self) -> Iterator[tuple[str, nn.Module]]:
-        """The modules from the input to the last feature map, with the path of what each ends."""
+        """The modules from the input to the last feature map, each with the path of the block that it ends."""
         raise NotImplementedError
 
     def classify(self, pooled: torch.Tensor) -> torch.Tensor:

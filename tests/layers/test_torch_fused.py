@@ -1,6 +1,6 @@
 """ECA's own backward pass in torch: where it is taken, and that it allocates nothing but its results.
 
-What it computes is tested with the layer's derivatives in test_torch_layers.py, which run on both codes.
+What it computes is tested with the layer's derivatives in test_torch_derivatives.py, which run on both codes.
 """
 
 import pytest

@@ -20,7 +20,8 @@ from eca_multi._errors import (
     check_padding,
 )
 from eca_multi._kernel import eca_kernel_size
-from eca_multi.jax.functional import AxisName, Gate, as_floating, eca
+from eca_multi.jax._mesh import AxisName
+from eca_multi.jax.functional import Gate, as_floating, eca
 
 
 class ECA(nn.Module):

@@ -51,7 +51,7 @@ class ECANetwork(nn.Module):
 
     @property
     def network(self) -> Network:
-        """The table that it is built from."""
+        """The table of the network."""
         return find(self.arch)
 
     @nn.compact

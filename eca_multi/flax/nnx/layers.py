@@ -18,7 +18,8 @@ from eca_multi._errors import (
     check_positive_int,
 )
 from eca_multi._kernel import eca_kernel_size
-from eca_multi.jax.functional import AxisName, Gate, as_floating, axis_size, eca
+from eca_multi.jax._mesh import AxisName, axis_size
+from eca_multi.jax.functional import Gate, as_floating, eca
 
 
 class ECAParam(nnx.Param):

@@ -1,11 +1,11 @@
 """ECA's passes over a feature map by the kernels of batch normalisation on the CPU.
 
-At inference that is y = x * scale + shift, and the gradients by scale and shift are sum(dy * x) and sum(dy): what ECA
-needs. The kernels read each map once, compute half precision in float32, and allocate nothing of the map's size.
-A map is rows (N * C, S, 1) or columns (N, S, C), as in `feature_map`.
+At inference batch normalisation is y = x * scale + shift, and its gradients by scale and shift are sum(dy * x) and
+sum(dy): the passes that ECA needs. The kernels read each map once, compute half precision in float32, and allocate
+nothing of the map's size. A map is rows (N * C, S, 1) or columns (N, S, C), as in `feature_map`.
 
-They add one position after the other in float32, rows by the lanes of a vector, at least eight: what they sum is cut
-into runs, so that no sum drifts.
+They add one position after the other in float32, rows by the lanes of a vector, at least eight. So cut the positions
+into runs: a long sum would drift.
 """
 
 from functools import lru_cache

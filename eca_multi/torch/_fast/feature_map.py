@@ -1,7 +1,7 @@
 """A feature map as it lies in memory, and the two passes over it that ECA needs: sums, and a scaling.
 
-On a CPU fresh memory costs most, ten times as much as reading it again: a pass allocates its result alone, and works in
-blocks that stay in the cache.
+On a CPU fresh memory costs most, ten times as much as reading memory again: a pass allocates its result alone, and
+works in blocks that stay in the cache.
 """
 
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ class FeatureMap(NamedTuple):
 
     @property
     def is_long(self) -> bool:
-        """Whether batch normalisation's kernels are worth their call: one for all rows, or one a sample of columns."""
+        """Whether batch normalisation's kernels are worth a call for all rows, or a call for each sample of columns."""
         _, positions, channels = self.data.shape
         return positions >= LONG_ROW if channels == 1 else positions * channels >= LONG_COLUMNS
 
@@ -112,7 +112,7 @@ def _product(x: Tensor, d: Tensor | None, memory: Tensor) -> Tensor:
         return block.copy_(x)
     if d.dtype == block.dtype:
         return torch.mul(x, d, out=block) if x.dtype == d.dtype else block.copy_(x).mul_(d)
-    # Both are widened by hand: a product of mixed dtypes would do it in fresh memory, at each block.
+    # Widen both here: a product of mixed dtypes would widen each block in fresh memory.
     wide = _part_of(memory, x.numel(), d.shape)
     return block.copy_(x).mul_(wide.copy_(d))
 

@@ -1,7 +1,7 @@
-"""ECA with a backward pass of its own, for plain tensors in eager mode on the CPU (and, if asked for, in Triton).
+"""ECA with a backward pass of its own, for plain tensors in eager mode on the CPU (and on request in Triton).
 
-Autograd takes the gradient of the usual code through several tensors of the feature map's size. Here forward writes y,
-backward writes dx, and nothing else is of that size.
+Autograd takes the gradient of the tensor lines through several tensors of the feature map's size. Here forward writes y
+and backward writes dx, and no other tensor has that size.
 """
 
 import inspect
@@ -21,7 +21,7 @@ SMALL = 1 << 15  # elements of x; below, autograd's own engine is quicker than a
 
 
 def is_faster(x: Tensor, weight: Tensor, gate: Gate, axis: int) -> bool:
-    """Where `fused_eca` is taken, of tensors in eager mode. The measurements are in docs/speed.md."""
+    """Whether `fused_eca` is faster for tensors in eager mode; docs/speed.md has the measurements."""
     if not isinstance(gate, str):
         return False
     if not x.is_cpu:
@@ -49,7 +49,7 @@ def unfused_eca(x: Tensor, w: Tensor, padding: str, gate: str, axis: int) -> tup
 
 
 class FusedECA(torch.autograd.Function):
-    """All three outputs (y, gates, means) have a gradient: without, the second derivative would lack terms."""
+    """All three outputs (y, gates, means) take a gradient: otherwise the second derivative would lack terms."""
 
     generate_vmap_rule = True
 
@@ -83,16 +83,16 @@ class FusedECA(torch.autograd.Function):
         # Dynamo may meet this where forward ran outside of its graph.
         is_unfused = torch.compiler.is_compiling() or is_wrapped(x, w, dy, dg, dpooled)
         layout = None if is_unfused else layout_of(x, axis)
-        # A gradient that is differentiated again, or is under vmap, is that of the tensor lines.
+        # Under vmap, or where the gradient is differentiated again, take the gradient of the tensor lines.
         if layout is None or torch.is_grad_enabled():
             _, pull = torch.func.vjp(lambda x, w: unfused_eca(x, w, *ctx.options), x, w)  # type: ignore[misc]
             cotangents = (dy, *(torch.zeros_like(g) if d is None else d for d in (dg, dpooled)))
             return (*pull(cotangents), None, None, None)
-        if _is_for_triton(x, w, axis):  # without dpooled: `fused_eca` hands the means to nobody
+        if _is_for_triton(x, w, axis):  # without dpooled: `fused_eca` does not return the means
             dg = torch.zeros_like(g) if dg is None else dg
             gradients = triton_route.backward(dy, x, w.unsqueeze(1), pooled, g, dg, padding, gate)
             return gradients[0], gradients[1].squeeze(1), None, None, None
-        if layout_of(dy, axis) != layout:  # in another order, or expanded, as that of a sum is
+        if layout_of(dy, axis) != layout:  # in another order, or expanded, as the gradient of a sum is
             dy = torch.empty_like(x).copy_(dy)
         x_map, dy_map = FeatureMap.of(x, axis, layout), FeatureMap.of(dy, axis, layout)
         dgates = x_map.sums(dy_map)
@@ -119,5 +119,5 @@ class FusedECA(torch.autograd.Function):
         return (dx * g.reshape(shapes.gate) + x * dg.reshape(shapes.gate)).to(x.dtype), dg, dpooled
 
 
-# `apply` looks at it in every call, and takes as long for that as for a pass over a small map.
+# `apply` reads the signature in every call, and that takes as long as a pass over a small map.
 FusedECA.forward.__signature__ = inspect.signature(FusedECA.forward)  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
-"""The product under a mask, where the padding may be NaN or infinite and must not reach the gradient of the gates.
+"""The product under a mask. NaN or infinity in the padding must not reach the gradient of the gates.
 
-Written out, as a choice between two products, it takes four times as long in eager mode: there it has a derivative of
-its own. Compilers fuse the choice.
+A choice between two products takes four times as long in eager mode, so the product has a derivative of its own there.
+Compilers fuse the choice.
 """
 
 import math
@@ -16,8 +16,8 @@ from .eager import is_eager, is_wrapped
 def masked_product(x: Tensor, scale: Tensor, valid: Tensor) -> Tensor:
     """Return x * scale, in the wider dtype.
 
-    What is neither valid nor finite counts as 0 for the gradient of scale: where the loss does not look at it, a
-    product would give 0 * NaN.
+    A position that is neither valid nor finite counts as 0 for the gradient of scale: the loss does not look there,
+    and a product would give 0 * NaN.
     """
     if is_eager(x, scale):
         product: Tensor = MaskedProduct.apply(x, scale, valid)  # type: ignore[no-untyped-call]
@@ -27,7 +27,7 @@ def masked_product(x: Tensor, scale: Tensor, valid: Tensor) -> Tensor:
 
 
 class MaskedProduct(torch.autograd.Function):
-    """Its backward pass is made of operations that have derivatives, so it has all of them."""
+    """The backward pass consists of operations that have derivatives, so every further derivative exists."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, valid: Tensor) -> Tensor:
@@ -50,11 +50,11 @@ class MaskedProduct(torch.autograd.Function):
 
 
 def _by_scale(x: Tensor, scale: Tensor, valid: Tensor, dy: Tensor) -> Tensor:
-    # To look at a number is to wait for a GPU, and no transform or compiler can do it.
-    may_look = x.is_cpu and is_eager(x, dy) and not torch.is_grad_enabled() and not is_wrapped(x, scale, valid, dy)
-    if may_look:
+    # Reading a number waits for a GPU, and no transform or compiler can read one.
+    may_read = x.is_cpu and is_eager(x, dy) and not torch.is_grad_enabled() and not is_wrapped(x, scale, valid, dy)
+    if may_read:
         plain = (dy * x).sum_to_size(scale.shape)
-        if plain.isfinite().all():  # so is all of the padding
+        if plain.isfinite().all():  # then all of the padding is finite
             return plain
     return (dy * _counted(x, valid)).sum_to_size(scale.shape)
 
@@ -64,4 +64,4 @@ def _counted(x: Tensor, valid: Tensor) -> Tensor:
 
 
 def _counts(x: Tensor, valid: Tensor) -> Tensor:
-    return valid | (x.abs() < math.inf)  # isfinite() makes five maps of this
+    return valid | (x.abs() < math.inf)  # isfinite() makes five maps
