@@ -15,6 +15,7 @@ from typing import Any, SupportsIndex
 PADDINGS = ("zeros", "circular")
 GATES = ("sigmoid", "hard_sigmoid", "2sigmoid")
 INITS = ("uniform", "identity")
+_AXIS_REMEDY = "Use 1 for channels first, -1 for channels last."
 
 
 def _text(name: str, expected: str, received: object, remedy: str) -> str:
@@ -46,10 +47,6 @@ def check_odd(name: str, value: SupportsIndex) -> int:
         remedy = f"An even kernel has no centre channel; use {number - 1} or {number + 1}."
         raise ValueError(_text(name, expected, f"{name}={value!r}", remedy))
     return number
-
-
-def check_min_size(value: SupportsIndex) -> int:
-    return check_odd("min_size", value)
 
 
 def check_gamma(value: object) -> Fraction:
@@ -96,9 +93,8 @@ def _name_error(value: object) -> type[Exception]:
 
 def check_padding(padding: str) -> None:
     if padding not in PADDINGS:
-        raise _name_error(padding)(
-            _text("padding", _names(PADDINGS), f"padding={padding!r}", "The paper uses 'zeros'.")
-        )
+        text = _text("padding", _names(PADDINGS), f"padding={padding!r}", "The paper uses 'zeros'.")
+        raise _name_error(padding)(text)
 
 
 def check_gate(gate: str | Callable[..., Any]) -> None:
@@ -165,26 +161,13 @@ def check_channel_axis(channel_axis: SupportsIndex, shape: Sequence[Any]) -> int
     if rank < 3:
         remedy = "Add the missing axes: ECA averages over the spatial axes of (N, C, *S) or (N, *S, C)."
         raise ValueError(_text("x", "of rank 3 or more", f"rank {rank}, shape {tuple(shape)}", remedy))
-    remedy = "Use 1 for channels first, -1 for channels last."
-    axis = check_axis_type(channel_axis)
+    axis, remedy = check_axis_type(channel_axis), _AXIS_REMEDY
     if not -rank <= axis < rank:
-        raise ValueError(
-            _text(
-                "channel_axis",
-                f"in [-{rank}, {rank}) for rank {rank}",
-                f"channel_axis={axis}",
-                remedy,
-            )
-        )
+        expected = f"in [-{rank}, {rank}) for rank {rank}"
+        raise ValueError(_text("channel_axis", expected, f"channel_axis={axis}", remedy))
     if axis % rank == 0:
-        raise ValueError(
-            _text(
-                "channel_axis",
-                "another axis than the batch axis 0",
-                f"channel_axis={axis} for rank {rank}",
-                remedy,
-            )
-        )
+        received = f"channel_axis={axis} for rank {rank}"
+        raise ValueError(_text("channel_axis", "another axis than the batch axis 0", received, remedy))
     if shape[axis] is not None and shape[axis] == 0:
         remedy = "Without a channel there is nothing to gate; look at what x was made from."
         raise ValueError(_text("x", "of one channel or more", f"shape {tuple(shape)}", remedy))
@@ -192,8 +175,7 @@ def check_channel_axis(channel_axis: SupportsIndex, shape: Sequence[Any]) -> int
 
 
 def check_axis_type(channel_axis: SupportsIndex) -> int:
-    remedy = "Use 1 for channels first, -1 for channels last."
-    return _integer("channel_axis", channel_axis, "an integer", remedy)
+    return _integer("channel_axis", channel_axis, "an integer", _AXIS_REMEDY)
 
 
 def spatial_axes(axis: int, shape: Sequence[Any]) -> tuple[int, ...]:

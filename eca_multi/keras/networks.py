@@ -2,22 +2,22 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 from keras import layers as L
 
 from eca_multi.networks import (
     NETWORKS,
+    Builders,
     MobileNetV2,
     Network,
     Preprocessing,
     ResNet,
     check_input,
     check_options,
-    describe,
     drop_rates,
     find,
     preprocessing_of,
@@ -157,25 +157,6 @@ def _classify(x: Tensor, network: Network, num_classes: int, dtype: Any) -> Tens
     return L.Dense(num_classes, None, True, weight, bias, name=layer_name(path), dtype=dtype)(x)
 
 
-class Builder(Protocol):
-    """The keywords that every network is built with."""
-
-    def __call__(
-        self,
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        dtype: Any = None,
-        data_format: str | None = None,
-        name: str | None = None,
-    ) -> ECANetwork: ...
-
-
 _ARGUMENTS = """        dtype: Dtype or policy of the layers; None takes Keras's own setting.
         data_format: "channels_last" for x of shape (N, *S, C), "channels_first" for (N, C, *S); None takes
             `keras.config.image_data_format()`. On a CPU TensorFlow takes the channels first with oneDNN alone, which
@@ -186,55 +167,50 @@ _EXAMPLE = """        >>> from eca_multi.keras import {name}
         >>> model = {name}(num_classes=10){skip}
         >>> model.output_shape{skip}
         (None, 10)"""
-_SKIP = "  # doctest: +SKIP"  # of a deep network: Keras takes seconds to build one
 
 
-def _builder(name: str) -> Builder:
-    network, arch = find(name), name
+def _build(
+    network: Network,
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    kernel_sizes: str | Sequence[int] = "published",
+    features_only: bool = False,
+    global_pool: str | None = "avg",
+    drop_path: float = 0.0,
+    dims: int = 2,
+    dtype: Any = None,
+    data_format: str | None = None,
+    name: str | None = None,
+) -> ECANetwork:
+    check_options(num_classes, in_channels, global_pool, drop_path, dims)
+    sizes = sizes_of(network, kernel_sizes)
+    data_format = check_data_format(data_format)
+    factory = {"data_format": data_format, "dtype": dtype}
+    extents: list[int | None] = [None] * dims
+    extents.insert(0 if data_format == "channels_first" else dims, in_channels)
+    inputs = keras.Input(extents, dtype=keras.dtype_policies.get(dtype).compute_dtype, name="image")
+    if isinstance(network, ResNet):
+        outputs = _resnet(inputs, network, sizes, drop_path, dims, factory)
+    else:
+        outputs = _mobilenet_v2(inputs, network, sizes, drop_path, dims, factory)
+    y: Any = outputs[network.blocks[-1].path]
+    if features_only:
+        y = [outputs[feature.path] for feature in network.features]
+    else:
+        for conv in network.head:
+            y = conv_norm_act(y, conv, network.activation, dims, **factory)
+        if global_pool is not None:
+            y = GLOBAL_POOLS[global_pool, dims](name="global_pool", **factory)(y)
+            y = _classify(y, network, num_classes, dtype) if num_classes else y
+    with _deep_graph():
+        model = ECANetwork(inputs, y, name=network.name if name is None else name)
+    model.arch = network.name
+    return model
 
-    def build(
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        dtype: Any = None,
-        data_format: str | None = None,
-        name: str | None = None,
-    ) -> ECANetwork:
-        check_options(num_classes, in_channels, global_pool, drop_path, dims)
-        sizes = sizes_of(network, kernel_sizes)
-        data_format = check_data_format(data_format)
-        factory = {"data_format": data_format, "dtype": dtype}
-        extents: list[int | None] = [None] * dims
-        extents.insert(0 if data_format == "channels_first" else dims, in_channels)
-        inputs = keras.Input(extents, dtype=keras.dtype_policies.get(dtype).compute_dtype, name="image")
-        if isinstance(network, ResNet):
-            outputs = _resnet(inputs, network, sizes, drop_path, dims, factory)
-        else:
-            outputs = _mobilenet_v2(inputs, network, sizes, drop_path, dims, factory)
-        y: Any = outputs[network.blocks[-1].path]
-        if features_only:
-            y = [outputs[feature.path] for feature in network.features]
-        else:
-            for conv in network.head:
-                y = conv_norm_act(y, conv, network.activation, dims, **factory)
-            if global_pool is not None:
-                y = GLOBAL_POOLS[global_pool, dims](name="global_pool", **factory)(y)
-                y = _classify(y, network, num_classes, dtype) if num_classes else y
-        with _deep_graph():
-            model = ECANetwork(inputs, y, name=arch if name is None else name)
-        model.arch = arch
-        return model
 
-    build.__name__ = build.__qualname__ = name
-    example = _EXAMPLE.format(name=name, skip="" if len(network.blocks) < 10 else _SKIP)
-    build.__doc__ = describe(network, "(N, *S, C)", _ARGUMENTS, example)
-    return build
-
+Builder = Callable[..., ECANetwork]
+_builder = Builders(_build, "(N, *S, C)", _ARGUMENTS, _EXAMPLE)
 
 eca_resnet18 = _builder("eca_resnet18")
 eca_resnet34 = _builder("eca_resnet34")
