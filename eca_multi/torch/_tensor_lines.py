@@ -1,11 +1,11 @@
 """The tensor lines of the layer, for eager mode, compilers and transforms; `_scripted` is what TorchScript needs.
 
-TorchScript compiles `convolve` and `named_gate` too, so these two hold no dict of functions.
+TorchScript compiles `convolve` and `named_gate` too, so these two hold no dict of functions and no `# type:` comment.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +84,7 @@ def convolve(pooled: torch.Tensor, w: torch.Tensor, padding: str) -> torch.Tenso
     # computes once. With one copy it fuses the shifts of all taps into the loop over dx, and repeats them per position.
     copies = (padded, padded)
     if not is_scripting() and torch.compiler.is_compiling():
-        copies = padded.expand(2, *padded.shape)  # type: ignore[assignment]  # TorchScript has no such union
+        copies = cast("tuple[torch.Tensor, torch.Tensor]", padded.expand(2, *padded.shape))  # TorchScript has no union
     logits = copies[0][:, :channels] * w[:, 0]
     for j in range(1, k):
         logits = logits + copies[j % 2][:, j : j + channels] * w[:, j]
