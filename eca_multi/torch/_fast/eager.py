@@ -6,6 +6,8 @@ from torch.autograd.forward_ad import unpack_dual
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # torch.jit lists no names
 from torch.nn.parameter import Parameter
 
+from eca_multi.torch._private import functorch, len_dispatch_modes, len_function_modes
+
 PLAIN = (Tensor, Parameter)  # a DTensor, a fake tensor or a user's subclass takes the tensor lines
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # float64 is for references, which take the tensor lines
 
@@ -19,9 +21,9 @@ def is_eager(x: Tensor, weight: Tensor) -> bool:
         and weight.dtype in DTYPES
         and not torch.compiler.is_compiling()
         and not is_tracing()  # type: ignore[no-untyped-call]
-        and torch._C._functorch.peek_interpreter_stack() is None  # functionalize knows no autograd.Function
+        and functorch.peek_interpreter_stack() is None  # functionalize knows no autograd.Function
         # A mode that watches or changes operations must see them.
-        and torch._C._len_torch_function_stack() == torch._C._len_torch_dispatch_stack() == 0
+        and len_function_modes() == len_dispatch_modes() == 0
     )
 
 
@@ -30,7 +32,6 @@ def is_wrapped(*tensors: Tensor | None) -> bool:
 
     The tensors of torch.func and of autograd's own batches have no memory, and dual numbers take no `out=`.
     """
-    functorch = torch._C._functorch
     return any(
         functorch.is_functorch_wrapped_tensor(t)
         or functorch.is_legacy_batchedtensor(t)
