@@ -36,15 +36,15 @@ def _place(C, blocks, halo, own, E: tl.constexpr, CIRCULAR: tl.constexpr):
 
 
 @triton.jit
-def _at(start, M, c, rows, stride_c, stride_s, P: tl.constexpr):
+def _offsets(start, M, c, rows, stride_c, stride_s, P: tl.constexpr):
     """Offsets in the sample, and mask, of the tile's elements from position `start` on, in the channels `rows`."""
     s = start + tl.arange(0, P)
     return c[:, None] * stride_c + s[None, :] * stride_s, rows[:, None] & (s < M)[None, :]
 
 
 @triton.jit
-def _read(x, at, mask):
-    return tl.load(x + at, mask=mask, other=0.0)
+def _read(x, offsets, mask):
+    return tl.load(x + offsets, mask=mask, other=0.0)
 
 
 @triton.jit
@@ -93,21 +93,21 @@ def forward_kernel(
     n, c, exists, writes = _place(C, blocks, halo, own, E, CIRCULAR)
     x += n * C * M
     y += n * C * M
-    at, mask = _at(0, M, c, exists, stride_c, stride_s, P)
-    first = _read(x, at, mask)
+    offsets, mask = _offsets(0, M, c, exists, stride_c, stride_s, P)
+    first = _read(x, offsets, mask)
     total = first.to(tl.float32)
     for start in range(P, M, P):
-        at, mask = _at(start, M, c, exists, stride_c, stride_s, P)
-        total += _read(x, at, mask).to(tl.float32)
+        offsets, mask = _offsets(start, M, c, exists, stride_c, stride_s, P)
+        total += _read(x, offsets, mask).to(tl.float32)
     p = tl.sum(total, 1) / M
     g = _gate(_correlate(p, weight, c, exists, k, stride_w, E, False), GATE)
     tl.store(pooled + n * C + c, p, mask=writes)
     tl.store(gates + n * C + c, g, mask=writes)
-    at, mask = _at(0, M, c, writes, stride_c, stride_s, P)
-    tl.store(y + at, first.to(tl.float32) * g[:, None], mask=mask)
+    offsets, mask = _offsets(0, M, c, writes, stride_c, stride_s, P)
+    tl.store(y + offsets, first.to(tl.float32) * g[:, None], mask=mask)
     for start in range(P, M, P):
-        at, mask = _at(start, M, c, writes, stride_c, stride_s, P)
-        tl.store(y + at, _read(x, at, mask).to(tl.float32) * g[:, None], mask=mask)
+        offsets, mask = _offsets(start, M, c, writes, stride_c, stride_s, P)
+        tl.store(y + offsets, _read(x, offsets, mask).to(tl.float32) * g[:, None], mask=mask)
 
 
 @triton.jit
@@ -119,12 +119,12 @@ def backward_kernel(
     x += n * C * M
     dy += n * C * M
     dx += n * C * M
-    at, mask = _at(0, M, c, exists, stride_c, stride_s, P)
-    first = _read(dy, at, mask)
-    total = first.to(tl.float32) * _read(x, at, mask).to(tl.float32)
+    offsets, mask = _offsets(0, M, c, exists, stride_c, stride_s, P)
+    first = _read(dy, offsets, mask)
+    total = first.to(tl.float32) * _read(x, offsets, mask).to(tl.float32)
     for start in range(P, M, P):
-        at, mask = _at(start, M, c, exists, stride_c, stride_s, P)
-        total += _read(dy, at, mask).to(tl.float32) * _read(x, at, mask).to(tl.float32)
+        offsets, mask = _offsets(start, M, c, exists, stride_c, stride_s, P)
+        total += _read(dy, offsets, mask).to(tl.float32) * _read(x, offsets, mask).to(tl.float32)
     dgate = tl.sum(total, 1)
     if dg is not None:
         dgate += tl.load(dg + n * C + c, mask=exists, other=0.0)
@@ -132,8 +132,8 @@ def backward_kernel(
     dz = dgate * _slope(g, GATE)
     tl.store(dlogits + n * C + c, dz, mask=writes)
     shift = _correlate(dz, weight, c, exists, k, stride_w, E, True) / M
-    at, mask = _at(0, M, c, writes, stride_c, stride_s, P)
-    tl.store(dx + at, first.to(tl.float32) * g[:, None] + shift[:, None], mask=mask)
+    offsets, mask = _offsets(0, M, c, writes, stride_c, stride_s, P)
+    tl.store(dx + offsets, first.to(tl.float32) * g[:, None] + shift[:, None], mask=mask)
     for start in range(P, M, P):
-        at, mask = _at(start, M, c, writes, stride_c, stride_s, P)
-        tl.store(dx + at, _read(dy, at, mask).to(tl.float32) * g[:, None] + shift[:, None], mask=mask)
+        offsets, mask = _offsets(start, M, c, writes, stride_c, stride_s, P)
+        tl.store(dx + offsets, _read(dy, offsets, mask).to(tl.float32) * g[:, None] + shift[:, None], mask=mask)
