@@ -1,4 +1,4 @@
-"""The sha256 of a file or a folder."""
+"""Compute the sha256 of a file or a folder."""
 
 import os
 from collections.abc import Callable
@@ -9,11 +9,11 @@ _PIECE = 1 << 22
 
 
 def sha256_of(path: str | os.PathLike[str], tell: Callable[[int, int], None]) -> str:
-    """Return the sha256 of a file; of a folder, that of each file's relative name, size and bytes, in order of names.
+    """Return the sha256 of a file, or of the relative name, size and bytes of each file in a folder, sorted by name.
 
     Args:
         path: The file or the folder.
-        tell: Called with the number of bytes that are done, and of all.
+        tell: Called with the number of bytes done and the number of all bytes.
     """
     place = Path(path)
     folder = place.is_dir()

@@ -4,7 +4,8 @@ import os
 
 import torch
 
-from eca_multi.checkpoints import Hub, find_pretrained
+from eca_multi.checkpoints.find_files import Hub
+from eca_multi.checkpoints.find_pretrained import find_pretrained
 
 from . import networks
 from ._network_weights import network_from_canonical, network_to_canonical

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ import torch
 from typer.testing import CliRunner
 
 from eca_multi._files.file import write_atomically
-from eca_multi.checkpoints import CheckpointError, ConversionReport, convert, detect, load_file, read_checkpoint
+from eca_multi.checkpoints import CheckpointError, ConversionReport, convert, load_file, read_checkpoint
+from eca_multi.checkpoints.detect import detect
 from eca_multi.cli.main import app
 from eca_multi.networks import kernel_sizes
 from tests.support.checkpoint_factory import (
@@ -352,7 +354,7 @@ def test_a_wrong_architecture(tmp_path, files):
 
 def test_a_network_of_another_kind(tmp_path):
     torch.save({"conv1.weight": torch.ones(64, 3, 7, 7), "bn1.weight": torch.ones(64)}, tmp_path / "model.pth")
-    refused(tmp_path, tmp_path / "model.pth", r"[^$]*missing[^$]*The nearest networks are eca_resnet")
+    refused(tmp_path, tmp_path / "model.pth", r"[^$]*The nearest networks are eca_resnet[^$]*missing")
 
 
 def test_tensors_that_do_not_fit_are_all_listed(tmp_path, weights):
@@ -478,7 +480,8 @@ def test_a_folder_of_ones_own_is_kept(tmp_path, files, monkeypatch, target, to):
     (here / "here").symlink_to(here)
     before = {path: os.lstat(path) for path in (tmp_path, *tmp_path.rglob("*"))}
     monkeypatch.chdir(here)
-    monkeypatch.setattr("eca_multi.checkpoints.conversion.detect", lambda path: pytest.fail("it is refused too late"))
+    module = import_module("eca_multi.checkpoints.convert")  # by name, the package has the function instead
+    monkeypatch.setattr(module, "detect", lambda path: pytest.fail("it is refused too late"))
     done = run(source, target, "--to", to)
     assert done.exit_code == 2
     assert "path must name a new folder, an empty one, or a checkpoint of orbax" in done.stderr

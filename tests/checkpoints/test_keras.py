@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import pytest
 
-from eca_multi.checkpoints import CheckpointError, take
+from eca_multi.checkpoints import CheckpointError
+from eca_multi.checkpoints.take import take
 from eca_multi.keras import checkpoints as module
 from eca_multi.keras import eca_resnet18, from_canonical, to_canonical
 from eca_multi.keras.checkpoints import read_checkpoint, write_checkpoint

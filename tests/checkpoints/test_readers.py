@@ -24,8 +24,12 @@ import pytest
 import torch
 
 from eca_multi._parsing import parse_json, parsing
-from eca_multi.checkpoints import CheckpointError, convert, detect, load_file, read_checkpoint, take, write_safetensors
-from eca_multi.checkpoints.source import Stored, check_total, open_source
+from eca_multi.checkpoints import CheckpointError, convert, load_file, read_checkpoint
+from eca_multi.checkpoints.detect import detect
+from eca_multi.checkpoints.safetensors import write_safetensors
+from eca_multi.checkpoints.source import open_source
+from eca_multi.checkpoints.stored import Stored, check_total
+from eca_multi.checkpoints.take import take
 from eca_multi.networks import NETWORKS
 from eca_multi.surgery.plan import ECAPlan
 from tests.support import fuzz_readers
@@ -487,11 +491,11 @@ def test_a_folder_whose_metadata_lie(tmp_path, text):
 def write_folder(tiny, folder, *, ocdbt, **more):
     import orbax.checkpoint as ocp
 
-    from eca_multi.flax._checkpoint_files import _tree
+    from eca_multi.flax._formats.network import _tree
     from eca_multi.flax._network_weights import flatten, nest
 
     tree = _tree(take(tiny), collections=True)
-    arrays = nest((route, place.array()) for route, place in flatten(tree))
+    arrays = nest((route, array()) for route, array in flatten(tree))
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=ocdbt)) as writer:
         writer.save(folder, {**arrays, **more})
     assert read_checkpoint(folder).found.network.name == fuzz_readers.TINY
@@ -581,7 +585,8 @@ def test_a_pipe_and_a_device(tmp_path, name):
     ],
 )
 def test_a_config_that_lies(tmp_path, tiny, text):
-    from eca_multi.checkpoints import Hub, find_pretrained
+    from eca_multi.checkpoints.find_files import Hub
+    from eca_multi.checkpoints.find_pretrained import find_pretrained
 
     write_safetensors(tiny, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))

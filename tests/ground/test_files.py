@@ -22,7 +22,7 @@ from eca_multi._files import scratch as _scratch
 from eca_multi._files.file import whole_file, write_atomically
 from eca_multi._files.folder import Known, check_replaceable, whole_folder
 from eca_multi._files.scratch import scratch_folder
-from eca_multi.checkpoints import ORBAX
+from eca_multi.checkpoints.orbax import ORBAX
 from tests.support.files_killed import state
 
 SCRIPT = Path(__file__).parents[1].joinpath("support", "files_killed.py")
@@ -741,7 +741,7 @@ ALLOWED = {
     "_files/folder.py": {"os.chmod", "os.rename"},
     "_files/scratch.py": {"os.chmod", "os.mkdir", "os.unlink", "shutil.rmtree"},
     "_pytest_plugin.py": {"mkdir", "write_text"},  # the folder of reports, which is asked for; the run's own folder
-    "flax/_checkpoint_files.py": {"write_text"},  # into the folder that is being written
+    "flax/_formats/orbax.py": {"write_text"},  # into the folder that is being written
     "parity/explain/bundle.py": {
         "mkdir"
     },  # the folder of bundles, which is asked for, and the one that is being written

@@ -61,7 +61,8 @@ def make_seeds(folder: Path) -> None:
     import torch
 
     import eca_multi.keras.networks as keras_networks
-    from eca_multi.checkpoints import save_file, take
+    from eca_multi.checkpoints import save_file
+    from eca_multi.checkpoints.take import take
     from eca_multi.flax.linen import checkpoints as linen
     from eca_multi.flax.nnx import checkpoints as nnx
     from eca_multi.keras import checkpoints as keras
@@ -166,7 +167,8 @@ def read_compared(path: Path) -> object:
 
 
 def read_config(path: Path) -> object:
-    from eca_multi.checkpoints import Hub, find_pretrained
+    from eca_multi.checkpoints.find_files import Hub
+    from eca_multi.checkpoints.find_pretrained import find_pretrained
 
     return find_pretrained(path, Hub())
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from eca_multi.checkpoints import Hub, find_pretrained
+from eca_multi.checkpoints.find_files import Hub
+from eca_multi.checkpoints.find_pretrained import find_pretrained
 
 from . import networks
 from .networks import Builder, ECANetwork

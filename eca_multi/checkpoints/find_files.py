@@ -1,4 +1,4 @@
-"""Files of a repository on the Hugging Face hub, or of a folder that is laid out like one."""
+"""Find the files of released weights: in a repository of the Hugging Face hub, or in a folder with the same layout."""
 
 import os
 from collections.abc import Callable
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from eca_multi._errors import not_installed
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order in which they are looked for
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order of preference
 CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
 class Hub:
-    """Where repositories are and how they are asked for; the words are huggingface_hub's own."""
+    """How to ask for a repository; the words are huggingface_hub's own."""
 
     revision: str | None = None
     cache_dir: str | os.PathLike[str] | None = None
@@ -24,12 +24,12 @@ class Hub:
 
 @dataclass(frozen=True)
 class Files:
-    """A checkpoint and what stands beside it.
+    """A checkpoint and the files beside it.
 
     Args:
         weights: The file of weights.
-        config: The config.json, where there is one.
-        revision: The commit that both are of; "" where they come from no repository.
+        config: The config.json; None without one.
+        revision: The commit of both; "" without a repository.
     """
 
     weights: Path
@@ -38,12 +38,12 @@ class Files:
 
 
 def find_files(name: str | os.PathLike[str], hub: Hub) -> Files:
-    """Return the files of a local folder or file, or of a repository, which are downloaded where they are not yet.
+    """Return the files of a local folder or file, or of a repository, downloaded unless the cache has them.
 
     Raises:
-        ImportError: If a repository is asked for without huggingface_hub.
+        ImportError: If a repository is needed and huggingface_hub is not installed.
         OSError: If there is no such folder or repository, or it has no weights, or the hub cannot be reached.
-        ValueError: If the name can be none of these.
+        ValueError: If the name can be no path and no repository.
     """
     place = Path(name)
     if place.is_dir():
@@ -52,13 +52,13 @@ def find_files(name: str | os.PathLike[str], hub: Hub) -> Files:
         return Files(place)
     if isinstance(name, os.PathLike) or place.is_absolute() or name[:1] in ".~" or "\\" in name:
         raise FileNotFoundError(f"name must be a folder that exists. Received: {os.fspath(name)!r}. Check the path.")
-    commit = [hub.revision]  # of the first file that is there, so that all are of the same one
+    commit = [hub.revision]  # later the commit of the first file, so that all files are of the same commit
 
     def get(file: str) -> Path | None:
-        found = _download(name, file, commit[0], hub)
-        if found is not None:
-            commit[0] = found.parent.name  # the hub's cache has a folder for each commit
-        return found
+        path = _download(name, file, commit[0], hub)
+        if path is not None:
+            commit[0] = path.parent.name  # the hub's cache has a folder for each commit
+        return path
 
     files = _choose(name, get)
     return Files(files.weights, files.config, commit[0] or "")
@@ -67,8 +67,8 @@ def find_files(name: str | os.PathLike[str], hub: Hub) -> Files:
 def _choose(name: str, get: Callable[[str], Path | None]) -> Files:
     config = get(CONFIG)
     for file in WEIGHTS:
-        if (found := get(file)) is not None:
-            return Files(found, config)
+        if (weights := get(file)) is not None:
+            return Files(weights, config)
     raise FileNotFoundError(
         f"name must have {' or '.join(WEIGHTS)}. Received: {name!r}, which has neither. "
         "Read another file with from_pretrained(file)."
@@ -76,7 +76,7 @@ def _choose(name: str, get: Callable[[str], Path | None]) -> Files:
 
 
 def _download(name: str, file: str, revision: str | None, hub: Hub) -> Path | None:
-    """Return where a repository's file lies in the cache; None where the repository has no such file."""
+    """Return the path in the cache of a repository's file; None if the repository has no such file."""
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import (

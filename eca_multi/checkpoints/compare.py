@@ -1,4 +1,4 @@
-"""What of a checkpoint fits a network: every tensor is in one of four lists."""
+"""Compare a checkpoint's tensors with those of a network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from eca_multi._printable import printable
 from eca_multi.networks import Tensor
 
 Shapes = Mapping[str, Sequence[int]]
-_SHOWN = 8  # of each list in a message; the report itself holds all
+_SHOWN = 3  # names of each list in an error; the report itself holds all
 
 
 @dataclass(frozen=True)
 class Report:
-    """Canonical names of tensors, by how they fit.
+    """Canonical names of tensors, in four lists.
 
     Args:
-        matched: In the checkpoint and in the network, of the same shape.
-        missing: In the network alone.
-        unexpected: In the checkpoint alone.
-        misshaped: In both; with the shape received and the one expected.
+        matched: In the checkpoint and in the network, with equal shapes.
+        missing: In the network only.
+        unexpected: In the checkpoint only.
+        misshaped: In both, with different shapes: name, shape received, shape expected.
     """
 
     matched: tuple[str, ...] = ()
@@ -27,16 +27,20 @@ class Report:
     misshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
 
     @property
+    def differences(self) -> int:
+        return len(self.missing) + len(self.unexpected) + len(self.misshaped)
+
+    @property
     def fits(self) -> bool:
-        return not (self.missing or self.unexpected or self.misshaped)
+        return not self.differences
 
     def __str__(self) -> str:
         return self.text(None)
 
     def text(self, shown: int | None = _SHOWN) -> str:
-        """Return one line per list; of each, the first `shown` entries, or all."""
-        wrong = [f"{name} {received}, expected {expected}" for name, received, expected in self.misshaped]
-        lists = {"missing": self.missing, "unexpected": self.unexpected, "mis-shaped": wrong}
+        """Return one line for each list that is not empty, with its first `shown` entries; None shows all."""
+        misshaped = [f"{name} {received}, expected {expected}" for name, received, expected in self.misshaped]
+        lists = {"missing": self.missing, "unexpected": self.unexpected, "mis-shaped": misshaped}
         lines = [f"{len(self.matched)} matched"]
         for title, entries in lists.items():
             if entries:
@@ -46,13 +50,15 @@ class Report:
 
 
 def compare(listed: Mapping[str, Tensor], shapes: Shapes) -> Report:
-    """Compare a checkpoint's shapes by canonical name with a network's tensors; an ECA kernel may be (1, 1, k)."""
+    """Compare a checkpoint's shapes with a network's tensors, both by canonical name.
+
+    An ECA kernel may have torch's shape (1, 1, k) in the checkpoint.
+    """
     matched, misshaped = [], []
     for name, tensor in listed.items():
         if name in shapes:
             received = tuple(shapes[name])
-            fits = received == tensor.shape or (tensor.kind == "eca" and received == (1, 1, *tensor.shape))
-            if fits:
+            if received == tensor.shape or (tensor.kind == "eca" and received == (1, 1, *tensor.shape)):
                 matched.append(name)
             else:
                 misshaped.append((name, received, tensor.shape))

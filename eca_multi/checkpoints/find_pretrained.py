@@ -1,4 +1,4 @@
-"""Released weights as every framework takes them: what to build, what to load into it, how to prepare images."""
+"""Find released weights: the network to build, the weights to load, and how to prepare images."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -10,24 +10,24 @@ from eca_multi._canonical import Weights
 from eca_multi._parsing import parse_json, parsing
 from eca_multi.networks import RELEASED, Preprocessing, find, preprocessing_of
 
-from .hub import Hub, find_files
-from .identify import CheckpointError
-from .reading import read_checkpoint
-from .weights import Checkpoint
+from .errors import CheckpointError
+from .find_files import Hub, find_files
+from .read import read_checkpoint
+from .take import Checkpoint
 
-_LARGEST = 1 << 20  # of what an image is prepared with
-_LONGEST_NAME = 100  # characters: finding the nearest names takes as long as a name is
+_LARGEST = 1 << 20  # of the numbers in a config
+_LONGEST_NAME = 100  # characters: the search for the nearest names takes time in proportion
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A checkpoint, and what a user wants of it.
+    """A checkpoint, and the options that the user asked for.
 
     Args:
-        checkpoint: The weights and the network that they are of.
-        preprocessing: How images are prepared for them.
-        num_classes: As wanted, or the checkpoint's own.
-        features_only, global_pool: As wanted.
+        checkpoint: The weights and their network.
+        preprocessing: How to prepare images for the network.
+        num_classes: The user's, or the checkpoint's own.
+        features_only, global_pool: The user's.
     """
 
     checkpoint: Checkpoint
@@ -52,7 +52,11 @@ class Pretrained:
         }
 
     def weights(self, fresh: Callable[[], Weights]) -> Weights:
-        """Return the weights to load, strictly; a classifier for another number of classes is the `fresh` network's."""
+        """Return the weights to load, strictly.
+
+        Args:
+            fresh: Returns the weights of the new network, whose classifier is kept for another number of classes.
+        """
         if self.features_only or self.global_pool is None or not self.num_classes:
             return self.checkpoint.backbone(features_only=self.features_only)
         if self.num_classes == self.checkpoint.found.num_classes:
@@ -73,10 +77,10 @@ def find_pretrained(
     """Find, read and check released weights.
 
     Args:
-        name: A repository on the hub, a folder that is laid out like one, or a file of weights.
-        hub: How a repository is asked for.
+        name: A repository on the hub, a folder with the same layout, or a file of weights.
+        hub: How to ask for a repository.
         num_classes: None takes the checkpoint's.
-        features_only, global_pool: As the builders have them.
+        features_only, global_pool: Options of the builders.
 
     Raises:
         ImportError, OSError, CheckpointError, TypeError, ValueError: As `find_files` and `read_checkpoint` say.
@@ -104,7 +108,7 @@ def _read_config(path: Path | None) -> Mapping[str, Any]:
 
 
 def _architecture(config: Mapping[str, Any], path: Path | None) -> str | None:
-    """Return the network that a config names, without the tag of its weights; None where it names none."""
+    """Return the network that a config names, without the tag of its weights; None if it names none."""
     arch = config.get("architecture")
     if not isinstance(arch, str):
         return None
@@ -113,7 +117,7 @@ def _architecture(config: Mapping[str, Any], path: Path | None) -> str | None:
 
 
 def _preprocessing(config: Mapping[str, Any], usual: Preprocessing, path: Path | None) -> Preprocessing:
-    """Read how images are prepared from timm's config; what it does not say is the usual."""
+    """Read from timm's config how to prepare images; a missing entry takes the usual value."""
     data = config.get("pretrained_cfg", config)
     with parsing(lambda reason: _broken(path, reason)):
         size = data.get("test_input_size") or data.get("input_size") or (3, usual.size, usual.size)

@@ -1,13 +1,13 @@
-"""What a folder that orbax wrote is made of, as far as it must be known for it to be replaced."""
+"""The files in a folder of orbax: a folder with any other file is never replaced."""
 
 import re
 
 from eca_multi._files.folder import Known
 
-NOTE = "eca_multi.json"  # what is said of the weights, beside them
+NOTE = "eca_multi.json"  # the metadata beside the weights
 
-# One tree in orbax's own layout. A folder with several, or with arrays in the older layout, where names of arrays are
-# names of folders, is no such: what is in it may be anything.
+# One tree in orbax's own layout. Folders with several trees do not match, nor does the older layout, in which arrays
+# are folders with names of their own: such folders could hold anything.
 ORBAX = Known(
     "a checkpoint of orbax and nothing else",
     "_METADATA",

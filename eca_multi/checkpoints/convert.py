@@ -1,10 +1,9 @@
-"""A checkpoint of any framework to a file of any other: read, checked, written whole or not at all."""
+"""Convert a checkpoint of any framework to a file of any other: read, check, write whole or not at all."""
 
 import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,31 @@ from eca_multi._canonical import check_weights
 from eca_multi._files.folder import check_replaceable
 from eca_multi._printable import printable
 
+from .compare import Report
 from .detect import detect
 from .digest import sha256_of
-from .orbax_folder import ORBAX
-from .reading import MODULES, open_kind
-from .report import Report
-from .safetensors_file import write_safetensors
-from .weights import Checkpoint, choose
+from .orbax import ORBAX
+from .read import open_tensors
+from .take import Checkpoint, choose
+from .write import TARGETS, write_checkpoint
 
 Progress = Callable[[str, int, int], None]
-TARGETS = (*MODULES, "canonical")
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What was read and what was written.
+    """What `convert` read and what it wrote.
 
     Args:
-        source, target: The files, as they were given.
-        kind: What wrote the source: "torch", "safetensors", "keras", "linen" or "nnx".
-        to: What the target is for.
-        sha256: Of the source; of a folder, of its files' names, sizes and bytes in order.
+        source, target: The two paths.
+        kind: Kind of the source: "torch", "safetensors", "keras", "linen" or "nnx".
+        to: Framework of the target, or "canonical".
+        sha256: Of the source; for a folder, of its files' names, sizes and bytes in order.
         architecture: Name of the network.
-        kernel_sizes: One per ECA, as the source's tensors have them.
-        report: Of all tensors; `matched`, `missing`, `unexpected` and `misshaped` are its lists.
-        metadata: What was written into the target beside the weights: source, sha256, architecture, kernel_sizes,
-            num_classes, facts (what the source says of itself: epoch, accuracy), eca_multi (the version); all text.
+        kernel_sizes: One per ECA, from the source's tensors.
+        report: The comparison of all tensors; `matched`, `missing`, `unexpected` and `misshaped` are its lists.
+        metadata: Texts in the target beside the weights: source, sha256, architecture, kernel_sizes, num_classes, facts
+            (the source's own: epoch, accuracy), eca_multi (the version).
 
     Example:
         >>> from eca_multi.checkpoints import ConversionReport, convert
@@ -102,25 +100,25 @@ def convert(
 ) -> ConversionReport:
     """Read a checkpoint of a network and write it in another format.
 
-    What the source is, is read from its content; the network and its kernel sizes from names and shapes. Only the
-    frameworks of the source and of the target are imported. Everything is checked before anything is written.
+    The content of the source decides its kind; names and shapes of the tensors decide the network and its kernel sizes.
+    Only the frameworks of the source and of the target are imported. All checks come before the first byte is written.
 
     Args:
         source: A file of torch (`.pth`, `.pt`, `.pth.tar`: the original ECANet's, timm's, ours), `.safetensors`,
             Keras 3 (`.keras`, `.weights.h5`) or Flax (`.msgpack`, a folder that orbax wrote). It is not changed.
-        target: Where to write; an existing file is replaced, and a folder that is empty or holds a checkpoint of orbax
-            alone. Its suffix is one that `to` has.
+        target: Where to write, with a suffix of the framework `to`. An existing file is replaced, and so is a folder
+            that is empty or holds a checkpoint of orbax and nothing else.
         to: "torch", "keras", "linen", "nnx", or "canonical", a `.safetensors` file of canonical weights.
         arch: Name of the network; a file of another one is refused.
-        key: Where in a file of torch the weights are; None looks in the usual places.
-        progress: Called with what is done ("hash", "read", "write"), the bytes that are done, and all bytes.
+        key: Place of the weights in a file of torch, "model" or "ema.model"; None looks in the usual places.
+        progress: Called with the step ("hash", "read", "write"), the bytes done, and all bytes.
 
     Returns:
-        What was matched and what was written. Nothing is missing or left over: that raises.
+        The report. No tensor is missing or left over: such a source raises.
 
     Raises:
         ImportError: If the framework of the source or of the target is not installed.
-        OSError: If the source cannot be read, or the target cannot be written; then it is as it was.
+        OSError: If the source cannot be read, or the target cannot be written; the old target then stays.
         CheckpointError: If the source is truncated, corrupt, holds what would run code, or is of no known network or
             another one than `arch`; the nearest ones are named.
         TypeError, ValueError: If an argument is none of those above, or a tensor is not finite.
@@ -142,10 +140,10 @@ def convert(
     kind = detect(source)
     sha256 = sha256_of(source, lambda done, total: tell("hash", done, total))
     tell("read", 0, 1)
-    with open_kind(kind, source, key=key) as (tensors, facts):
+    with open_tensors(kind, source, key=key) as (tensors, facts):
         chosen, found = choose(tensors, arch)
         for name, tensor in chosen.items():
-            _values(name, tensor)
+            _load(name, tensor)
         tell("read", 1, 1)
         metadata = {
             "source": os.path.basename(os.path.abspath(source)),
@@ -157,7 +155,7 @@ def convert(
             "eca_multi": __version__,
         }
         weights = _Watched(chosen, tell)
-        _writer(to)(Checkpoint(weights, found, facts), target, metadata)
+        write_checkpoint(to, Checkpoint(weights, found, facts), target, metadata)
         weights.end()
     return ConversionReport(
         source, target, kind, to, sha256, found.network.name, found.kernel_sizes, found.report,
@@ -170,48 +168,37 @@ def _check_places(source: str, target: str, to: str) -> None:
         raise ValueError(f"to must be {', '.join(TARGETS[:-1])} or {TARGETS[-1]}. Received: to={to!r}. Choose one.")
     if to == "canonical" and not target.endswith(".safetensors"):
         raise ValueError(f"target must end in .safetensors. Received: {target!r}. Rename it.")
-    here, there = Path(os.path.realpath(source)), Path(os.path.realpath(target))
-    if here == there or here in there.parents or there in here.parents:
+    real_source, real_target = Path(os.path.realpath(source)), Path(os.path.realpath(target))
+    if real_source == real_target or real_source in real_target.parents or real_target in real_source.parents:
         raise ValueError(
             f"target must be another place than source. Received: {target!r} for {source!r}. Nothing was changed."
         )
-    if not there.parent.is_dir():  # said now, not after a long file was read
+    if not real_target.parent.is_dir():  # before a long file is read
         raise FileNotFoundError(f"target must be in a folder that exists. Received: {target!r}. Make the folder first.")
-    if there.is_dir():
+    if real_target.is_dir():
         if to not in ("linen", "nnx") or target.endswith(".msgpack"):
             raise IsADirectoryError(f"target must be a file. Received: {target!r}, a folder. Name a file in it.")
         check_replaceable(target, ORBAX)
 
 
 def _first_facts(facts: Mapping[str, str]) -> str:
-    """What the first source said of itself: through any number of conversions it stays what it was."""
+    """Return the facts of the first source, which stay the same through any number of conversions."""
     if "facts" in facts:
         return facts["facts"]
     return json.dumps({name: text for name, text in facts.items() if name != "format"})
-
-
-def _writer(to: str) -> Callable[[Checkpoint, str | os.PathLike[str], Mapping[str, str]], None]:
-    if to == "canonical":
-        return _write_canonical
-    write: Callable[..., Any] = import_module(MODULES[to]).write_checkpoint
-    return write
-
-
-def _write_canonical(checkpoint: Checkpoint, path: str | os.PathLike[str], metadata: Mapping[str, str]) -> None:
-    write_safetensors(checkpoint.weights, path, metadata)
 
 
 def _silent(what: str, done: int, total: int) -> None:
     pass
 
 
-def _values(name: str, tensor: Any) -> np.ndarray:
-    """Read a tensor, and check it."""
+def _load(name: str, tensor: Any) -> np.ndarray:
+    """Read a tensor and check it."""
     return check_weights({name: tensor.load()})[name]
 
 
 class _Watched(dict[str, Any]):
-    """Weights that are taken out once each, to be written, and are read from their file then; it is told."""
+    """Weights that a writer takes out once each; each is then read from its file, and progress is told."""
 
     def __init__(self, weights: Mapping[str, Any], tell: Progress) -> None:
         super().__init__(weights)
@@ -223,7 +210,7 @@ class _Watched(dict[str, Any]):
         tensor = self.pop(name)
         self.tell("write", self.done, self.total)
         self.done = min(self.done + tensor.nbytes, self.total)
-        return _values(name, tensor)  # checked again: it was read again
+        return _load(name, tensor)  # checks again, because the file is read again
 
     def end(self) -> None:
         self.tell("write", self.total, self.total)

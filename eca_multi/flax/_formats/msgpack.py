@@ -1,25 +1,26 @@
-"""msgpack as Flax writes it, read as data: of an array it is found where its numbers are, and nothing is allocated that
-a file asks for before it is known to hold it."""
+"""Read msgpack as Flax writes it: of an array only the place of its numbers. And write it, one array at a time.
+
+No memory is allocated for a length in the file before the file is known to have so many bytes.
+"""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
+import msgpack  # type: ignore[import-untyped]  # it has none
+from flax import serialization
 
-from eca_multi.checkpoints import Source, Stored, Stream
+from eca_multi.checkpoints.dtypes import DTYPES
+from eca_multi.checkpoints.source import Source
+from eca_multi.checkpoints.stored import Stored
+from eca_multi.checkpoints.stream import Stream
 
 _MOST_VALUES = 200_000  # the largest network with its optimizer has 5,000
 _DEEPEST = 32  # a TrainState is 8 deep
 _ARRAY, _SCALAR = 1, 3  # Flax's own kinds of extension
-_DTYPES = {
-    "float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "bool": "?",
-    "int64": "<i8", "int32": "<i4", "int16": "<i2", "int8": "i1",
-    "uint64": "<u8", "uint32": "<u4", "uint16": "<u2", "uint8": "u1",
-}  # fmt: skip
 _PLAIN = {0xC0: None, 0xC2: False, 0xC3: True}
-# By the first byte, the number of bytes that hold a length (of text, bytes, an extension, a list, a map) or a number.
+# For each first byte, the number of bytes of the length (of text, bytes, an extension, a list, a map) or of the number.
 _LENGTHS = {
     0xC4: 1, 0xC5: 2, 0xC6: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4, 0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4,
 }  # fmt: skip
@@ -29,13 +30,44 @@ _NUMBERS = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3:
 
 @dataclass(frozen=True)
 class Odd:
-    """What is no array of numbers that NumPy has."""
+    """A value that is no array of NumPy's numbers; `what` says what it is."""
 
     what: str
 
 
+def read_tree(source: Source) -> Any:
+    """Return the value that an open file holds.
+
+    Raises:
+        ValueError: If the file holds no value, or more than one.
+    """
+    reader = Reader(source)
+    tree = reader.value()
+    if reader.stream.tell() != source.size:
+        raise ValueError("more or fewer bytes than there are weights")
+    return tree
+
+
+def pack(tree: Mapping[str, Any]) -> Iterator[bytes]:
+    """Yield the bytes of `flax.serialization.to_bytes`, one array at a time.
+
+    Args:
+        tree: Nested mappings; each leaf is a text, or a function that returns an array.
+    """
+    packer = msgpack.Packer()
+    yield packer.pack_map_header(len(tree))
+    for name, inner in tree.items():
+        yield packer.pack(name)
+        if isinstance(inner, Mapping):
+            yield from pack(inner)
+        elif callable(inner):
+            yield serialization.msgpack_serialize(inner())
+        else:
+            yield packer.pack(inner)
+
+
 class Reader:
-    """Reads one value of an open file."""
+    """Reads the values of an open file, one after another."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -43,10 +75,10 @@ class Reader:
         self.values = 0
 
     def value(self, depth: int = 0) -> Any:
-        """Return the next value: dictionaries, lists, texts, numbers; arrays as `Stored`, what else there is as `Odd`.
+        """Return the next value: a dictionary, list, text or number; an array as `Stored`, any other value as `Odd`.
 
         Raises:
-            ValueError: If there is none, or it is nested too deeply, or there are more than any network has.
+            ValueError: If there is none, or it is nested too deeply, or there are more values than any network has.
         """
         self.values += 1
         if depth > _DEEPEST or self.values > _MOST_VALUES:
@@ -66,7 +98,7 @@ class Reader:
         return kind(self, length, depth + 1)
 
     def length(self, code: int) -> tuple[Callable[..., Any], int]:
-        """Return how to read what a first byte announces, and its length."""
+        """Return the reader for the kind of value that a first byte announces, and its length."""
         if code < 0x90:
             return Reader.read_map, code - 0x80
         if code < 0xA0:
@@ -106,7 +138,7 @@ class Reader:
         return self.take(length)
 
     def read_extension(self, length: int, depth: int) -> Stored | Odd:
-        """Read where an array's numbers are: an array is a list of its shape, the name of its dtype, and bytes."""
+        """Find the numbers of an array, which is a list of its shape, the name of its dtype, and bytes."""
         kind = self.number(1)
         end = self.stream.tell() + length
         if kind not in (_ARRAY, _SCALAR):
@@ -124,12 +156,9 @@ class Reader:
         if start + count != end:
             raise ValueError("an array whose bytes are not as many as it says")
         self.stream.skip(count)
-        if name not in _DTYPES:
+        if name not in DTYPES:
             return Odd(f"an array of dtype {name}")
-        found = self.source.tensor(_DTYPES[name], shape, start, end, bfloat16=name == "bfloat16")
-        if found.size * np.dtype(_DTYPES[name]).itemsize != count:
-            raise ValueError(f"an array of shape {shape} in {count} bytes")
-        return found
+        return self.source.tensor(DTYPES[name], shape, start, end, fills=True)
 
     def number(self, length: int, *, signed: bool = False) -> int:
         return int.from_bytes(self.take(length), "big", signed=signed)
@@ -143,13 +172,3 @@ class Reader:
         if len(data) < length:
             raise ValueError("it ends in the middle")
         return data
-
-
-# By the smallest first byte of each kind, largest first.
-_READS: tuple[tuple[int, Callable[..., Any]], ...] = (
-    (0xDE, Reader.read_map),
-    (0xDC, Reader.read_list),
-    (0xD9, Reader.read_text),
-    (0xC7, Reader.read_extension),
-    (0xC4, Reader.read_bytes),
-)

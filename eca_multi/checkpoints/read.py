@@ -1,4 +1,4 @@
-"""Reading a checkpoint of any kind; only the framework that wrote it is imported, and only when it is needed."""
+"""Read a checkpoint of any kind. Only the framework that wrote the file is imported, and only when it is needed."""
 
 import os
 from collections.abc import Iterator
@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from .detect import detect
-from .safetensors_file import list_safetensors
-from .source import Stored, open_source
-from .weights import Checkpoint, take
+from .safetensors import list_safetensors
+from .source import open_source
+from .stored import Stored
+from .take import Checkpoint, take
 
-# By kind, the module that has read_checkpoint, open_tensors and write_checkpoint.
+# The module of each kind of file. Each has read_checkpoint, open_tensors and write_checkpoint.
 MODULES = {
     "torch": "eca_multi.torch.checkpoints",
     "keras": "eca_multi.keras.checkpoints",
@@ -25,20 +26,20 @@ def read_checkpoint(
     """Read a checkpoint of any framework.
 
     Args:
-        path: The file, or a folder that orbax wrote. What it is, is read from its content.
-        arch: Name of the network, where it is known.
-        key: Where in a file of torch the weights are; None looks in the usual places.
-        mmap: Whether arrays are read-only views of the file instead of copies, where the format allows it (a folder of
-            orbax does not). What then cuts the file off or writes to it, as a trainer does, ends the process or changes
-            the arrays.
+        path: The file, or a folder that orbax wrote. Its content decides which reader takes it.
+        arch: Name of the network, if it is known.
+        key: Place of the weights in a file of torch, "model" or "ema.model"; None looks in the usual places.
+        mmap: Whether arrays are read-only views of the file instead of copies, if the format allows it (a folder of
+            orbax does not). A program that then cuts the file off or writes to it, as a trainer does, ends this process
+            or changes the arrays.
 
     Returns:
-        `weights`, canonical and by name; `found`, the network and how it must be built (`found.options` are the
-        builder's keywords); `facts`, what the file says of itself.
+        `weights`, canonical and by name; `found`, the network and how to build it (`found.options` are the builder's
+        keywords); `facts`, texts from the file.
 
     Raises:
-        ImportError: If the framework that wrote it is not installed.
-        OSError: If it cannot be read.
+        ImportError: If the framework that wrote the file is not installed.
+        OSError: If the file cannot be read.
         CheckpointError: If it is no complete checkpoint, holds what would run code, or is of no known network.
         TypeError, ValueError: If `arch` is no network's name, or a tensor is not of floating point or not finite.
 
@@ -53,22 +54,20 @@ def read_checkpoint(
         >>> checkpoint.weights["layer1.0.eca.weight"].shape
         (3,)
     """
-    return read_kind(detect(path), path, arch, key=key, mmap=mmap)
-
-
-def read_kind(
-    kind: str, path: str | os.PathLike[str], arch: str | None, *, key: str | None = None, mmap: bool = False
-) -> Checkpoint:
-    """Read a checkpoint that `detect` says is of that kind."""
-    with open_kind(kind, path, key=key, mmap=mmap) as (tensors, facts):
+    with open_tensors(detect(path), path, key=key, mmap=mmap) as (tensors, facts):
         return take(tensors, arch, facts)
 
 
 @contextmanager
-def open_kind(
+def open_tensors(
     kind: str, path: str | os.PathLike[str], *, key: str | None = None, mmap: bool = False
 ) -> Iterator[tuple[dict[str, Stored], dict[str, str]]]:
-    """Give the tensors of a checkpoint of that kind, each to be read while it is open, and what it says of itself."""
+    """Give the tensors of a checkpoint, which `load` reads while it is open, and the texts beside them.
+
+    Args:
+        kind: As `detect` returns it.
+        path, key, mmap: As for `read_checkpoint`.
+    """
     if key is not None and kind != "torch":
         raise ValueError(f"key must be None for a file of {kind}. Received: key={key!r}. Only torch's files have one.")
     if kind == "safetensors":

@@ -1,8 +1,8 @@
-"""HDF5 as Keras writes it, read as data: groups, and of each dataset where its numbers are.
+"""Read HDF5 as Keras writes it: groups, and the place of each dataset's numbers.
 
-HDF5's own library ends the process, does not end, or takes gigabytes on some files that are broken: it was made for
-files that one trusts. This reads what h5py writes by default (superblock 0, groups of symbol tables, contiguous data)
-and nothing else; the numbers in the comments are those of the HDF5 File Format Specification, version 3.0.
+HDF5's own library is made for files that one trusts: some broken files end the process, run forever or take gigabytes.
+This reader takes what h5py writes by default (superblock 0, groups of symbol tables, contiguous data) and nothing else.
+The numbers in the comments are the sections of the HDF5 File Format Specification, version 3.0.
 """
 
 import struct
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from eca_multi.checkpoints import Source
+from eca_multi.checkpoints.source import Source
 
 _MOST_STEPS = 200_000  # the largest network takes 30,000
 _UNDEFINED = 2**64 - 1
@@ -22,7 +22,7 @@ _DATASPACE, _DATATYPE, _EXTERNAL, _LAYOUT, _ATTRIBUTE, _CONTINUATION, _SYMBOLS =
 
 @dataclass(frozen=True)
 class Dataset:
-    """An array in one piece; `dtype` is NumPy's, or "opaque" of two bytes, as bfloat16 is stored."""
+    """A contiguous array; `dtype` is NumPy's, or "opaque" for two bytes, the storage of bfloat16."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -35,8 +35,8 @@ class Node:
     """A group or a dataset.
 
     Args:
-        path: From the root.
-        messages: Of its header: kind, and place and size of its data.
+        path: Its path from the root.
+        messages: The messages of its header: kind, place and size.
     """
 
     path: str
@@ -44,9 +44,9 @@ class Node:
 
 
 class File:
-    """An HDF5 file that lies between two places of another file.
+    """An HDF5 file that lies between two places of `source`.
 
-    Every method raises ValueError or struct.error of what is broken or not as h5py writes it.
+    Every method raises ValueError or struct.error for a part that is broken or that h5py would write otherwise.
     """
 
     def __init__(self, source: Source, start: int, end: int) -> None:
@@ -64,10 +64,10 @@ class File:
     # --- groups
 
     def children(self, node: Node) -> dict[str, Node]:
-        """Return what a group holds itself, by name.
+        """Return the members of a group, by name.
 
         Raises:
-            ValueError: If it is no group, or holds links into other places.
+            ValueError: If the node is no group, or has a member that is a link.
         """
         tables = [place for kind, place, _ in node.messages if kind == _SYMBOLS]
         if len(tables) != 1:
@@ -77,18 +77,18 @@ class File:
         if signature != b"HEAP\0\0\0\0" or size > self.end - self.start:
             raise ValueError("a broken heap of names")
         texts = self._read(names, size)
-        found: dict[str, Node] = {}
+        children: dict[str, Node] = {}
         for place, header, cache in self._symbols(tree, 256):
             name = texts[place : texts.index(b"\0", place)].decode()
             if cache == 2 or header == _UNDEFINED:
                 raise ValueError(f"{node.path}/{name} is no dataset of its own")
-            if not name or name in found:
+            if not name or name in children:
                 raise ValueError(f"{node.path} holds {name!r} twice")
-            found[name] = self.node(header, f"{node.path}/{name}")
-        return found
+            children[name] = self.node(header, f"{node.path}/{name}")
+        return children
 
     def _symbols(self, place: int, above: int) -> Iterator[tuple[int, int, int]]:
-        """The entries below a node of a tree (III.A.1): places of a name and an object's header, the cache's kind."""
+        """Yield the entries of a tree (III.A.1): the place of a name, that of an object's header, the cache's kind."""
         self._step()
         signature, kind, level, count = struct.unpack("<4sBBH", self._read(place, 8))
         if signature != b"TREE" or kind != 0 or level >= above:
@@ -105,39 +105,39 @@ class File:
                 yield struct.unpack("<QQI", self._read(child + 8 + 40 * i, 20))
 
     def node(self, place: int, path: str) -> Node:
-        """Read an object's header (IV.A.1.a): its messages, and those in the blocks that go on elsewhere."""
+        """Read an object's header (IV.A.1.a): its messages, and those in its continuation blocks."""
         version, _, count, _, size = struct.unpack("<BBHII", self._read(place, 12))
         if version != 1:
             raise ValueError(f"{path or '/'} has a header of another version than h5py writes by default")
         node, blocks = Node(path), [(place + 16, size)]
-        for at, length in blocks:
-            stop = at + length
-            while at + 8 <= stop and len(node.messages) < count:
+        for block, length in blocks:
+            here, stop = block, block + length
+            while here + 8 <= stop and len(node.messages) < count:
                 self._step()
-                kind, size, flags = struct.unpack("<HHB", self._read(at, 5))
+                kind, size, flags = struct.unpack("<HHB", self._read(here, 5))
                 if flags & 2:
                     raise ValueError(f"{path} shares a part of its header")
-                node.messages.append((kind, at + 8, size))
+                node.messages.append((kind, here + 8, size))
                 if kind == _CONTINUATION:
-                    further, more = self._unpack("<QQ", at + 8)
+                    further, more = self._unpack("<QQ", here + 8)
                     blocks.append((further, more))
-                at += 8 + size
+                here += 8 + size
         return node
 
     # --- attributes
 
     def attribute(self, node: Node, wanted: str) -> str | None:
-        """Return a text that stands beside a group or dataset; None where there is none.
+        """Return the text of an attribute of a group or dataset; None if there is no such attribute.
 
         Raises:
-            ValueError: If it is no text.
+            ValueError: If the attribute is no text.
         """
         for kind, place, size in node.messages:
             if kind != _ATTRIBUTE:
                 continue
             data = self._read(place, size)  # IV.A.2.m
             version, _, name, datatype, dataspace = struct.unpack_from("<BBHHH", data)
-            step = 8 if version == 1 else 1  # each part of version 1 is filled up to 8 bytes
+            step = 8 if version == 1 else 1  # version 1 pads each part to 8 bytes
             at = 9 if version == 3 else 8
             if data[at : at + name].rstrip(b"\0") != wanted.encode():
                 continue
@@ -148,7 +148,7 @@ class File:
         return None
 
     def _text(self, data: bytes, kind: int, path: str, name: str) -> str:
-        if kind == 3:  # of a fixed length
+        if kind == 3:  # text of a fixed length
             return data.rstrip(b"\0").decode()
         if kind != 9:
             raise ValueError(f"the attribute {name} of {path or '/'} must be text")
@@ -157,30 +157,30 @@ class File:
         return self._read(place, min(length, size)).decode()
 
     def _heap(self, place: int) -> dict[int, tuple[int, int]]:
-        """The objects of a global heap (III.E), by number."""
+        """Return the place and size of each object of a global heap (III.E), by number."""
         if place not in self._heaps:
             signature, size = self._unpack("<8sQ", place)
             if signature != b"GCOL\1\0\0\0" or size > self.end - self.start:
                 raise ValueError("a broken heap of texts")
-            found: dict[int, tuple[int, int]] = {}
+            objects: dict[int, tuple[int, int]] = {}
             at, stop = place + 16, place + size
             while at + 16 <= stop:
                 self._step()
                 index, length = self._unpack("<H6xQ", at)
                 if index == 0:
                     break
-                found[index] = (at + 16, length)
+                objects[index] = (at + 16, length)
                 at += 16 + -(-length // 8) * 8
-            self._heaps[place] = found
+            self._heaps[place] = objects
         return self._heaps[place]
 
     # --- datasets
 
     def dataset(self, node: Node) -> Dataset:
-        """Return where an array is.
+        """Return shape, dtype and place of an array.
 
         Raises:
-            ValueError: If it is no array of numbers, or is not stored in one piece.
+            ValueError: If the node is no array of numbers, or is not contiguous.
         """
         parts = {kind: (place, size) for kind, place, size in node.messages}
         if not {_DATASPACE, _DATATYPE, _LAYOUT} <= set(parts):

@@ -7,7 +7,7 @@ import numpy as np
 
 from eca_multi._canonical import Weights, check_weights
 
-from .safetensors_file import read_safetensors, write_safetensors
+from .safetensors import read_safetensors, write_safetensors
 
 
 def save_file(
@@ -15,7 +15,7 @@ def save_file(
 ) -> None:
     """Write canonical weights to a `.safetensors` file, whole or not at all.
 
-    The file is written beside its final name and renamed, so that a full disk or a crash leaves the old one.
+    The file is written beside its final name and renamed, so a full disk or a crash leaves the old file.
 
     Args:
         weights: Canonical names to floating-point arrays, as `to_canonical` returns.
@@ -41,7 +41,7 @@ def load_file(path: str | os.PathLike[str]) -> Weights:
 
     Raises:
         OSError: If the file cannot be read.
-        CheckpointError: If it is no complete `.safetensors` file, or holds a tensor of a dtype that NumPy has not.
+        CheckpointError: If it is no complete `.safetensors` file, or holds a tensor of a dtype that NumPy lacks.
         ValueError: If it holds a tensor that is not finite.
         TypeError: If it holds a tensor that is not float16, bfloat16 (widened to float32), float32 or float64.
 

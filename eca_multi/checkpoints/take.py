@@ -1,4 +1,4 @@
-"""From a checkpoint's tensors to canonical weights."""
+"""Take canonical weights from a checkpoint's tensors."""
 
 import mmap
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from eca_multi._canonical import Weights, check_weights
 from eca_multi.networks import tensors
 
 from .identify import Identified, identify
-from .source import Stored
+from .stored import Stored
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Canonical weights, the network that they are of, and where they come from.
+    """Canonical weights, their network, and what the file says of them.
 
     Args:
         weights: Canonical name to array.
-        found: The network and how it must be built.
-        facts: What the source says of itself (epoch, key, ...), as text.
+        found: The network, and the options that build it.
+        facts: Texts from the file: epoch, key, accuracy.
     """
 
     weights: Weights
@@ -28,9 +28,9 @@ class Checkpoint:
     facts: dict[str, str] = field(default_factory=dict)
 
     def backbone(self, *, features_only: bool = False) -> Weights:
-        """Return the weights without the classifier, and without the last convolutions for `features_only`.
+        """Return the weights without the classifier; with `features_only`, without the last convolutions as well.
 
-        For another number of classes load `{**to_canonical(model), **checkpoint.backbone()}`: still strict.
+        For another number of classes load `{**to_canonical(model), **checkpoint.backbone()}`, which is still strict.
         """
         found = self.found
         listed = tensors(
@@ -47,9 +47,9 @@ class Checkpoint:
 def take(
     arrays: Mapping[str, np.ndarray | Stored], arch: str | None = None, facts: Mapping[str, str] | None = None
 ) -> Checkpoint:
-    """Take a torch state dict as arrays to canonical weights; arrays are passed on, not copied.
+    """Return the canonical weights of a state dict in torch's names and layout; arrays are passed on, not copied.
 
-    Of tensors that are still in their file those of the network are read, once it is known which network it is.
+    A tensor that is still in its file is read after the network is identified, and only if the network has it.
 
     Raises:
         CheckpointError: If they are not exactly the tensors of a network.
@@ -59,14 +59,14 @@ def take(
     weights = {name: array.load() if isinstance(array, Stored) else array for name, array in chosen.items()}
     checked = check_weights(weights)
     for array in checked.values():
-        release(array)
+        _drop_pages(array)
     return Checkpoint(checked, found, dict(facts or {}))
 
 
 def choose(
     arrays: Mapping[str, np.ndarray | Stored], arch: str | None = None
 ) -> tuple[dict[str, np.ndarray | Stored], Identified]:
-    """Find the network that a torch state dict is of; return its tensors by canonical name, in their shapes.
+    """Identify the network of a state dict; return its tensors by canonical name, in canonical shapes.
 
     Raises:
         CheckpointError: If they are not exactly the tensors of a network.
@@ -82,22 +82,10 @@ def _shaped(array: np.ndarray | Stored, shape: tuple[int, ...]) -> np.ndarray | 
     return array.reshape(shape)
 
 
-def release(array: np.ndarray) -> None:
-    """Let go of the memory that holds an array which is mapped from a file; it is read again when it is needed."""
+def _drop_pages(array: np.ndarray) -> None:
+    """Free the pages of an array that is mapped from a file; the system reads them again on the next access."""
     base: object = array
     while isinstance(base, np.ndarray):
         base = base.base
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)
-
-
-def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
-    """Return what is to be kept in a file beside the weights.
-
-    Raises:
-        TypeError: If it is no mapping of strings to strings.
-    """
-    texts = dict(metadata or {})
-    if not all(isinstance(text, str) for item in texts.items() for text in item):
-        raise TypeError(f"metadata must be strings by name. Received: {texts!r}. Convert them with str.")
-    return texts
