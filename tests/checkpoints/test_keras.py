@@ -13,8 +13,7 @@ import pytest
 
 from eca_multi.checkpoints import CheckpointError
 from eca_multi.checkpoints.take import take
-from eca_multi.keras import checkpoints as module
-from eca_multi.keras import eca_resnet18, from_canonical, to_canonical
+from eca_multi.keras import eca_resnet18, from_canonical, networks, to_canonical
 from eca_multi.keras.checkpoints import read_checkpoint, write_checkpoint
 from eca_multi.networks import find, tensors
 from tests.support.networks_keras import BACKEND, TINY, build, run, small_networks
@@ -26,7 +25,7 @@ suffixes = pytest.mark.parametrize("suffix", [".keras", ".weights.h5"])
 
 @pytest.fixture(scope="module", autouse=True)
 def tables():
-    with small_networks(module.networks):
+    with small_networks(networks):
         yield
 
 
