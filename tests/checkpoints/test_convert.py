@@ -198,6 +198,18 @@ def test_a_torch_target_is_a_state_dict(tmp_path, files, weights):
     assert list(state) == [name for name in model.state_dict() if not name.endswith("num_batches_tracked")]
 
 
+@pytest.mark.parametrize("key", ["ema.model", "ema.dotted.name"])
+def test_a_key_inside_another(tmp_path, weights, key):
+    state = torch_model(weights).state_dict()
+    torch.save({"ema": {"model": state, "dotted.name": state}, "epoch": 3}, tmp_path / "model.pth")
+    checkpoint = read_checkpoint(tmp_path / "model.pth", key=key)
+    assert_same(checkpoint.weights, weights)
+    assert checkpoint.facts == {"key": key, "epoch": "3"}
+    for wrong in ("ema", "ema.none", "ema.model.fc", "epoch.model"):
+        with pytest.raises(CheckpointError, match=f"a state dict of tensors at '{wrong}'"):
+            read_checkpoint(tmp_path / "model.pth", key=wrong)
+
+
 def test_an_averaged_model_by_its_key(tmp_path, weights):
     state = torch_model(weights).state_dict()
     average = {name: value * 2 for name, value in state.items()}
