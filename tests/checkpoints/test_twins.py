@@ -1,4 +1,4 @@
-"""checkpoints.py and pretrained.py have the same functions in the same order in all four packages, on the same terms."""
+"""In all four packages, checkpoints.py and pretrained.py have the same functions in the same order, on the same terms."""
 
 import ast
 from pathlib import Path
