@@ -1,4 +1,4 @@
-"""In all four packages, checkpoints.py and pretrained.py have the same functions in the same order, on the same terms."""
+"""In all four packages, checkpoints.py and pretrained.py have the same functions in the same order."""
 
 import ast
 from pathlib import Path
