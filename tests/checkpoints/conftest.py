@@ -3,7 +3,7 @@
 import pytest
 
 from eca_multi.networks import NETWORKS
-from tests.support import fuzz_readers
+from tests.support import fuzz_seeds
 from tests.support.checkpoint_factory import FORMATS, random_weights
 from tests.support.converting import ARCH
 
@@ -30,6 +30,6 @@ def files(tmp_path_factory, weights):
 @pytest.fixture(scope="module")
 def tiny():
     """Let a network of 120 kB be found, and return its weights."""
-    fuzz_readers.add_tiny()
-    yield random_weights(fuzz_readers.TINY, num_classes=2)
-    del NETWORKS[fuzz_readers.TINY]
+    fuzz_seeds.add_tiny()
+    yield random_weights(fuzz_seeds.TINY, num_classes=2)
+    del NETWORKS[fuzz_seeds.TINY]

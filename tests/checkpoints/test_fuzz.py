@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from eca_multi.checkpoints import CheckpointError
-from tests.support import fuzz_readers
+from tests.support import fuzz_readers, fuzz_seeds
 from tests.support.reading import MIB, bounded
 
 
@@ -22,13 +22,13 @@ def test_the_bounds_can_be_broken():
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory, tiny):
     folder = tmp_path_factory.mktemp("seeds")
-    fuzz_readers.make_seeds(folder)
+    fuzz_seeds.make_seeds(folder)
     return folder
 
 
 @pytest.mark.keras
 def test_some_inputs_of_the_fuzzer(seeds, tmp_path):
-    forms = [form for form in fuzz_readers.FORMS if form != "orbax"]  # its threads go on after an error: the slow test
+    forms = [form for form in fuzz_seeds.FORMS if form != "orbax"]  # its threads go on after an error: the slow test
     outcomes = [fuzz_readers.run_one(seeds, 0, index, forms, tmp_path) for index in range(200)]
     assert [outcome for outcome in outcomes if outcome.fault] == []
     assert {outcome.form for outcome in outcomes} == set(forms)
@@ -40,10 +40,10 @@ def test_some_inputs_of_the_fuzzer(seeds, tmp_path):
 
 def test_every_seed_is_read(seeds):
     """What is changed was right before: else the fuzzer would try the first line of a reader alone."""
-    for name, form in fuzz_readers.FORMS.items():
+    for name, form in fuzz_seeds.FORMS.items():
         for one in (seeds / name).iterdir():
             for read in form.readers:
-                if one.name.startswith("few") and read is not fuzz_readers.read_canonical:
+                if one.name.startswith("few") and read is not fuzz_seeds.read_canonical:
                     with pytest.raises(CheckpointError, match="must hold the tensors of a network"):
                         read(one)
                 else:
@@ -82,7 +82,7 @@ def swallows(path):
 def test_the_fuzzer_finds_what_is_planted(tmp_path, monkeypatch, read, fault):
     monkeypatch.setattr(fuzz_readers, "SECONDS", 1.0)
     (tmp_path / "file").write_bytes(b"x")
-    assert fault in fuzz_readers.try_reader(read, tmp_path / "file", fuzz_readers.PLAIN).fault
+    assert fault in fuzz_readers.try_reader(read, tmp_path / "file", fuzz_seeds.PLAIN).fault
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 
 from eca_multi.checkpoints import read_checkpoint
 from eca_multi.checkpoints.take import take
-from tests.support import fuzz_readers
+from tests.support import fuzz_seeds
 from tests.support.reading import DEEP, framework, own, refused
 
 # --- msgpack ---------------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def write_folder(tiny, folder, *, ocdbt, **more):
     arrays = nest((route, array()) for route, array in flatten(tree))
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=ocdbt)) as writer:
         writer.save(folder, {**arrays, **more})
-    assert read_checkpoint(folder).found.network.name == fuzz_readers.TINY
+    assert read_checkpoint(folder).found.network.name == fuzz_seeds.TINY
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from eca_multi.checkpoints.safetensors import write_safetensors
 from eca_multi.checkpoints.source import open_source
 from eca_multi.checkpoints.stored import Stored, check_total
 from eca_multi.checkpoints.take import take
-from tests.support import fuzz_readers
+from tests.support import fuzz_seeds
 from tests.support.reading import FILES, MIB, OWN, framework, own
 
 # --- what is declared, and what is there -----------------------------------------------------------------------------
@@ -41,7 +41,7 @@ def written(name, path, weights):
 def files(tmp_path, tiny, monkeypatch):
     from eca_multi.keras import networks
 
-    monkeypatch.setattr(networks, fuzz_readers.TINY, networks._builder(fuzz_readers.TINY), raising=False)
+    monkeypatch.setattr(networks, fuzz_seeds.TINY, networks._builder(fuzz_seeds.TINY), raising=False)
     return lambda name: written(name, tmp_path / FILES[name], tiny)
 
 
@@ -78,9 +78,9 @@ def test_a_file_that_is_cut_off_while_it_is_converted(tmp_path, tiny):
     write_safetensors(tiny, tmp_path / "model.safetensors")
     code = """
 import os, sys
-from tests.support import fuzz_readers
+from tests.support import fuzz_readers, fuzz_seeds
 from eca_multi.checkpoints import convert
-fuzz_readers.add_tiny()
+fuzz_seeds.add_tiny()
 def cut(what, done, total):
     if what == "write":
         os.truncate("model.safetensors", 5000)
