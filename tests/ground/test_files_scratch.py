@@ -16,7 +16,7 @@ from eca_multi._files import scratch as _scratch
 from eca_multi._files.file import whole_file
 from eca_multi._files.scratch import scratch_folder
 from tests.support.files_killed import state
-from tests.support.writing import SCRIPT, WRITERS, content, left_in, write
+from tests.support.writing import WRITERS, content, left_in, write
 
 WRITER = """
 import sys, re
