@@ -1,5 +1,6 @@
 """`.safetensors` files of any size: tensors are read and written one after another."""
 
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,16 @@ def read_safetensors(
     with open_source(path, mmap) as source:
         tensors, metadata = list_safetensors(source)
         return {name: tensor.load() for name, tensor in tensors.items()}, metadata
+
+
+def unpack_safetensors(data: bytes, name: str) -> dict[str, np.ndarray]:
+    """Return the tensors in the bytes of a file; `name` is for messages.
+
+    Raises:
+        CheckpointError: If they are no complete `.safetensors` file, or hold a tensor of another dtype.
+    """
+    tensors, _ = list_safetensors(Source(name, io.BytesIO(data), len(data)))
+    return {key: tensor.load() for key, tensor in tensors.items()}
 
 
 def list_safetensors(source: Source) -> tuple[dict[str, Stored], dict[str, str]]:

@@ -22,13 +22,13 @@ class Source:
     Args:
         name: Path, for messages.
         file: The open file, unbuffered.
+        size: Its bytes.
         mmap: Whether tensors are mapped into memory instead of read.
     """
 
-    def __init__(self, name: str, file: BinaryIO, mmap: bool) -> None:
-        self.name, self.file = name, file
-        self.size = os.fstat(file.fileno()).st_size
-        self._mapped = np.memmap(file, np.uint8, "r") if mmap and self.size else None
+    def __init__(self, name: str, file: BinaryIO, size: int, *, mmap: bool = False) -> None:
+        self.name, self.file, self.size = name, file, size
+        self._mapped = np.memmap(file, np.uint8, "r") if mmap and size else None
 
     def read(self, start: int, count: int) -> bytes:
         """Return `count` bytes, or fewer at the end of the file."""
@@ -119,7 +119,7 @@ def open_source(path: str | os.PathLike[str], mmap: bool = False) -> Iterator[So
         raise CheckpointError(f"path must name a file. Received: {name!r}, a pipe or a device. Copy it to a file.")
     with open(path, "rb", buffering=0) as file:
         before = os.fstat(file.fileno())
-        yield Source(name, file, mmap)
+        yield Source(name, file, before.st_size, mmap=mmap)
         after = os.fstat(file.fileno())
         if not mmap and (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
             raise CheckpointError(

@@ -53,7 +53,7 @@ def plan_named(target: str, where: str, input_shape: tuple[int, ...] | None = No
             f"{'A linen module holds no weights.' if is_linen else 'Give inputs by --input-shape.'}"
         )
     if is_linen:
-        *parts, options["example_inputs"] = parts
+        parts, options["example_inputs"] = parts[:2], parts[2]
     if input_shape is not None:
         options["example_inputs"] = _zeros(input_shape, package)
     plan: ECAPlan = import_module(package).plan_eca(*parts, _place(where), **options)
