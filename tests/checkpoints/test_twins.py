@@ -21,6 +21,17 @@ def functions_of(source: str) -> list[ast.FunctionDef]:
     return [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
 
 
+def names_of(source: str) -> list[str]:
+    """The public names in their order, constants left out: functions, and another name of one."""
+    names = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name) and target.id.islower()]
+    return [name for name in names if name[0] != "_"]
+
+
 def terms_of(function: ast.FunctionDef) -> list[str]:
     """The parameters with their defaults, without those of one framework."""
     arguments = function.args
@@ -31,13 +42,13 @@ def terms_of(function: ast.FunctionDef) -> list[str]:
 
 
 def differences(sources: dict[str, str], names: list[str]) -> list[str]:
+    first = {function.name: terms_of(function) for function in functions_of(next(iter(sources.values())))}
     found = []
-    first = [terms_of(function) for function in functions_of(next(iter(sources.values())))]
     for package, source in sources.items():
-        functions = functions_of(source)
-        if [function.name for function in functions] != names:
-            found.append(f"{package}: {[function.name for function in functions]}, expected {names}")
-        elif [terms_of(function) for function in functions] != first:
+        terms = {function.name: terms_of(function) for function in functions_of(source)}
+        if names_of(source) != names:
+            found.append(f"{package}: {names_of(source)}, expected {names}")
+        elif any(terms[name] != first[name] for name in terms):
             found.append(f"{package}: other parameters than {next(iter(sources))}")
     return found
 

@@ -1,10 +1,8 @@
 """Checkpoints of a linen network's variables: read them without making anything in them but arrays, and write them."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
-from eca_multi.checkpoints.stored import Stored
 from eca_multi.checkpoints.take import Checkpoint, take
 from eca_multi.flax._formats.network import open_network, write_network
 
@@ -45,18 +43,7 @@ def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, mm
         return take(tensors, arch, facts)
 
 
-@contextmanager
-def open_tensors(
-    path: str | os.PathLike[str], *, mmap: bool = False
-) -> Iterator[tuple[dict[str, Stored], dict[str, str]]]:
-    """Give the tensors of a file or folder, which `load` reads while it is open, and the facts in it.
-
-    Raises:
-        OSError: If the file or folder cannot be read.
-        CheckpointError: If it is no complete file or folder of Flax, or was written to meanwhile.
-    """
-    with open_network(path, mmap=mmap) as opened:
-        yield opened
+open_tensors = open_network  # linen and nnx have the same formats
 
 
 def write_checkpoint(
