@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
+from eca_multi.checkpoints import CheckpointError
+from eca_multi.checkpoints.safetensors import pack_safetensors, read_safetensors
 from eca_multi.parity.define.job import Outputs, Tensor
 from eca_multi.parity.judge.verdicts import Solution
 
@@ -19,13 +19,10 @@ def write_arrays(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str])
     """Write arrays to a file.
 
     Raises:
-        OSError: If there is no room; safetensors has an error of its own for that.
+        OSError: If the disk is full.
     """
-    try:
-        # Not as they come: a transposed view would be stored by its memory.
-        save_file({name: np.require(array, requirements="C") for name, array in arrays.items()}, path)
-    except SafetensorError as error:
-        raise OSError(f"{os.fspath(path)} could not be written: {error}") from error
+    with open(path, "wb") as file:
+        file.writelines(pack_safetensors(arrays))
 
 
 def load(answer: Computed, path: Path) -> dict[str, Tensor]:
@@ -37,9 +34,9 @@ def load(answer: Computed, path: Path) -> dict[str, Tensor]:
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):  # to open a pipe would be to wait for its other end
             raise Malformed(f"{path.name} must be a file")
-        arrays = load_file(path)
+        arrays = read_safetensors(path)[0]
         path.unlink()
-    except (OSError, SafetensorError, KeyError, MemoryError) as error:  # KeyError: a dtype that NumPy has not
+    except (OSError, CheckpointError, MemoryError) as error:
         raise Malformed(f"{path.name} must hold tensors: {type(error).__name__}: {error}") from error
     if set(arrays) != set(answer.dtypes):
         raise Malformed(f"{path.name} must hold the {len(answer.dtypes)} tensors of its message. It has {len(arrays)}.")

@@ -17,8 +17,8 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
+from eca_multi.checkpoints.safetensors import read_safetensors
 from eca_multi.parity.define.adapters import unsupported
 from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.job import Job, Outputs, unpack_job
@@ -121,7 +121,7 @@ def _refused(engine: Any, request: Request, send: Send) -> bool:
 
 
 def _job(request: Request) -> Job:
-    return unpack_job(request["job"], load_file(request["inputs"]))
+    return unpack_job(request["job"], read_safetensors(request["inputs"])[0])
 
 
 def _solve(engine: Any, request: Request) -> Any:
