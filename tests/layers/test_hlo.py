@@ -87,6 +87,7 @@ def test_keras_is_at_the_floor(which, dtype):
     check_floor(eca_multi.keras.eca, which, dtype)
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_keras_on_tensorflow_shifts_once(monkeypatch):
     import tensorflow as tf
