@@ -23,7 +23,9 @@ PRIVATE_NAMES = {
         "Keras lists the variables that are made without values. keras.StatelessScope(initialize_variables=False) "
         "leaves them in the list, and the next scope to end gives them values."
     ),
-    "keras.src.backend.common.global_state.set_global_attribute": "As get_global_attribute.",
+    "keras.src.backend.common.global_state.set_global_attribute": (
+        "As get_global_attribute: it puts that list aside and back."
+    ),
     "keras.src.models.functional.Functional": (
         "The class that a keras.Model with a graph becomes. It has no public name with which to compare the methods of "
         "a user's class; it is looked up among the bases of a model."
@@ -40,10 +42,12 @@ PRIVATE_NAMES = {
         "Reset, as the records of calls, in a copy of an operation of keras.ops. Its from_config raises where an "
         "argument cannot be written to a config: the operands of einsum, an array."
     ),
-    "keras.src.ops.node.Node().operation": "Of the record of a call, whose class has no public name.",
-    "keras.src.ops.node.Node().input_tensors": "As operation.",
-    "keras.src.ops.node.Node().outputs": "As operation.",
-    "keras.src.ops.node.Node().parent_nodes": "As operation.",
+    "keras.src.ops.node.Node().operation": (
+        "Of the record of a call, whose class has no public name. The public `operations` of a model tells no calls."
+    ),
+    "keras.src.ops.node.Node().input_tensors": "As operation: a public attribute of a class without a public name.",
+    "keras.src.ops.node.Node().outputs": "As operation: a public attribute of a class without a public name.",
+    "keras.src.ops.node.Node().parent_nodes": "As operation: a public attribute of a class without a public name.",
     "keras.src.ops.node.Node().arguments.fill_in": (
         "The arguments of a recorded call. keras.models.clone_model(call_function=...) hands over the operation and "
         "not the call, so that one call of a shared layer could not be changed alone."
