@@ -32,7 +32,8 @@ def _entry(network: Network, graph: Graph, call: Call) -> ECAEntry:
     while source is not None and is_eca(source.operation):
         source = graph.producer.get(id(source.inputs[0]))
     into = ", ".join(network.path(add) for add in _adds(network, layer)) if layer.action == "before_add" else ""
-    path, module_type, aliases = graph.name(layer).removesuffix(layer.name) + layer.site, "", ()
+    path, module_type = graph.name(layer).removesuffix(layer.name) + layer.site, ""
+    aliases: tuple[str, ...] = ()
     if source is not None and layer.action != "replace":
         site = source.operation
         path, module_type, aliases = network.path(site), kind(site), network.aliases(site)
