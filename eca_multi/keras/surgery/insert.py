@@ -12,7 +12,7 @@ from ._find.check import check_model
 from ._find.finder import Finder
 from ._wrap.edits import edits_for
 from ._wrap.rebuild import rebuilt
-from .plan import planned, with_shapes
+from .plan import plan_for, with_shapes
 from .verify import verify as verify_run
 
 
@@ -63,25 +63,13 @@ def insert_eca(
     Source: Wang et al., ECA-Net, CVPR 2020.
     """
     request = Request(
-        "keras",
-        where,
-        include,
-        exclude,
-        min_channels,
-        kernel_size,
-        gamma,
-        beta,
-        gate,
-        init,
-        example_inputs,
-        overrides,
-        plan,
-        verify,
-    )
+        "keras", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides,
+        plan, verify,
+    )  # fmt: skip
     check_model(model)
     finder = Finder(with_shapes(model, example_inputs))
     if plan is None:
-        plan = planned(request, finder)
+        plan = plan_for(request, finder)
     entries = replay(plan, "keras", candidates_at(plan, finder.find))
     new = rebuilt(finder.network, edits_for(plan, entries, finder))
     if request.is_verified():

@@ -73,10 +73,10 @@ def plan_eca(
         "keras", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides
     )
     check_model(model)
-    return planned(request, Finder(with_shapes(model, example_inputs)))
+    return plan_for(request, Finder(with_shapes(model, example_inputs)))
 
 
-def planned(request: Request, finder: Finder) -> ECAPlan:
+def plan_for(request: Request, finder: Finder) -> ECAPlan:
     """Choose among the sites of a network."""
     model, parameters = finder.model, 0
     if model.built:

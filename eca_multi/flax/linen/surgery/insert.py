@@ -80,21 +80,9 @@ def insert_eca(
     Source: Wang et al., ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks, CVPR 2020.
     """
     request = Request(
-        "linen",
-        where,
-        include,
-        exclude,
-        min_channels,
-        kernel_size,
-        gamma,
-        beta,
-        gate,
-        init,
-        example_inputs,
-        overrides,
-        plan,
-        verify,
-    )
+        "linen", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides,
+        plan, verify,
+    )  # fmt: skip
     check_module(module)
     check_variables(variables)
     inputs = split_inputs(example_inputs)
