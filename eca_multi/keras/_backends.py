@@ -27,9 +27,10 @@ def is_faster(x: Tensor, weight: Tensor, gate: Any, axis: int) -> bool:
     """Where `fused_eca` is taken. False on other backends, of symbolic tensors and in compiled or exported code."""
     if BACKEND != "torch" or not isinstance(gate, str):
         return False
-    from eca_multi.torch._fast import eager, fused  # here: the import takes longer than that of Keras's own layers
+    from eca_multi.torch._eager import is_eager  # here: the import takes longer than that of Keras's own layers
+    from eca_multi.torch._fast import fused
 
-    if not eager.is_eager(x, weight):
+    if not is_eager(x, weight):
         return False
     # Without a gradient torch's own operations are as quick, yet each of Keras's costs more than torch's.
     is_large = x.is_cpu and x.numel() >= fused.SMALL and x.is_contiguous()
@@ -89,7 +90,7 @@ def masked_product(x: Tensor, wide: Tensor, g: Tensor, valid: Tensor) -> Tensor:
     if isinstance(x, keras.KerasTensor):
         return ops.cast(_written_out(wide, g, valid), x.dtype)
     if BACKEND == "torch":
-        from eca_multi.torch._fast import masked_product as in_torch
+        from eca_multi.torch import _masked_product as in_torch
 
         return in_torch.masked_product(x, g, valid).to(x.dtype)
     if BACKEND == "jax":

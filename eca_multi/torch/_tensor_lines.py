@@ -13,7 +13,7 @@ from torch.jit import is_scripting  # type: ignore[attr-defined]  # torch.jit li
 
 from eca_multi._errors import check_gate_shape
 
-from ._fast.masked_product import masked_product
+from ._masked_product import masked_product
 
 Gate = str | Callable[[torch.Tensor], torch.Tensor]
 

@@ -18,7 +18,7 @@ from eca_multi._errors import (
     spatial_axes,
 )
 
-from ._fast.eager import is_eager
+from ._eager import is_eager
 from ._fast.fused import fused_eca, is_faster
 from ._tensor_lines import Gate, Shapes, attend
 

@@ -10,8 +10,8 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eca_multi.torch import _tensor_lines, eca
-from eca_multi.torch._fast import batch_norm, feature_map, fused, masked_product
+from eca_multi.torch import _masked_product, _tensor_lines, eca
+from eca_multi.torch._fast import batch_norm, feature_map, fused
 from tests.support.oracle import oracle
 
 SHAPE = (4, 32, 16, 17)  # more than fused.SMALL
@@ -183,7 +183,7 @@ def test_padding_that_is_finite_costs_no_map(monkeypatch):
     """With a mask the usual code is taken. Only where the padding is not finite, its gradient is computed again."""
     mask = torch.arange(SHAPE[3]) < 12
     ours = allocations(*draw(), mask=mask)
-    monkeypatch.setattr(masked_product, "is_eager", lambda *_: False)
+    monkeypatch.setattr(_masked_product, "is_eager", lambda *_: False)
     written_out = allocations(*draw(), mask=mask)
     monkeypatch.setattr(_tensor_lines, "masked_product", lambda x, scale, valid: x * scale)
     assert ours == allocations(*draw(), mask=mask)

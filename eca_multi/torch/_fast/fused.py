@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eca_multi.torch._eager import is_wrapped
 from eca_multi.torch._tensor_lines import Gate, Shapes, attend, convolve, named_gate
 
 from . import triton_route
 from .convolution import along_slope, convolve_backward, convolve_plain
-from .eager import is_wrapped
 from .feature_map import FeatureMap, layout_of
 
 SMALL = 1 << 15  # elements of x; below, autograd's own engine is quicker than a backward in Python

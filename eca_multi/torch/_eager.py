@@ -6,7 +6,7 @@ from torch.autograd.forward_ad import unpack_dual
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # torch.jit lists no names
 from torch.nn.parameter import Parameter
 
-from eca_multi.torch._private import functorch, len_dispatch_modes, len_function_modes
+from ._private import functorch, len_dispatch_modes, len_function_modes
 
 PLAIN = (Tensor, Parameter)  # a DTensor, a fake tensor or a user's subclass takes the tensor lines
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # float64 is for references, which take the tensor lines

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .eager import is_eager, is_wrapped
+from ._eager import is_eager, is_wrapped
 
 
 def masked_product(x: Tensor, scale: Tensor, valid: Tensor) -> Tensor:
