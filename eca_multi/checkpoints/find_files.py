@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from eca_multi._errors import not_installed
+from eca_multi._errors import NotInstalled, not_installed
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in the order of preference
 CONFIG = "config.json"
@@ -91,7 +91,7 @@ def _download(name: str, file: str, revision: str | None, hub: Hub) -> Path | No
     except ModuleNotFoundError as error:
         if error.name != "huggingface_hub":
             raise
-        raise ImportError(not_installed(f"from_pretrained({name!r})", "huggingface_hub", "hub")) from error
+        raise NotInstalled(not_installed(f"from_pretrained({name!r})", "huggingface_hub", "hub")) from error
     place = f"{name!r} at revision {revision!r}" if revision else repr(name)
     try:
         return Path(

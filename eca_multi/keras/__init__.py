@@ -3,14 +3,14 @@
 Write `from eca_multi.keras import ECA`; `from eca_multi import keras` would hide the real keras.
 """
 
-from eca_multi._errors import not_installed
+from eca_multi._errors import NotInstalled, not_installed
 
 try:
     import keras as _keras  # noqa: F401  (only to see whether it is installed)
 except ModuleNotFoundError as error:
     if error.name != "keras":  # keras is installed and lacks something that it needs: raise that error
         raise
-    raise ImportError(not_installed("eca_multi.keras", "keras", "keras")) from error
+    raise NotInstalled(not_installed("eca_multi.keras", "keras", "keras")) from error
 
 from .functional import eca as eca
 from .layers import ECA as ECA

@@ -3,14 +3,14 @@
 Write `from eca_multi.torch import ECA`; `from eca_multi import torch` would hide the real torch.
 """
 
-from eca_multi._errors import not_installed
+from eca_multi._errors import NotInstalled, not_installed
 
 try:
     import torch as _torch  # noqa: F401  (only to see whether it is installed)
 except ModuleNotFoundError as error:
     if error.name != "torch":  # torch is installed and lacks something that it needs: raise that error
         raise
-    raise ImportError(not_installed("eca_multi.torch", "torch", "torch")) from error
+    raise NotInstalled(not_installed("eca_multi.torch", "torch", "torch")) from error
 
 from .functional import eca as eca
 from .layers import ECA as ECA

@@ -27,6 +27,7 @@ MSGPACK = {
     "lists of two billion": b"\x81\xa6params" + b"\xdd\x7f\xff\xff\xff" * 1000,
     "a shape without its data": msgpack.packb({"params": {"a": packed_array((1 << 40,), "float32", b"1234")}}),
     "too few bytes": msgpack.packb({"params": {"a": packed_array((3,), "float32", b"1234")}}),
+    "too many bytes": msgpack.packb({"params": {"a": packed_array((3,), "float16", b"12345678")}}),
     "maps within maps": b"\x81\xa1a" * 100_000 + b"\x80",
     "lists within lists": b"\x81\xa6params" + b"\x91" * 100_000 + b"\x80",
     "keys that are maps": b"\x81\x80\x80",

@@ -100,6 +100,7 @@ HEADERS = {
     "deep": DEEP,
     "infinite": '{"a": {"dtype": "F32", "shape": [1e999], "data_offsets": [0, 4]}}',
     "a shape without its data": '{"a": {"dtype": "F32", "shape": [1099511627776], "data_offsets": [0, 4]}}',
+    "more data than its shape": '{"a": {"dtype": "F16", "shape": [1], "data_offsets": [0, 4]}}',
     "a negative place": '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}',
     "two at one place": '{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, '
     '"b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',

@@ -216,7 +216,7 @@ except BaseException as error:
 def test_a_missing_framework_names_the_extra(module, package):
     done = python(BLOCK.format(package=package) + CATCH.format(module=module))
     remedy = f'Run: pip install "eca-multi[{package}]"'
-    assert done.stdout.strip() == f"ImportError|{module} needs {package}, which is not installed. {remedy}"
+    assert done.stdout.strip() == f"NotInstalled|{module} needs {package}, which is not installed. {remedy}"
 
 
 @pytest.mark.parametrize(("module", "package"), NEEDS.items())

@@ -32,7 +32,8 @@ def bounded(seconds=5.0, memory=200 * MIB):
     before = fuzz_readers.reset_peak()
     with fuzz_readers.limited(seconds):
         yield
-    assert fuzz_readers.resident("VmHWM") - before < memory
+    used = fuzz_readers.resident("VmHWM") - before
+    assert used < memory, f"{used} bytes, must be < {memory}"
 
 
 def refused(path, read, match):

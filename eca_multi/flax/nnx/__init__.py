@@ -1,13 +1,13 @@
 """Efficient Channel Attention for Flax nnx. Needs flax (which brings jax) and no other framework."""
 
-from eca_multi._errors import not_installed
+from eca_multi._errors import NotInstalled, not_installed
 
 try:
     import flax as _flax  # noqa: F401  (only to see whether it is installed)
 except ModuleNotFoundError as error:
     if error.name != "flax":  # flax is installed and lacks something that it needs: raise that error
         raise
-    raise ImportError(not_installed("eca_multi.flax.nnx", "flax", "flax")) from error
+    raise NotInstalled(not_installed("eca_multi.flax.nnx", "flax", "flax")) from error
 
 from .layers import ECA as ECA
 from .layers import ECAParam as ECAParam
