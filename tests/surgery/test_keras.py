@@ -150,6 +150,7 @@ def test_conv_norm_conv_and_norm():
     assert "gates after the activation (relu)" in plan.entries[0].notes[0]
 
 
+@pytest.mark.slow_on("jax")
 def test_se_blocks_are_replaced_and_their_layers_dropped():
     model = efficient()
     plan = plan_eca(model, "se")

@@ -322,6 +322,7 @@ def test_layers_that_hide_convolutions_are_listed_not_taken():
     assert "hides/0/kernel" in base_state(new)
 
 
+@pytest.mark.slow_on("jax")
 def test_lambda_wrappers_and_adapted_layers():
     """A lambda, a wrapper around a layer, statistics that no variable of the call shows, a mask."""
     inputs = keras.Input((6, 8, 8, 3))
@@ -347,6 +348,7 @@ def _cloned(layer):
     return clone_operation(layer)
 
 
+@pytest.mark.slow_on("jax")
 def test_masks_pass_through():
     inputs = keras.Input((9,), dtype="int32")
     x = L.Embedding(20, 6, mask_zero=True, name="words")(inputs)

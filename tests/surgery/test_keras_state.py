@@ -60,6 +60,7 @@ def test_trainable_flags_and_a_frozen_model():
     assert not model.trainable
 
 
+@pytest.mark.slow_on("jax")
 def test_freeze_except_eca_trains_nothing_else():
     model, x = insert_eca(resnet()), data()
     assert freeze_except_eca(model) is model
