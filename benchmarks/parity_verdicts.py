@@ -25,13 +25,14 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from eca_multi import parity
+from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.dtypes import DTYPES, SAFETY, quantise
 from eca_multi.parity.define.job import ONES, Outputs, Tensor
 from eca_multi.parity.define.spec import Spec
-from eca_multi.parity.execute.tasks import BASE, Task, tasks
+from eca_multi.parity.execute.tasks import Task, tasks
+from eca_multi.parity.judge.cell import describe
 from eca_multi.parity.judge.compare import judge
 from eca_multi.parity.judge.verdicts import Solution
-from eca_multi.parity.report.report import describe
 from eca_multi.parity.specs.eca import SPEC, Torch
 
 PAGE = Path(__file__).parents[1] / "docs" / "measured-parity.md"

@@ -215,7 +215,7 @@ def report(
     junit_file: Junit = None,
 ) -> None:
     """Turn a JSON report into a page or JUnit XML, or show it."""
-    from eca_multi.parity.report.report import read_report
+    from eca_multi.parity.report.json import read_report
     from eca_multi.parity.report.terminal import print_summary
 
     files = _check_files(None, html_file, junit_file)
@@ -348,8 +348,8 @@ def _check_files(
 
 def _makers(content: dict[str, Any]) -> dict[str, Callable[[], str]]:
     from eca_multi.parity.report.html import to_html
+    from eca_multi.parity.report.json import as_json
     from eca_multi.parity.report.junit import to_junit
-    from eca_multi.parity.report.report import as_json
 
     makers = {"--json": as_json, "--html": to_html, "--junit": to_junit}
     return {option: partial(maker, content) for option, maker in makers.items()}

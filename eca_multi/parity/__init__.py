@@ -28,6 +28,7 @@ from .define.adapters import NnxAdapter as NnxAdapter
 from .define.adapters import NumpyAdapter as NumpyAdapter
 from .define.adapters import TorchAdapter as TorchAdapter
 from .define.axes import SpecError as SpecError
+from .define.checks import CHECKS as CHECKS
 from .define.runners import Runner as Runner
 from .define.runners import UsageError as UsageError
 from .define.spec import Case as Case
@@ -40,7 +41,6 @@ from .define.spec import integers as integers
 from .define.spec import normal as normal
 from .define.spec import uniform as uniform
 from .define.taps import tap as tap
-from .execute.tasks import CHECKS as CHECKS
 from .judge.compare import Verdict as Verdict
 from .match import assert_close as assert_close
 from .match import assert_match as assert_match

@@ -11,16 +11,18 @@ import numpy as np
 
 from .define.adapters import Adapter, JaxAdapter, NumpyAdapter, TorchAdapter
 from .define.axes import SpecError
+from .define.checks import BASE
 from .define.dtypes import DTYPES
 from .define.job import ONES, Job, Tensor, is_float
 from .define.spec import Manual, check_results
 from .engines import ENGINES, REFERENCES
 from .engines.base import Unsupported
-from .execute.tasks import BASE, Task, rounded
+from .execute.tasks import Task, rounded
 from .explain.fingerprints import explain
+from .judge.cell import Cell, describe
 from .judge.compare import Verdict, judge
 from .judge.verdicts import Judge, Solution
-from .report.report import Cell, ParityError, describe
+from .report.report import ParityError
 
 Function = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
 ArrayLike = Any

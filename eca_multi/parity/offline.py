@@ -9,11 +9,12 @@ import numpy as np
 from eca_multi.checkpoints import CheckpointError, read_safetensors
 
 from .define.axes import SpecError
+from .define.checks import BASE
 from .define.dtypes import SAFETY
 from .define.job import Tensor
 from .define.runners import Runner, find_runners, refuse_in_worker, runners_of
 from .define.spec import Case, Manual, Spec
-from .execute.tasks import BASE, Task
+from .execute.tasks import Task
 from .explain.bundle import read_bundle
 from .explain.trust import check_trust, what_runs
 from .judge.compare import Judgement, Verdict, bits_differ, judge

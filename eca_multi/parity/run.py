@@ -15,9 +15,10 @@ from eca_multi._files.scratch import scratch_folder
 
 from .define.adapters import unsupported
 from .define.axes import SpecError
+from .define.checks import CHECKS, DEFAULT_CHECKS, check_names
 from .define.dtypes import DTYPES
 from .define.job import Job, Outputs, Tensor, pack_job
-from .define.runners import Runner, UsageError, find_runners, reference_of, refuse_in_worker
+from .define.runners import REFERENCE, Runner, UsageError, find_runners, reference_of, refuse_in_worker
 from .define.spec import Spec
 from .execute.messages import (
     Answer,
@@ -33,11 +34,13 @@ from .execute.messages import (
 )
 from .execute.pool import Lost, Pool
 from .execute.results import load, solution_of, write_arrays
-from .execute.tasks import CHECKS, DEFAULT_CHECKS, Task, check_names, tasks
+from .execute.state import RunnerState, state_of
+from .execute.tasks import Task, tasks
 from .explain.investigate import investigate, measure_power, take_fingerprint
+from .judge.cell import Cell
 from .judge.compare import Judgement, Verdict
 from .judge.verdicts import SOLVED, TRAINED, Judge, Solution, check_finite, check_trained, unavailable
-from .report.report import REFERENCE, Cell, Report, RunnerState
+from .report.report import Report
 from .specs import find_spec
 
 Progress = Callable[[str, int, int], None]
@@ -471,11 +474,6 @@ _SOLVE = {"evaluate": "solve", "train": "train"}
 
 def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def state_of(runner: Runner) -> RunnerState:
-    reason = runner.unavailable()
-    return RunnerState(runner.name) if reason is None else RunnerState(runner.name, "unavailable", reason)
 
 
 def environment() -> dict[str, str]:

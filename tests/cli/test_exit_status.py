@@ -3,8 +3,10 @@
 import pytest
 
 from eca_multi import parity
+from eca_multi.parity.execute.state import RunnerState
+from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Judgement, Verdict
-from eca_multi.parity.report.report import Cell, ParityError, Report, RunnerState
+from eca_multi.parity.report.report import ParityError, Report
 from tests.support import misfortunes
 
 GREEN = (Verdict.BITWISE, Verdict.WITHIN_BUDGET)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from eca_multi.parity import Case
+from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.engines.torch import TorchEngine
-from eca_multi.parity.execute.tasks import BASE, tasks
+from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.judge.compare import Verdict
 from eca_multi.parity.judge.verdicts import Judge
 from eca_multi.parity.specs._eca_oracle import solve

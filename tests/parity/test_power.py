@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from eca_multi.parity import Case, Spec, TorchAdapter
+from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.job import Tensor
 from eca_multi.parity.engines.torch import TorchEngine
-from eca_multi.parity.execute.tasks import BASE, tasks
+from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.judge.power import judge_power
 from eca_multi.parity.judge.verdicts import Judge
 from eca_multi.parity.mutants.layer import MUTANTS, MutatedEngine, mutants, run

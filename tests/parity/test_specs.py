@@ -12,13 +12,15 @@ import keras
 import pytest
 
 from eca_multi import parity
+from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.runners import find_runners, reference_of
 from eca_multi.parity.define.spec import Spec
-from eca_multi.parity.execute.tasks import BASE, tasks
+from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.execute.worker import make_engine
 from eca_multi.parity.explain import localize
+from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.verdicts import Judge
-from eca_multi.parity.report.report import Cell, Report
+from eca_multi.parity.report.report import Report
 from eca_multi.parity.specs import SHIPPED, attention, batch_norm, bf16_gate, conv2d, eca, find_spec, layer_norm, mlp
 from eca_multi.parity.specs import squeeze_excite as se
 from tests.support.processor import float16_arithmetic

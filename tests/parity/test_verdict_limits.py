@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from eca_multi.parity import NumpyAdapter, Spec
+from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.dtypes import SAFETY, U_ACC, rounding
 from eca_multi.parity.define.job import Tensor
 from eca_multi.parity.define.spec import Case, Manual
 from eca_multi.parity.engines import REFERENCES
-from eca_multi.parity.execute.tasks import BASE, tasks
+from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.judge.compare import Verdict, judge
 from eca_multi.parity.judge.verdicts import Judge
 

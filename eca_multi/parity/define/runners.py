@@ -8,8 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from eca_multi.parity.report.report import REFERENCE
-
 from .axes import SpecError
 from .loading import source_of
 from .spec import Spec
@@ -77,8 +75,9 @@ WORKER_ENV = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
 
-# Names of workers that a run starts by itself: the reference's, and that of the mutants of `power`.
-RESERVED = (REFERENCE, "mutants")
+# Names of the workers that a run starts beside the runners: that of the reference, and that of the mutants of `power`.
+REFERENCE, MUTANTS = "reference", "mutants"
+RESERVED = (REFERENCE, MUTANTS)
 
 # A switch in the caller's shell must not turn a compiled runner into an eager one.
 IN_WORKER = "ECA_MULTI_PARITY_WORKER"

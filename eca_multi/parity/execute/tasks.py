@@ -8,26 +8,11 @@ from typing import Any
 import numpy as np
 
 from eca_multi.parity.define.axes import SpecError
-from eca_multi.parity.define.dtypes import DTYPES, quantise
+from eca_multi.parity.define.checks import BASE
+from eca_multi.parity.define.dtypes import quantise
 from eca_multi.parity.define.job import Arrays, Job, is_float
 from eca_multi.parity.define.spec import Case, Drawn, Rng, Spec, Training, draw
 
-# In the order in which reports show them; what each compares is in docs/parity.md.
-CHECKS = (
-    "forward",
-    "input_grad",
-    "weight_grad",
-    "compiled",
-    "mixed",
-    "roundtrip",
-    "trajectory",
-    "determinism",
-    "nonfinite",
-    "taps",
-    "power",
-)
-DEFAULT_CHECKS = ("forward", "input_grad", "weight_grad", "compiled")
-BASE = ("forward", "input_grad", "weight_grad")  # what one evaluation of a runner gives
 NONFINITE = {"nan": np.nan, "inf": np.inf}
 
 
@@ -183,17 +168,3 @@ def training_job(spec: Spec, case: Case, drawn: Drawn, dtype: str, native: bool 
     return replace(
         job, inputs=inputs, batches=rounded(batches, dtype), training=settings, cotangents=cotangents, gradients=True
     )
-
-
-def check_names(what: str, names: Sequence[str] | str | None, known: Sequence[str]) -> list[str]:
-    """Return the chosen names in the order of the known ones; None takes all."""
-    from eca_multi.parity.define.runners import UsageError
-
-    names = [names] if isinstance(names, str) else names
-    for name in names or ():
-        if name not in known:
-            raise UsageError(f"{what} must be one of {', '.join(known)}. Received: {name!r}.")
-    return [name for name in known if names is None or name in names]
-
-
-__all__ = ["BASE", "CHECKS", "DEFAULT_CHECKS", "DTYPES", "Task", "check_names", "tasks"]

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from eca_multi.parity.define.spec import Spec
 from eca_multi.parity.judge.verdicts import Judge, Solution
 
 SCHEMA = 3
+REPLAY = ["eca-multi", "parity", "replay"]
 FILES = ("bundle.json", "job.safetensors", "results.safetensors", "reference.safetensors", "repro.py")
 SUMS = "SHA256SUMS"  # of all of them, as `sha256sum -c` reads it: against damage, since who forges a file renews it
 BUNDLE = Known("a bundle and nothing else", "bundle.json", re.compile("|".join(map(re.escape, (*FILES, SUMS)))))
@@ -134,6 +136,20 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
             f"{folder} must be a complete bundle. Received: {type(error).__name__}: {error}. Write it again with "
             "`eca-multi parity run --bundles FOLDER`."
         ) from error
+
+
+def replay_command(folder: str) -> str:
+    """Return the command that runs a bundle again, for a shell."""
+    return shlex.join([*REPLAY, f"./{folder}" if folder.startswith("-") else folder])
+
+
+def is_replay_command(command: Any) -> bool:
+    """Return whether a text is "" or such a command: a report may come from anybody, and shows it to be copied."""
+    try:
+        words = shlex.split(command) if isinstance(command, str) else []
+    except ValueError:  # a quote that is not closed
+        words = []
+    return command == "" or (words[:-1] == REPLAY and words[-1][:1] != "-" and command == shlex.join(words))
 
 
 def _check_fields(about: Mapping[str, Any]) -> None:

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eca_multi._printable import file_name
+from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.job import Job, Outputs
 from eca_multi.parity.define.runners import Runner, runners_of
 from eca_multi.parity.execute.messages import Computed, Measured, bounded
-from eca_multi.parity.execute.tasks import BASE, Task
+from eca_multi.parity.execute.tasks import Task
+from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Judgement, Verdict
+from eca_multi.parity.judge.power import Power
 from eca_multi.parity.judge.verdicts import Solution
-from eca_multi.parity.report.report import Cell, Localisation, Power, replay_command
 
 from . import localize
-from .bundle import write_bundle
+from .bundle import replay_command, write_bundle
 from .fingerprints import explain
+from .localisation import Localisation
 
 if TYPE_CHECKING:
     from eca_multi.parity.run import Session

@@ -1,12 +1,23 @@
 """Judging mutants: which planted faults the verdict finds in a case."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from eca_multi.parity.define.job import Outputs
 from eca_multi.parity.execute.tasks import Task
-from eca_multi.parity.report.report import Power
 
 from .verdicts import Judge, Solution
+
+
+@dataclass(frozen=True)
+class Power:
+    """Which mutants a case kills: those whose verdict is not green, in any tensor."""
+
+    case: str
+    dtype: str
+    killed: tuple[str, ...]
+    survived: tuple[str, ...]
+    not_applicable: tuple[str, ...] = ()
 
 
 def judge_power(judge: Judge, task: Task, by_mutant: Mapping[str, Outputs | None], solution: Solution) -> Power:

@@ -12,9 +12,10 @@ from eca_multi.parity.define.job import AGAIN, ONES, Job, Outputs, Tensor, is_fl
 from eca_multi.parity.define.spec import Manual
 from eca_multi.parity.execute.messages import Malformed, bounded
 from eca_multi.parity.execute.tasks import Task
-from eca_multi.parity.report.report import Cell, Trajectory
 
+from .cell import Cell
 from .compare import Judgement, Verdict, bits_differ, judge
+from .drift import Trajectory
 from .trajectories import PERTURBED, marks
 
 Solution = Mapping[str, tuple[np.ndarray, np.ndarray]]
