@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -12,9 +12,10 @@ import numpy as np
 
 from eca_multi.parity.define.adapters import Adapter
 from eca_multi.parity.define.axes import Rearrangement, SpecError, order, parse
-from eca_multi.parity.define.job import AGAIN, Job, Outputs, Tensor, missing
+from eca_multi.parity.define.job import Job, missing
 from eca_multi.parity.define.optimizers import NativeOptimizer
 from eca_multi.parity.define.taps import Recorder, recording, tap
+from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Tensor
 
 Result = Outputs | Exception
 Native = dict[str, Any]
@@ -40,21 +41,29 @@ class Slot:
 
 @dataclass
 class Computed:
-    """What one evaluation gave, in native tensors and names. Gradients are by cotangent: "" for the job's, "@ones"."""
+    """The results of one evaluation, in native tensors and names."""
 
     outputs: Any
     slots: Mapping[str, Slot] = field(default_factory=dict)
     state: Native = field(default_factory=dict)
-    input_grads: dict[str, Native] = field(default_factory=dict)
-    weight_grads: dict[str, Native] = field(default_factory=dict)
+    input_grads: dict[Cotangent, Native] = field(default_factory=dict)
+    weight_grads: dict[Cotangent, Native] = field(default_factory=dict)
     taps: Native = field(default_factory=dict)
     tap_grads: Native = field(default_factory=dict)
 
 
 class Engine(ABC):
-    """Runs jobs with one adapter."""
+    """Runs jobs with one adapter.
+
+    Attributes:
+        distributions: The packages whose versions are reported.
+        probes: The module of explain.fingerprints that measures this framework.
+        optimizers: The module beside this one that has the framework's own optimizers.
+    """
 
     distributions: tuple[str, ...] = ()
+    probes = ""
+    optimizers = ""
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -71,13 +80,12 @@ class Engine(ABC):
     def save_and_load(self, job: Job) -> Native:
         """Load the job's weights, save them in the framework's own format, load that into a new layer; return its."""
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Measure how the framework computes here."""
-        return {}
-
     def optimizer(self, kind: str) -> NativeOptimizer:
         """Return the framework's own optimizer: "sgd", "momentum" or "adam"."""
-        raise Unsupported("the framework has no optimizers")
+        if not self.optimizers:
+            raise Unsupported("the framework has no optimizers")
+        native: NativeOptimizer = import_module(f"{__package__}.{self.optimizers}").optimizer(kind)
+        return native
 
     def versions(self) -> dict[str, str]:
         return {name: _version(name) for name in self.distributions}
@@ -86,7 +94,7 @@ class Engine(ABC):
         results = self.collect(job, self.compute(job))
         if job.twice:
             again = self.collect(job, self.compute(job))
-            results |= {f"{name}{AGAIN}": tensor for name, tensor in again.items()}
+            results |= {replace(quantity, repeated=True): tensor for quantity, tensor in again.items()}
         return results
 
     def evaluate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
@@ -98,7 +106,11 @@ class Engine(ABC):
         """Return weights and state after the way through the framework's own file format."""
         native = self.save_and_load(job)
         slots = self.slots(job, native)
-        return {slots[n].name: self._canonical(slots[n], tensor) for n, tensor in native.items() if n in slots}
+        return {
+            Quantity(Kind.STORED, slots[n].name): self._canonical(slots[n], tensor)
+            for n, tensor in native.items()
+            if n in slots
+        }
 
     @contextmanager
     def listening(self, recorder: Recorder | None) -> Iterator[None]:
@@ -218,18 +230,21 @@ class Engine(ABC):
 
     def collect(self, job: Job, computed: Computed) -> Outputs:
         """Give native results the specification's names and axis orders."""
-        named = self.named_outputs(job, computed.outputs)
-        results = {n: self._ordered(job, n, t) for n, t in named.items() if n in job.outputs or n.startswith("new_")}
+        named, slots = self.named_outputs(job, computed.outputs), computed.slots
+        results = {Quantity(Kind.STATE, slots[n].name): self._canonical(slots[n], t) for n, t in computed.state.items()}
+        # A function returns its states among its outputs; they count rather than what the layer holds.
+        outputs = [Quantity(Kind.OUTPUT, n) for n in job.outputs] + [Quantity(Kind.STATE, n) for n in job.state]
+        results |= {q: self._ordered(job, q.label, named[q.label]) for q in outputs if q.label in named}
         taps = {**named, **computed.taps}
-        results |= {name: self._ordered(job, name, taps[name]) for name in job.taps if name in taps}
-        results |= {f"d_{name}": self._ordered(job, name, tensor) for name, tensor in computed.tap_grads.items()}
-        slots = computed.slots
-        kept = {f"new_{slots[n].name}": self._canonical(slots[n], t) for n, t in computed.state.items()}
-        results |= {name: tensor for name, tensor in kept.items() if name not in results}  # what is returned counts
-        for suffix, grads in computed.input_grads.items():
-            results |= {f"d{name}{suffix}": self._ordered(job, name, tensor) for name, tensor in grads.items()}
-        for suffix, grads in computed.weight_grads.items():
-            results |= {f"d{slots[n].name}{suffix}": self._canonical(slots[n], t) for n, t in grads.items()}
+        results |= {Quantity(Kind.TAP, n): self._ordered(job, n, taps[n]) for n in job.taps if n in taps}
+        results |= {Quantity(Kind.TAP_GRADIENT, n): self._ordered(job, n, t) for n, t in computed.tap_grads.items()}
+        for cotangent, grads in computed.input_grads.items():
+            for name, tensor in grads.items():
+                results[Quantity(Kind.INPUT_GRADIENT, name, cotangent)] = self._ordered(job, name, tensor)
+        for cotangent, grads in computed.weight_grads.items():
+            for name, tensor in grads.items():
+                slot = slots[name]
+                results[Quantity(Kind.WEIGHT_GRADIENT, slot.name, cotangent)] = self._canonical(slot, tensor)
         return results
 
     def _ordered(self, job: Job, name: str, tensor: Any) -> Tensor:

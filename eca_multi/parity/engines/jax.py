@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from eca_multi.parity.define.adapters import Adapter
-from eca_multi.parity.define.job import ONES, Job, Tensor
-from eca_multi.parity.define.optimizers import NativeOptimizer
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from .base import Computed, Engine, Native
 
@@ -23,6 +23,8 @@ Apply = Callable[[Native, Native, Native], tuple[Any, Native]]
 
 class JaxEngine(Engine):
     distributions: tuple[str, ...] = ("jax", "jaxlib")
+    probes = "jax"
+    optimizers = "optimizer_optax"
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__(adapter)
@@ -51,10 +53,10 @@ class JaxEngine(Engine):
         outputs, new_state, taps, grads = program(weights, state, floats, others, cotangents)
         done = Computed(outputs, slots, {n: a for n, a in new_state.items() if n in slots}, taps=taps)
         if job.gradients:
-            done.weight_grads[""], done.input_grads[""], done.tap_grads = grads
+            done.weight_grads[Cotangent.DRAWN], done.input_grads[Cotangent.DRAWN], done.tap_grads = grads
             ones = {name: jnp.ones_like(cotangent) for name, cotangent in cotangents.items()}
             *_, again = program(weights, state, floats, others, ones)  # half as much to compile as both in one
-            done.weight_grads[ONES], done.input_grads[ONES], _ = again
+            done.weight_grads[Cotangent.ONES], done.input_grads[Cotangent.ONES], _ = again
         return done
 
     def program(self, job: Job) -> tuple[Callable[..., Any], Mapping[str, Any]]:
@@ -124,15 +126,6 @@ class JaxEngine(Engine):
         with np.load(file) as archive:
             return {name: archive[name].view(array.dtype).reshape(array.shape) for name, array in arrays.items()}
 
-    def fingerprint(self) -> dict[str, Any]:
-        from eca_multi.parity.explain.fingerprints.jax import probe
-
-        return probe()
-
-    def optimizer(self, kind: str) -> NativeOptimizer:
-        from .optimizer_optax import optimizer
-
-        return optimizer(kind)
 
 
 def _cotangent(head: Any, given: Any) -> Any:

@@ -6,7 +6,6 @@ from typing import Any
 import keras
 
 from eca_multi.parity.define.job import Job
-from eca_multi.parity.define.optimizers import NativeOptimizer
 
 from . import keras as _keras
 from .base import Native
@@ -15,6 +14,8 @@ from .jax import Apply, JaxEngine
 
 class KerasEngine(JaxEngine):
     distributions = ("keras", "jax", "jaxlib")
+    probes = "keras"
+    optimizers = "optimizer_keras"
 
     def functional(self, job: Job) -> tuple[Apply, Mapping[str, Any]]:
         settings = job.settings()
@@ -43,13 +44,3 @@ class KerasEngine(JaxEngine):
         for name, array in self.native_weights(job, slots).items():
             variables[name].assign(array)
         return _keras.save_and_load(self.adapter, job, layer, inputs)
-
-    def fingerprint(self) -> dict[str, Any]:
-        from eca_multi.parity.explain.fingerprints.keras import probe
-
-        return probe()
-
-    def optimizer(self, kind: str) -> NativeOptimizer:
-        from .optimizer_keras import optimizer
-
-        return optimizer(kind)

@@ -6,8 +6,8 @@ from typing import Any
 import tensorflow as tf
 
 from eca_multi.parity.define.adapters import Adapter
-from eca_multi.parity.define.job import ONES, Job, Tensor, is_float
-from eca_multi.parity.define.optimizers import NativeOptimizer
+from eca_multi.parity.define.job import Job, is_float
+from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from . import keras as _keras
 from .base import Computed, Engine, Native, Slot
@@ -15,6 +15,8 @@ from .base import Computed, Engine, Native, Slot
 
 class KerasEngine(Engine):
     distributions = ("keras", "tensorflow")
+    probes = "keras"
+    optimizers = "optimizer_keras"
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__(adapter)
@@ -34,11 +36,11 @@ class KerasEngine(Engine):
         state = {n: tf.identity(variables[n].value) for n, slot in slots.items() if slot.name in job.state}
         done = Computed(returned, slots, state, taps=taps)
         if job.gradients:
-            done.input_grads[""], done.weight_grads[""], done.tap_grads = grads
+            done.input_grads[Cotangent.DRAWN], done.weight_grads[Cotangent.DRAWN], done.tap_grads = grads
             self.restore(job, slots, variables)
             ones = {name: tf.ones_like(cotangent) for name, cotangent in cotangents.items()}
             *_, again = run(self.tensors(job), ones)  # half as much to compile as both in one
-            done.input_grads[ONES], done.weight_grads[ONES], _ = again
+            done.input_grads[Cotangent.ONES], done.weight_grads[Cotangent.ONES], _ = again
         return done
 
     def restore(self, job: Job, slots: Mapping[str, Slot], variables: Native) -> None:
@@ -106,15 +108,6 @@ class KerasEngine(Engine):
         self.restore(job, slots, variables)
         return _keras.save_and_load(self.adapter, job, layer, self.tensors(job))
 
-    def fingerprint(self) -> dict[str, Any]:
-        from eca_multi.parity.explain.fingerprints.keras import probe
-
-        return probe()
-
-    def optimizer(self, kind: str) -> NativeOptimizer:
-        from .optimizer_keras import optimizer
-
-        return optimizer(kind)
 
 
 def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,6 @@ from typing import Any
 from flax import nnx, serialization
 
 from eca_multi.parity.define.job import Job
-from eca_multi.parity.define.optimizers import NativeOptimizer
 
 from .base import Native, no_sublayer, tap_output
 from .jax import Apply, JaxEngine
@@ -14,6 +13,7 @@ from .jax import Apply, JaxEngine
 
 class NnxEngine(JaxEngine):
     distributions = ("flax", "jax", "jaxlib")
+    optimizers = "optimizer_nnx"
 
     def functional(self, job: Job) -> tuple[Apply, Mapping[str, Any]]:
         settings = job.settings()
@@ -63,10 +63,6 @@ class NnxEngine(JaxEngine):
         data = serialization.to_bytes(arrays)
         return dict(serialization.from_bytes({name: array * 0 for name, array in arrays.items()}, data))
 
-    def optimizer(self, kind: str) -> NativeOptimizer:
-        from .optimizer_nnx import optimizer
-
-        return optimizer(kind)
 
 
 def _path(keys: tuple[Any, ...]) -> str:

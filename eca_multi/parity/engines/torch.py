@@ -11,10 +11,10 @@ import torch
 from torch._dynamo.utils import counters
 
 from eca_multi.parity.define.adapters import Adapter
-from eca_multi.parity.define.job import ONES, Job, Tensor, is_float
-from eca_multi.parity.define.optimizers import NativeOptimizer
+from eca_multi.parity.define.job import Job, is_float
 from eca_multi.parity.define.runners import has_compiler
 from eca_multi.parity.define.taps import Recorder
+from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from .base import Computed, Engine, Native, Result, Slot, Unsupported, attempt, no_sublayer, tap_output
 
@@ -54,6 +54,8 @@ class Function(torch.nn.Module):
 
 class TorchEngine(Engine):
     distributions: tuple[str, ...] = ("torch",)
+    probes = "torch"
+    optimizers = "optimizer_torch"
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__(adapter)
@@ -100,18 +102,18 @@ class TorchEngine(Engine):
         }
         middle = {name: tensor for name, tensor in taps.items() if tensor.requires_grad}
         sought = [*leaves.values(), *weights.values(), *middle.values()]
-        for suffix in ("", ONES):
-            cotangents = [self.cotangent(job, name, head, suffix) for name, head in heads.items()]
+        for cotangent in Cotangent:
+            cotangents = [self.cotangent(job, name, head, cotangent) for name, head in heads.items()]
             grads = gradients(list(heads.values()), sought, cotangents)
             ends = len(leaves), len(leaves) + len(weights)
-            done.input_grads[suffix] = dict(zip(leaves, grads[: ends[0]], strict=True))
-            done.weight_grads[suffix] = dict(zip(weights, grads[ends[0] : ends[1]], strict=True))
-            if not suffix:
+            done.input_grads[cotangent] = dict(zip(leaves, grads[: ends[0]], strict=True))
+            done.weight_grads[cotangent] = dict(zip(weights, grads[ends[0] : ends[1]], strict=True))
+            if cotangent is Cotangent.DRAWN:
                 done.tap_grads = dict(zip(middle, grads[ends[1] :], strict=True))
         return done
 
-    def cotangent(self, job: Job, name: str, head: torch.Tensor, suffix: str) -> torch.Tensor:
-        if suffix or name not in job.cotangents:
+    def cotangent(self, job: Job, name: str, head: torch.Tensor, kind: Cotangent) -> torch.Tensor:
+        if kind is Cotangent.ONES or name not in job.cotangents:
             return torch.ones_like(head)
         given = _tensor(self.to_layout(job, name)(job.cotangents[name]))
         # A wrong shape is judged as such, not raised.
@@ -187,15 +189,6 @@ class TorchEngine(Engine):
         fresh.load_state_dict(torch.load(file, weights_only=True))
         return self.parameters(fresh)
 
-    def fingerprint(self) -> dict[str, Any]:
-        from eca_multi.parity.explain.fingerprints.torch import probe
-
-        return probe()
-
-    def optimizer(self, kind: str) -> NativeOptimizer:
-        from .optimizer_torch import optimizer
-
-        return optimizer(kind)
 
     def evaluate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         """Run eager jobs one by one, and compile all structurally different jobs of a dtype as one graph.

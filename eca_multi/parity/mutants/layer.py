@@ -1,7 +1,6 @@
 """Mutants: a specification's PyTorch layer with one fault put in, to measure what a case can see.
 
-Some faults replace operations as the layer runs (_mutant_mode.py), others change its weights and inputs
-(_mutant_arrays.py). Either way the gradients are those of the faulty layer. Nothing here is random.
+Some faults replace operations as the layer runs (mode.py), others change its weights and inputs (arrays.py). Either way the gradients are those of the faulty layer. Nothing here is random.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,8 @@ from typing import Any
 import torch
 
 from eca_multi.parity.define.axes import order, parse
-from eca_multi.parity.define.job import Job, Outputs
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.tensor import Outputs
 from eca_multi.parity.engines.base import attempt
 from eca_multi.parity.engines.torch import TorchEngine
 

@@ -8,12 +8,19 @@ for each of `PROBES`: "n/a" where there is no such thing, "error: ..." where the
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 from .common import HALVES, TABLE
 
-__all__ = ["PROBES", "explain"]
+__all__ = ["PROBES", "explain", "measure"]
 
 PROBES: dict[str, str] = {probe.name: probe.meaning for probe in TABLE}
+
+
+def measure(framework: str) -> dict[str, Any]:
+    """Measure how a framework computes in this process: "torch", "jax", "keras" or "numpy"; "" has no probes."""
+    return dict(import_module(f"{__name__}.{framework}").probe()) if framework else {}
 
 
 def explain(
