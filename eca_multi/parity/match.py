@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -13,15 +13,17 @@ from .define.adapters import Adapter, JaxAdapter, NumpyAdapter, TorchAdapter
 from .define.axes import SpecError
 from .define.checks import BASE
 from .define.dtypes import DTYPES
-from .define.job import ONES, Job, Tensor, is_float
+from .define.job import Job, is_float
 from .define.spec import Manual, check_results
+from .define.tensor import Cotangent, Kind, Solution, Tensor
 from .engines import ENGINES, REFERENCES
 from .engines.base import Unsupported
+from .execute.messages import Do
 from .execute.tasks import Task, rounded
-from .explain.fingerprints import explain
+from .explain.fingerprints import explain, measure
 from .judge.cell import Cell, describe
 from .judge.compare import Verdict, judge
-from .judge.verdicts import Judge, Solution
+from .judge.verdicts import Judge
 from .report.report import ParityError
 
 Function = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
@@ -84,14 +86,14 @@ def assert_match(
             results = engine.evaluate(job)
         except Unsupported as error:
             raise SpecError(f"{runner} cannot compute this: {error}. Leave it out, or take another dtype.") from error
-        if not gradients or not any(key.endswith(ONES) for key in results):
-            results, here = {n: t for n, t in results.items() if n in job.outputs}, replace(job, gradients=False)
+        if not gradients or not any(quantity.cotangent is Cotangent.ONES for quantity in results):
+            results, here = {q: t for q, t in results.items() if q.kind is Kind.OUTPUT}, replace(job, gradients=False)
         else:
             here = job
-        cells = list(by.cells(runner, Task("", "evaluate", "inputs", here, None), results, solution))
+        cells = list(by.cells(runner, Task("", Do.EVALUATE, "inputs", here, None), results, solution))
         wrong = [cell for cell in cells if cell.verdict.disagrees or cell.verdict is Verdict.ERROR]
         undecided += [describe(cell) for cell in cells if cell.verdict is Verdict.INCONCLUSIVE]
-        fingerprint = cache(engine.fingerprint)  # seconds: once, however many tensors are wrong
+        fingerprint = cache(partial(measure, engine.probes))  # seconds: once, however many tensors are wrong
         faults += [_say(cell, fingerprint) for cell in wrong]
     if faults:
         raise ParityError("\n".join(faults))
@@ -239,7 +241,7 @@ def _solve(
     outputs = tuple(engine.named_outputs(wide, engine.compute(wide).outputs))
     check_results(job.inputs, job.weights, (), outputs, (), "what is compared")
     named = replace(wide, outputs=outputs)
-    shapes = {n: t.values.shape for n, t in engine.collect(named, engine.compute(named)).items()}
+    shapes = {q.name: t.values.shape for q, t in engine.collect(named, engine.compute(named)).items()}
     rng = np.random.default_rng(0)
     cotangents = {n: np.asarray(rng.normal(size=shape)) for n, shape in shapes.items()}
     full = replace(job, outputs=outputs, gradients=gradients, cotangents=rounded(cotangents, job.dtype))

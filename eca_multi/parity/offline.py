@@ -11,9 +11,10 @@ from eca_multi.checkpoints import CheckpointError, read_safetensors
 from .define.axes import SpecError
 from .define.checks import BASE
 from .define.dtypes import SAFETY
-from .define.job import Tensor
 from .define.runners import Runner, find_runners, refuse_in_worker, runners_of
 from .define.spec import Case, Manual, Spec
+from .define.tensor import Tensor
+from .execute.messages import Do
 from .execute.tasks import Task
 from .explain.bundle import read_bundle
 from .explain.trust import check_trust, what_runs
@@ -69,7 +70,7 @@ def replay(
         check_trust(found, bundle, yours)
     if announce is not None:
         announce(what_runs(found, yours))
-    task = Task("", "evaluate", found.job.case, found.job, (found.job.case, found.job.dtype, ""))
+    task = Task("", Do.EVALUATE, found.job.case, found.job, (found.job.case, found.job.dtype, ""))
     return run_tasks(
         spec,
         str(bundle),

@@ -1,7 +1,6 @@
 """The parity run: the same weights, inputs and cotangents to every runner, and a verdict on each tensor."""
 
 import contextlib
-import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -17,29 +16,33 @@ from .define.adapters import unsupported
 from .define.axes import SpecError
 from .define.checks import CHECKS, DEFAULT_CHECKS, check_names
 from .define.dtypes import DTYPES
-from .define.job import Job, Outputs, Tensor, pack_job
+from .define.job import Job, pack_job
 from .define.runners import REFERENCE, Runner, UsageError, find_runners, reference_of, refuse_in_worker
 from .define.spec import Spec
+from .define.tensor import Kind, Outputs, Solution
 from .execute.messages import (
     Answer,
     Computed,
+    Do,
     Greeting,
     Malformed,
     Measured,
     Raised,
     Refused,
+    Request,
     Said,
     Unwritten,
     WrongAdapter,
 )
 from .execute.pool import Lost, Pool
-from .execute.results import load, solution_of, write_arrays
+from .execute.results import load, load_outputs, load_solution, write_arrays
 from .execute.state import RunnerState, state_of
 from .execute.tasks import Task, tasks
 from .explain.investigate import investigate, measure_power, take_fingerprint
 from .judge.cell import Cell
 from .judge.compare import Judgement, Verdict
-from .judge.verdicts import SOLVED, TRAINED, Judge, Solution, check_finite, check_trained, unavailable
+from .judge.drift import check_trained, measure_drift
+from .judge.verdicts import Judge, check_finite, unavailable
 from .report.report import Report
 from .specs import find_spec
 
@@ -168,7 +171,7 @@ def fingerprints(
         Pool(folder, workers=processors(), timeout=timeout) as pool,
     ):
         available = [runner for runner in chosen if states[runner.name].state == "ran"]
-        request = {"id": 0, "do": "fingerprint", "check": ""}
+        request = Request(0, Do.FINGERPRINT)
         for runner, said in pool.run([(runner, [request]) for runner in available]):
             state = states[runner.name]
             match said:
@@ -222,7 +225,7 @@ class Session:
         self._tell("starting")
         solved = {task.oracle: task for task in self.plan if task.oracle is not None}
         questions = [self._request(self.reference, _as_question(task), _SOLVE[task.do]) for task in solved.values()]
-        self._exchange([(self.reference, questions), *self._batches(lambda task: task.do != "train")])
+        self._exchange([(self.reference, questions), *self._batches(lambda task: task.do is not Do.TRAIN)])
         self._train()
         if self.explicit and set(self.checks) == set(CHECKS):
             for runner in self.runners:
@@ -235,17 +238,17 @@ class Session:
         """Ask for the training, which starts from the reference's points."""
         reason = self._nothing_to_judge_by() if self.lost else ""
         if not self.lost:
-            self.plan = [self._with_points(task) if task.do == "train" else task for task in self.plan]
+            self.plan = [self._with_points(task) if task.do is Do.TRAIN else task for task in self.plan]
             try:
-                batches = self._batches(lambda task: task.do == "train")
+                batches = self._batches(lambda task: task.do is Do.TRAIN)
             except OSError as error:  # no room for the points: what was judged stands
                 reason = str(error)
             else:
                 self._exchange(batches)
         for runner in self.runners if reason else ():
-            self._leave_open(runner, [task for task in self._tasks_of(runner) if task.do == "train"], reason)
+            self._leave_open(runner, [task for task in self._tasks_of(runner) if task.do is Do.TRAIN], reason)
 
-    def _batches(self, wanted: Callable[[Task], bool]) -> list[tuple[Runner, list[dict[str, Any]]]]:
+    def _batches(self, wanted: Callable[[Task], bool]) -> list[tuple[Runner, list[Request]]]:
         return [(r, [self._request(r, task) for task in self._tasks_of(r) if wanted(task)]) for r in self.runners]
 
     def _tasks_of(self, runner: Runner) -> list[Task]:
@@ -255,10 +258,11 @@ class Session:
     def _with_points(self, task: Task) -> Task:
         """Give a training job the weights and optimizer states from which each step starts."""
         solution = self.solutions[task.oracle] if task.oracle else {}
-        given = {name: value.astype(np.float32) for name, (value, _) in solution.items() if name[:2] in ("w.", "s.")}
+        starts = (Kind.START, Kind.SLOT)
+        given = {q: value.astype(np.float32) for q, (value, _) in solution.items() if q.kind in starts}
         return replace(task, job=replace(task.job, given=given))
 
-    def _exchange(self, batches: list[tuple[Runner, list[dict[str, Any]]]]) -> None:
+    def _exchange(self, batches: list[tuple[Runner, list[Request]]]) -> None:
         with contextlib.closing(self.pool.run(batches)) as messages:  # type: ignore[type-var]
             for runner, said in messages:
                 if runner is self.reference:
@@ -284,30 +288,21 @@ class Session:
 
     def evaluate(self, runner: Runner, jobs: Sequence[Job]) -> list[Outputs | None]:
         """Run jobs in a runner; None for those that fail."""
-        return [results for _, results in self.ask(runner, [self.loose(job, "evaluate") for job in jobs])]
+        return [r and r[""] for _, r in self.ask(runner, [self.loose(job, Do.EVALUATE) for job in jobs])]
 
     def solve(self, jobs: Sequence[Job]) -> list[Solution | None]:
         """Run jobs in the reference."""
-        found: list[Solution | None] = []
-        for _, results in self.ask(self.reference, [self.loose(job, "solve") for job in jobs]):
-            try:
-                found.append(None if results is None else solution_of(results))
-            except Malformed as error:
-                self._blame(self.reference, error)
-                found.append(None)
-        return found
+        return [r for _, r in self.ask(self.reference, [self.loose(job, Do.SOLVE) for job in jobs], load_solution)]
 
-    def ask(
-        self, runner: Runner, requests: Sequence[dict[str, Any]]
-    ) -> list[tuple[Answer | None, dict[str, Tensor] | None]]:
+    def ask(self, runner: Runner, requests: Sequence[Request], read: Any = load) -> list[tuple[Answer | None, Any]]:
         """Return a worker's answers in the order of the requests, each with its tensors; None where none came."""
-        answers: list[tuple[Answer | None, dict[str, Tensor] | None]] = [(None, None) for _ in requests]
-        numbered = [{**request, "id": number} for number, request in enumerate(requests)]
+        answers: list[tuple[Answer | None, Any]] = [(None, None) for _ in requests]
+        numbered = [replace(request, id=number) for number, request in enumerate(requests)]
         for _, said in self.pool.run([(runner, numbered)]):
             match said:
                 case Computed():
                     try:
-                        answers[said.id] = said, load(said, Path(requests[said.id]["out"]))
+                        answers[said.id] = said, read(said, requests[said.id].out)
                     except Malformed as error:
                         self._blame(runner, error)
                 case Refused(reason=text) | Raised(text=text) | Unwritten(reason=text):
@@ -325,34 +320,30 @@ class Session:
         self.faults[runner.name] = f"the worker {lost.kind}: {lost.detail.splitlines()[0]}"
         return lost
 
-    def loose(self, job: Job, do: str) -> dict[str, Any]:
+    def loose(self, job: Job, do: Do) -> Request:
         self.files += 1
-        plain, arrays = pack_job(job)
         path = self.folder / f"loose-{self.files}.safetensors"
-        write_arrays(arrays, path)
-        return {"do": do, "job": json.loads(json.dumps(plain)), "inputs": str(path), "out": f"{path}.out", "check": ""}
+        write_arrays(pack_job(job)[1], path)
+        return Request(0, do, "", job, path, Path(f"{path}.out"))
 
     # --- what is asked
 
-    def _request(self, runner: Runner, task: Task, do: str = "") -> dict[str, Any]:
+    def _request(self, runner: Runner, task: Task, do: Do | None = None) -> Request:
         self.files += 1
         number = self.files  # of no other request in this run: an answer is read from a file of its own
         self.asked[number] = runner, task
-        plain, path = self._write(task)
-        out = str(self._answer_file(number))
-        return {"id": number, "do": do or task.do, "job": plain, "inputs": str(path), "out": out, "check": task.check}
+        return Request(number, do or task.do, task.check, task.job, self._write(task), self._answer_file(number))
 
     def _answer_file(self, number: int) -> Path:
         return self.folder / f"answer-{number}.out"
 
-    def _write(self, task: Task) -> tuple[dict[str, Any], Path]:
+    def _write(self, task: Task) -> Path:
         """Write the arrays of a task, once for all runners."""
-        plain, arrays = pack_job(task.job)
         name = f"{task.job.case}.{task.job.dtype}.{task.oracle[2] if task.oracle else ''}.{len(task.job.given)}"
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
-            write_arrays(arrays, path)
-        return json.loads(json.dumps(plain)), path
+            write_arrays(pack_job(task.job)[1], path)
+        return path
 
     # --- what comes in
 
@@ -373,7 +364,7 @@ class Session:
             case Computed():
                 _, task = self.asked.pop(said.id)
                 try:
-                    solution = solution_of(load(said, self._answer_file(said.id)))
+                    solution = load_solution(said, self._answer_file(said.id))
                     self._keep_solution(task, solution)
                 except Malformed as error:
                     self._lose_reference(self._blame(self.reference, error))
@@ -393,8 +384,8 @@ class Session:
         """
         if task.oracle is None:
             return
-        if task.do == "train":
-            check_trained(task.job, {name: value.shape for name, (value, _) in solution.items()}, SOLVED)
+        if task.do is Do.TRAIN:
+            check_trained(task.job, {q: value.shape for q, (value, _) in solution.items()}, reference=True)
         check_finite(task.job, solution)
         self.solutions[task.oracle] = solution
         for runner, waiting, answer in self.waiting.pop(task.oracle, []):
@@ -435,15 +426,15 @@ class Session:
                     state.state, state.detail = lost.kind, lost.detail
 
     def _compare(self, runner: Runner, task: Task, answer: Computed) -> None:
-        results = load(answer, self._answer_file(answer.id))
+        results = load_outputs(answer, self._answer_file(answer.id))
         solution = self.solutions[task.oracle] if task.oracle else {}
-        if task.do == "train":
-            check_trained(task.job, {name: tensor.values.shape for name, tensor in results.items()}, TRAINED)
+        if task.do is Do.TRAIN:
+            check_trained(task.job, {q: tensor.values.shape for q, tensor in results.items()})
         note = answer.note  # whose optimizer, and where it is not the textbook's
         found = self.judge.cells(runner.name, task, results, solution)
         self.report.cells += [replace(cell, reason=note) if note else self._excused(cell) for cell in found]
-        if task.do == "train":
-            trained = self.judge.trajectory(runner.name, task, results, solution)
+        if task.do is Do.TRAIN:
+            trained = measure_drift(runner.name, task, results, solution, self.judge)
             own = f"{trained.optimizer}, native" if note else trained.optimizer
             self.report.trajectories.append(replace(trained, optimizer=own))
 
@@ -469,7 +460,7 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[-1]
 
 
-_SOLVE = {"evaluate": "solve", "train": "train"}
+_SOLVE = {Do.EVALUATE: Do.SOLVE, Do.TRAIN: Do.SOLVE_TRAINING}
 
 
 def processors() -> int:

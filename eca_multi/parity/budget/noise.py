@@ -25,7 +25,6 @@ from contextlib import ExitStack
 from functools import cache, partial
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch._C import _is_alias_of  # type: ignore[attr-defined]  # missing in torch's stub
 from torch._decomp import core_aten_decompositions, get_decompositions
@@ -33,7 +32,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
-from .noisy_array import check_repeatable, error_budget, whole_or_float64
+from .noisy_array import Arrays, check_repeatable, error_budget, whole_or_float64
 
 Args = tuple[Any, ...]
 Rule = Callable[["RoundingNoise", OpOverload, Args, dict[str, Any]], Any]
@@ -135,16 +134,14 @@ class RoundingNoise(TorchDispatchMode):
             kwargs = {**kwargs, "dtype": torch.float64}
         return rule(func)(self, func, args, kwargs)
 
-    def budget(
-        self, evaluate: Callable[[], dict[str, torch.Tensor]], samples: int = 16
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def budget(self, evaluate: Callable[[], dict[Any, torch.Tensor]], samples: int = 16) -> tuple[Arrays, Arrays]:
         """As the function `budget`, which makes the mode; here the mode's attributes can be read afterwards."""
         clean = self._run(evaluate, quiet=True)
         errors = error_budget(clean, (self._run(evaluate) for _ in range(samples)), self.u, self.tiny)
         check_repeatable(clean, self._run(evaluate, quiet=True), errors)
         return clean, errors
 
-    def _run(self, evaluate: Callable[[], dict[str, torch.Tensor]], quiet: bool = False) -> dict[str, np.ndarray]:
+    def _run(self, evaluate: Callable[[], dict[Any, torch.Tensor]], quiet: bool = False) -> Arrays:
         self.quiet = quiet
         try:
             with self:
@@ -209,14 +206,14 @@ class _Signs:
 
 
 def budget(
-    evaluate: Callable[[], dict[str, torch.Tensor]],
+    evaluate: Callable[[], dict[Any, torch.Tensor]],
     u: float,
     u_acc: float,
     tiny: float,
     *,
     samples: int = 16,
     seed: int = 0,
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+) -> tuple[Arrays, Arrays]:
     """Return the float64 reference of `evaluate` and how far, element by element, rounding may carry one from it.
 
     Args:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Arrays = dict[str, Array]
+Arrays = dict[Any, Array]  # by the name or quantity that an evaluation gives them
 Wrap = Callable[[Any], Any]
 
 # Stands for any error at all: a re-run is not finite where the reference is, so the layer is at the edge of where it is
@@ -198,7 +198,7 @@ class NoisyArray(np.ndarray[Any, np.dtype[np.float64]]):
 
 
 def budget_numpy(
-    evaluate: Callable[[Wrap], Mapping[str, Any]],
+    evaluate: Callable[[Wrap], Mapping[Any, Any]],
     u: float,
     u_acc: float,
     tiny: float,
@@ -276,7 +276,7 @@ def check_repeatable(first: Arrays, second: Arrays, errors: Arrays) -> None:
             differs = np.abs(second[name] - r.astype(np.float64)) > errors[name] * 2.0**-10
         if differs.any():
             raise RuntimeError(
-                f"Two float64 runs of the reference differ in {name!r}: it keeps state or draws random numbers, so its "
+                f"Two float64 runs of the reference differ in {str(name)!r}: it keeps state or draws random numbers, so its "
                 "error cannot be measured. Set its state (running statistics, masks) anew at each call."
             )
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from eca_multi.parity.define.adapters import NumpyAdapter
 from eca_multi.parity.define.dtypes import U_ACC, rounding
-from eca_multi.parity.define.job import Job, results_of
+from eca_multi.parity.define.job import Job, identified
 from eca_multi.parity.define.tensor import Quantity, Solution
 from eca_multi.parity.engines.numpy import NumpyEngine
 
@@ -16,6 +17,8 @@ from .noisy_array import budget_numpy
 class NumpyReference(NumpyEngine):
     """The reference of a run, where its adapter is a NumPy function."""
 
+    adapter: NumpyAdapter
+
     @property
     def kind(self) -> str:
         return "stochastic" if self.adapter.solve is None else "analytic"
@@ -23,8 +26,7 @@ class NumpyReference(NumpyEngine):
     def solve(self, job: Job, samples: int = 16) -> Solution:
         """Return the reference and the error E of each result."""
         if self.adapter.solve is not None:
-            labels = {quantity.label: quantity for quantity in results_of(job)}
-            return {labels[name]: pair for name, pair in self.adapter.solve(job).items() if name in labels}
+            return identified(self.adapter.solve(job), job)
         levels, wide = rounding(job.dtype), replace(job, dtype="float64", param_dtype="")
 
         def evaluate(wrap: Callable[[np.ndarray], np.ndarray]) -> dict[Quantity, np.ndarray]:

@@ -19,6 +19,7 @@ from .noise import RoundingNoise, budget
 
 Keep = Callable[[torch.Tensor], object]  # takes the gradient that arrived at a tap
 
+
 class TorchReference(TorchEngine):
     """A torch adapter in float64. Its error comes from re-runs with rounding noise after every operation."""
 
@@ -71,7 +72,9 @@ class TorchReference(TorchEngine):
             if forward not in job.given and backward not in job.given:
                 return value
             substitutes = job.given.get(forward), job.given.get(backward)
-            going_on: torch.Tensor = _Substitute.apply(value, *substitutes, partial(self._backward.setdefault, backward))
+            going_on: torch.Tensor = _Substitute.apply(
+                value, *substitutes, partial(self._backward.setdefault, backward)
+            )
             return going_on
 
         return record if job.taps else None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .tensor import Cotangent, Kind, Quantity, parse
+from .tensor import Cotangent, Kind, Quantity, T, parse
 
 FIELDS = ("inputs", "weights", "state", "cotangents", "given", "batches")
 
@@ -73,6 +73,12 @@ def results_of(job: Job) -> Iterator[Quantity]:
     yield from (Quantity(Kind.TAP_GRADIENT, name) for name in job.taps)
 
 
+def identified(named: Mapping[str, T], job: Job) -> dict[Quantity, T]:
+    """Return by quantity what an adapter names by label; a label of none of the job's results is left out."""
+    quantities = {quantity.label: quantity for quantity in results_of(job)}
+    return {quantities[label]: result for label, result in named.items() if label in quantities}
+
+
 def float_inputs(job: Job) -> list[str]:
     """Name the inputs that have gradients."""
     return [name for name, array in job.inputs.items() if is_float(array)]
@@ -99,7 +105,7 @@ def unpack_job(plain: Mapping[str, Any], arrays: Arrays = MappingProxyType({})) 
 
 def with_arrays(job: Job, arrays: Arrays) -> Job:
     """Give a job the arrays of its file."""
-    groups: dict[str, dict[Any, np.ndarray]] = {name: {} for name in FIELDS}
+    groups: dict[str, Any] = {name: {} for name in FIELDS}
     for key, array in arrays.items():
         name, _, rest = key.partition("/")
         groups[name][parse(rest) if name == "given" else rest] = array

@@ -15,8 +15,11 @@ An output y, a tap gate and a state mean of a layer with input x and weight w gi
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 class Kind(StrEnum):
@@ -80,6 +83,9 @@ class Quantity:
         ones = "@ones" if self.cotangent is Cotangent.ONES else ""
         return f"{_LABELS.get(self.kind, '')}{self.name}{ones}{'@again' if self.repeated else ''}"
 
+    def __str__(self) -> str:
+        return self.label
+
     @property
     def key(self) -> str:
         """The name in files between processes, which `parse` reads."""
@@ -112,6 +118,6 @@ Outputs = dict[Quantity, Tensor]
 Solution = Mapping[Quantity, tuple[np.ndarray, np.ndarray]]  # the reference's values, each with its error
 
 
-def labelled(results: Mapping[Quantity, Tensor]) -> dict[str, Tensor]:
+def labelled(results: Mapping[Quantity, T]) -> dict[str, T]:
     """Name results for people."""
-    return {quantity.label: tensor for quantity, tensor in results.items()}
+    return {quantity.label: result for quantity, result in results.items()}

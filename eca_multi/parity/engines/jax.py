@@ -127,7 +127,6 @@ class JaxEngine(Engine):
             return {name: archive[name].view(array.dtype).reshape(array.shape) for name, array in arrays.items()}
 
 
-
 def _cotangent(head: Any, given: Any) -> Any:
     if not jnp.issubdtype(head.dtype, jnp.floating):
         return np.zeros(head.shape, jax.dtypes.float0)

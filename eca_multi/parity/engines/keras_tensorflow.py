@@ -109,7 +109,6 @@ class KerasEngine(Engine):
         return _keras.save_and_load(self.adapter, job, layer, self.tensors(job))
 
 
-
 def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:
     """Compile by XLA, which refuses what it cannot compile, and prove by the count of traces that it did."""
     program = tf.function(run, jit_compile=True, autograph=False)

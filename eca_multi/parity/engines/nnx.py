@@ -64,6 +64,5 @@ class NnxEngine(JaxEngine):
         return dict(serialization.from_bytes({name: array * 0 for name, array in arrays.items()}, data))
 
 
-
 def _path(keys: tuple[Any, ...]) -> str:
     return ".".join(map(str, keys))

@@ -189,7 +189,6 @@ class TorchEngine(Engine):
         fresh.load_state_dict(torch.load(file, weights_only=True))
         return self.parameters(fresh)
 
-
     def evaluate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         """Run eager jobs one by one, and compile all structurally different jobs of a dtype as one graph.
 

@@ -1,7 +1,6 @@
 """The workers of a run: started, asked, read, timed and ended here. Each stays until the pool closes."""
 
 import contextlib
-import json
 import os
 import queue
 import secrets
@@ -10,23 +9,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, TypeAlias
+from typing import IO, TypeAlias
 
 from eca_multi._files.scratch import PLACE
 from eca_multi.parity.define.runners import FORCED_ENV, WORKER_ENV, Runner
 
 from .descendants import MARK, end_marked
-from .messages import LONGEST, TEXT, Done, Malformed, Said, bounded, parse
+from .messages import LONGEST, TEXT, Done, Malformed, Request, Said, bounded, encode_requests, parse
 
 GRACE = 10.0  # seconds between the last word to a worker and its end
 PAUSE = 1.0  # seconds between two looks at the workers, from which on it was a pause
 TAIL = 15  # lines of a worker's standard error that are shown when it dies, out of its last TEXT bytes
-
-Request = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -101,13 +98,13 @@ class Worker:
     def ask(self, requests: Sequence[Request]) -> None:
         """Hand over a batch of jobs."""
         self.heard, self.busy = time.monotonic(), True
-        self._open |= {request["id"] for request in requests}
+        self._open |= {request.id for request in requests}
         self._asked = True  # last: whoever says "done" before it was asked is caught by the one or the other
-        self._say(json.dumps(requests))
+        self._say(encode_requests(requests))
 
     def leave(self) -> None:
         """Ask the worker to end, and wait for it."""
-        self._say("null")
+        self._say(encode_requests(None))
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE)
         self.kill()

@@ -13,6 +13,8 @@ from eca_multi.parity.define.dtypes import quantise
 from eca_multi.parity.define.job import Arrays, Job, is_float
 from eca_multi.parity.define.spec import Case, Drawn, Rng, Spec, Training, draw
 
+from .messages import Do
+
 NONFINITE = {"nan": np.nan, "inf": np.inf}
 
 
@@ -21,7 +23,7 @@ class Task:
     """One thing for every runner to do. `oracle` names the solution that judges it, which tasks may share."""
 
     check: str
-    do: str  # evaluate, roundtrip or train
+    do: Do  # evaluate, roundtrip or train
     case: str
     job: Job
     oracle: tuple[str, str, str] | None
@@ -73,21 +75,21 @@ def _case_tasks(spec: Spec, case: Case, drawn: Drawn, dtype: str, checks: Sequen
     found = []
     if set(checks) & {*BASE, "determinism", "power"}:
         base = replace(job, twice="determinism" in checks, gradients=_needs_gradients(checks))
-        found.append(Task("", "evaluate", case.name, base, key))
+        found.append(Task("", Do.EVALUATE, case.name, base, key))
     if "compiled" in checks:
-        found.append(Task("compiled", "evaluate", case.name, replace(job, compiled=True), key))
+        found.append(Task("compiled", Do.EVALUATE, case.name, replace(job, compiled=True), key))
     if "taps" in checks and spec.taps:
         tapped = replace(job, taps=tuple(spec.taps))
-        found.append(Task("taps", "evaluate", case.name, tapped, (case.name, dtype, "taps")))
+        found.append(Task("taps", Do.EVALUATE, case.name, tapped, (case.name, dtype, "taps")))
     if "mixed" in checks and dtype != "float32":
         mixed = replace(base_job(spec, case, drawn, dtype, "float32"), param_dtype="float32")
-        found.append(Task("mixed", "evaluate", case.name, mixed, (case.name, dtype, "mixed")))
+        found.append(Task("mixed", Do.EVALUATE, case.name, mixed, (case.name, dtype, "mixed")))
     if "roundtrip" in checks and job.weights:
-        found.append(Task("roundtrip", "roundtrip", case.name, job, None))
+        found.append(Task("roundtrip", Do.ROUNDTRIP, case.name, job, None))
     trained = spec.training.cases if spec.training else None
     if "trajectory" in checks and job.weights and (trained is None or case.name in trained):
         training = training_job(spec, case, drawn, dtype, native)
-        found.append(Task("trajectory", "train", case.name, training, (case.name, dtype, "trajectory")))
+        found.append(Task("trajectory", Do.TRAIN, case.name, training, (case.name, dtype, "trajectory")))
     return found
 
 
@@ -106,7 +108,7 @@ def _nonfinite(spec: Spec, case: Case, drawn: Drawn, dtype: str) -> list[Task]:
         array = job.inputs[name].copy()
         array.flat[array.size // 3] = value
         spoilt = replace(job, case=f"{case.name}+{label}", inputs={**job.inputs, name: array}, gradients=False)
-        found.append(Task("nonfinite", "evaluate", spoilt.case, spoilt, (spoilt.case, dtype, "")))
+        found.append(Task("nonfinite", Do.EVALUATE, spoilt.case, spoilt, (spoilt.case, dtype, "")))
     return found
 
 

@@ -19,10 +19,11 @@ from eca_multi._files.folder import Known, whole_folder
 from eca_multi._parsing import parse_json
 from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.dtypes import DTYPES
-from eca_multi.parity.define.job import Job, Outputs, pack_job, unpack_job
+from eca_multi.parity.define.job import Job, pack_job, unpack_job
 from eca_multi.parity.define.runners import Runner
 from eca_multi.parity.define.spec import Spec
-from eca_multi.parity.judge.verdicts import Judge, Solution
+from eca_multi.parity.define.tensor import Outputs, Solution, labelled
+from eca_multi.parity.judge.verdicts import Judge
 
 SCHEMA = 3
 REPLAY = ["eca-multi", "parity", "replay"]
@@ -81,11 +82,11 @@ def write_bundle(
         OSError: If it cannot be written, or the folder holds what is no bundle's.
     """
     plain, arrays = pack_job(job)
-    truth = {name: value for name, (value, _) in solution.items()}
-    truth |= {f"{name}@error": by.budget(value, error) for name, (value, error) in solution.items()}
+    truth = {quantity.label: value for quantity, (value, _) in solution.items()}
+    truth |= {f"{quantity}@error": by.budget(value, error) for quantity, (value, error) in solution.items()}
     files = {
         "job.safetensors": _packed(arrays),
-        "results.safetensors": _packed({name: tensor.values for name, tensor in results.items()}),
+        "results.safetensors": _packed({label: tensor.values for label, tensor in labelled(results).items()}),
         "reference.safetensors": _packed(truth),
     }
     about = {

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from eca_multi._printable import file_name
 from eca_multi.parity.define.checks import BASE
-from eca_multi.parity.define.job import Job, Outputs
+from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.runners import Runner, runners_of
-from eca_multi.parity.execute.messages import Computed, Measured, bounded
+from eca_multi.parity.define.tensor import Outputs, Quantity, Solution
+from eca_multi.parity.execute.messages import Computed, Do, Measured, Request, bounded
 from eca_multi.parity.execute.tasks import Task
 from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Judgement, Verdict
 from eca_multi.parity.judge.power import Power
-from eca_multi.parity.judge.verdicts import Solution
 
 from . import localize
 from .bundle import replay_command, write_bundle
@@ -53,7 +53,7 @@ def measure_power(session: "Session") -> None:
 
     torch = next((r for r in runners_of(session.spec) if "torch" in r.requires and r.name.startswith("torch")), None)
     reason = "no torch adapter to mutate" if torch is None else torch.unavailable()
-    tasks = [task for task in session.plan if task.do == "evaluate" and not task.check]
+    tasks = [task for task in session.plan if task.do is Do.EVALUATE and not task.check]
     # An empty batch is there to see that nothing breaks; no fault shows in it.
     tasks = [task for task in tasks if all(array.size for array in task.job.inputs.values())]
     if torch is None or reason:
@@ -66,7 +66,7 @@ def measure_power(session: "Session") -> None:
     breeder = replace(torch, name="mutants")
     for task in tasks:
         solution = session.solutions.get(task.oracle or ("", "", ""))
-        [(answer, results)] = session.ask(breeder, [session.loose(replace(task.job, twice=False), "power")])
+        [(answer, results)] = session.ask(breeder, [session.loose(replace(task.job, twice=False), Do.POWER)])
         if solution is None or results is None or not isinstance(answer, Computed):
             text = (
                 f"the reference {session.lost}" if solution is None else session.faults.get(breeder.name, "no answer")
@@ -75,10 +75,7 @@ def measure_power(session: "Session") -> None:
                 Cell("torch", task.case, task.job.dtype, "power", "", Judgement(Verdict.ERROR), reason=text)
             )
             continue
-        by_mutant: dict[str, Outputs] = {}
-        for name, tensor in results.items():
-            mutant, _, rest = name.partition("|")
-            by_mutant.setdefault(bounded(mutant), {})[rest] = tensor
+        by_mutant = {bounded(mutant): outputs for mutant, outputs in results.items()}
         power = judge_power(judge, task, {**dict.fromkeys(answer.not_applicable), **by_mutant}, solution)
         session.report.power.append(power)
         if not power.killed:
@@ -94,7 +91,7 @@ def _inconclusive(cell: Cell, power: Power) -> Cell:
 
 def take_fingerprint(session: "Session", runner: Runner) -> None:
     """Measure how a runner computes, once."""
-    for answer, _ in session.ask(runner, [{"do": "fingerprint"}]):
+    for answer, _ in session.ask(runner, [Request(0, Do.FINGERPRINT)]):
         if isinstance(answer, Measured):
             session.states[runner.name].fingerprint = dict(answer.fingerprint)
 
@@ -103,7 +100,7 @@ def _task(session: "Session", cell: Cell) -> Task | None:
     """The task that a failing cell came from, if its job can be run again with taps."""
     check = cell.check if cell.check in ("compiled", "mixed", "nonfinite") else ""
     return next(
-        (t for t in session.plan if t.key == (cell.case, cell.dtype, check) and t.do == "evaluate"),
+        (t for t in session.plan if t.key == (cell.case, cell.dtype, check) and t.do is Do.EVALUATE),
         None,
     )
 
@@ -128,7 +125,7 @@ def _localise(
             # As it is: each size to try would be compiled anew, which takes minutes.
             smallest, answer = _again(session, runner, replace(task.job, twice=False)) or (job, answer)
         else:
-            why = explain(first.name, cell.dtype, session.states[runner.name].fingerprint) if first else None
+            why = explain(first.quantity.label, cell.dtype, session.states[runner.name].fingerprint) if first else None
             line = localize.say(stages, why or "")
             smaller = _shrink(session, runner, job, cell.tensor) if shrink else job
             smallest, answer = (smaller is not job and _again(session, runner, smaller)) or (job, answer)
@@ -140,7 +137,7 @@ def _localise(
         cell.case,
         cell.dtype,
         f"{runner.name} {cell.dtype} {cell.case}: {line}{note}",
-        first.name if first else None,
+        first.quantity.label if first else None,
         line.partition(" -> ")[2],
         tuple(stage.plain() for stage in stages),
         sizes,
@@ -196,7 +193,8 @@ def _shrink(session: "Session", runner: Runner, job: Job, tensor: str) -> Job:
 
 
 def _fails(session: "Session", job: Job, answer: Answer, tensor: str) -> bool:
-    name = tensor if tensor in answer[1] else next(iter(job.outputs))
-    if name not in answer[0] or name not in answer[1]:
+    labels = {quantity.label: quantity for quantity in answer[1]}
+    quantity: Quantity | None = labels.get(tensor, labels.get(next(iter(job.outputs))))
+    if quantity is None or quantity not in answer[0]:
         return False
-    return localize.judge_one(name, answer[0], answer[1], session.judge).verdict in localize.FAILS
+    return localize.judge_one(quantity, answer[0], answer[1], session.judge).verdict in localize.FAILS

@@ -4,13 +4,13 @@ As it came (propagated): the tap against the reference's. In isolation: the tap 
 runner's own taps before it. The first that fails in isolation is the culprit; what follows it only carries it on.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eca_multi.parity.define.job import Job, Outputs, is_float
+from eca_multi.parity.define.job import Job, float_inputs
+from eca_multi.parity.define.tensor import Kind, Outputs, Quantity, Solution
 from eca_multi.parity.judge.compare import Judgement, Verdict, judge
-from eca_multi.parity.judge.verdicts import Judge, Solution
+from eca_multi.parity.judge.verdicts import Judge
 
 FAILS = (Verdict.EXCEEDS_BUDGET, Verdict.NONFINITE_MISMATCH, Verdict.SHAPE_MISMATCH)
 
@@ -19,14 +19,14 @@ FAILS = (Verdict.EXCEEDS_BUDGET, Verdict.NONFINITE_MISMATCH, Verdict.SHAPE_MISMA
 class Stage:
     """A tap, an output or a gradient on the way through a layer."""
 
-    name: str
+    quantity: Quantity
     direction: str  # forward or backward
     propagated: Judgement
     isolated: Judgement
 
     def plain(self) -> dict[str, Any]:
         return {
-            "tap": self.name,
+            "tap": self.quantity.label,
             "direction": self.direction,
             "propagated": self.propagated.budget_use,
             "isolated": self.isolated.budget_use,
@@ -34,35 +34,45 @@ class Stage:
         }
 
 
-def order(job: Job) -> list[tuple[str, str]]:
+def order(job: Job) -> list[tuple[Quantity, str]]:
     """The stages of a layer in the order in which they are computed, with their direction."""
-    forward = [*job.taps, *job.outputs, *(f"new_{name}" for name in job.state)]
-    backward = [f"d_{name}" for name in reversed(job.taps)]
-    ends = [f"d{name}" for name, array in job.inputs.items() if is_float(array)] + [f"d{name}" for name in job.weights]
-    return [(name, "forward") for name in forward] + [(name, "backward") for name in [*backward, *ends]]
+    forward = [(Kind.TAP, job.taps), (Kind.OUTPUT, job.outputs), (Kind.STATE, job.state)]
+    backward = [
+        (Kind.TAP_GRADIENT, [*reversed(job.taps)]),
+        (Kind.INPUT_GRADIENT, float_inputs(job)),
+        (Kind.WEIGHT_GRADIENT, job.weights),
+    ]
+    return [
+        (Quantity(kind, name), direction)
+        for direction, groups in (("forward", forward), ("backward", backward))
+        for kind, names in groups
+        for name in names
+    ]
 
 
 def given(job: Job, results: Outputs) -> Job:
     """The reference's job for the isolated stages: the runner's own taps in the place of the reference's."""
-    names = [*job.taps, *(f"d_{name}" for name in job.taps)]
-    return replace(job, given={name: results[name].values for name in names if name in results})
+    taps = {q: tensor.values for q, tensor in results.items() if q.kind in (Kind.TAP, Kind.TAP_GRADIENT)}
+    return replace(job, given=taps)
 
 
 def chain(job: Job, results: Outputs, solution: Solution, isolated: Solution, by: Judge) -> list[Stage]:
     """Judge every stage twice."""
     return [
-        Stage(name, direction, judge_one(name, results, solution, by), judge_one(name, results, isolated, by))
-        for name, direction in order(job)
-        if name in solution
+        Stage(
+            quantity, direction, judge_one(quantity, results, solution, by), judge_one(quantity, results, isolated, by)
+        )
+        for quantity, direction in order(job)
+        if quantity in solution
     ]
 
 
-def judge_one(name: str, results: Outputs, solution: Mapping[str, Any], by: Judge) -> Judgement:
+def judge_one(quantity: Quantity, results: Outputs, solution: Solution, by: Judge) -> Judgement:
     """Judge one tensor; the dtype is not looked at."""
-    if name not in results:
+    if quantity not in results:
         return Judgement(Verdict.MISSING_TAP)
-    value, error = solution[name]
-    return judge(results[name], value, by.budget(value, error), None, by.c)
+    value, error = solution[quantity]
+    return judge(results[quantity], value, by.budget(value, error), None, by.c)
 
 
 def culprit(stages: list[Stage]) -> Stage | None:
@@ -73,8 +83,8 @@ def culprit(stages: list[Stage]) -> Stage | None:
 def say(stages: list[Stage], explanation: str) -> str:
     """One line: where the first divergence is, how large, and what explains it."""
     first = culprit(stages)
-    failing = [stage.name for stage in stages if stage.propagated.verdict in FAILS]
-    missing = [stage.name for stage in stages if stage.isolated.verdict is Verdict.MISSING_TAP]
+    failing = [stage.quantity.label for stage in stages if stage.propagated.verdict in FAILS]
+    missing = [stage.quantity.label for stage in stages if stage.isolated.verdict is Verdict.MISSING_TAP]
     without = f" (no tap {', '.join(missing)})" if missing else ""
     if first is None and not failing:
         return f"first divergence: none when it is run again with taps{without}"
@@ -83,7 +93,7 @@ def say(stages: list[Stage], explanation: str) -> str:
     use = first.isolated.budget_use
     size = f"isolated {use:.3g} x the budget" if use is not None else str(first.isolated.verdict)
     reason = f" -> {explanation}" if explanation else ""
-    return f"first divergence: {first.name} ({size}), upstream clean{without}{reason}"
+    return f"first divergence: {first.quantity} ({size}), upstream clean{without}{reason}"
 
 
 def smaller(job: Job, axis: str, size: int) -> Job:

@@ -24,9 +24,10 @@ def main(arguments: Sequence[str]) -> None:
         print(printable(refusal, lines=True), file=sys.stderr)
         sys.exit(2)
     os.environ.update(bundle.env)  # before the framework is imported
+    from eca_multi.parity.define.tensor import labelled
     from eca_multi.parity.execute.worker import make_engine
 
-    results = make_engine("runner", bundle.adapter).evaluate(bundle.job)
+    results = labelled(make_engine("runner", bundle.adapter).evaluate(bundle.job))
     for name in [name for name in results if name in bundle.truth]:
         error = np.abs(results[name].values - bundle.truth[name])
         share = (error / (bundle.c * bundle.truth[f"{name}@error"])).max()

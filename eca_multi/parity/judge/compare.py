@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from eca_multi.parity.define.dtypes import DTYPES, quantise
-from eca_multi.parity.define.job import Tensor
+from eca_multi.parity.define.tensor import Tensor
 
 POINTS = 48  # of a profile: enough for a picture, chosen among about SAMPLED
 SAMPLED = 4096

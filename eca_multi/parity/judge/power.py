@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from eca_multi.parity.define.job import Outputs
+from eca_multi.parity.define.tensor import Outputs, Solution
 from eca_multi.parity.execute.tasks import Task
 
-from .verdicts import Judge, Solution
+from .verdicts import Judge
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,20 @@
 """From what a worker returned to cells: every tensor that a check compares gets a verdict, or a reason."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.dtypes import SAFETY
-from eca_multi.parity.define.job import AGAIN, ONES, Job, Outputs, Tensor, is_float
+from eca_multi.parity.define.job import Job, float_inputs, is_float
 from eca_multi.parity.define.spec import Manual
-from eca_multi.parity.execute.messages import Malformed, bounded
+from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Solution, Tensor
+from eca_multi.parity.execute.messages import Do, bounded
 from eca_multi.parity.execute.tasks import Task
 
 from .cell import Cell
 from .compare import Judgement, Verdict, bits_differ, judge
-from .drift import Trajectory
-from .trajectories import PERTURBED, marks
-
-Solution = Mapping[str, tuple[np.ndarray, np.ndarray]]
-TRAINED = ("step", "free")  # what training returns for each weight
-SOLVED = ("w", "step", "free", *(f"band{seed}" for seed in range(PERTURBED)))  # and what the reference does
 
 
 @dataclass(frozen=True)
@@ -40,9 +34,9 @@ class Judge:
 
     def cells(self, runner: str, task: Task, results: Outputs, solution: Solution) -> Iterator[Cell]:
         """Judge all that one task compares."""
-        if task.do == "roundtrip":
+        if task.do is Do.ROUNDTRIP:
             yield from self._roundtrip(runner, task, results)
-        elif task.do == "train":
+        elif task.do is Do.TRAIN:
             yield from self._one_step(runner, task, results, solution)
         else:
             for check, tensor, dtype in self.expected(task):
@@ -50,47 +44,52 @@ class Judge:
             if task.check == "" and "determinism" in self.checks:
                 yield from self._determinism(runner, task, results)
 
-    def expected(self, task: Task) -> Iterator[tuple[str, str, str | None]]:
+    def expected(self, task: Task) -> Iterator[tuple[str, Quantity, str | None]]:
         """Name each tensor that a task must return, with the check that it belongs to and its dtype."""
         job = task.job
         if task.check == "taps":
-            for name in [*job.taps, *(f"d_{name}" for name in job.taps)]:
-                yield "taps", name, None
+            for kind in (Kind.TAP, Kind.TAP_GRADIENT):
+                yield from (("taps", Quantity(kind, name), None) for name in job.taps)
             return
-        groups: dict[str, list[tuple[str, str | None]]] = {
-            "forward": [(name, job.dtype) for name in job.outputs] + [(f"new_{name}", None) for name in job.state],
-            "input_grad": [(f"d{n}{s}", job.dtype) for n, a in job.inputs.items() if is_float(a) for s in ("", ONES)],
-            "weight_grad": [(f"d{name}{s}", job.parameters) for name in job.weights for s in ("", ONES)],
+        inputs, weights = (
+            [Quantity(kind, name, cotangent) for name in names for cotangent in Cotangent]
+            for kind, names in ((Kind.INPUT_GRADIENT, float_inputs(job)), (Kind.WEIGHT_GRADIENT, list(job.weights)))
+        )
+        outputs = [(Quantity(Kind.OUTPUT, name), job.dtype) for name in job.outputs]
+        groups: dict[str, list[tuple[Quantity, str | None]]] = {
+            "forward": [*outputs, *((Quantity(Kind.STATE, name), None) for name in job.state)],
+            "input_grad": [(quantity, job.dtype) for quantity in inputs],
+            "weight_grad": [(quantity, job.parameters) for quantity in weights],
         }
-        for check, names in groups.items():
+        for check, quantities in groups.items():
             if (task.check or check) in self.checks and (check == "forward" or job.gradients):
-                for name, dtype in names:
-                    yield task.check or check, name, dtype
+                for quantity, dtype in quantities:
+                    yield task.check or check, quantity, dtype
 
     def _cell(
         self,
         runner: str,
         task: Task,
         check: str,
-        tensor: str,
+        tensor: Quantity,
         results: Outputs,
         solution: Solution,
         dtype: str | None,
     ) -> Cell:
         job = task.job
-        where = runner, job.case, job.dtype, check, tensor
+        where = runner, job.case, job.dtype, check, tensor.label
         if tensor not in solution:
             reason = f"the reference gives no {tensor}: it needs gradients, or a TorchAdapter"
             return Cell(*where, Judgement(Verdict.UNSUPPORTED), reason=reason)
         if tensor not in results and check == "taps":
-            if any(name in results for name in job.taps):
+            if any(quantity.kind is Kind.TAP for quantity in results):
                 return Cell(*where, Judgement(Verdict.MISSING_TAP), reason=f"the adapter has no tap {tensor}")
             return Cell(*where, Judgement(Verdict.UNSUPPORTED), reason="the adapter has no taps")
         if tensor not in results:
-            gradients = any(name.startswith("d") and name[1:] in (*job.inputs, *job.weights) for name in results)
-            if tensor not in (*job.outputs, *(f"new_{name}" for name in job.state)) and not gradients:
+            has_gradients = any(q.kind in (Kind.INPUT_GRADIENT, Kind.WEIGHT_GRADIENT) for q in results)
+            if tensor.kind not in (Kind.OUTPUT, Kind.STATE) and not has_gradients:
                 return Cell(*where, Judgement(Verdict.UNSUPPORTED), reason="the adapter computes no gradients")
-            have = bounded(", ".join(results)) or "nothing"
+            have = bounded(", ".join(map(str, results))) or "nothing"
             reason = f"the adapter returned no {tensor}. It returned: {have}."
             return Cell(*where, Judgement(Verdict.ERROR), reason=reason)
         value, error = solution[tensor]
@@ -99,53 +98,25 @@ class Judge:
 
     def _roundtrip(self, runner: str, task: Task, results: Outputs) -> Iterator[Cell]:
         for name, array in {**task.job.weights, **task.job.state}.items():
-            stored = results.get(name, Tensor(np.empty(0, np.float32), ""))
+            stored = results.get(Quantity(Kind.STORED, name), Tensor(np.empty(0, np.float32), ""))
             judgement = bits_differ(Tensor(array, stored.dtype), stored)
             yield Cell(runner, task.case, task.job.dtype, "roundtrip", name, judgement, "bitwise")
 
     def _determinism(self, runner: str, task: Task, results: Outputs) -> Iterator[Cell]:
-        for name in [name for name in results if f"{name}{AGAIN}" in results]:
-            judgement = bits_differ(results[name], results[f"{name}{AGAIN}"])
-            yield Cell(runner, task.case, task.job.dtype, "determinism", bounded(name), judgement, "bitwise")
+        for quantity, tensor in results.items():
+            again = results.get(replace(quantity, repeated=True))
+            if again is not None and not quantity.repeated:
+                judgement = bits_differ(tensor, again)
+                label = bounded(quantity)
+                yield Cell(runner, task.case, task.job.dtype, "determinism", label, judgement, "bitwise")
 
     def _one_step(self, runner: str, task: Task, results: Outputs, solution: Solution) -> Iterator[Cell]:
         for name in task.job.weights:
-            value, error = solution[f"step.{name}"]
-            judgement = judge(results[f"step.{name}"], value, self.budget(value, error), None, self.c)
-            where = runner, task.case, task.job.dtype, "trajectory", f"step.{name}"
+            step = Quantity(Kind.STEP, name)
+            value, error = solution[step]
+            judgement = judge(results[step], value, self.budget(value, error), None, self.c)
+            where = runner, task.case, task.job.dtype, "trajectory", step.label
             yield Cell(*where, judgement, self.kind, _reason(judgement))
-
-    def trajectory(self, runner: str, task: Task, results: Outputs, solution: Solution) -> Trajectory:
-        """Measure the drift of a free run at each mark, and its band."""
-        job = task.job
-        settings: Mapping[str, Any] = job.training or {}
-        at = marks(settings["steps"])
-        names = list(job.weights)
-
-        def distance(of: Mapping[str, np.ndarray], i: int) -> float:
-            return max(float(np.abs(of[n][i] - solution[f"free.{n}"][0][i]).max(initial=0.0)) for n in names)
-
-        def share(name: str, i: int) -> float:
-            value, error = (part[i] for part in solution[f"step.{name}"])
-            off = np.abs(results[f"step.{name}"].values[i] - value)
-            return float((off / (self.c * self.budget(value, error))).max(initial=0.0))
-
-        own = {n: results[f"free.{n}"].values.astype(np.float64) for n in names}
-        seeds = [key.split(".")[0] for key in solution if key.startswith("band") and key.endswith(f".{names[0]}")]
-        bands = [{n: solution[f"{seed}.{n}"][0] for n in names} for seed in seeds]
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # these are pictures, and no verdict
-            one_step = [max(share(name, i) for name in names) for i in range(settings["steps"])]
-            drift = [distance(own, i) for i in range(len(at))]
-        return Trajectory(
-            runner,
-            job.case,
-            job.dtype,
-            settings["optimizer"],
-            tuple(at),
-            tuple(drift),
-            tuple(max(distance(band, i) for band in bands) for i in range(len(at))),
-            tuple(float(f"{use:.4g}") for use in one_step),
-        )
 
 
 def _reason(judgement: Judgement) -> str:
@@ -171,25 +142,10 @@ def check_finite(job: Job, solution: Solution) -> None:
             )
 
 
-def check_trained(job: Job, shapes: Mapping[str, tuple[int, ...]], prefixes: Sequence[str]) -> None:
-    """Refuse what came back from training if it lacks a weight, or a step of one.
-
-    Raises:
-        Malformed: Naming the tensor.
-    """
-    steps = (job.training or {})["steps"]
-    for name, weight in job.weights.items():
-        for prefix in prefixes:
-            expected = (steps if prefix in ("w", "step") else len(marks(steps)), *weight.shape)
-            received = shapes.get(f"{prefix}.{name}")
-            if received != expected:
-                raise Malformed(f"{prefix}.{name} must have the shape {expected}. Received: {received or 'none'}.")
-
-
 def unavailable(runner: str, task: Task, judge: Judge, verdict: Verdict, reason: str) -> Iterator[Cell]:
     """One cell for each tensor of a task that was not compared."""
-    if task.do == "evaluate":
-        names = [(check, tensor) for check, tensor, _ in judge.expected(task)]
+    if task.do is Do.EVALUATE:
+        names = [(check, quantity.label) for check, quantity, _ in judge.expected(task)]
     else:
         names = [(task.check, name) for name in task.job.weights]
     for check, tensor in names:

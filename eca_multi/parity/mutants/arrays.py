@@ -102,7 +102,10 @@ def exchanged_axes(job: Job) -> Changed | None:
     outputs = [n for n in job.outputs if n in job.cotangents and job.cotangents[n].shape in of_inputs]
     # The cotangent goes the same way as its output.
     cotangents = {n: _confused(array) if n in outputs else array for n, array in job.cotangents.items()}
-    return Changed(replace(job, inputs=inputs, cotangents=cotangents), {**ways, **{Quantity(Kind.OUTPUT, name): _restored for name in outputs}})
+    return Changed(
+        replace(job, inputs=inputs, cotangents=cotangents),
+        {**ways, **{Quantity(Kind.OUTPUT, name): _restored for name in outputs}},
+    )
 
 
 def _axes(shape: tuple[int, ...]) -> tuple[int, int] | None:

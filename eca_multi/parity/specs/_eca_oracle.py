@@ -12,7 +12,8 @@ import numpy as np
 
 from eca_multi import reference
 from eca_multi.parity.define.dtypes import U_ACC, rounding
-from eca_multi.parity.define.job import ONES, Job
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.tensor import labelled
 
 Solved = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -24,13 +25,14 @@ def solve(job: Job) -> Solved:
     in isolation.
     """
     x, w = job.inputs["x"].astype(np.float64), job.weights["w"].astype(np.float64)
-    forward = _Forward(x, w, job.inputs.get("mask"), job.config, job.dtype, job.given)
+    given = labelled(job.given)
+    forward = _Forward(x, w, job.inputs.get("mask"), job.config, job.dtype, given)
     solved = forward.solved
     if job.gradients:
         cotangent = job.cotangents["y"].astype(np.float64)
-        solved |= forward.backward(cotangent, job.given)
+        solved |= forward.backward(cotangent, given)
         ones = forward.backward(np.ones_like(x), {})
-        solved |= {f"{name}{ONES}": ones[name] for name in ("dx", "dw")}
+        solved |= {f"{name}@ones": ones[name] for name in ("dx", "dw")}
     return solved
 
 
