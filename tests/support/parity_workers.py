@@ -10,28 +10,10 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
-
-from eca_multi.parity import Case, NumpyAdapter, Spec
+from eca_multi.parity import Case, Spec
+from tests.support.scale import Off, Scale, Truth
 
 MARKS = Path(os.environ.get("PARITY_TEST_FOLDER", "/nowhere"))  # where those that hang say who they are
-
-
-class Truth(NumpyAdapter):
-    def build(self, config):
-        return lambda inputs, weights: inputs["x"] * weights["s"]
-
-
-class Scale(NumpyAdapter):
-    """The layer as it should be, by another way than the reference."""
-
-    def build(self, config):
-        return lambda inputs, weights: inputs["x"] / (1 / weights["s"])
-
-
-class Off(NumpyAdapter):
-    def build(self, config):
-        return lambda inputs, weights: inputs["x"] * weights["s"] * np.float32(1.01)
 
 
 class Unprintable(Scale):
