@@ -13,6 +13,8 @@ import pytest
 from eca_multi.parity import Case
 from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.dtypes import DTYPES
+from eca_multi.parity.define.job import identified
+from eca_multi.parity.define.tensor import Kind, Quantity
 from eca_multi.parity.engines.torch import TorchEngine
 from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.judge.compare import Verdict
@@ -59,7 +61,7 @@ def judged(engine, name, dtype, change=lambda results: results):
     spec = replace(SPEC, cases=(CASES[name],))
     cells = []
     for task in tasks(spec, spec.cases, [dtype], CHECKS):
-        cells += JUDGE.cells("torch", task, change(engine.evaluate(task.job)), solve(task.job))
+        cells += JUDGE.cells("torch", task, change(engine.evaluate(task.job)), identified(solve(task.job), task.job))
     assert cells
     return cells
 
@@ -90,7 +92,8 @@ def test_every_path_is_within_its_budget(engine, name):
 
 def moved_by_their_errors(job, solved, signs):
     """The solution where some stages are off by exactly their error, in these directions."""
-    given = {name: solved[name][0] + sign * solved[name][1] for name, sign in signs.items()}
+    moved = {name: solved[name][0] + sign * solved[name][1] for name, sign in signs.items()}
+    given = identified(moved, replace(job, taps=SPEC.taps))
     return solve(replace(job, given=given))
 
 
@@ -141,9 +144,10 @@ def test_a_tensor_off_by_three_percent_is_seen(engine):
     """The control: what a wrong wrap-around did to dx."""
 
     def change(results):
-        if "dx" not in results:
+        dx = Quantity(Kind.INPUT_GRADIENT, "x")
+        if dx not in results:
             return results
-        return {**results, "dx": replace(results["dx"], values=results["dx"].values * 1.03)}
+        return {**results, dx: replace(results[dx], values=results[dx].values * 1.03)}
 
     cells = judged(engine, ADDED[0].name, "float32", change)
     assert {cell.tensor for cell in cells if cell.verdict is Verdict.EXCEEDS_BUDGET} == {"dx"}

@@ -15,6 +15,7 @@ from eca_multi import parity
 from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.runners import find_runners, reference_of
 from eca_multi.parity.define.spec import Spec
+from eca_multi.parity.define.tensor import Kind, Quantity, labelled
 from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.execute.worker import make_engine
 from eca_multi.parity.explain import localize
@@ -128,7 +129,7 @@ def test_an_impulse_says_where_the_windows_begin():
     kernel = task.job.weights["kernel"]
     for runner, begin in (("torch", -1), ("jax", 0)):
         (found,) = find_runners(conv2d.SAME, [runner])
-        y = make_engine("runner", found.adapter).evaluate(task.job)["y"].values
+        y = make_engine("runner", found.adapter).evaluate(task.job)[Quantity(Kind.OUTPUT, "y")].values
         # The pixel lies at row 2, column 3; window (1, 1) begins at row 2 + begin and column 2 + begin.
         assert y[0, :, 1, 1] == pytest.approx(kernel[-begin, 1 - begin, 0], rel=1e-6)
 
@@ -161,7 +162,8 @@ def test_ecas_steps_are_tapped(name, case):
     (task,) = tasks(eca.SPEC, [eca.SPEC.case(case)], ["float32"], ["forward"])
     (runner,) = find_runners(eca.SPEC, [name])
     engine = make_engine("runner", runner.adapter)
-    assert engine.evaluate(replace(task.job, taps=tuple(eca.SPEC.taps))).keys() == {"y", *eca.SPEC.taps}
+    results = engine.evaluate(replace(task.job, taps=tuple(eca.SPEC.taps)))
+    assert labelled(results).keys() == {"y", *eca.SPEC.taps}
 
 
 @pytest.mark.keras
@@ -179,7 +181,7 @@ def test_taps_lead_to_the_gate():
     stages = localize.chain(
         job, results, solution, reference.solve(localize.given(job, results)), Judge(BASE, "stochastic")
     )
-    assert localize.culprit(stages).name == "d_gate"
+    assert localize.culprit(stages).quantity == Quantity(Kind.TAP_GRADIENT, "gate")
 
 
 def test_a_bias_in_bfloat16_has_a_wrong_gradient_in_flax():

@@ -1,6 +1,7 @@
 """Mutants: a specification's PyTorch layer with one fault put in, to measure what a case can see.
 
-Some faults replace operations as the layer runs (mode.py), others change its weights and inputs (arrays.py). Either way the gradients are those of the faulty layer. Nothing here is random.
+Some faults replace operations as the layer runs (mode.py), others change its weights and inputs (arrays.py). Either way
+the gradients are those of the faulty layer. Nothing here is random.
 """
 
 from collections.abc import Callable, Iterator, Mapping
