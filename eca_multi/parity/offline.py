@@ -16,13 +16,11 @@ from .define.spec import Case, Manual, Spec
 from .define.tensor import Tensor
 from .execute.messages import Do
 from .execute.tasks import Task
-from .explain.bundle import read_bundle
+from .explain.bundle import ERROR, read_bundle
 from .explain.trust import check_trust, what_runs
 from .judge.compare import Judgement, Verdict, bits_differ, judge
 from .report.report import Report
 from .run import run_tasks
-
-ERROR = "@error"
 
 
 def replay(
@@ -72,13 +70,7 @@ def replay(
         announce(what_runs(found, yours))
     task = Task("", Do.EVALUATE, found.job.case, found.job, (found.job.case, found.job.dtype, ""))
     return run_tasks(
-        spec,
-        str(bundle),
-        [task],
-        chosen,
-        BASE,
-        timeout=timeout,
-        progress=progress,
+        spec, str(bundle), [task], [(runner, [task]) for runner in chosen], BASE, timeout=timeout, progress=progress
     )
 
 

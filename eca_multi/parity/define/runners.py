@@ -36,6 +36,7 @@ class Runner:
     python: str = ""
     role: str = "runner"
     slow: tuple[str, ...] = ()  # checks that are left out unless they are asked for
+    framework: str = ""  # the name in `FRAMEWORKS` of the one that it runs; "" where that is not known
 
     def unavailable(self) -> str | None:
         """Return why the runner cannot run here, with the remedy, or None. Imports nothing."""
@@ -157,6 +158,11 @@ def reference_of(spec: Spec) -> Runner:
     return Runner(REFERENCE, adapter, role="reference")
 
 
+def mutated_runner(spec: Spec) -> Runner | None:
+    """Return the runner whose layer the check `power` mutates: the first one of PyTorch."""
+    return next((runner for runner in runners_of(spec) if runner.framework == "torch"), None)
+
+
 def _runner(name: str, given: Any) -> Runner:
     """The framework's runner with the adapter that is given; a `Runner` adds to it what it says itself."""
     own = given if isinstance(given, Runner) else Runner(name, given)
@@ -167,7 +173,7 @@ def _runner(name: str, given: Any) -> Runner:
     if base is None and isinstance(adapter, type):
         base = _KNOWN.get(_ENGINES.get(getattr(adapter, "engine", ""), ""))
     if base is None:
-        base = Runner(name, "")
+        base = Runner("", "")
     return replace(
         own,
         name=name,
@@ -176,6 +182,7 @@ def _runner(name: str, given: Any) -> Runner:
         extra=own.extra or base.extra,
         env={**base.env, **own.env},
         slow=own.slow or base.slow,
+        framework=base.name,
     )
 
 

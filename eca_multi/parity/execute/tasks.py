@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from eca_multi.parity.define.spec import Case, Drawn, Rng, Spec, Training, draw
 
 from .messages import Do
 
+Key: TypeAlias = tuple[str, str, str]  # case, dtype, and the check where it has data of its own
 NONFINITE = {"nan": np.nan, "inf": np.inf}
 
 
@@ -26,10 +27,10 @@ class Task:
     do: Do  # evaluate, roundtrip or train
     case: str
     job: Job
-    oracle: tuple[str, str, str] | None
+    oracle: Key | None
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> Key:
         return self.case, self.job.dtype, self.check
 
 

@@ -22,10 +22,12 @@ from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.define.job import Job, pack_job, unpack_job
 from eca_multi.parity.define.runners import Runner
 from eca_multi.parity.define.spec import Spec
-from eca_multi.parity.define.tensor import Outputs, Solution, labelled
 from eca_multi.parity.judge.verdicts import Judge
 
+from .rerun import Rerun
+
 SCHEMA = 3
+ERROR = "@error"  # after the name of a tensor, that of its largest error
 REPLAY = ["eca-multi", "parity", "replay"]
 FILES = ("bundle.json", "job.safetensors", "results.safetensors", "reference.safetensors", "repro.py")
 SUMS = "SHA256SUMS"  # of all of them, as `sha256sum -c` reads it: against damage, since who forges a file renews it
@@ -55,7 +57,7 @@ class Bundle:
     manual: dict[str, float] | None
     line: str
     job: Job
-    truth: dict[str, np.ndarray]  # the reference, with name@error beside a name
+    truth: dict[str, np.ndarray]  # the reference, with the error of y as y@error
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -70,9 +72,8 @@ _JOB_TYPES = {
 
 
 def write_bundle(
-    folder: Path, spec: Spec, runner: Runner, reference: Runner, by: Judge, line: str, job: Job, results: Outputs,
-    solution: Solution,
-) -> None:  # fmt: skip
+    folder: Path, spec: Spec, runner: Runner, reference: Runner, judge: Judge, line: str, evidence: Rerun
+) -> None:
     """Write a bundle, whole or not at all, in the place of one of the same name. A folder of anything else stays.
 
     It holds bundle.json, the job's arrays, the runner's results, the reference with the errors E that are allowed
@@ -81,12 +82,13 @@ def write_bundle(
     Raises:
         OSError: If it cannot be written, or the folder holds what is no bundle's.
     """
-    plain, arrays = pack_job(job)
-    truth = {quantity.label: value for quantity, (value, _) in solution.items()}
-    truth |= {f"{quantity}@error": by.budget(value, error) for quantity, (value, error) in solution.items()}
+    plain, arrays = pack_job(evidence.job)
+    truth: dict[str, np.ndarray] = {}
+    for quantity, (value, error) in evidence.solution.items():
+        truth |= {quantity.label: value, f"{quantity.label}{ERROR}": judge.budget(value, error)}
     files = {
         "job.safetensors": _packed(arrays),
-        "results.safetensors": _packed({label: tensor.values for label, tensor in labelled(results).items()}),
+        "results.safetensors": _packed({q.label: tensor.values for q, tensor in evidence.results.items()}),
         "reference.safetensors": _packed(truth),
     }
     about = {
@@ -97,8 +99,8 @@ def write_bundle(
         "python": runner.python,
         "reference": reference.adapter,
         "env": dict(runner.env),
-        "kind": by.kind,
-        "c": by.c,
+        "kind": judge.kind,
+        "c": judge.c,
         "manual": asdict(spec.budget) if spec.budget else None,
         "line": line,
         "job": plain,

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.define.job import Job
-from eca_multi.parity.define.tensor import Kind, Outputs, Quantity, Solution
-from eca_multi.parity.execute.messages import Malformed
+from eca_multi.parity.define.tensor import Kind, Quantity
+from eca_multi.parity.execute.session import Results
 from eca_multi.parity.execute.tasks import Task
 from eca_multi.parity.execute.training import PERTURBED, marks
 
@@ -17,7 +16,14 @@ from .verdicts import Judge
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Free-running drift max |w - reference| over all weights at some steps, and the band of perturbed references."""
+    """The drift of one runner's training.
+
+    Attributes:
+        steps: The steps at which the free run was compared.
+        drift: The largest |w - reference| over all weights at each of them.
+        band: The same of the reference's runs with noise, the largest of them.
+        one_step: The largest share of the budget in each single step from the reference's weights.
+    """
 
     runner: str
     case: str
@@ -29,56 +35,36 @@ class Trajectory:
     one_step: tuple[float, ...]
 
 
-def measure_drift(runner: str, task: Task, results: Outputs, solution: Solution, by: Judge) -> Trajectory:
-    """Measure the drift of a free run at each mark, and its band."""
+def measure_drift(judge: Judge, runner: str, task: Task, results: Results) -> Trajectory:
+    """Compare a free run with the reference's at each mark."""
+    outputs, solution = results.outputs, results.solution
     job = task.job
     settings: Mapping[str, Any] = job.training or {}
-    steps = marks(settings["steps"])
-    free = {name: Quantity(Kind.FREE, name) for name in job.weights}
+    names, kept = list(job.weights), marks(settings["steps"])
 
-    def distance(weights: Mapping[str, np.ndarray], mark: int) -> float:
-        off = (np.abs(weights[name][mark] - solution[quantity][0][mark]) for name, quantity in free.items())
-        return max(float(array.max(initial=0.0)) for array in off)
+    def distance(run: Mapping[str, np.ndarray], i: int) -> float:
+        free = {name: solution[Quantity(Kind.FREE, name)][0] for name in names}
+        return max(float(np.abs(run[name][i] - free[name][i]).max(initial=0.0)) for name in names)
 
-    def share(quantity: Quantity, step: int) -> float:
+    def share(name: str, step: int) -> float:
+        quantity = Quantity(Kind.STEP, name)
         value, error = (part[step] for part in solution[quantity])
-        off = np.abs(results[quantity].values[step] - value)
-        return float((off / (by.c * by.budget(value, error))).max(initial=0.0))
+        off = np.abs(outputs[quantity].values[step] - value)
+        return float((off / (judge.c * judge.budget(value, error))).max(initial=0.0))
 
-    trained = {name: results[quantity].values.astype(np.float64) for name, quantity in free.items()}
-    bands = [
-        {name: solution[Quantity(Kind.BAND, name, run=run)][0] for name in job.weights} for run in range(PERTURBED)
-    ]
-    one_step = [Quantity(Kind.STEP, name) for name in job.weights]
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # these are pictures, and no verdict
-        shares = [max(share(quantity, step) for quantity in one_step) for step in range(settings["steps"])]
-        drift = [distance(trained, mark) for mark in range(len(steps))]
+    free = {name: outputs[Quantity(Kind.FREE, name)].values.astype(np.float64) for name in names}
+    bands = [{n: solution[Quantity(Kind.BAND, n, run=run)][0] for n in names} for run in range(PERTURBED)]
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # infinite in a picture, and judged elsewhere
+        one_step = [max(share(name, step) for name in names) for step in range(settings["steps"])]
+        drift = [distance(free, i) for i in range(len(kept))]
+    optimizer = settings["optimizer"]
     return Trajectory(
         runner,
         job.case,
         job.dtype,
-        settings["optimizer"],
-        tuple(steps),
+        f"{optimizer}, native" if results.note else optimizer,
+        tuple(kept),
         tuple(drift),
-        tuple(max(distance(band, mark) for band in bands) for mark in range(len(steps))),
-        tuple(float(f"{use:.4g}") for use in shares),
+        tuple(max(distance(band, i) for band in bands) for i in range(len(kept))),
+        tuple(float(f"{use:.4g}") for use in one_step),
     )
-
-
-def check_trained(job: Job, shapes: Mapping[Quantity, tuple[int, ...]], *, reference: bool = False) -> None:
-    """Refuse what came back from training if it lacks a weight, or a step of one.
-
-    Raises:
-        Malformed: Naming the tensor.
-    """
-    steps = (job.training or {})["steps"]
-    for name, weight in job.weights.items():
-        every_step, at_marks = [Quantity(Kind.STEP, name)], [Quantity(Kind.FREE, name)]
-        if reference:
-            every_step.append(Quantity(Kind.START, name))
-            at_marks += [Quantity(Kind.BAND, name, run=run) for run in range(PERTURBED)]
-        for quantities, length in ((every_step, steps), (at_marks, len(marks(steps)))):
-            for quantity in quantities:
-                expected, received = (length, *weight.shape), shapes.get(quantity)
-                if received != expected:
-                    raise Malformed(f"{quantity} must have the shape {expected}. Received: {received or 'none'}.")
