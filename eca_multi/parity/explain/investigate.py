@@ -13,6 +13,7 @@ from eca_multi.parity.execute.messages import Do, bounded
 from eca_multi.parity.execute.session import Session
 from eca_multi.parity.execute.tasks import Key, Task
 from eca_multi.parity.judge.cell import Cell
+from eca_multi.parity.judge.compare import Verdict
 from eca_multi.parity.judge.verdicts import Judge
 
 from .bundle import replay_command, write_bundle
@@ -91,11 +92,18 @@ class _Investigation:
             line = "first divergence: none when run eagerly: compiling changes the result"
             # Not shrunk: each size would be compiled, which takes minutes.
             return self._result(cell, line, stages, evidence=self._again(replace(task.job, twice=False), rerun))
-        why = (explain(first.quantity, cell.dtype, self.fingerprint) if first else None) or ""
+        why = self._explanation(first, cell.dtype)
         smaller = shrink(self.bench, self.judge, job, cell.tensor) if shrinks else job
         evidence = rerun if smaller is job else self._again(smaller, rerun)
         sizes = {axis: int(evidence.job.config[axis]) for axis in axes_of(job)} if evidence is not rerun else {}
         return self._result(cell, say(stages, why), stages, why, sizes, evidence)
+
+    def _explanation(self, first: Stage | None, dtype: str) -> str:
+        """Return the fact of the runner's fingerprint that explains a culprit; "" where there is none."""
+        if first is None:
+            return ""
+        nonfinite = first.isolated.verdict is Verdict.NONFINITE_MISMATCH
+        return explain(first.quantity, dtype, self.fingerprint, nonfinite=nonfinite) or ""
 
     def _again(self, job: Job, otherwise: Rerun) -> Rerun:
         [rerun] = self.bench.run([job])

@@ -8,7 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from .common import Facts, Primitives, Value, fingerprint
+from .primitives import Facts, Primitives, Value
+from .table import fingerprint
 
 BACKENDS = {"torch": "TorchPrimitives", "tensorflow": "TensorFlowPrimitives", "jax": "JaxPrimitives"}
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from .common import Facts, NotApplicable, Primitives, Value, fingerprint
+from .primitives import Facts, NotApplicable, Primitives, Value
+from .table import fingerprint
 
 
 class NumpyPrimitives(Primitives):

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from .common import Facts, Primitives, Value, fingerprint
+from .primitives import Facts, Primitives, Value
+from .table import fingerprint
 
 
 class TensorFlowPrimitives(Primitives):

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.nn.functional import conv1d
 
-from .common import Facts, Primitives, Value, fingerprint
+from .primitives import Facts, Primitives, Value
+from .table import fingerprint
 
 
 class TorchPrimitives(Primitives):
