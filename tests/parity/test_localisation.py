@@ -17,7 +17,7 @@ MISSING = Judgement(Verdict.MISSING_TAP)
 
 def chain(**stages):
     """Stages by name, each as (as it came, in isolation)."""
-    return [Stage(Quantity(Kind.TAP, name), "forward", *judgements) for name, judgements in stages.items()]
+    return [Stage(Quantity(Kind.TAP, name), *judgements) for name, judgements in stages.items()]
 
 
 CHAINS = {

@@ -14,6 +14,7 @@ from eca_multi import parity
 from eca_multi.parity import CHECKS, Case, NumpyAdapter, Runner, Spec, Training, Verdict
 from eca_multi.parity.define.job import results_of
 from eca_multi.parity.define.tensor import Kind, Quantity, Tensor
+from eca_multi.parity.execute.check_answers import TRAINED, check_trained
 from eca_multi.parity.execute.messages import (
     LONGEST,
     TEXT,
@@ -26,9 +27,10 @@ from eca_multi.parity.execute.messages import (
     Raised,
     parse,
 )
+from eca_multi.parity.execute.session import Results
 from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.execute.training import PERTURBED, marks
-from eca_multi.parity.judge.drift import check_trained, measure_drift
+from eca_multi.parity.judge.drift import measure_drift
 from eca_multi.parity.judge.verdicts import Judge
 from tests.support.forged_worker import CONTROL, FORGED
 
@@ -259,8 +261,8 @@ def test_whatever_tensors_a_worker_returns_there_is_a_verdict():
         by = Judge(CHECKS, "stochastic")
         try:
             if task.do is Do.TRAIN:
-                check_trained(task.job, {name: tensor.values.shape for name, tensor in results.items()})
-                measure_drift("numpy", task, results, solution, by)
+                check_trained(task.job, {name: tensor.values.shape for name, tensor in results.items()}, TRAINED)
+                measure_drift(by, "numpy", task, Results(results, solution))
         except Malformed:
             verdicts.add("malformed")
             continue

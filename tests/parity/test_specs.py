@@ -19,6 +19,7 @@ from eca_multi.parity.define.tensor import Kind, Quantity, labelled
 from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.execute.worker import make_engine
 from eca_multi.parity.explain import localize
+from eca_multi.parity.explain.rerun import with_taps
 from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.verdicts import Judge
 from eca_multi.parity.report.report import Report
@@ -178,9 +179,7 @@ def test_taps_lead_to_the_gate():
     (jax,) = find_runners(spec, ["jax"])
     job = replace(task.job, taps=tuple(spec.taps))
     results, solution = make_engine("runner", jax.adapter).evaluate(job), reference.solve(job)
-    stages = localize.chain(
-        job, results, solution, reference.solve(localize.given(job, results)), Judge(BASE, "stochastic")
-    )
+    stages = localize.chain(job, results, solution, reference.solve(with_taps(job, results)), Judge(BASE, "stochastic"))
     assert localize.culprit(stages).quantity == Quantity(Kind.TAP_GRADIENT, "gate")
 
 

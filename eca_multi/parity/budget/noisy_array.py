@@ -276,8 +276,8 @@ def check_repeatable(first: Arrays, second: Arrays, errors: Arrays) -> None:
             differs = np.abs(second[name] - r.astype(np.float64)) > errors[name] * 2.0**-10
         if differs.any():
             raise RuntimeError(
-                f"Two float64 runs of the reference differ in {str(name)!r}: it keeps state or draws random numbers, so "
-                "its error cannot be measured. Set its state (running statistics, masks) anew at each call."
+                f"Two float64 runs of the reference differ in {str(name)!r}: it keeps state or draws random numbers, "
+                "so its error cannot be measured. Set its state (running statistics, masks) anew at each call."
             )
 
 

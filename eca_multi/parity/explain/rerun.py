@@ -41,8 +41,12 @@ class Bench:
         return reruns
 
     def isolate(self, rerun: Rerun) -> Solution:
-        """Solve a job with the runner's own taps in the place of the reference's, for the stages in isolation."""
-        taps = [Quantity(kind, name) for kind in (Kind.TAP, Kind.TAP_GRADIENT) for name in rerun.job.taps]
-        given = {tap: rerun.results[tap].values for tap in taps if tap in rerun.results}
-        [isolated] = self.exchange.solve(self.reference, [replace(rerun.job, given=given)])
+        """Solve a job from the runner's own taps, by which stages are judged in isolation."""
+        [isolated] = self.exchange.solve(self.reference, [with_taps(rerun.job, rerun.results)])
         return rerun.solution if isinstance(isolated, Failure) else isolated
+
+
+def with_taps(job: Job, results: Outputs) -> Job:
+    """Return the job with the taps of a runner and their gradients, which the reference takes instead of its own."""
+    taps = [Quantity(kind, name) for kind in (Kind.TAP, Kind.TAP_GRADIENT) for name in job.taps]
+    return replace(job, given={tap: results[tap].values for tap in taps if tap in results})
