@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from itertools import product
 from pathlib import Path
 from textwrap import fill
@@ -22,7 +21,6 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from eca_multi import parity
 from eca_multi.parity.define.checks import BASE
@@ -30,9 +28,11 @@ from eca_multi.parity.define.dtypes import DTYPES, SAFETY, quantise
 from eca_multi.parity.define.job import identified
 from eca_multi.parity.define.spec import Spec
 from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Solution, Tensor
+from eca_multi.parity.execute.session import Outcome, Results
 from eca_multi.parity.execute.tasks import Task, tasks
-from eca_multi.parity.judge.cell import describe
+from eca_multi.parity.judge.cell import Cell, describe
 from eca_multi.parity.judge.compare import judge
+from eca_multi.parity.judge.verdicts import Judge
 from eca_multi.parity.specs.eca import SPEC, Torch
 
 PAGE = Path(__file__).parents[1] / "docs" / "measured-parity.md"
@@ -176,19 +176,15 @@ class Correct:
 
 def run_correct(spec: Spec, **chosen: Any) -> tuple[Correct, parity.Report]:
     """Run the harness as a user does, and judge each result by every policy as it comes in."""
-    module = import_module("eca_multi.parity.run")
-    correct = Correct()
+    correct, judge_outcome = Correct(), Judge.outcome
 
-    class Measuring(module.Session):  # type: ignore[misc, name-defined]
-        def _judge(self, runner: Any, task: Task, content: dict[str, Any]) -> None:
-            if "out" in content:
-                arrays = load_file(content["out"])  # the session's own reading removes the file
-                results = {name: Tensor(array, content["dtypes"][name]) for name, array in arrays.items()}
-                variant = f"{runner.name} {'compiled' if task.job.compiled else 'eager'}"
-                correct.add(variant, task, results, self.solutions[task.oracle])
-            super()._judge(runner, task, content)
+    def measuring(judge: Judge, runner: str, task: Task, outcome: Outcome, cannot: Mapping[str, str]) -> list[Cell]:
+        if isinstance(outcome, Results):
+            variant = f"{runner} {'compiled' if task.job.compiled else 'eager'}"
+            correct.add(variant, task, outcome.outputs, outcome.solution)
+        return judge_outcome(judge, runner, task, outcome, cannot)
 
-    with mock.patch.object(module, "Session", Measuring):
+    with mock.patch.object(Judge, "outcome", measuring):
         report = parity.run(spec, **chosen, progress=_progress, timeout=600.0)
     for cell in report.cells:
         correct.use[cell.dtype] = max(correct.use[cell.dtype], cell.judgement.budget_use or 0.0)

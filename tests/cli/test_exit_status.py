@@ -95,6 +95,8 @@ def test_a_runner_that_says_nothing_is_timed_out(suffered):
     assert "said nothing for 6 s" in states["numpy-silent"].detail
     assert "last words" in states["numpy-silent"].detail
     assert suffered.exit_code == 3
+    assert (states["numpy-silent"].unanswered, states["numpy"].unanswered) == (1, 0)
+    assert suffered.without_result == 1
 
 
 def test_it_costs_no_other_runner(suffered):

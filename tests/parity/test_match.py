@@ -252,7 +252,9 @@ def test_nan_of_the_inputs_may_come_out_and_must():
 
 
 def test_an_explanation_of_the_fingerprint_is_added(monkeypatch):
-    monkeypatch.setattr("eca_multi.parity.match.explain", lambda tensor, dtype, fingerprint, nonfinite: f"{tensor} is odd")
+    monkeypatch.setattr(
+        "eca_multi.parity.match.explain", lambda tensor, dtype, fingerprint, nonfinite: f"{tensor} is odd"
+    )
     said = fails({"torch": scale, "jax": lambda x, w: x * w * 1.01}, X, V, gradients=False)
     assert said.endswith(" -> y is odd")
 

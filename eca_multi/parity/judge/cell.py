@@ -33,6 +33,11 @@ class Cell:
         return self.verdict.green
 
     @property
+    def fails(self) -> bool:
+        """Whether the cell is not green, for another reason than that its adapter cannot do the check."""
+        return not self.green and self.verdict is not Verdict.UNSUPPORTED
+
+    @property
     def is_without_result(self) -> bool:
         """Whether the tensor was asked for and could not be judged: its runner raised, or the reference has died."""
         return self.verdict in (Verdict.ERROR, Verdict.INCONCLUSIVE) and not self.budget

@@ -1,4 +1,4 @@
-"""The outcome of a run, as data."""
+"""The report of a run, as data."""
 
 import math
 import os
@@ -27,7 +27,7 @@ class ParityError(PrintableError, AssertionError):
 
 @dataclass
 class Report:
-    """What a parity run found.
+    """The results of a parity run.
 
     Attributes:
         spec: Name, source, layout, reference, kind of budget and c.
@@ -57,12 +57,12 @@ class Report:
 
     @property
     def failures(self) -> list[Cell]:
-        """What is not green, but for what cannot be done and says so."""
-        return [cell for cell in self.cells if not cell.green and cell.verdict is not Verdict.UNSUPPORTED]
+        """The cells that are not green, without those that an adapter cannot do and says so."""
+        return [cell for cell in self.cells if cell.fails]
 
     @property
     def disagreements(self) -> list[Cell]:
-        """The failures that are no exceptions."""
+        """The failures in which something was compared, and differs."""
         return [cell for cell in self.cells if cell.verdict.disagrees]
 
     @property
@@ -81,13 +81,13 @@ class Report:
 
     @property
     def ran(self) -> list[str]:
-        """Names of the runners that ran: not of one that raised wherever it was asked."""
+        """Names of the runners that ran; one that raised in every cell did not."""
         raised = {cell.runner for cell in self.cells} - {c.runner for c in self.cells if c.verdict is not Verdict.ERROR}
         return [runner.name for runner in self.asked if runner.state == "ran" and runner.name not in raised]
 
     @property
     def asked(self) -> list[RunnerState]:
-        """The runners; `runners` has the reference too, where it has died."""
+        """The runners, without the reference, which is in `runners` where its process has ended."""
         return [runner for runner in self.runners if runner.name != REFERENCE]
 
     @property
@@ -101,7 +101,7 @@ class Report:
         return 4 if self.inconclusive or not self.compared else 0
 
     def worst(self, runner: str, dtype: str, checks: Iterable[str] = ()) -> Cell | None:
-        """The cell of the largest budget use, a failure first; None where there is none."""
+        """Return the cell of the largest budget use, a failure first; None if there is no cell."""
         wanted = set(checks)
         cells = [c for c in self.cells if (c.runner, c.dtype) == (runner, dtype) and (not wanted or c.check in wanted)]
         return max(cells, key=_severity, default=None)
@@ -111,7 +111,7 @@ class Report:
         if self.exit_code == 1:
             lines = [describe(cell) for cell in self.failures]
             lines += [f"{runner.name}: {runner.detail}" for runner in self.missing]
-            lines += [found.line for found in self.localisations]
+            lines += [localisation.line for localisation in self.localisations]
             raise ParityError("\n".join(lines))
         if self.exit_code:
             lines = [f"{r.name}: {r.state}: {r.detail}" for r in self.runners if r.state != "ran"]
@@ -119,7 +119,7 @@ class Report:
             raise RuntimeError(printable(text, lines=True))
 
     def finish(self) -> None:
-        """Put the cells in order, and add to each how it compares with its peers' errors."""
+        """Put the cells in order, and add to each the ratio of its error to that of other runners."""
         groups: dict[tuple[str, ...], list[Cell]] = {}
         for cell in self.cells:
             groups.setdefault((cell.case, cell.dtype, cell.check, cell.tensor), []).append(cell)
@@ -154,7 +154,7 @@ class Report:
         return as_json(self.to_dict())
 
     def _pictured(self) -> list[Cell]:
-        """The cells whose profile a picture may want: the worst of each runner, dtype and check."""
+        """Return the cells whose profile a picture shows: the worst of each runner, dtype and check."""
         worst: dict[tuple[str, ...], Cell] = {}
         for cell in self.cells:
             key = (cell.runner, cell.dtype, cell.check)
@@ -165,8 +165,7 @@ class Report:
 
 def _severity(cell: Cell) -> tuple[bool, float]:
     use = cell.judgement.budget_use
-    bad = not cell.green and cell.verdict is not Verdict.UNSUPPORTED
-    return bad, (math.inf if bad else -1.0) if use is None else use
+    return cell.fails, (math.inf if cell.fails else -1.0) if use is None else use
 
 
 def _order(cell: Cell) -> tuple[str, ...]:
