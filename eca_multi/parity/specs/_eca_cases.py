@@ -76,6 +76,10 @@ def _signal(name: str, why: str, axes: str, config: Mapping[str, Any], **rest: A
     return Case(name, why, config, {"x": axes, **rest.pop("inputs", {})}, outputs={"y": axes}, **rest)
 
 
+# Layers have a path of their own for one sample, and for large maps: in PyTorch from 2^15 numbers on.
+ONE_SAMPLE = {"N": 1, "C": 12, "H": 7, "W": 5, "k": 5}
+LARGE_MAP = {"N": 2, "C": 20, "H": 31, "W": 29, "k": 5, "padding": "circular", "gate": "hard_sigmoid", "shared": False}
+
 CASES: tuple[Case, ...] = (
     Case(
         "photographs",
@@ -132,5 +136,14 @@ CASES: tuple[Case, ...] = (
         "channels last in torch, first in JAX and Keras",
         "N C L",
         {"C": 11, "L": 9, "channels": "other"},
+    ),
+    Case("one-sample", "a batch of one", ONE_SAMPLE),
+    Case("one-sample-circular", "a batch of one, circular", {**ONE_SAMPLE, "padding": "circular", "gate": "2sigmoid"}),
+    Case("large-map", "a large map, circular, a kernel per channel", LARGE_MAP, weights={"w": "C k"}),
+    Case(
+        "large-map-other-axis",
+        "the same, channels at the other place",
+        {**LARGE_MAP, "channels": "other"},
+        weights={"w": "C k"},
     ),
 )
