@@ -54,10 +54,10 @@ def _first_failures(cells: Sequence[Cell], tasks: Sequence[Task]) -> Failing:
 
 
 def _task(cell: Cell, tasks: Sequence[Task]) -> Task | None:
-    """Return the evaluation that a cell comes from; training and repetitions are looked into by the plain one."""
-    check = cell.check if cell.check in ("compiled", "mixed", "nonfinite") else ""
-    key = cell.case, cell.dtype, check
-    return next((task for task in tasks if task.key == key and task.do is Do.EVALUATE), None)
+    """Return the evaluation that a cell comes from; the case's plain one for checks without one of their own."""
+    evaluations = {task.key: task for task in tasks if task.do is Do.EVALUATE}
+    own, plain = (evaluations.get((cell.case, cell.dtype, check)) for check in (cell.check, ""))
+    return own or plain
 
 
 @dataclass(frozen=True)
