@@ -1,7 +1,7 @@
 """The judging of a run: each outcome of a session becomes cells, and training a trajectory too."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from eca_multi.parity.define.runners import Runner
 from eca_multi.parity.define.spec import Manual
@@ -33,14 +33,19 @@ def judge_session(session: Session, tasks: Sequence[Task], checks: tuple[str, ..
     """
     judged = Judged(Judge(checks, "manual" if manual else "", manual))
     for runner, task, outcome in session.run(tasks):
-        if not judged.judge.kind:
-            judged.judge = Judge(checks, session.budget)
+        judged.judge = _of_reference(judged.judge, session)
         judged.cells += judged.judge.outcome(runner.name, task, outcome, session.cannot.get(runner.name, {}))
         if task.do is Do.TRAIN and isinstance(outcome, Results):
             judged.trajectories.append(measure_drift(judged.judge, runner.name, task, outcome))
+    judged.judge = _of_reference(judged.judge, session)
     for name, state in session.states.items():
         state.unanswered = sum(len(list(judged.judge.expected(task))) for task in session.open[name])
     return judged
+
+
+def _of_reference(judge: Judge, session: Session) -> Judge:
+    """Give a judge without a budget by hand the kind of budget that the reference has said."""
+    return judge if judge.manual else replace(judge, kind=session.budget)
 
 
 def judge_cases(session: Session, judged: Judged, tasks: Sequence[Task], torch: Runner | None) -> None:
