@@ -80,10 +80,10 @@ class Exchange:
         paths: dict[int, Path] = {}
         requests: list[tuple[Runner, list[Request]]] = []
         for runner, batch in batches:
-            own = [self._request(task) for task in batch]
-            tasks |= {request.id: task for request, task in zip(own, batch, strict=True)}
-            paths |= {request.id: request.out for request in own}
-            requests.append((runner, own))
+            asked = [self._request(task) for task in batch]
+            tasks |= {request.id: task for request, task in zip(asked, batch, strict=True)}
+            paths |= {request.id: request.out for request in asked}
+            requests.append((runner, asked))
         with contextlib.closing(self._pool.run(requests)) as messages:  # type: ignore[type-var]  # it is a generator
             for runner, said in messages:
                 match said:

@@ -47,8 +47,9 @@ class Session:
     """The exchange of one run, and what is known from it.
 
     Attributes:
-        exchange, reference: As given.
-        runners: Those that are asked.
+        exchange: Asks the workers.
+        reference: The runner of the reference.
+        runners: The runners that are asked.
         states: By name, the state of each runner; `versions` and the end of its process are filled in.
         cannot: By runner, check or dtype -> why its adapter cannot do it.
         budget: Kind of the reference's budget; "" until its process has greeted.

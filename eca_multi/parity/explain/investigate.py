@@ -54,10 +54,10 @@ def _first_failures(cells: Sequence[Cell], tasks: Sequence[Task]) -> Failing:
 
 
 def _task(cell: Cell, tasks: Sequence[Task]) -> Task | None:
-    """Return the evaluation that a cell comes from; the case's plain one for checks without one of their own."""
+    """Return the evaluation of a cell's check, or the plain evaluation of its case where the check has none."""
     evaluations = {task.key: task for task in tasks if task.do is Do.EVALUATE}
-    own, plain = (evaluations.get((cell.case, cell.dtype, check)) for check in (cell.check, ""))
-    return own or plain
+    exact, plain = (evaluations.get((cell.case, cell.dtype, check)) for check in (cell.check, ""))
+    return exact or plain
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def cut(job: Job, axis: str, size: int) -> Job:
     axes = {**job.axes, **job.weight_axes}
 
     def part(name: str, array: np.ndarray) -> np.ndarray:
-        index = tuple(slice(size) if own == axis else slice(None) for own in axes.get(name, ()))
+        index = tuple(slice(size) if other == axis else slice(None) for other in axes.get(name, ()))
         return array[index] if axis in axes.get(name, ()) else array
 
     def parts(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -175,11 +175,11 @@ def _order(cell: Cell) -> tuple[str, ...]:
 def _beside(cell: Cell, group: list[Cell]) -> Cell:
     """Add the ratio of this runner's largest error to the median of the others'."""
     errors = [c.judgement.metrics.get("max_abs") for c in group if c.runner != cell.runner]
-    others = [error for error in errors if error is not None]
-    own = cell.judgement.metrics.get("max_abs")
-    if own is None or not others or median(others) == 0:
+    others = [other for other in errors if other is not None]
+    error = cell.judgement.metrics.get("max_abs")
+    if error is None or not others or median(others) == 0:
         return cell
-    metrics = {**cell.judgement.metrics, "peer_ratio": own / median(others)}
+    metrics = {**cell.judgement.metrics, "peer_ratio": error / median(others)}
     return replace(cell, judgement=replace(cell.judgement, metrics=metrics))
 
 

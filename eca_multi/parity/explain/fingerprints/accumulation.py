@@ -16,7 +16,7 @@ NEAR = (9, 17)
 
 
 def small(n: int) -> float:
-    """Return the power of two of which n sum to more than 4 and at most 16, half of LARGE's gap in float16."""
+    """Return the power of two of which n add up to more than 4 and at most 16, half of LARGE's gap in float16."""
     return 2.0 ** (4 - (n - 1).bit_length())
 
 
@@ -42,7 +42,7 @@ def accumulator(sums: np.ndarray, n: int, dtype: str) -> str:
 
 
 def reduction(p: Primitives, dtype: str, op: str) -> str:
-    """Sum or average along the last axis and along a middle one, which frameworks do by different loops."""
+    """Sum or average along the last axis and along a middle axis, for which frameworks have different loops."""
     n = 1024
     data = rows(256, n)
     middle = np.ascontiguousarray(data.reshape(4, 64, n).swapaxes(1, 2))
@@ -57,7 +57,7 @@ def matmul(p: Primitives, dtype: str) -> str:
 
 
 def conv1d(p: Primitives, dtype: str) -> str:
-    """ECA's own convolution, one channel and few taps; the row lies under the kernel at place 16 of 33."""
+    """Convolve one channel by a kernel of 9 ones, as ECA does; at place 16 of 33 the whole row lies under the kernel."""
     n = 9
     data = np.zeros((128, 33, 1))
     data[:, 12:21, 0] = rows(128, n)
@@ -66,13 +66,13 @@ def conv1d(p: Primitives, dtype: str) -> str:
 
 
 def gate_gradient(p: Primitives, dtype: str) -> str:
-    """The gradient of g in x * g, with g (1, 1, 1, C) broadcast over a map of 56x56, is a sum over the map."""
+    """Differentiate x * g by g, which is (1, 1, 1, C) and broadcast: the gradient is a sum over a map of 56x56."""
     n = 56 * 56
     return accumulator(gate_sums(p, rows(64, n), dtype), n, dtype)
 
 
 def gate_gradient_error(p: Primitives, dtype: str) -> float:
-    """The same on a map as a ReLU leaves it: the largest relative error, to two digits."""
+    """Return the largest relative error of a gate's gradient on a map of one sign, as a ReLU gives; to two digits."""
     data = np.abs(seeded().normal(size=(64, 56 * 56))).astype(DTYPES[dtype])
     exact = data.astype(np.float64).sum(axis=1)
     return float(f"{np.max(np.abs(gate_sums(p, data, dtype) / exact - 1)):.1e}")
@@ -87,7 +87,7 @@ def gate_sums(p: Primitives, data: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def kernel_gradient(p: Primitives, dtype: str) -> str:
-    """The gradient of the middle weight of a one-channel convolution is a sum over the input: a call for each row."""
+    """Differentiate a one-channel convolution by its middle weight: the gradient is a sum over the input, a row a call."""
     n = 1024
     kernel = p.tensor(np.ones((3, 1, 1), DTYPES[dtype]))
     ones = p.tensor(channels_native(p, np.ones(SIGNAL, DTYPES[dtype])))
@@ -97,7 +97,7 @@ def kernel_gradient(p: Primitives, dtype: str) -> str:
 
 
 def overflow(p: Primitives, op: str) -> str:
-    """Averages of 2e4..6e4, and sums of 40000s of mixed sign that come to 100: all within float16, partial sums not."""
+    """Average 2e4..6e4, or sum 40000s of mixed sign to 100: the results are within float16, and partial sums are not."""
     rng = seeded()
     data = {"mean": rng.uniform(2e4, 6e4, (256, 1024)), "sum": np.tile(np.repeat([4e4, -4e4], 512), (256, 1))}[op]
     data = rng.permuted(data, axis=1)

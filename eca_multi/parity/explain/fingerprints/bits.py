@@ -10,7 +10,7 @@ from .primitives import FACTORS, SIGNAL, NotApplicable, Primitives, channels_nat
 
 
 def input_precision(p: Primitives, op: str) -> str:
-    """What float32 inputs are rounded to: 1 + 2^-9 is no bfloat16, 1 + 2^-20 is no TF32 (10 bits) either."""
+    """Return what float32 inputs are rounded to: TF32 (10 bits) has 1 + 2^-9 and not 1 + 2^-20, bfloat16 neither."""
     fine, coarse = 1 + 2.0**-20, 1 + 2.0**-9
     out = {value: _times_one(p, op, value) for value in (fine, coarse)}
     return "float32" if out[fine] == fine else "tf32" if out[coarse] == coarse else "bfloat16"
@@ -42,7 +42,7 @@ def batch_invariant(p: Primitives, op: str) -> bool:
 
 
 def repeatable(p: Primitives) -> bool:
-    """Mean, product and convolution in float32, and the gate's gradient in bfloat16 where there are gradients."""
+    """Repeat a mean, a product and a convolution in float32, and the gate's gradient in bfloat16 if there are gradients."""
     runs: list[Callable[[], np.ndarray]] = [partial(_batched, p, op, 8) for op in ("mean", "matmul", "conv1d")]
     data = seeded().normal(size=(64, 56 * 56))
     try:

@@ -9,7 +9,7 @@ from .primitives import DTYPES, SIGNAL, Primitives, Value, channels_last, convol
 
 
 def subnormals(p: Primitives, dtype: str) -> str:
-    """A subnormal as input and output of an addition, as output of a product, and as input of one."""
+    """Add subnormals, multiply to a subnormal, and multiply by one."""
     tiny = float(ml_dtypes.finfo(DTYPES[dtype]).smallest_normal)
     cases = (
         (p.add, (tiny / 4, tiny / 4), (tiny / 4, tiny / 8), (tiny / 2, tiny * 3 / 8)),
@@ -22,7 +22,7 @@ def subnormals(p: Primitives, dtype: str) -> str:
     return "kept" if all(kept) else "mixed" if any(kept) else "flushed"
 
 
-# float16 and bfloat16: all negative numbers. float32: two stretches, the first in steps of 0.001.
+# All negative numbers of float16 and bfloat16; two intervals of float32, the first in steps of 0.001.
 NEGATIVES: Mapping[str, np.ndarray] = {
     "float32": np.concatenate([np.linspace(-120, -80, 40001), np.linspace(-12, -10, 4001)]).astype(np.float32),
     "float16": np.arange(0x8001, 0xFC00, dtype=np.uint16).view(DTYPES["float16"]),
@@ -46,7 +46,7 @@ def sigmoid_ulp(p: Primitives, dtype: str) -> float:
 
 
 def leak(p: Primitives, dtype: str) -> str:
-    """One Inf, then one NaN, at place 10 under a kernel of 3: only places 9 to 11 see it."""
+    """Convolve with one Inf, then one NaN, at place 10; a kernel of 3 must carry them to places 9 to 11 alone."""
     places: set[int] = set()
     for bad in (np.inf, np.nan):
         x = seeded().normal(size=SIGNAL)
@@ -57,7 +57,7 @@ def leak(p: Primitives, dtype: str) -> str:
 
 
 def excess(p: Primitives, dtype: str) -> bool:
-    """x * x - y, where y is x * x rounded to the dtype: 0, unless the product was kept wider than the dtype."""
+    """Compute x * x - y, where y is x * x rounded to the dtype: 0, unless the product is kept wider than the dtype."""
     x = seeded().uniform(1, 2, 1024).astype(DTYPES[dtype])
     y = x * x
     run = p.graph(lambda x, y: p.add(p.multiply(x, x), y))

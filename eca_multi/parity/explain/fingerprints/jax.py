@@ -1,4 +1,4 @@
-"""JAX's fingerprint. Each operation is a program of XLA's; `graph` is a jit over several."""
+"""JAX's fingerprint. XLA compiles each operation; `graph` compiles several as one."""
 
 import os
 from collections.abc import Callable
@@ -41,7 +41,7 @@ class JaxPrimitives(Primitives):
         return jax.nn.sigmoid(x)
 
     def vjp(self, function: Callable[[Any], Any], at: Any, cotangent: Any) -> Any:
-        # Not under jit: what `function` closes over would be a constant, and XLA's constant folding is not its code.
+        # Not under jit, where XLA would fold the tensors that `function` closes over as constants, by other code.
         return jax.vjp(function, at)[1](cotangent)[0]
 
     def graph(self, function: Callable[..., Any]) -> Callable[..., Any]:

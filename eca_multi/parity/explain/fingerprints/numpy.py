@@ -1,4 +1,4 @@
-"""NumPy's fingerprint, with bfloat16 from ml_dtypes. It has no gradients, and no convolution but by windows."""
+"""NumPy's fingerprint, with bfloat16 from ml_dtypes. NumPy has no gradients; its convolution is a product of windows."""
 
 from collections.abc import Callable
 from typing import Any

@@ -16,11 +16,11 @@ HALVES = ("float16", "bfloat16")
 
 
 class NotApplicable(Exception):
-    """The framework has no such thing, as NumPy has no gradients."""
+    """The framework lacks what a probe measures: NumPy has no gradients."""
 
 
 class Primitives(ABC):
-    """What a framework supplies. Tensors are its own; what runs is what a user's layer would run.
+    """The operations of a framework, on its own tensors: those that a user's layer would run.
 
     Attributes:
         channel_axis: Where the framework has the channels of a map: 1 or -1.
@@ -30,7 +30,7 @@ class Primitives(ABC):
 
     @abstractmethod
     def tensor(self, array: np.ndarray) -> Tensor:
-        """Take an array to the framework, in the array's dtype and bit by bit."""
+        """Take an array to the framework, in the array's dtype and without changing a bit."""
 
     @abstractmethod
     def numpy(self, tensor: Tensor) -> np.ndarray:
@@ -63,12 +63,12 @@ class Primitives(ABC):
         """Return the gradient of sum(cotangent * function(x)) at x = `at`."""
 
     def graph(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Compile, where the framework's runners do; else leave as it is."""
+        """Compile a function where the framework's runners compile; return any other unchanged."""
         return function
 
     @abstractmethod
     def facts(self, sample: Tensor) -> Facts:
-        """Return what cannot be measured, by the names in `TABLE`; `sample` is a tensor that tells its device."""
+        """Return the probes that cannot be measured, by their names in `TABLE`; `sample` is a tensor on the device."""
 
 
 def wide(p: Primitives, tensor: Tensor) -> np.ndarray:
@@ -85,7 +85,7 @@ def seeded() -> np.random.Generator:
 
 
 def channels_native(p: Primitives, array: np.ndarray) -> np.ndarray:
-    """Move the channels; a fresh copy, for by the strides of an axis of one torch chooses its convolution."""
+    """Move the channels, in a fresh copy: torch chooses its convolution by the strides, even of an axis of length one."""
     return np.moveaxis(array, -1, p.channel_axis).copy(order="C")
 
 

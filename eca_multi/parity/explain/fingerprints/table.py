@@ -20,7 +20,7 @@ NOT_APPLICABLE = "n/a"
 
 @dataclass(frozen=True)
 class Probe:
-    """One line of a fingerprint. Without `measure` it is one of the framework's `facts`."""
+    """One line of a fingerprint. A probe without `measure` is one of the framework's `facts`."""
 
     name: str
     meaning: str
@@ -28,8 +28,8 @@ class Probe:
 
 
 def fingerprint(primitives: Primitives) -> dict[str, Value]:
-    """Run all probes. One that raises says so in its value and leaves the others alone."""
-    with np.errstate(all="ignore"):  # overflow and NaN are what some probes are about
+    """Run all probes. The value of a probe that raises is its error; the other probes run."""
+    with np.errstate(all="ignore"):  # some probes provoke overflow and NaN
         return {
             probe.name: _attempt(partial(probe.measure or partial(_fact, probe.name), primitives)) for probe in TABLE
         }

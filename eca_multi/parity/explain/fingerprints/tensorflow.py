@@ -63,11 +63,11 @@ class TensorFlowPrimitives(Primitives):
 
 
 def _threads(asked: int) -> int:
-    return asked or os.cpu_count() or 1  # 0 leaves it to TensorFlow, which takes one for each CPU
+    return asked or os.cpu_count() or 1  # for 0 TensorFlow takes one for each CPU
 
 
 def _onednn() -> bool:
-    from tensorflow.python.util import _pywrap_util_port  # no public function tells it
+    from tensorflow.python.util import _pywrap_util_port  # no public function tells whether oneDNN is on
 
     return bool(_pywrap_util_port.IsMklEnabled())
 

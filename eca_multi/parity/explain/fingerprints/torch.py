@@ -73,8 +73,7 @@ class TorchPrimitives(Primitives):
 
 
 def _onednn() -> bool:
-    there = torch.backends.mkldnn.is_available()
-    return bool(there and torch.backends.mkldnn.enabled)
+    return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
 
 
 def _kind(device: torch.device) -> str:
