@@ -11,7 +11,7 @@ from importlib.util import find_spec as _find_spec
 
 from eca_multi._errors import not_installed
 
-# A case may import some of these packages late, so a missing one is reported at once. A worker draws no data, so that the
+# A case may import some of these packages late, so a missing one is reported at once. A worker draws no data: the
 # interpreter of another environment needs ml_dtypes alone.
 if _missing := [
     name

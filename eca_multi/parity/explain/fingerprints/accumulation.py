@@ -57,7 +57,7 @@ def matmul(p: Primitives, dtype: str) -> str:
 
 
 def conv1d(p: Primitives, dtype: str) -> str:
-    """Convolve one channel by a kernel of 9 ones, as ECA does; at place 16 of 33 the whole row lies under the kernel."""
+    """Convolve one channel by a kernel of 9 ones, as ECA does; at place 16 of 33 the kernel covers the whole row."""
     n = 9
     data = np.zeros((128, 33, 1))
     data[:, 12:21, 0] = rows(128, n)
@@ -87,7 +87,7 @@ def gate_sums(p: Primitives, data: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def kernel_gradient(p: Primitives, dtype: str) -> str:
-    """Differentiate a one-channel convolution by its middle weight: the gradient is a sum over the input, a row a call."""
+    """Differentiate a one-channel convolution by its middle weight, row by row: the gradient is a sum over the row."""
     n = 1024
     kernel = p.tensor(np.ones((3, 1, 1), DTYPES[dtype]))
     ones = p.tensor(channels_native(p, np.ones(SIGNAL, DTYPES[dtype])))
@@ -97,7 +97,7 @@ def kernel_gradient(p: Primitives, dtype: str) -> str:
 
 
 def overflow(p: Primitives, op: str) -> str:
-    """Average 2e4..6e4, or sum 40000s of mixed sign to 100: the results are within float16, and partial sums are not."""
+    """Average 2e4..6e4, or sum 40000s of mixed sign to 100: results are within float16, and partial sums are not."""
     rng = seeded()
     data = {"mean": rng.uniform(2e4, 6e4, (256, 1024)), "sum": np.tile(np.repeat([4e4, -4e4], 512), (256, 1))}[op]
     data = rng.permuted(data, axis=1)

@@ -42,7 +42,7 @@ def batch_invariant(p: Primitives, op: str) -> bool:
 
 
 def repeatable(p: Primitives) -> bool:
-    """Repeat a mean, a product and a convolution in float32, and the gate's gradient in bfloat16 if there are gradients."""
+    """Repeat a mean, a product and a convolution in float32, and the gate's gradient in bfloat16 if there is one."""
     runs: list[Callable[[], np.ndarray]] = [partial(_batched, p, op, 8) for op in ("mean", "matmul", "conv1d")]
     data = seeded().normal(size=(64, 56 * 56))
     try:

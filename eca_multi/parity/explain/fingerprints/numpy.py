@@ -1,4 +1,4 @@
-"""NumPy's fingerprint, with bfloat16 from ml_dtypes. NumPy has no gradients; its convolution is a product of windows."""
+"""NumPy's fingerprint, with bfloat16 from ml_dtypes. NumPy has no gradients, and convolves by windows."""
 
 from collections.abc import Callable
 from typing import Any

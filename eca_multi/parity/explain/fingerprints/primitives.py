@@ -85,7 +85,7 @@ def seeded() -> np.random.Generator:
 
 
 def channels_native(p: Primitives, array: np.ndarray) -> np.ndarray:
-    """Move the channels, in a fresh copy: torch chooses its convolution by the strides, even of an axis of length one."""
+    """Move the channels, in a fresh copy: torch chooses its convolution by strides, even of an axis of length one."""
     return np.moveaxis(array, -1, p.channel_axis).copy(order="C")
 
 
