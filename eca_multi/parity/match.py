@@ -1,4 +1,4 @@
-"""Two lines for a notebook or a test: functions and arrays compared in this process."""
+"""The verbs for a notebook or a test: functions and arrays are compared in this process, without workers."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ _BASES: Mapping[str, type[Adapter]] = {"torch": TorchAdapter, "jax": JaxAdapter,
 
 @dataclass(frozen=True)
 class _Function:
-    """A function of the caller's. `framework` says whose arrays it takes."""
+    """A function of the caller. `framework` says whose arrays the function takes."""
 
     name: str
     call: Call
@@ -53,15 +53,15 @@ def assert_match(
 ) -> None:
     """Compare functions of several frameworks with a float64 reference: outputs and gradients.
 
-    Each is called in this process as f(inputs, weights) with arrays of its own framework in place of the NumPy ones, in
-    the same structure. The gradients are those of sum(cotangent * output), for a random cotangent and for ones; NumPy
-    functions have none. Integers and booleans are compared exactly, in whatever width they come.
+    Each function is called in this process as f(inputs, weights), with arrays of its framework in the structure of the
+    NumPy arrays. Gradients are those of sum(cotangent * output), for a random cotangent and for ones; NumPy functions
+    have no gradients. Integers and booleans are compared exactly, whatever their width.
 
     Args:
-        functions: Name -> function. The name says whose arrays it takes: it starts with torch, jax, tensorflow (or
-            keras-tensorflow), keras (arrays of its backend) or numpy: "torch", "jax", "torch-mine".
+        functions: Name -> function. A name says whose arrays its function takes: it starts with torch, jax, tensorflow
+            (or keras-tensorflow), keras (arrays of its backend) or numpy: "torch", "jax", "torch-mine".
         inputs: An array, or a list or dict of them. Floats are rounded to `dtype`; integers and booleans are not.
-        weights: The same; () where there are none.
+        weights: The same, for weights; () for a function without weights.
         reference: A NumPy function of (inputs, weights), or the name of one of `functions` to run in float64. None
             takes the first torch function, and else the first NumPy one.
         dtype: "float32", "bfloat16" or "float16".

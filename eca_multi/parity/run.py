@@ -81,13 +81,13 @@ def run(
     for name, number in (("workers", limit), ("timeout", timeout)):
         if not number > 0:
             raise UsageError(f"{name} must be positive. Received: {name}={number}.")
-    every = tasks(spec, [spec.case(name) for name in names], kinds, asked, native=optimizer == "native")
+    all_tasks = tasks(spec, [spec.case(name) for name in names], kinds, asked, native=optimizer == "native")
     by_name = checks is not None  # a check that takes a runner minutes is left out unless it is named
     return run_tasks(
         spec,
         source,
-        every,
-        [(runner, [task for task in every if by_name or task.check not in runner.slow]) for runner in chosen],
+        all_tasks,
+        [(runner, [task for task in all_tasks if by_name or task.check not in runner.slow]) for runner in chosen],
         asked,
         require=require,
         timeout=timeout,
@@ -101,8 +101,8 @@ def run(
 def run_tasks(
     spec: Spec,
     source: str,
-    every: Sequence[Task],
-    work: Sequence[Batch],
+    all_tasks: Sequence[Task],
+    batches: Sequence[Batch],
     checks: tuple[str, ...],
     *,
     require: Sequence[str] = (),
@@ -116,29 +116,29 @@ def run_tasks(
 
     Args:
         spec, source: The specification, and where it comes from.
-        every: All tasks, which the reference solves.
-        work: The runners, each with its own of these tasks.
+        all_tasks: All tasks, which the reference solves.
+        batches: The runners, each with those of the tasks that it gets.
         checks: Names of the checks that the tasks are for.
         require, timeout, workers, progress, bundles: As for `run`.
         with_fingerprints: Whether the fingerprint of every runner is measured, and not only that of one that fails.
     """
-    states = {runner.name: state_of(runner) for runner, _ in work}
-    available = [(runner, batch) for runner, batch in work if states[runner.name].state == "ran"]
+    states = {runner.name: state_of(runner) for runner, _ in batches}
+    available = [(runner, batch) for runner, batch in batches if states[runner.name].state == "ran"]
     with (
         scratch_folder("eca-parity") as folder,
         Pool(folder, workers=workers or processors(), timeout=timeout) as pool,  # ended before their folder goes
     ):
         session = Session(Exchange(pool, folder), reference_of(spec), available, progress)
-        judged = judge_session(session, every if available or "power" in checks else [], checks, spec.budget)
+        judged = judge_session(session, all_tasks if available or "power" in checks else [], checks, spec.budget)
         if with_fingerprints:
             for runner, _ in available:
                 session.fingerprint(runner)
         if "power" in checks:
-            judge_cases(session, judged, every, mutated_runner(spec))
+            judge_cases(session, judged, all_tasks, mutated_runner(spec))
         place = None if bundles is None else Path(bundles)
-        localisations = explain_failures(session, spec, every, judged.judge, judged.cells, place)
+        localisations = explain_failures(session, spec, all_tasks, judged.judge, judged.cells, place)
     states |= session.states
-    return assemble(spec, source, every, require, states, session, judged, localisations)
+    return assemble(spec, source, all_tasks, require, states, session, judged, localisations)
 
 
 def fingerprints(
