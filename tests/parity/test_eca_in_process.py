@@ -10,6 +10,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from eca_multi import reference
 from eca_multi.parity import Case
 from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.dtypes import DTYPES
@@ -87,6 +88,30 @@ def test_every_path_is_within_its_budget(engine, name):
     assert wrong(judged(engine, name, "float32")) == []
 
 
+# --- the values are the reference's ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["circular", "per-channel", "padded-sequences"])
+@pytest.mark.parametrize("function", ["forward", "backward"])
+def test_every_value_of_the_oracle_is_the_references(monkeypatch, name, function):
+    """A fault put into the reference, 1 added to each of its results, is in every value that runners are judged by."""
+    job, right = job_of(name), getattr(reference, function)
+    before = solve(job)
+
+    def faulty(*arguments, **options):
+        results = right(*arguments, **options)
+        return type(results)(*(value + 1 for value in vars(results).values()))
+
+    monkeypatch.setattr(reference, function, faulty)
+    after = solve(job)
+    backward = {"d_gate", "d_conv", "d_pooled", "dx", "dx@ones", "dw", "dw@ones"}
+    assert set(after) == backward | {"pooled", "conv", "gate", "y"}
+    if function == "forward":
+        assert all((after[label][0] == before[label][0] + 1).all() for label in set(after) - backward)
+    else:
+        assert all((after[label][0] == before[label][0] + 1).all() for label in backward)
+
+
 # --- the budget of a stage covers the errors of those before it ------------------------------------------------------
 
 
@@ -134,7 +159,9 @@ def test_errors_of_both_factors_are_within_the_budget_of_dw(name):
 
 
 def test_the_added_maps_are_on_their_side_of_the_threshold():
-    sizes = {name: [config[axis] for axis in "NCHW"] for name, config in ((c.name, c.config) for c in ADDED)}
+    cases = [*ADDED, *(case for case in SPEC.cases if case.name.startswith(("large", "one-sample")))]
+    assert len(cases) > len(ADDED)
+    sizes = {name: [config[axis] for axis in "NCHW"] for name, config in ((c.name, c.config) for c in cases)}
     for name, (n, c, h, w) in sizes.items():
         assert (n * c * h * w >= _fused.SMALL) == name.startswith("large"), name
         assert (n == 1) == name.startswith("one-sample"), name
