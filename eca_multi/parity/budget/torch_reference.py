@@ -12,8 +12,9 @@ from eca_multi.parity.define.dtypes import U_ACC, rounding
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.taps import Recorder
 from eca_multi.parity.define.tensor import Kind, Quantity, Solution
-from eca_multi.parity.engines.base import Native, Slot
+from eca_multi.parity.engines.base import Native
 from eca_multi.parity.engines.torch import TorchEngine
+from eca_multi.parity.engines.weight_map import Slot
 
 from .noise import RoundingNoise, budget
 

@@ -6,6 +6,7 @@ from eca_multi.parity.define.job import Job, is_float
 from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from .base import Computed, Engine, Native, Unsupported
+from .weight_map import function_weights, match
 
 
 def backend_of(name: str) -> str:
@@ -34,8 +35,8 @@ class TensorFlowFunctions(Engine):
         def tensor(array: Any, dtype: str) -> Any:
             return tf.cast(tf.convert_to_tensor(array), dtype) if is_float(array) else tf.convert_to_tensor(array)
 
-        native = self.function_weights(job)
-        slots = self.match(job, native)
+        native = function_weights(self.adapter, job)
+        slots = match(self.adapter, job, native)
         weights: Native = {n: tensor(a, job.parameters) for n, a in native.items()}
         inputs: Native = {n: tensor(a, job.dtype) for n, a in self.native_inputs(job).items()}
         floats = {n: t for n, t in inputs.items() if t.dtype.is_floating}

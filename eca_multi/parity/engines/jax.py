@@ -17,6 +17,7 @@ from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from .base import Computed, Engine, Native
+from .weight_map import function_weights, native_weights, slots_of
 
 Apply = Callable[[Native, Native, Native], tuple[Any, Native]]
 
@@ -37,12 +38,12 @@ class JaxEngine(Engine):
         def apply(weights: Native, state: Native, inputs: Native) -> tuple[Any, Native]:
             return function(inputs, {**weights, **state}), {}
 
-        return apply, self.function_weights(job)
+        return apply, function_weights(self.adapter, job)
 
     def compute(self, job: Job) -> Computed:
         program, native = self.program(job)
-        slots = self.slots(job, native)
-        arrays = {n: self.parameter(a, native[n], job) for n, a in self.native_weights(job, slots).items()}
+        slots = slots_of(self.adapter, job, native)
+        arrays = {n: self.parameter(a, native[n], job) for n, a in native_weights(job, slots).items()}
         self.check_loaded(job, slots, arrays)
         weights = {n: a for n, a in arrays.items() if slots[n].name in job.weights}
         state = {n: a for n, a in arrays.items() if slots[n].name in job.state}
@@ -113,8 +114,8 @@ class JaxEngine(Engine):
 
     def save_and_load(self, job: Job) -> Native:
         _, native = self.program(job)
-        slots = self.slots(job, native)
-        arrays = {n: self.parameter(a, native[n], job) for n, a in self.native_weights(job, slots).items()}
+        slots = slots_of(self.adapter, job, native)
+        arrays = {n: self.parameter(a, native[n], job) for n, a in native_weights(job, slots).items()}
         return self.reloaded(job, arrays)
 
     def reloaded(self, job: Job, arrays: Native) -> Native:

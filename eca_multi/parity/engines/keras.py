@@ -17,7 +17,8 @@ from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.tensor import Tensor
 
-from .base import Native, no_sublayer, tap_output
+from .base import Native
+from .sublayers import no_sublayer, tap_output
 
 
 def build(adapter: Adapter, job: Job, inputs: Native) -> Any:

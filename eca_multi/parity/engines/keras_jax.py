@@ -10,6 +10,7 @@ from eca_multi.parity.define.job import Job
 from . import keras as _keras
 from .base import Native
 from .jax import Apply, JaxEngine
+from .weight_map import check_trained, native_weights, slots_of
 
 
 class KerasEngine(JaxEngine):
@@ -22,7 +23,7 @@ class KerasEngine(JaxEngine):
         inputs = {name: self.array(array, job.dtype) for name, array in self.native_inputs(job).items()}
         layer = _keras.build(self.adapter, job, inputs)
         variables = _keras.variables(layer)
-        self.check_trained(job, self.slots(job, variables), _keras.trained(variables))
+        check_trained(self.adapter, job, slots_of(self.adapter, job, variables), _keras.trained(variables))
 
         def apply(weights: Native, state: Native, inputs: Native) -> tuple[Any, Native]:
             mapping = [(variables[name], value) for name, value in {**weights, **state}.items()]
@@ -40,7 +41,7 @@ class KerasEngine(JaxEngine):
         inputs = {name: self.array(array, job.dtype) for name, array in self.native_inputs(job).items()}
         layer = _keras.build(self.adapter, job, inputs)
         variables = _keras.variables(layer)
-        slots = self.slots(job, variables)
-        for name, array in self.native_weights(job, slots).items():
+        slots = slots_of(self.adapter, job, variables)
+        for name, array in native_weights(job, slots).items():
             variables[name].assign(array)
         return _keras.save_and_load(self.adapter, job, layer, inputs)

@@ -10,7 +10,8 @@ from eca_multi.parity.define.job import Job, is_float
 from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from . import keras as _keras
-from .base import Computed, Engine, Native, Slot
+from .base import Computed, Engine, Native
+from .weight_map import Slot, check_trained, native_weights, slots_of
 
 
 class KerasEngine(Engine):
@@ -25,10 +26,10 @@ class KerasEngine(Engine):
 
     def compute(self, job: Job) -> Computed:
         layer, variables = self.layer(job)
-        slots = self.slots(job, variables)
+        slots = slots_of(self.adapter, job, variables)
         self.restore(job, slots, variables)
         self.check_loaded(job, slots, {name: variable.value for name, variable in variables.items()})
-        self.check_trained(job, slots, _keras.trained(variables))
+        check_trained(self.adapter, job, slots, _keras.trained(variables))
         weights = {n: v for n, v in variables.items() if n in slots and slots[n].name in job.weights}
         cotangents = {name: self.tensor(array, job.dtype) for name, array in self.native_cotangents(job).items()}
         run = self.program(job, layer, weights)
@@ -45,7 +46,7 @@ class KerasEngine(Engine):
 
     def restore(self, job: Job, slots: Mapping[str, Slot], variables: Native) -> None:
         """Give the variables the job's values: a layer may have changed its state."""
-        for name, array in self.native_weights(job, slots).items():
+        for name, array in native_weights(job, slots).items():
             variables[name].assign(array)
 
     def layer(self, job: Job) -> tuple[Any, dict[str, Any]]:
@@ -104,7 +105,7 @@ class KerasEngine(Engine):
 
     def save_and_load(self, job: Job) -> Native:
         layer, variables = self.layer(job)
-        slots = self.slots(job, variables)
+        slots = slots_of(self.adapter, job, variables)
         self.restore(job, slots, variables)
         return _keras.save_and_load(self.adapter, job, layer, self.tensors(job))
 

@@ -7,8 +7,9 @@ from flax import nnx, serialization
 
 from eca_multi.parity.define.job import Job
 
-from .base import Native, no_sublayer, tap_output
+from .base import Native
 from .jax import Apply, JaxEngine
+from .sublayers import no_sublayer, tap_output
 
 
 class NnxEngine(JaxEngine):

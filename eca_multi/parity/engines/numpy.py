@@ -10,6 +10,7 @@ from eca_multi.parity.define.job import Job, is_float
 from eca_multi.parity.define.tensor import Cotangent, Kind, Quantity, Tensor
 
 from .base import Computed, Engine, Native, Unsupported
+from .weight_map import function_weights, slots_of
 
 
 class NumpyEngine(Engine):
@@ -22,8 +23,8 @@ class NumpyEngine(Engine):
             raise Unsupported("NumPy compiles nothing")
         if job.dtype == "bfloat16":  # ml_dtypes' sums are 170 ULP off, and half of its functions return float32
             raise Unsupported("NumPy has no bfloat16 of its own")
-        native = self.function_weights(job)
-        slots = self.slots(job, native)
+        native = function_weights(self.adapter, job)
+        slots = slots_of(self.adapter, job, native)
         dtype, parameters = self.dtype(job.dtype), self.dtype(job.parameters)
         wrap = self._wrap
         weights = {n: wrap(a.astype(parameters)) for n, a in native.items()}

@@ -16,7 +16,9 @@ from eca_multi.parity.define.runners import has_compiler
 from eca_multi.parity.define.taps import Recorder
 from eca_multi.parity.define.tensor import Cotangent, Tensor
 
-from .base import Computed, Engine, Native, Result, Slot, Unsupported, attempt, no_sublayer, tap_output
+from .base import Computed, Engine, Native, Result, Unsupported, attempt
+from .sublayers import no_sublayer, tap_output
+from .weight_map import Slot, check_trained, function_weights, native_weights, slots_of
 
 Call = tuple[Callable[..., Any], Any, dict[str, torch.Tensor], dict[str, Any]]
 Forward = Callable[[list[Call]], list[Any]]
@@ -126,19 +128,19 @@ class TorchEngine(Engine):
             self._layers[key] = self.built(job)
         layer = self._layers[key]
         native = self.parameters(layer)
-        slots = self.slots(job, native)
+        slots = slots_of(self.adapter, job, native)
         with torch.no_grad():
-            for name, array in self.native_weights(job, slots).items():
+            for name, array in native_weights(job, slots).items():
                 native[name].copy_(_tensor(array))
         self.check_loaded(job, slots, native)
-        self.check_trained(job, slots, [name for name, tensor in native.items() if tensor.requires_grad])
+        check_trained(self.adapter, job, slots, [name for name, tensor in native.items() if tensor.requires_grad])
         return layer, slots, native
 
     def built(self, job: Job) -> torch.nn.Module:
         settings = job.settings()
         layer = self.adapter.build(settings)
         if not isinstance(layer, torch.nn.Module):
-            layer = Function(layer, self.function_weights(job), job.state)
+            layer = Function(layer, function_weights(self.adapter, job), job.state)
         layer = layer.to(getattr(torch, job.parameters)).train(bool(settings.get("training", False)))
         for name, path in self.adapter.taps.items():
             if name in job.taps:
