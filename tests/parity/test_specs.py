@@ -223,7 +223,9 @@ def disagreeing(report: Report, tensor: str) -> set[str]:
 @pytest.fixture
 def no_closer_look(monkeypatch):
     """Leave each failure at its verdict: to localise and to shrink it takes longer than to find it."""
-    return lambda: monkeypatch.setattr(importlib.import_module("eca_multi.parity.run"), "explain_failures", lambda *_: [])
+    return lambda: monkeypatch.setattr(
+        importlib.import_module("eca_multi.parity.run"), "explain_failures", lambda *_: []
+    )
 
 
 @pytest.mark.slow
