@@ -15,7 +15,7 @@ from eca_multi.parity import (
     TorchAdapter,
     Training,
 )
-from eca_multi.parity.define.spec import draw
+from eca_multi.parity.define.draw import draw
 from eca_multi.parity.define.tensor import Kind, Quantity, labelled
 from eca_multi.parity.engines.base import Unsupported
 from eca_multi.parity.execute.tasks import training_job

@@ -9,9 +9,11 @@ import numpy as np
 
 from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.checks import BASE
+from eca_multi.parity.define.draw import Drawn, draw
 from eca_multi.parity.define.dtypes import quantise
 from eca_multi.parity.define.job import Arrays, Job, is_float
-from eca_multi.parity.define.spec import Case, Drawn, Rng, Spec, Training, draw
+from eca_multi.parity.define.sources import Rng
+from eca_multi.parity.define.spec import Case, Spec, Training
 
 from .messages import Do
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from eca_multi.parity.define.job import Job, is_float
-from eca_multi.parity.define.spec import SIZES
+from eca_multi.parity.define.sources import SIZES
 from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Tensor
 
 Array = np.ndarray

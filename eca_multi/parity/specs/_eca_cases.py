@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.define.spec import Case, Rng, booleans
+from eca_multi.parity.define.sources import Rng, booleans
+from eca_multi.parity.define.spec import Case
 
 from ._images import photograph_features
 
