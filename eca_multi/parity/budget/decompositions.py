@@ -6,7 +6,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch._decomp import core_aten_decompositions, get_decompositions
+
+from eca_multi.parity.engines._private_torch import get_decompositions
 
 aten = torch.ops.aten
 
@@ -123,7 +124,7 @@ def _batch_norm(
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Return PyTorch's decompositions, and ours where its own end in an operation that is none, or round too little."""
     return {
-        **core_aten_decompositions(),
+        **torch.export.default_decompositions(),
         **get_decompositions(COMPOSITE),
         aten.addmm.default: _addmm,
         aten.native_layer_norm.default: _layer_norm,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
-from torch.utils._pytree import tree_map
+
+from eca_multi.parity.engines._private_torch import OpOverload, tree_map
 
 from .plain_rules import Args, Mode, Rule, exact, is_float64
 

@@ -24,8 +24,8 @@ from contextlib import ExitStack
 from typing import Any, Self
 
 import torch
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from eca_multi.parity.engines._private_torch import OpOverload, TorchDispatchMode, current_graph_task_id
 
 from .errors import Arrays, check_repeatable, error_budget, whole_or_float64
 from .plain_rules import LOWER, Args, is_float64
@@ -77,7 +77,7 @@ class RoundingNoise(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         # In the backward pass a cast to float32 belongs to a float32 leaf, which needs it.
-        if kwargs.get("dtype") in LOWER and has_float64(args) and torch._C._current_graph_task_id() == -1:
+        if kwargs.get("dtype") in LOWER and has_float64(args) and current_graph_task_id() == -1:
             kwargs = {**kwargs, "dtype": torch.float64}
         return rule(func)(self, func, args, kwargs)
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
-from torch._ops import OpOverload
-from torch.utils._pytree import tree_iter
+
+from eca_multi.parity.engines._private_torch import OpOverload, tree_iter
 
 Args = tuple[Any, ...]
 LOWER = (torch.float32, torch.float16, torch.bfloat16)

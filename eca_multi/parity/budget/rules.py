@@ -5,9 +5,8 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from torch._C import _is_alias_of  # type: ignore[attr-defined]  # missing in torch's stub
-from torch._ops import OpOverload
-from torch.utils._pytree import tree_iter, tree_map
+
+from eca_multi.parity.engines._private_torch import OpOverload, is_alias_of, tree_iter, tree_map
 
 from .decompositions import decompositions
 from .errors import words
@@ -91,7 +90,7 @@ def _unknown(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -
     def noisy(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        fresh = value.clone() if any(_is_alias_of(value, t) for t in given) else value
+        fresh = value.clone() if any(is_alias_of(value, t) for t in given) else value
         mode.perturb(func, fresh)
         return fresh
 
@@ -136,4 +135,4 @@ def _power(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -> 
 
 
 def _is_composite(func: OpOverload) -> bool:
-    return bool(func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd))
+    return bool(func.has_kernel_for_dispatch_key(torch.DispatchKey.CompositeImplicitAutograd))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._dynamo.utils import counters
 
 from eca_multi.parity.define.adapters import Adapter
 from eca_multi.parity.define.job import Job, is_float
@@ -16,6 +15,7 @@ from eca_multi.parity.define.runners import has_compiler
 from eca_multi.parity.define.taps import Recorder
 from eca_multi.parity.define.tensor import Cotangent, Tensor
 
+from ._private_torch import counters
 from .base import Computed, Engine, Native, Result, Unsupported, attempt
 from .sublayers import no_sublayer, tap_output
 from .weight_map import Slot, check_trained, function_weights, native_weights, slots_of
