@@ -313,64 +313,64 @@ def alarms(correct: Correct) -> str:
 
 
 PAGE_TEXT = """\
-# Measured: what the verdicts are worth
+# Measured: how often the verdicts are wrong
 
-`benchmarks/parity_verdicts.py` writes this page, every number of it. A verdict can be wrong in two ways: it rejects a
-correct implementation, or it accepts a faulty one. Both are counted here, for the error budget of
-[the harness](parity.md) and for tolerances in common use, on the same results.
+`benchmarks/parity_verdicts.py` measures every number of this page and writes the page. A verdict can be wrong in two
+ways: it rejects a correct implementation, or it accepts a faulty one. This page counts both, for the error budget of
+[the harness](parity.md) and for common tolerances, on the same results.
 
 ## False alarms
 
-A run is a variant of an implementation, a case and a dtype. Cells count the runs that a policy rejects: by the output
-y / by y or any of the gradients dx and dw, each with a random cotangent and with ones. Tolerances are rtol, atol,
-against the reference rounded to the dtype.
+A run is a variant of an implementation, a case and a dtype. Each cell counts the runs that a policy rejects: by the
+output y / by y or any of the gradients dx and dw, each with a random cotangent and with ones. The two numbers of a
+tolerance are rtol and atol; the tolerance compares with the reference rounded to the dtype.
 
 The layers of this package: {own}
 
 {own_table}
 
-They compute in float32 and round once, which makes things easy for a tolerance. As correct is the formula as it is
-usually written in PyTorch, a mean, a convolution and a sigmoid, each rounded to the dtype: {step}
+These layers compute in float32 and round once, so tolerances reject few of them. The formula as people usually write
+it in PyTorch (a mean, a convolution and a sigmoid, each rounded to the dtype) is correct too: {step}
 
 {step_table}
 
-The latter is without the case fp16-range, in which its gradients overflow in float16.
+The second table leaves out the case fp16-range, in which the gradients of the usual formula overflow in float16.
 
 ## Planted faults
 
-The PyTorch layer with one of {count} faults: {mutants}. A pair is a case and a fault that applies to it. Cells count
-the pairs in which a policy finds the fault, looking at y; at the gradients too; at the taps too, which are the means,
-the convolution, the gate, and their gradients. Lost are the pairs of cases in which the policy rejects one of the
-correct runs above: there it has to be switched off, and finds nothing.
+The PyTorch layer with one of {count} faults: {mutants}. A pair is a case and a fault that applies to the case. Each
+cell counts the pairs in which a policy finds the fault: by y; by y and the gradients; by these and the taps (the
+means, the convolution, the gate, and their gradients). "Lost" counts the pairs whose case makes the policy reject one
+of the correct runs above: nobody can use the policy on such a case.
 
 {kills}
 
 ## What each case misses
 
-Faults that the error budget does not find by y and the gradients. {nowhere} In half precision some faults change less,
-in some of the cases, than the rounding of a correct implementation may.
+The faults that the error budget does not find by y and the gradients. {nowhere} In half precision some faults change
+the result of some cases less than the rounding of a correct implementation may.
 
 {missed}
 
-## How it was made
+## How this page was made
 
 `{command}` took {seconds}, on {processor}, {system}, without a GPU. Python {python}, {versions}. All data come from
-fixed seeds: another run on such a machine gives the same numbers, but for the seconds.
+fixed seeds: another run on such a machine gives the same numbers, except for the seconds.
 
-## What it does not show
+## Limits of this measurement
 
-- One layer. The budget of ECA comes from an analysis of its formula. Other layers get a stochastic one, which is
-  measured by tests, and not here.
-- Processors only: no GPU or TPU, where reduced precision and other orders of summation are usual.
-- The budget takes the error of a sum to grow with the square root of its terms, as it does where roundings go either
-  way. One term after the other, terms that are nearly equal are all rounded the same way: on the photographs such a
-  float32 sum would use {in_turn} of the means' budget, and more on larger maps. Frameworks sum in blocks; a loop that
-  a compiler makes may not.
-- That the runs are correct is what the oracle, the tests and the runs among themselves say. A mistake that all of them
-  share would count as correct.
-- The faults are typical ones, planted one at a time. Finding them is no proof that another one is found.
-- Keras on PyTorch is compared eagerly only, since compiling it takes minutes. Mixed precision, training, NaN and
-  infinity are not compared.
+- One layer. ECA's budget comes from an analysis of its formula. Other layers get a stochastic budget, which tests
+  measure and this page does not.
+- CPUs only: no GPU or TPU, where reduced precision and other orders of summation are usual.
+- The budget assumes that the error of a sum grows with the square root of the number of terms, because roundings go
+  either way. A sum of nearly equal terms, one after the other, rounds all terms the same way: on the photographs such
+  a float32 sum would use {in_turn} of the means' budget, and more on larger maps. Frameworks sum in blocks; a loop
+  from a compiler may not.
+- The oracle, the tests and the agreement of the runs are the evidence that the runs are correct. A mistake that all of
+  them share would count as correct.
+- The faults are typical ones, planted one at a time. Finding these faults does not prove that the budget finds others.
+- Keras on PyTorch is compared eagerly only, because compiling it takes minutes. This page does not compare mixed
+  precision, training, NaN and infinity.
 {absent}"""
 
 

@@ -36,7 +36,7 @@ Weights = dict[str, np.ndarray]
 
 
 def native_kernel(framework: str, shape: Sequence[int]) -> tuple[int | None, int | None]:
-    """Read a weight's shape as (kernels, taps); (None, None) where it is not of the framework's layout."""
+    """Read a weight's shape as (kernels, taps); (None, None) if the shape is not of the framework's layout."""
     if len(shape) == 1:
         return 1, shape[0]
     kernels, taps = _NATIVE_AXES[framework]
@@ -84,12 +84,12 @@ def check_weights(
     shapes: Mapping[str, Sequence[int | None]] | None = None,
     dtype: str = "float64",
 ) -> Weights:
-    """Return `weights` as float arrays, or raise one error that names every tensor which does not fit.
+    """Return `weights` as float arrays, or raise one error that names every tensor that does not fit.
 
     Args:
         weights: Mapping of canonical names to arrays.
-        shapes: The names and shapes to expect; None takes whatever is there.
-        dtype: Name of the dtype that the weights go to; a value too large for it is refused.
+        shapes: The names and shapes to expect; None accepts any.
+        dtype: Name of the dtype that the weights go to; a value too large for that dtype raises.
 
     Raises:
         TypeError: If `weights` is no mapping of names to floating-point arrays.
@@ -136,7 +136,7 @@ def _float_array(name: str, value: np.ndarray) -> np.ndarray:
 
 
 def pick(framework: str, params: Mapping[str, T]) -> T:
-    """Return the weight out of a framework's own parameter mapping, which must hold that one and nothing else."""
+    """Return the weight from a framework's own parameter mapping, which must hold the weight and nothing else."""
     name = NATIVE_NAMES[framework]
     if set(params) != {name}:
         raise ValueError(
@@ -147,5 +147,5 @@ def pick(framework: str, params: Mapping[str, T]) -> T:
 
 
 def without_weight(what: str, remedy: str) -> ValueError:
-    """The error for a layer that has no weight to read or to load into."""
+    """The error for a layer that has no weight yet."""
     return ValueError(f"layer_or_params must have its weight. Received: {what}, which has none yet. {remedy}")

@@ -1,4 +1,4 @@
-"""All or nothing: what a block has changed is put back when it ends by an exception."""
+"""All or nothing: put back what a block has changed if the block raises."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,10 +9,10 @@ from typing import Any
 def undone_on_error(steps: Sequence[Callable[[], Any]]) -> Iterator[None]:
     """Run the steps back, the last one first, if the block raises, Ctrl-C included.
 
-    Put the block's `return` into the block: what comes behind it is not undone.
+    Put the block's `return` into the block: an exception after the block undoes nothing.
 
     Args:
-        steps: The caller adds to them before each change. One that raises does not keep the others from running.
+        steps: The caller appends one before each change. All steps run, even if one raises.
     """
     try:
         yield

@@ -1,13 +1,13 @@
 """The oracle: Efficient Channel Attention in NumPy float64, with gradients written by hand.
 
-No framework and no automatic differentiation: what this module returns is what the implementations are judged by, and
-the module itself is checked against finite differences. The notation is that of docs/eca.md:
+It uses no framework and no automatic differentiation. The implementations are judged by its results; plain loops and
+finite differences in the tests check the module itself. The notation is that of docs/eca.md:
 
     p = mean of x over S (over the valid positions)     g = gate(z)
     z[n, c] = sum_j w[j] p[n, c + j - k//2]             y = x * g
 
-Padding that is not finite (NaN or infinite, at a position that the mask leaves out) is multiplied by the gate like all
-else, but takes no part in the gate's gradient: 0 * NaN would be NaN, though the loss never looked there.
+The gate multiplies padding (a position that the mask leaves out) like any other position. But NaN or infinity there
+takes no part in the gate's gradient: 0 * NaN would be NaN, though the loss never looked there.
 """
 
 from collections.abc import Mapping
@@ -107,7 +107,7 @@ def backward(
     mask: ArrayLike | None = None,
     instead: Mapping[str, Array] = MappingProxyType({}),
 ) -> Backward:
-    """Compute the gradients of sum(cotangent * y) with respect to x and weight, and at every stage between.
+    """Compute the gradients of sum(cotangent * y) with respect to x, weight and every intermediate result.
 
     Args:
         x, weight, padding, gate, channel_axis, mask: As in `forward`. Where the mask is False and x is not finite, x
@@ -182,7 +182,7 @@ def products(d_logits: Array, pooled: Array, k: int, padding: str) -> Array:
 
 
 def without_bad_padding(x: Array, valid: NDArray[np.bool_]) -> Array:
-    """Return x with 0 in place of what is neither valid nor finite: what the gradient of the gate is a sum over."""
+    """Return x with 0 at each position that is neither valid nor finite, as the gradient of the gate sums it."""
     return np.where(valid | np.isfinite(x), x, 0.0)
 
 

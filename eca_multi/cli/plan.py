@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from eca_multi._terminal import say
-from eca_multi.surgery.plan import ECAPlan, NoSiteError
+from eca_multi.surgery.errors import NoSiteError
+from eca_multi.surgery.plan import ECAPlan
 
 # Keras first: on its torch backend a Keras model is a torch module too.
 PACKAGES = {

@@ -1,4 +1,4 @@
-"""What a new classifier starts from, as in torchvision."""
+"""The initial weights of a classifier, as torchvision draws them."""
 
 from typing import Any
 

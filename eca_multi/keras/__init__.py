@@ -6,9 +6,9 @@ Write `from eca_multi.keras import ECA`; `from eca_multi import keras` would hid
 from eca_multi._errors import not_installed
 
 try:
-    import keras as _keras  # noqa: F401  (only to see whether it is there)
+    import keras as _keras  # noqa: F401  (only to see whether it is installed)
 except ModuleNotFoundError as error:
-    if error.name != "keras":  # keras is there and something it needs is not: say that instead
+    if error.name != "keras":  # keras is installed and lacks something that it needs: raise that error
         raise
     raise ImportError(not_installed("eca_multi.keras", "keras", "keras")) from error
 

@@ -15,6 +15,12 @@ DEPTHWISE_CONVOLUTIONS = {1: L.DepthwiseConv1D, 2: L.DepthwiseConv2D}
 ZERO_PADDINGS = {1: L.ZeroPadding1D, 2: L.ZeroPadding2D}
 MAX_POOLS = {1: L.MaxPooling1D, 2: L.MaxPooling2D}
 AVERAGE_POOLS = {1: L.AveragePooling1D, 2: L.AveragePooling2D}
+GLOBAL_POOLS = {
+    ("avg", 1): L.GlobalAveragePooling1D,
+    ("avg", 2): L.GlobalAveragePooling2D,
+    ("max", 1): L.GlobalMaxPooling1D,
+    ("max", 2): L.GlobalMaxPooling2D,
+}
 ACTIVATIONS: dict[str, float | None] = {"relu": None, "relu6": 6.0}  # the largest value
 
 

@@ -12,8 +12,8 @@ from eca_multi.checkpoints import Identified, identify
 
 from ._owned import assign, owned
 
-# Of each class of layer: the canonical names and the kinds of its variables, in their order. An ECA's kernel becomes
-# (1, 1, k), as in torch.
+# The canonical names and kinds of the variables of each class of layer, in order. An ECA's kernel becomes (1, 1, k), as
+# in torch.
 VARIABLES: dict[str, tuple[tuple[str, str], ...]] = {
     "Conv1D": (("weight", "conv"),),
     "Conv2D": (("weight", "conv"),),
@@ -33,7 +33,7 @@ _AXES = {"conv": (-1, -2), "depthwise": (-2, -1), "dense": (1, 0), "eca": (2, 1)
 
 
 def names_in(layer: str, cls: str, count: int) -> list[tuple[str, str]]:
-    """Return the canonical name and the kind of each of a layer's variables; what is not known keeps its number."""
+    """Return the canonical name and the kind of each variable of a layer; unknown variables keep their numbers."""
     path = layer.replace("_", ".")
     known = VARIABLES.get(cls, ())
     if len(known) != count:
@@ -57,16 +57,16 @@ def identify_network(model: Any) -> Identified:
     """Find the network that a model is, by its layers' names and shapes.
 
     Raises:
-        CheckpointError: If it is none.
+        CheckpointError: If no network fits.
     """
     return identify({name: _canonical_shape(kind, variable.shape) for name, kind, variable in _variables(model)})
 
 
 def network_to_canonical(model: Any) -> Weights:
     """Return a network's weights and statistics as a canonical dict of NumPy arrays; a copy."""
-    found = identify_network(model)
+    network = identify_network(model)
     arrays = {name: canonical_view(kind, _numpy(variable)) for name, kind, variable in _variables(model)}
-    return {name: np.array(arrays[name].reshape(tensor.shape)) for name, tensor in found.tensors.items()}
+    return {name: np.array(arrays[name].reshape(tensor.shape)) for name, tensor in network.tensors.items()}
 
 
 def network_from_canonical(model: Any, weights: Mapping[str, np.ndarray]) -> Any:

@@ -1,11 +1,11 @@
 """ECA-ResNet and ECA-MobileNetV2 as data: no framework is imported here, and every framework builds from this."""
 
+from .builders import Builders as Builders
 from .catalogue import NETWORKS as NETWORKS
 from .catalogue import find as find
 from .counts import macs as macs
 from .counts import operations as operations
 from .counts import published_operations as published_operations
-from .describe import describe as describe
 from .options import check_input as check_input
 from .options import check_options as check_options
 from .options import drop_rates as drop_rates

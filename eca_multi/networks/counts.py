@@ -21,7 +21,7 @@ def macs(network: Network, size: int = 224, *, num_classes: int = 1000, in_chann
 
 
 def published_operations(network: Network, size: int = 224, *, eca: bool = True, activations: bool = True) -> int:
-    """Return what the paper's "FLOPs" column counts, before its division; without `eca`, for the plain network."""
+    """Return the count of the paper's "FLOPs" column before the division; without `eca`, of the plain network."""
     count = operations(network, size)
     total = count["conv"] + 2 * count["dense"] + 4 * count["norm"]
     return total + activations * count["activation_modules"] + eca * count["eca_mean"]
@@ -36,7 +36,7 @@ def operations(
     in_channels: int = 3,
     dims: int = 2,
 ) -> Counter[str]:
-    """Count what a forward pass of one input does, `size` long along every spatial axis.
+    """Count the operations of a forward pass of one input, `size` long along every spatial axis.
 
     Returns:
         "conv", "dense", "eca": Multiply-accumulates of the convolutions, the classifier and the ECA kernels (the

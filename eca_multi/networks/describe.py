@@ -61,7 +61,7 @@ def describe(network: Network, layout: str, arguments: str, example: str) -> str
 
 
 def _parameters(network: Network, sizes: Sequence[int]) -> int:
-    """What `count_parameters(tensors(network))` is, quickly: seventeen docstrings are part of an import."""
+    """Return `count_parameters(tensors(network))` quickly: an import formats seventeen docstrings."""
     shortcuts = [block.shortcut for block in network.blocks if block.shortcut is not None]
     branches = [conv for block in network.blocks for conv in block.convs]
     convs = [*network.stem_convs, *branches, *shortcuts, *network.head]

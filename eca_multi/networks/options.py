@@ -1,4 +1,4 @@
-"""What is a valid request for a network: the checks that all builders share."""
+"""The checks of a network's keywords and input, which all builders share."""
 
 from collections.abc import Sequence
 from typing import Any, SupportsIndex

@@ -1,4 +1,4 @@
-"""What the tables of networks are made of: a convolution, a block, a feature map. All frameworks read these."""
+"""The parts of the tables of networks: a convolution, a block, a feature map. All frameworks read these."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ class Block:
         convs: The branch; the last one has no activation.
         eca: Path of the ECA, which gates the branch's output before it is added.
         residual: Whether the block's input is added to the branch.
-        shortcut: The convolution on the way of that input; None where it is added as it is.
+        shortcut: The convolution of that input before the sum; None where the block adds the input itself.
         pool: Whether the input is halved by 2x2 average pooling before `shortcut` (an odd row or column is averaged
             with what there is).
     """

@@ -1,4 +1,4 @@
-"""ECA-ResNet and ECA-MobileNetV2 as tables: what stands where in a network, for all frameworks.
+"""ECA-ResNet and ECA-MobileNetV2 as tables: the layers of a network and their places, for all frameworks.
 
 A network is a stem of convolutions, blocks, perhaps a last convolution, global pooling and a classifier. Each
 convolution is followed by batch normalisation. A block is a branch of convolutions with ECA at its end, added to its

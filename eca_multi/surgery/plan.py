@@ -1,7 +1,7 @@
 """The record of a surgery: which tensors of a network ECA gates, with which kernels, and why others were left.
 
-It knows no framework. `plan_eca` of each framework makes one, `insert_eca` carries one out, and it goes to a file and
-back, so that a network can be built again from it.
+`plan_eca` of each framework makes a plan, `insert_eca` carries a plan out, and a plan goes to a file and back, so that
+a network can be built again from the file.
 """
 
 import json
@@ -11,108 +11,27 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
+from eca_multi._files.file import write_atomically
 from eca_multi._parsing import parse_json, parsing
-from eca_multi._printable import PrintableError, printable
+from eca_multi._printable import printable
 
+from .entry import ACTIONS, LAYOUTS, ECAEntry, Skipped
 from .plan_text import table
 
 SCHEMA = 1
-ACTIONS = ("after", "before_add", "replace", "fill")
-LAYOUTS = ("channels_first", "channels_last")
-
-
-# Of the records' fields those that are no text, by their types; and those that hold any number of values.
+# The types of those fields that hold no text, and the fields that hold any number of values.
 _KINDS: dict[str, tuple[type, ...]] = {
     "channels": (int,), "kernel_size": (int,), "parameters": (int,), "calls": (int, type(None)),
     "keeps_output": (bool,), "gamma": (int, float), "beta": (int, float), "model_parameters": (int,), "schema": (int,),
+    "entries": (ECAEntry,), "skipped": (Skipped,),
 }  # fmt: skip
 _LISTS = ("aliases", "notes", "entries", "skipped")
 T = TypeVar("T")
 
 
-class NoSiteError(PrintableError, LookupError):
-    """Nothing in the network is what was asked for."""
-
-
-class UnsupportedModelError(PrintableError, TypeError):
-    """The network cannot be changed as it is; the message says what to pass instead."""
-
-
-class ChannelInferenceError(PrintableError, ValueError):
-    """The number of channels or their axis at a site cannot be known without a run."""
-
-
-class PlanMismatchError(PrintableError, ValueError):
-    """A plan was made for another architecture; the message lists every difference."""
-
-
-class VerifyError(PrintableError, RuntimeError):
-    """The changed network does not do what the plan promised."""
-
-
-@dataclass(frozen=True)
-class ECAEntry:
-    """One ECA: where it stands and what it is.
-
-    Args:
-        path: Of the site: module path ("layer1.0.bn2"), layer name ("conv2_block1_3_bn"), nested ones joined as the
-            framework does.
-        action: "after" gates the site's output; "before_add" gates it on the way into the residual add named by
-            `into` alone; "replace" puts ECA in the site's place (of an SE block); "fill" fills an empty slot.
-        module_type: Class name of the site.
-        tensor: The gated tensor, in words.
-        channels: Number of channels C there.
-        layout: "channels_first" for (N, C, *S) or "channels_last" for (N, *S, C).
-        kernel_size: Odd size k of the kernel.
-        parameters: Number of new parameters.
-        into: Path of the layer that the gated tensor goes into; "" where all of them get it.
-        aliases: Other paths of the same site.
-        calls: How often the site is called in one run of the model; None where that is not known.
-        keeps_output: Whether the network's output is bit-equal right after insertion.
-        notes: What to know about it.
-
-    Example:
-        >>> from eca_multi.surgery.plan import ECAEntry
-        >>> ECAEntry("layer1.0.bn2", channels=64, kernel_size=3, parameters=3).layout
-        'channels_first'
-    """
-
-    path: str
-    action: str = "after"
-    module_type: str = ""
-    tensor: str = ""
-    channels: int = 0
-    layout: str = "channels_first"
-    kernel_size: int = 1
-    parameters: int = 1
-    into: str = ""
-    aliases: tuple[str, ...] = ()
-    calls: int | None = None
-    keeps_output: bool = True
-    notes: tuple[str, ...] = ()
-
-    @property
-    def channel_axis(self) -> int:
-        return 1 if self.layout == "channels_first" else -1
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A candidate that was not taken, and why.
-
-    Example:
-        >>> from eca_multi.surgery.plan import Skipped
-        >>> Skipped("layer1.0.bn2", "in exclude").reason
-        'in exclude'
-    """
-
-    path: str
-    reason: str
-
-
 @dataclass(frozen=True)
 class ECAPlan:
-    """What `insert_eca` will do, or what was done. Printing it is the dry run; it is plain data, in JSON and back.
+    """What `insert_eca` will do, or what was done: plain data. Print a plan for a dry run.
 
     Args:
         framework: "torch", "keras", "nnx" or "linen".
@@ -127,7 +46,8 @@ class ECAPlan:
         schema: Version of this record.
 
     Example:
-        >>> from eca_multi.surgery.plan import ECAEntry, ECAPlan
+        >>> from eca_multi.surgery.entry import ECAEntry
+        >>> from eca_multi.surgery.plan import ECAPlan
         >>> plan = ECAPlan("torch", "Net", entries=(ECAEntry("bn", channels=8, kernel_size=3, parameters=3),))
         >>> ECAPlan.from_json(plan.to_json()) == plan
         True
@@ -173,7 +93,7 @@ class ECAPlan:
         """Return the plan that `to_json` wrote.
 
         Raises:
-            ValueError: If the text is no plan, or one of a later schema.
+            ValueError: If the text is no plan, or a plan of a later schema.
         """
         try:
             data = parse_json(text)
@@ -190,9 +110,7 @@ class ECAPlan:
             return _check_fields(cls(entries=entries, skipped=skipped, notes=notes, **data), "")
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the plan as JSON, whole or not at all."""
-        from eca_multi._files.file import write_atomically
-
+        """Write the plan as JSON: the whole file, or no change."""
         write_atomically(path, self.to_json().encode())
 
     @classmethod
@@ -200,8 +118,8 @@ class ECAPlan:
         """Read a plan from a file that `save` wrote.
 
         Raises:
-            OSError: If it cannot be read.
-            ValueError: If it is no plan, or one of a later schema.
+            OSError: If the file cannot be read.
+            ValueError: If the file holds no plan, or a plan of a later schema.
         """
         try:
             text = Path(path).read_bytes().decode()
@@ -210,10 +128,14 @@ class ECAPlan:
         return cls.from_json(text)
 
     def __str__(self) -> str:
-        return table(self)
-
-
-_KINDS |= {"entries": (ECAEntry,), "skipped": (Skipped,)}
+        options = f"where={self.where!r}, gate={self.gate!r}, init={self.init!r}"
+        return table(
+            f"ECA in {self.model} ({self.framework}), {options}",
+            self.entries,
+            self.skipped,
+            self.notes,
+            model_parameters=self.model_parameters,
+        )
 
 
 def _entry(data: Mapping[str, Any]) -> ECAEntry:
@@ -228,7 +150,7 @@ def _entry(data: Mapping[str, Any]) -> ECAEntry:
 
 
 def _check_fields(record: T, of: str) -> T:
-    """Check the types of a record's fields, which a dataclass does not."""
+    """Check the types of a record's fields; a dataclass checks none."""
     for field in fields(record):  # type: ignore[arg-type]  # T is one of the three dataclasses
         value = getattr(record, field.name)
         kinds = _KINDS.get(field.name, (str,))

@@ -1,39 +1,41 @@
-"""How a plan is printed: one aligned table, blocks that repeat in one row."""
-
-from __future__ import annotations
+"""The text of a printed plan: one aligned table, with one row for blocks that repeat."""
 
 import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from math import prod
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from eca_multi._printable import printable
 
-if TYPE_CHECKING:
-    from .plan import ECAEntry, ECAPlan, Skipped
+from .entry import ECAEntry, Skipped
 
 HEAD = ("site", "", "type", "channels", "k", "calls", "gated tensor")
 T = TypeVar("T")
 NUMBER = re.compile(r"\d+")
 
 
-def table(plan: ECAPlan) -> str:
-    lines = [
-        f"ECA in {plan.model} ({plan.framework}), where={plan.where!r}, gate={plan.gate!r}, init={plan.init!r}",
-        "",
-    ]
-    rows = [_row(group) for group in _groups(plan.entries)]
+def table(
+    title: str, entries: Sequence[ECAEntry], skipped: Sequence[Skipped], notes: Sequence[str], *, model_parameters: int
+) -> str:
+    """Return the text of a plan.
+
+    Args:
+        title: The first line.
+        entries, skipped, notes, model_parameters: Of the plan.
+    """
+    lines = [title, ""]
+    rows = [_row(group) for group in _groups(entries)]
     if rows:
         lines += [*_aligned([HEAD, *rows]), ""]
-    lines += [f"note: {note}" for note in _notes(plan)]
-    lines += [f"skipped: {paths}: {reason}" for paths, reason in _skipped(plan.skipped)]
-    lines.append(_totals(plan))
+    lines += [f"note: {note}" for note in (*notes, *_notes(entries))]
+    lines += [f"skipped: {paths}: {reason}" for paths, reason in _skipped(skipped)]
+    lines.append(_totals(entries, model_parameters))
     return "\n".join(map(printable, lines))
 
 
 def _groups(entries: Sequence[ECAEntry]) -> list[list[ECAEntry]]:
-    """Neighbours that differ in the numbers of their paths alone, and in all combinations of these."""
+    """Group neighbours whose paths differ in numbers alone and that cover all combinations of these numbers."""
 
     def kind(entry: ECAEntry) -> tuple[object, ...]:
         words = (NUMBER.sub("#", text) for text in (entry.path, entry.tensor, entry.into))
@@ -44,14 +46,14 @@ def _groups(entries: Sequence[ECAEntry]) -> list[list[ECAEntry]]:
 
 
 def _grids(group: list[T], text: Callable[[T], str]) -> list[list[T]]:
-    """Split a group where {1-2}.{0-1} would say more than there is."""
-    columns = list(zip(*(NUMBER.findall(text(one)) for one in group), strict=True))
+    """Split a group that {1-2}.{0-1} would print with a path that the group lacks."""
+    columns = list(zip(*(NUMBER.findall(text(item)) for item in group), strict=True))
     if len(group) == prod(len(set(column)) for column in columns):
         return [group]
     first = next((i for i, column in enumerate(columns) if len(set(column)) > 1), None)
-    if first is None:  # a plan may come from a file, and name a site twice
+    if first is None:  # a plan from a file may name a site twice
         return [group]
-    parts = [list(part) for _, part in groupby(group, lambda one: NUMBER.findall(text(one))[first])]
+    parts = [list(part) for _, part in groupby(group, lambda item: NUMBER.findall(text(item))[first])]
     return [grid for part in parts for grid in (_grids(part, text) if len(parts) > 1 else [part])]
 
 
@@ -64,7 +66,7 @@ def _row(group: Sequence[ECAEntry]) -> tuple[str, ...]:
 
 
 def _merged(texts: Sequence[str]) -> str:
-    """One text for all: layer1.{0-2}.bn3."""
+    """Return one text for all: layer1.{0-2}.bn3."""
     columns = list(zip(*(NUMBER.findall(text) for text in texts), strict=True))
     ranges = iter([_range([int(number) for number in column], column) for column in columns])
     return NUMBER.sub(lambda _: next(ranges), texts[0])
@@ -79,37 +81,38 @@ def _range(numbers: Sequence[int], written: Sequence[str]) -> str:
     return f"{{{','.join(map(str, distinct))}}}"
 
 
-def _notes(plan: ECAPlan) -> list[str]:
-    """Each note once, with the sites that it is about."""
+def _notes(entries: Sequence[ECAEntry]) -> list[str]:
+    """Each note once, with the sites that the note is about."""
     about: dict[str, list[str]] = {}
-    for entry in plan.entries:
+    for entry in entries:
         for alias in entry.aliases:
             about.setdefault(f"{entry.path} is also {alias}: one ECA for both", [])
         for note in entry.notes:
             about.setdefault(note, []).append(entry.path)
-    return [*plan.notes, *(f"{_listed(paths)}: {note}" if paths else note for note, paths in about.items())]
+    return [f"{_listed(paths)}: {note}" if paths else note for note, paths in about.items()]
 
 
 def _skipped(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
     reasons: dict[str, list[str]] = {}
-    for one in skipped:
-        reasons.setdefault(one.reason, []).append(one.path)
+    for skip in skipped:
+        reasons.setdefault(skip.reason, []).append(skip.path)
     return [(_listed(paths), reason) for reason, paths in reasons.items()]
 
 
 def _listed(paths: Sequence[str], most: int = 4) -> str:
-    once = list(dict.fromkeys(paths))  # a plan may come from a file, and name a site twice
+    once = list(dict.fromkeys(paths))  # a plan from a file may name a site twice
     kinds = [list(group) for _, group in groupby(once, lambda path: NUMBER.sub("#", path))]
     texts = [_merged(part) for group in kinds for part in _grids(group, str)]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
 
 
-def _totals(plan: ECAPlan) -> str:
-    sites = f"{len(plan.entries)} ECA{'' if len(plan.entries) == 1 else 's'}"
-    share = f" (+{100 * plan.parameters / plan.model_parameters:.2g} %)" if plan.model_parameters else ""
-    kept = "outputs stay bit-equal" if plan.keeps_output else "outputs WILL CHANGE"
-    return f"{sites}, {plan.parameters} new parameters{share}; {kept} at the start."
+def _totals(entries: Sequence[ECAEntry], model_parameters: int) -> str:
+    sites = f"{len(entries)} ECA{'' if len(entries) == 1 else 's'}"
+    parameters = sum(entry.parameters for entry in entries)
+    share = f" (+{100 * parameters / model_parameters:.2g} %)" if model_parameters else ""
+    kept = "outputs stay bit-equal" if all(entry.keeps_output for entry in entries) else "outputs WILL CHANGE"
+    return f"{sites}, {parameters} new parameters{share}; {kept} at the start."
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -6,15 +6,15 @@ Write `from eca_multi.torch import ECA`; `from eca_multi import torch` would hid
 from eca_multi._errors import not_installed
 
 try:
-    import torch as _torch  # noqa: F401  (only to see whether it is there)
+    import torch as _torch  # noqa: F401  (only to see whether it is installed)
 except ModuleNotFoundError as error:
-    if error.name != "torch":  # torch is there and something it needs is not: say that instead
+    if error.name != "torch":  # torch is installed and lacks something that it needs: raise that error
         raise
     raise ImportError(not_installed("eca_multi.torch", "torch", "torch")) from error
 
 from .functional import eca as eca
 from .layers import ECA as ECA
-from .layers import LazyECA as LazyECA
+from .lazy import LazyECA as LazyECA
 from .networks import eca_mobilenet_v2 as eca_mobilenet_v2
 from .networks import eca_resnet18 as eca_resnet18
 from .networks import eca_resnet34 as eca_resnet34

@@ -1,12 +1,13 @@
 """ECA-ResNet and ECA-MobileNetV2 for PyTorch, built from the shared tables."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from eca_multi.networks import (
+    Builders,
     MobileNetV2,
     Network,
     Preprocessing,
@@ -14,9 +15,7 @@ from eca_multi.networks import (
     Tensor,
     check_input,
     check_options,
-    describe,
     drop_rates,
-    find,
     preprocessing_of,
     tensors,
 )
@@ -29,7 +28,7 @@ torch.fx.wrap("check_input")  # one step in a graph of torch.fx, which knows no 
 
 
 class ECANetwork(nn.Module):
-    """What all networks share: the walk through stem, blocks and head, and what they return."""
+    """The walk through stem, blocks and head, and the outputs, of all networks."""
 
     network: Network
     preprocessing: Preprocessing
@@ -71,7 +70,7 @@ class ECANetwork(nn.Module):
         )
 
     def steps(self) -> Iterator[tuple[str, nn.Module]]:
-        """The modules from the input to the last feature map, with the path of what each ends."""
+        """The modules from the input to the last feature map, each with the path of the block that it ends."""
         raise NotImplementedError
 
     def classify(self, pooled: torch.Tensor) -> torch.Tensor:
@@ -175,24 +174,6 @@ class ECAMobileNetV2(ECANetwork):
         return logits
 
 
-class Builder(Protocol):
-    """The keywords that every network is built with."""
-
-    def __call__(
-        self,
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> ECANetwork: ...
-
-
 _ARGUMENTS = """        device, dtype: Of the parameters; `device="meta"` allocates nothing."""
 
 _EXAMPLE = """        >>> import torch
@@ -202,39 +183,36 @@ _EXAMPLE = """        >>> import torch
         torch.Size([1, 1000])"""
 
 
-def _builder(name: str) -> Builder:
-    network = find(name)
+def _build(
+    network: Network,
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    kernel_sizes: str | Sequence[int] = "published",
+    features_only: bool = False,
+    global_pool: str | None = "avg",
+    drop_path: float = 0.0,
+    dims: int = 2,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | None = None,
+) -> ECANetwork:
+    check_options(num_classes, in_channels, global_pool, drop_path, dims)
+    sizes = sizes_of(network, kernel_sizes)
+    options = {
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+        "features_only": features_only,
+        "global_pool": global_pool,
+        "dims": dims,
+    }
+    factory = {"device": device, "dtype": dtype}
+    if isinstance(network, ResNet):
+        return ECAResNet(network, sizes, drop_path, options, factory)
+    return ECAMobileNetV2(network, sizes, drop_path, options, factory)
 
-    def build(
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> ECANetwork:
-        check_options(num_classes, in_channels, global_pool, drop_path, dims)
-        sizes = sizes_of(network, kernel_sizes)
-        options = {
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "features_only": features_only,
-            "global_pool": global_pool,
-            "dims": dims,
-        }
-        factory = {"device": device, "dtype": dtype}
-        if isinstance(network, ResNet):
-            return ECAResNet(network, sizes, drop_path, options, factory)
-        return ECAMobileNetV2(network, sizes, drop_path, options, factory)
 
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = describe(network, "(N, C, *S)", _ARGUMENTS, _EXAMPLE.format(name=name))
-    return build
-
+Builder = Callable[..., ECANetwork]
+_builder = Builders(_build, "(N, C, *S)", _ARGUMENTS, _EXAMPLE)
 
 eca_resnet18 = _builder("eca_resnet18")
 eca_resnet34 = _builder("eca_resnet34")

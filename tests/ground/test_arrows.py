@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[2]
 VIOLATIONS = [
     ("torch/layers.py", "import keras", "eca_multi.torch imports torch alone"),
     ("keras/weights.py", "import jax", "eca_multi.keras imports keras alone"),
-    ("keras/layers.py", "import eca_multi.torch._fused", "eca_multi.keras imports keras alone"),
-    ("keras/_fused.py", "import eca_multi.torch.layers", "eca_multi.keras imports keras alone"),
-    ("keras/_compilers.py", "import eca_multi.jax.functional", "eca_multi.keras imports keras alone"),
+    ("keras/layers.py", "import eca_multi.torch._fast.fused", "eca_multi.keras imports keras alone"),
+    ("keras/_backends.py", "import eca_multi.torch.layers", "eca_multi.keras imports keras alone"),
+    ("keras/_backends.py", "import eca_multi.jax.functional", "eca_multi.keras imports keras alone"),
     ("jax/functional.py", "import flax", "eca_multi.jax imports jax alone"),
     ("flax/linen/layers.py", "import torch", "eca_multi.flax imports flax and jax alone"),
     ("flax/linen/weights.py", "import eca_multi.flax.nnx", "linen and nnx do not know each other"),

@@ -493,11 +493,11 @@ def test_two_writers_in_one_process(tmp_path):
 def test_many_writers_of_one_target(tmp_path, what):
     """They clear the folder all the time, and each other's never."""
     code = (
-        "import os; os.fsync = lambda handle: None\n"
+        "import os, sys; os.fsync = lambda handle: None\n"
         "from pathlib import Path; from tests.support.files_killed import write\n"
-        "for i in range(100): write(Path(sys.argv[2]), *sys.argv[3:])"
+        "for i in range(100): write(Path(sys.argv[1]), *sys.argv[2:])"
     )
-    run = [sys.executable, "-c", code, SCRIPT.parent, tmp_path / "target", what]
+    run = [sys.executable, "-c", code, tmp_path / "target", what]
     processes = [subprocess.Popen([*run, letter], stderr=subprocess.PIPE) for letter in "abc"]
     for process in processes:
         assert process.communicate(timeout=60)[1] == b""

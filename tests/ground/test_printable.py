@@ -35,7 +35,9 @@ from eca_multi.parity.pytest.summary import summary
 from eca_multi.parity.report.html import to_html
 from eca_multi.parity.report.json import as_json, check_content
 from eca_multi.parity.report.junit import to_junit
-from eca_multi.surgery.plan import ECAEntry, ECAPlan, PlanMismatchError, Skipped
+from eca_multi.surgery.entry import ECAEntry, Skipped
+from eca_multi.surgery.errors import PlanMismatchError
+from eca_multi.surgery.plan import ECAPlan
 
 # The text, and what is to be seen of it.
 TEXTS = {

@@ -31,7 +31,8 @@ PACKAGES = {
 }
 # Modules that are imported by their own name: what of them is for users.
 MODULES = {
-    "eca_multi.surgery.plan": ["ECAEntry", "ECAPlan", "Skipped"],  # its errors are raised, not made
+    "eca_multi.surgery.entry": ["ECAEntry", "Skipped"],
+    "eca_multi.surgery.plan": ["ECAPlan"],
     "eca_multi.reference": ["backward", "forward"],
     "eca_multi.checkpoints": ["ConversionReport", "convert", "load_file", "read_checkpoint", "save_file"],
 }

@@ -67,6 +67,45 @@ def test_init_infers_the_channels(channels, arguments, shape, dtype):
     assert len(np.unique(np.asarray(variables["params"]["kernel"], np.float32))) > shape[0] // 2
 
 
+def constant_two(key, shape, dtype):
+    return jnp.full(shape, 2, dtype)
+
+
+@pytest.mark.parametrize(
+    ("kernel_init", "value"),
+    [
+        pytest.param(nn.initializers.ones, 1, id="of Flax"),
+        pytest.param(constant_two, 2, id="of a user"),
+        pytest.param(nn.with_partitioning(constant_two, (None, None, "model")), 2, id="partitioned"),
+    ],
+)
+@pytest.mark.parametrize("shared", [True, False])
+def test_kernel_init_takes_an_initializer_function(kernel_init, value, shared):
+    options = {"kernel_size": 5, "shared": shared, "param_dtype": jnp.bfloat16}
+    layer = ECA(kernel_init=kernel_init, **options)
+    boxed = layer.init(KEY, jnp.ones((2, 5, 12)))["params"]["kernel"]
+    kernel = core.meta.unbox(boxed)
+    assert isinstance(boxed, nn.Partitioned) == (value == 2 and kernel_init is not constant_two)
+    assert (kernel.shape, kernel.dtype) == ((5, 1, 1 if shared else 12), jnp.bfloat16)
+    np.testing.assert_array_equal(kernel, np.full(kernel.shape, value, jnp.bfloat16))
+    assert layer.kernel_init is kernel_init
+    # The control: the default draws numbers below 5**-0.5.
+    drawn = ECA(**options).init(KEY, jnp.ones((2, 5, 12)))["params"]["kernel"]
+    assert np.abs(np.asarray(drawn, np.float32)).max() < 0.5
+
+
+def test_kernel_init_takes_a_function_with_any_gate():
+    """The name "identity" needs 2sigmoid; what a function returns is the user's choice."""
+    x = jnp.ones((2, 5, 12))
+    y, _ = ECA(kernel_init=nn.initializers.zeros).init_with_output(KEY, x)
+    np.testing.assert_array_equal(y, x / 2)  # sigmoid(0)
+
+
+def test_kernel_init_takes_no_array():
+    with pytest.raises(TypeError, match="kernel_init must be 'uniform' or 'identity' or an initializer function"):
+        ECA(kernel_init=3.0)
+
+
 @pytest.mark.parametrize("k", [1, 3, 7])
 def test_weights_that_exist_keep_their_size(k, rng):
     """The rule gives another size for twelve channels; a checkpoint's kernel is used as it is."""

@@ -1,6 +1,6 @@
 """ECA's own backward pass in torch: where it is taken, and that it allocates nothing but its results.
 
-What it computes is tested with the layer's derivatives in test_torch_layers.py, which run on both codes.
+What it computes is tested with the layer's derivatives in test_torch_derivatives.py, which run on both codes.
 """
 
 import pytest
@@ -10,10 +10,11 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eca_multi.torch import _batch_norm, _feature_map, _fused, _padding, eca, functional
+from eca_multi.torch import _tensor_lines, eca
+from eca_multi.torch._fast import batch_norm, feature_map, fused, masked_product
 from tests.support.oracle import oracle
 
-SHAPE = (4, 32, 16, 17)  # more than _fused.SMALL
+SHAPE = (4, 32, 16, 17)  # more than fused.SMALL
 LAYOUTS = {
     "channels first": lambda x: x.contiguous(),
     "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
@@ -72,7 +73,7 @@ def test_it_is_not_taken(change, options):
 def test_forward_alone_has_no_function_around_it():
     x, weight, _ = draw()
     with torch.no_grad():
-        assert not _fused.is_faster(x, weight, "sigmoid", 1)
+        assert not fused.is_faster(x, weight, "sigmoid", 1)
 
 
 class Watching(TorchDispatchMode):
@@ -117,12 +118,12 @@ def test_the_gates_of_any_batch(shape, axis):
 
 @each_layout
 def test_a_saturated_gate_passes_no_infinity_on(layout, monkeypatch):
-    """The gates beside an infinite channel are 0 or 1, and constant: the gradient is that of the native code."""
+    """The gates beside an infinite channel are 0 or 1, and constant: the gradient is that of the tensor lines."""
     x, weight, dy = draw(layout=layout)
     x.data[0, 3] = torch.inf
     gradients = []
-    for small in (_fused.SMALL, 1 << 62):
-        monkeypatch.setattr(_fused, "SMALL", small)
+    for small in (fused.SMALL, 1 << 62):
+        monkeypatch.setattr(fused, "SMALL", small)
         gradients += torch.autograd.grad(eca(x, weight, gate="hard_sigmoid"), x, dy)
     assert gradients[1].isfinite().all()
     assert torch.allclose(*gradients, atol=1e-6)
@@ -158,9 +159,9 @@ each_length = pytest.mark.parametrize("length", [0, 1 << 62], ids=["long", "shor
 
 
 def set_lengths(monkeypatch, length, block):
-    monkeypatch.setattr(_feature_map, "LONG_ROW", length)
-    monkeypatch.setattr(_feature_map, "LONG_COLUMNS", length)
-    monkeypatch.setattr(_feature_map, "BLOCK", block)
+    monkeypatch.setattr(feature_map, "LONG_ROW", length)
+    monkeypatch.setattr(feature_map, "LONG_COLUMNS", length)
+    monkeypatch.setattr(feature_map, "BLOCK", block)
 
 
 @each_length
@@ -172,7 +173,7 @@ def test_nothing_but_the_results_is_as_large_as_x(dtype, layout, length, monkeyp
 
 
 def test_autograd_of_the_native_code_allocates_more(monkeypatch):
-    monkeypatch.setattr(_fused, "SMALL", 1 << 62)
+    monkeypatch.setattr(fused, "SMALL", 1 << 62)
     forward, backward = allocations(*draw())
     assert forward == 1
     assert backward > 1
@@ -182,9 +183,9 @@ def test_padding_that_is_finite_costs_no_map(monkeypatch):
     """With a mask the usual code is taken. Only where the padding is not finite, its gradient is computed again."""
     mask = torch.arange(SHAPE[3]) < 12
     ours = allocations(*draw(), mask=mask)
-    monkeypatch.setattr(_padding, "is_eager", lambda *_: False)
+    monkeypatch.setattr(masked_product, "is_eager", lambda *_: False)
     written_out = allocations(*draw(), mask=mask)
-    monkeypatch.setattr(functional, "masked_product", lambda x, scale, valid: x * scale)
+    monkeypatch.setattr(_tensor_lines, "masked_product", lambda x, scale, valid: x * scale)
     assert ours == allocations(*draw(), mask=mask)
     assert written_out[0] > ours[0] + 1
     assert written_out[1] > ours[1] + 1
@@ -242,7 +243,7 @@ def last(x):
 @pytest.mark.parametrize("layout", [torch.Tensor.contiguous, last], ids=LAYOUTS.keys())
 @pytest.mark.parametrize("shape", [SHAPE, (2, 300, 70), (3, 5, 9, 16, 17)], ids=["2-D", "1-D", "3-D"])
 def test_it_is_within_the_error_budget(dtype, layout, shape, length, monkeypatch):
-    monkeypatch.setattr(_fused, "SMALL", 0)
+    monkeypatch.setattr(fused, "SMALL", 0)
     set_lengths(monkeypatch, length, 1 << 10)
     x, weight, dy = draw(dtype, layout, shape)
     assert is_fused(eca(x, weight))
@@ -281,14 +282,14 @@ def test_long_sums_do_not_drift(layout, positions):
 
 @each_layout
 def test_the_budget_refuses_sums_that_drift(layout, monkeypatch):
-    monkeypatch.setattr(_batch_norm, "_run", lambda x: x.shape[1])
+    monkeypatch.setattr(batch_norm, "_run", lambda x: x.shape[1])
     assert beyond_budget(*constant(layout, (512, 512))) >= {"dw"}
 
 
 def test_the_budget_refuses_a_gradient_that_lacks_the_means(monkeypatch):
     """The control: dx = dy * g alone, as of a gate that is taken for a constant."""
-    scaled = _feature_map.FeatureMap.scaled
-    monkeypatch.setattr(_feature_map.FeatureMap, "scaled", lambda self, g, shift, out: scaled(self, g, None, out))
+    scaled = feature_map.FeatureMap.scaled
+    monkeypatch.setattr(feature_map.FeatureMap, "scaled", lambda self, g, shift, out: scaled(self, g, None, out))
     assert beyond_budget(*draw()) == {"dx"}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eca_multi.torch import _triton
+from eca_multi.torch._fast import triton_route
 
 ROOT = Path(__file__).parents[2]
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed, see the docstring")
@@ -33,15 +33,15 @@ def python(*arguments, **environment):
 @pytest.fixture
 def without_triton(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    _triton._installed.cache_clear()
+    triton_route._is_installed.cache_clear()
     yield monkeypatch
-    _triton._installed.cache_clear()
+    triton_route._is_installed.cache_clear()
 
 
 @pytest.mark.parametrize("switch", ["1", "0"])
 def test_nothing_is_served_without_triton(switch, without_triton):
     without_triton.setenv("ECA_MULTI_TRITON", switch)
-    assert not _triton.available(torch.ones(2, 4, 3))
+    assert not triton_route.available(torch.ones(2, 4, 3))
 
 
 def test_a_triton_that_lacks_a_part_is_reported_as_it_is(without_triton, tmp_path):
@@ -51,16 +51,16 @@ def test_a_triton_that_lacks_a_part_is_reported_as_it_is(without_triton, tmp_pat
     without_triton.syspath_prepend(tmp_path)
     without_triton.setenv("ECA_MULTI_TRITON", "1")
     with pytest.raises(ModuleNotFoundError, match="a_part_of_triton"):
-        _triton.available(torch.ones(2, 4, 3))
+        triton_route.available(torch.ones(2, 4, 3))
 
 
 LOADED = """
 import sys, torch
-from eca_multi.torch import _triton
+from eca_multi.torch._fast import triton_route
 x = torch.ones(2, 4, 3)
-served = _triton.available(x)
+served = triton_route.available(x)
 if served:
-    _triton.forward(x, torch.ones(1, 1, 3), "zeros", "sigmoid")
+    triton_route.forward(x, torch.ones(1, 1, 3), "zeros", "sigmoid")
 print(served)
 print("triton" in sys.modules, "eca_multi::forward" in torch._C._dispatch_get_all_op_names())
 """

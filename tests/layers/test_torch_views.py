@@ -74,12 +74,12 @@ def test_a_view_is_read_as_what_it_shows(shape, dtype, view):
 
 def test_a_lost_sign_is_seen(monkeypatch):
     """The control: torch's copy_ from a negative float16 view to float32, which ECA used to call."""
-    from eca_multi.torch import _feature_map
+    from eca_multi.torch._fast import feature_map
 
     x = torch.randn(LARGE, generator=torch.Generator().manual_seed(5)).half()
     plain = of_torchs(x, torch.ones(3), x, None)
     monkeypatch.setattr(torch.Tensor, "resolve_neg", lambda self: self)
-    assert _feature_map.layout_of(_negative(x), 1) == "rows"
+    assert feature_map.layout_of(_negative(x), 1) == "rows"
     lost = of_torchs(_negative(x), torch.ones(3), x, None)
     monkeypatch.undo()
     assert not torch.allclose(lost[1], plain[1], atol=0.1)

@@ -1,91 +1,36 @@
-"""Canonical weights in and out of every framework, and to files: bit-equal, strict, and never unpickled."""
+"""Canonical weights in and out of every framework: bit-equal and strict."""
 
 import copy
-import functools
-import os
-import pickle
 import re
-import subprocess
-import sys
-from importlib import import_module
-from pathlib import Path
 
 import jax
 import keras
 import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.numpy
-import torch
 from flax import core, nnx
 from flax import linen as nn
 
-from eca_multi import checkpoints as convert
 from eca_multi import reference
 from eca_multi._canonical import NATIVE_NAMES
-from tests.support.frameworks import FRAMEWORKS
-
-LAYERS = {framework.kind: framework for framework in FRAMEWORKS if framework.kind != "jax"}
-PAIRS = [(a, b) for a in LAYERS for b in LAYERS]
-DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-C, K = 6, 5
-
-only_layers = pytest.mark.only("torch", "keras", "linen", "nnx")
-shareds = pytest.mark.parametrize("shared", [True, False], ids=["shared", "per-channel"])
-dtypes = pytest.mark.parametrize("dtype", DTYPES)
-
-
-def holder(framework, shared=True, dtype="float32", channels=C, k=K):
-    """What to_canonical and from_canonical take: a fresh layer, or linen's variables, which nothing changes."""
-    return (once if framework.kind == "linen" else fresh)(framework, shared, dtype, channels, k)
-
-
-def fresh(framework, shared, dtype, channels, k):
-    option = {"torch": "dtype", "keras": "dtype"}.get(framework.kind, "param_dtype")
-    value = getattr(torch, dtype) if framework.kind == "torch" else dtype
-    return framework.build(channels, k, shared=shared, **{option: value}).holder
-
-
-once = functools.cache(fresh)
-
-
-def native(framework, held):
-    """The parameter itself, as a NumPy array in the framework's own layout."""
-    tensor = {
-        "torch": lambda: held.conv.weight,
-        "keras": lambda: keras.ops.convert_to_tensor(held.kernel),
-        "linen": lambda: held["params"]["kernel"],
-        "nnx": lambda: held.kernel[...],
-    }[framework.kind]()
-    return framework.numpy(tensor), framework.dtype_of(tensor)
-
-
-def mapping(framework, held):
-    """The framework's own mapping of names to parameters."""
-    return {
-        "torch": lambda: held.state_dict(),
-        "keras": lambda: {"kernel": keras.ops.convert_to_tensor(held.kernel)},
-        "linen": lambda: held["params"],
-        "nnx": lambda: nnx.to_pure_dict(nnx.state(held)),
-    }[framework.kind]()
-
-
-def draw(rng, shared=True, dtype="float32", channels=C, k=K):
-    """Asymmetric canonical weights that the dtype holds exactly."""
-    values = rng.normal(size=k if shared else (channels, k)).astype(DTYPES[dtype])
-    return {"weight": values.astype(np.float32) if dtype == "bfloat16" else values}
-
-
-def assert_equal(a, b):
-    """Same names, dtypes, shapes and bits."""
-    assert set(a) == set(b)
-    for name in a:
-        assert a[name].dtype == b[name].dtype
-        assert a[name].shape == b[name].shape
-        assert a[name].tobytes() == b[name].tobytes()
-
-
-# --- one framework -----------------------------------------------------------------------------------------------
+from tests.support.weights import (
+    DTYPES,
+    INF,
+    LAYERS,
+    NAN,
+    PAIRS,
+    C,
+    K,
+    V,
+    assert_equal,
+    draw,
+    dtypes,
+    holder,
+    mapping,
+    native,
+    only_layers,
+    shareds,
+)
 
 
 @only_layers
@@ -199,9 +144,6 @@ def test_nnx_state_forms(rng):
     assert_equal(framework.package.to_canonical(layer), weights)
 
 
-# --- between frameworks ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.keras
 @pytest.mark.parametrize(("a", "b"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
 @shareds
@@ -250,10 +192,6 @@ def test_loaded_layers_agree_and_a_flip_would_be_seen(rng, a, b):
     assert np.abs(flipped - y).max() > 1000 * atol
 
 
-# --- strictness --------------------------------------------------------------------------------------------------
-
-V = np.linspace(-1, 1, K, dtype=np.float32)
-NAN, INF = (np.where(np.arange(K) == 2, bad, V) for bad in (np.nan, np.inf))
 BAD = {
     "missing": ({}, "'weight' is missing"),
     "misspelt": ({"weights": V}, "'weight' is missing; 'weights' is unexpected"),
@@ -376,218 +314,3 @@ def test_linen_shapes_alone_have_no_weight_to_read(framework, rng):
     assert_equal(framework.package.to_canonical(framework.package.from_canonical(shapes, weights)), weights)
     with pytest.raises(ValueError, match="which has none yet"):
         framework.package.to_canonical(shapes)
-
-
-# --- files -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "eca.safetensors"
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_file_round_trip(rng, path, dtype):
-    weights = {
-        "weight": rng.normal(size=5).astype(dtype),
-        "stage1.eca.weight": rng.normal(size=(6, 3)).astype(dtype),
-        "transposed": rng.normal(size=(4, 3)).astype(dtype).T,
-        "strided": rng.normal(size=10).astype(dtype)[::-2],
-        "swapped": rng.normal(size=3).astype(np.dtype(dtype).newbyteorder(">")),
-        "empty": np.zeros((0, 3), dtype),
-        "scalar": np.array(1.5, dtype),
-    }
-    given = {name: array.copy() for name, array in weights.items()}
-    convert.save_file(weights, path)
-    loaded = convert.load_file(str(path))
-    assert set(loaded) == set(weights)
-    for name, array in weights.items():
-        assert loaded[name].dtype == dtype
-        assert loaded[name].shape == array.shape
-        np.testing.assert_array_equal(loaded[name], array)
-        np.testing.assert_array_equal(array, given[name])
-
-
-@pytest.mark.keras
-@pytest.mark.parametrize(("a", "b"), [("torch", "linen"), ("nnx", "keras")])
-def test_file_between_frameworks(rng, path, a, b):
-    a, b = LAYERS[a], LAYERS[b]
-    weights = draw(rng, shared=False)
-    held = a.package.from_canonical(holder(a, shared=False), weights)
-    convert.save_file(a.package.to_canonical(held), path)
-    loaded = b.package.from_canonical(holder(b, shared=False), convert.load_file(path))
-    assert_equal(b.package.to_canonical(loaded), weights)
-
-
-def test_file_metadata(path):
-    convert.save_file({"weight": V}, path, {"model": "eca_resnet50", "source": "a test"})
-    with safetensors.safe_open(path, "numpy") as file:
-        assert file.metadata() == {"model": "eca_resnet50", "source": "a test"}
-
-
-def test_file_is_read_by_torchs_safetensors(rng, path):
-    from safetensors.torch import load_file
-
-    convert.save_file({"weight": V}, path)
-    np.testing.assert_array_equal(load_file(path)["weight"].numpy(), V)
-
-
-def test_bfloat16_file_of_torch(rng, path):
-    """Such a file is widened to float32, which is exact; with ml_dtypes installed or without."""
-    from safetensors.torch import save_file
-
-    tensor = torch.tensor(rng.normal(size=(6, 3)), dtype=torch.bfloat16)
-    save_file({"weight": tensor}, path)
-    loaded = convert.load_file(path)["weight"]
-    assert loaded.dtype == np.float32
-    np.testing.assert_array_equal(loaded, tensor.float().numpy())
-    code = (
-        "import sys; sys.modules['ml_dtypes'] = None\n"
-        "from eca_multi.checkpoints import load_file; import numpy as np\n"
-        f"array = load_file({str(path)!r})['weight']; np.save({str(path.with_suffix('.npy'))!r}, array)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
-    np.testing.assert_array_equal(np.load(path.with_suffix(".npy")), loaded)
-
-
-@pytest.mark.parametrize("cut", [0, 4, 20, -1])
-def test_a_truncated_file_is_refused(path, cut):
-    convert.save_file({"weight": V}, path)
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(ValueError, match=r"path must name a complete \.safetensors file.*eca\.safetensors"):
-        convert.load_file(path)
-
-
-class Harmful:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.path),))
-
-
-@pytest.mark.parametrize("write", [lambda o, p: p.write_bytes(pickle.dumps(o)), lambda o, p: torch.save({"w": o}, p)])
-def test_a_pickle_is_refused_and_never_executed(tmp_path, path, write):
-    harm = tmp_path / "executed"
-    write(Harmful(harm), path)
-    with pytest.raises(ValueError, match=r"path must name a complete \.safetensors file"):
-        convert.load_file(path)
-    assert not harm.exists()
-
-
-def test_the_pickle_would_have_been_harmful(tmp_path):
-    harm = tmp_path / "executed"
-    pickle.loads(pickle.dumps(Harmful(harm)))
-    assert harm.exists()
-
-
-def test_a_missing_file_is_an_oserror(path):
-    with pytest.raises(FileNotFoundError, match=r"eca\.safetensors"):
-        convert.load_file(path)
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        convert.save_file({"weight": V}, path.parent / "nowhere" / "eca.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("array", "error", "match"),
-    [
-        (NAN, ValueError, "'weight' is not finite"),
-        (INF, ValueError, "'weight' is not finite"),
-        (np.arange(3), TypeError, "'weight' of dtype (int64|I64)"),
-    ],
-)
-def test_bad_tensors_are_neither_written_nor_read(path, array, error, match):
-    with pytest.raises(error, match=match):
-        convert.save_file({"weight": array}, path)
-    assert list(path.parent.iterdir()) == []
-    safetensors.numpy.save_file({"weight": array}, path)
-    with pytest.raises(error, match=match):
-        convert.load_file(path)
-
-
-def test_what_is_no_mapping_is_not_written(path):
-    with pytest.raises(TypeError, match="weights must be a mapping of names to arrays"):
-        convert.save_file(V, path)
-    assert list(path.parent.iterdir()) == []
-
-
-@pytest.mark.parametrize("broken", ["os.fsync", "os.replace"])
-def test_a_failed_write_leaves_the_old_file_and_no_other(path, monkeypatch, broken):
-    convert.save_file({"weight": V}, path)
-    old = path.read_bytes()
-
-    def fail(*args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(broken, fail)
-    with pytest.raises(OSError, match="No space left on device"):
-        convert.save_file({"weight": 2 * V}, path)
-    monkeypatch.undo()
-    assert path.read_bytes() == old
-    assert list(path.parent.iterdir()) == [path]
-    convert.save_file({"weight": 2 * V}, path)
-    assert path.read_bytes() != old
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(path, monkeypatch):
-    convert.save_file({"weight": V}, path)
-    seen = []
-    replace = os.replace
-
-    def look(source, target):
-        seen.append(convert.load_file(path)["weight"])
-        assert Path(source).parent == path.parent  # a rename within one file system
-        replace(source, target)
-
-    monkeypatch.setattr("os.replace", look)
-    convert.save_file({"weight": 2 * V}, path)
-    np.testing.assert_array_equal(seen[0], V)
-    np.testing.assert_array_equal(convert.load_file(path)["weight"], 2 * V)
-
-
-def test_a_new_file_has_the_usual_permissions(path):
-    convert.save_file({"weight": V}, path)
-    other = path.with_suffix(".txt")
-    other.write_text("made by open()", encoding="utf-8")
-    assert path.stat().st_mode == other.stat().st_mode
-
-
-def test_a_relative_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    convert.save_file({"weight": V}, "eca.safetensors")
-    np.testing.assert_array_equal(convert.load_file("eca.safetensors")["weight"], V)
-
-
-UNPICKLES = re.compile(
-    r"import pickle\b|pickle\.loads?\(|torch\.load\((?!.*weights_only=True)|allow_pickle=True|joblib|shelve|marshal\."
-)
-# What the workers of pytest-xdist hand to each other within one session, in a folder that the session made.
-OWN_FILES = ["parity/pytest/results.py"]
-
-
-def test_no_module_of_the_library_unpickles():
-    package = Path(import_module("eca_multi").__file__).parent
-    found = [
-        str(file.relative_to(package))
-        for file in package.rglob("*.py")
-        if UNPICKLES.search(file.read_text(encoding="utf-8"))
-    ]
-    assert found == OWN_FILES
-
-
-def test_unpickling_would_be_found():
-    assert UNPICKLES.search("state = torch.load(path)")
-    assert UNPICKLES.search("import pickle")
-    assert not UNPICKLES.search("state = torch.load(path, weights_only=True)")
-
-
-def test_saving_over_a_file_keeps_its_mode_and_its_link(tmp_path):
-    real, link = tmp_path / "real.safetensors", tmp_path / "link.safetensors"
-    convert.save_file({"weight": np.ones(3)}, real)
-    real.chmod(0o600)
-    link.symlink_to(real)
-    convert.save_file({"weight": np.zeros(3)}, link)
-    assert link.is_symlink()
-    assert real.stat().st_mode & 0o777 == 0o600
-    assert not convert.load_file(real)["weight"].any()

@@ -193,7 +193,7 @@ def test_equal_reports_give_equal_bytes_in_any_process_and_stay_as_they_are():
     assert to_html(report) == PAGE
     assert report == REPORT
     code = (
-        "import hashlib, report_fixture; from eca_multi.parity.report.html import to_html;"
+        "import hashlib; from tests.support import report_fixture; from eca_multi.parity.report.html import to_html;"
         "print(hashlib.sha256(to_html(report_fixture.make()).encode()).hexdigest())"
     )
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])

@@ -65,7 +65,8 @@ def make_seeds(folder: Path) -> None:
     from eca_multi.flax.linen import checkpoints as linen
     from eca_multi.flax.nnx import checkpoints as nnx
     from eca_multi.keras import checkpoints as keras
-    from eca_multi.surgery.plan import ECAEntry, ECAPlan, Skipped
+    from eca_multi.surgery.entry import ECAEntry, Skipped
+    from eca_multi.surgery.plan import ECAPlan
     from eca_multi.torch.checkpoints import write_checkpoint
     from tests.support.checkpoint_factory import random_weights
     from tests.support.report_fixture import make

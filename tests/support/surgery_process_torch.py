@@ -21,7 +21,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_module
 from torch.nn.parallel import DistributedDataParallel
 
-from eca_multi.surgery.plan import ECAPlan, UnsupportedModelError
+from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.surgery.plan import ECAPlan
 from eca_multi.torch import base_state, eca_parameters, insert_eca, installed_eca, load_base_state, plan_eca, remove_eca
 from tests.support.networks_torch import resnet
 

@@ -102,18 +102,18 @@ class Twin:
         return makes[self.name](channels)
 
     def plan(self, net: Any) -> Any:
-        return self.package.plan_eca(*self._given(net), ["conv"], example_inputs=self._x())
+        return self.package.plan_eca(*self.arguments(net), ["conv"], example_inputs=self.x())
 
     def insert(self, net: Any, **options: Any) -> Any:
         where = () if "plan" in options else (["conv"],)
-        return self.package.insert_eca(*self._given(net), *where, example_inputs=self._x(), verify=False, **options)
+        return self.package.insert_eca(*self.arguments(net), *where, example_inputs=self.x(), verify=False, **options)
 
     def base_state(self, net: Any) -> Any:
-        return self.package.base_state(*self._given(net))
+        return self.package.base_state(*self.arguments(net))
 
     def load_base_state(self, net: Any, state: Any) -> Any:
         """Return the network with the state."""
-        loaded = self.package.load_base_state(*self._given(net), state)
+        loaded = self.package.load_base_state(*self.arguments(net), state)
         return (net[0], loaded) if self.name == "linen" else loaded
 
     def kernels(self, net: Any) -> dict[str, np.ndarray]:
@@ -147,10 +147,12 @@ class Twin:
             return net[0], {**net[1], "params": params}
         return net
 
-    def _given(self, net: Any) -> tuple[Any, ...]:
+    def arguments(self, net: Any) -> tuple[Any, ...]:
+        """The first arguments of every verb."""
         return net if self.name == "linen" else (net,)
 
-    def _x(self) -> Any:
+    def x(self) -> Any:
+        """An input."""
         return torch.tensor(X.transpose(0, 3, 1, 2)) if self.name == "torch" else X
 
 

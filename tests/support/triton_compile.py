@@ -6,8 +6,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from eca_multi.torch._triton_kernels import backward_kernel, forward_kernel
-from eca_multi.torch._triton_ops import Tile
+from eca_multi.torch._fast.triton_kernels import backward_kernel, forward_kernel
+from eca_multi.torch._fast.triton_tile import Tile
 
 FEATURE_MAPS = ("x", "y", "dy", "dx")
 POINTERS = ("weight", "pooled", "gates", "dg", "dlogits")

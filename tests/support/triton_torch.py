@@ -20,9 +20,10 @@ from eca_multi.parity.define.dtypes import SAFETY, quantise
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.tensor import Kind, Quantity
 from eca_multi.parity.specs._eca_oracle import solve
-from eca_multi.torch import _fused, _triton, _triton_kernels, _triton_ops, eca
-from eca_multi.torch._triton_kernels import _place
-from eca_multi.torch._triton_ops import ELEMENTS, Tile
+from eca_multi.torch import eca
+from eca_multi.torch._fast import fused, triton_kernels, triton_operators, triton_route
+from eca_multi.torch._fast.triton_kernels import _place
+from eca_multi.torch._fast.triton_tile import ELEMENTS, Tile
 
 D_GATE = Quantity(Kind.TAP_GRADIENT, "gate")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -68,10 +69,10 @@ class Case:
     def run(self, x, w, dy, dg=None):
         """Return what the kernels make of it."""
         x, w, dy = map(self.tensor, (x, w, dy))
-        assert _triton.available(x, w)
-        y, pooled, g = _triton.forward(x, w, *self.options)
+        assert triton_route.available(x, w)
+        y, pooled, g = triton_route.forward(x, w, *self.options)
         dg = None if dg is None else torch.from_numpy(dg).float()
-        dx, dw = _triton.backward(dy, x, w, pooled, g, dg, *self.options)
+        dx, dw = triton_route.backward(dy, x, w, pooled, g, dg, *self.options)
         for result, like in ((y, x), (dx, x), (dw, w)):
             assert (result.dtype, result.shape, result.stride()) == (like.dtype, like.shape, like.stride())
         assert pooled.dtype == g.dtype == torch.float32
@@ -153,11 +154,11 @@ def test_a_cotangent_may_lie_otherwise_in_memory(columns, rng):
     case = replace(CASES["2-D, 7x7"], columns=columns)
     x, w, dy, _ = case.draw(rng)
     x, w = case.tensor(x), case.tensor(w)
-    _, pooled, g = _triton.forward(x, w, "zeros", "sigmoid")
+    _, pooled, g = triton_route.forward(x, w, "zeros", "sigmoid")
     rows = torch.from_numpy(dy).float()
     for dy in (rows, rows.to(memory_format=torch.channels_last), rows[:, :, :1, :1].expand(x.shape)):
-        given = _triton.backward(dy, x, w, pooled, g, None, "zeros", "sigmoid")
-        same = _triton.backward(case.laid_out(dy.contiguous()), x, w, pooled, g, None, "zeros", "sigmoid")
+        given = triton_route.backward(dy, x, w, pooled, g, None, "zeros", "sigmoid")
+        same = triton_route.backward(case.laid_out(dy.contiguous()), x, w, pooled, g, None, "zeros", "sigmoid")
         assert all(map(torch.equal, given, same))
 
 
@@ -171,8 +172,8 @@ def test_what_is_not_finite_reaches_its_neighbours_alone(gate, bad, rng):
     there = eca(x, w, gate=gate)
     (dx,) = torch.autograd.grad(there, x, dy)
     with np.errstate(invalid="ignore", over="ignore"):
-        here, pooled, g = _triton.forward(x.detach(), w, "zeros", gate)
-        dx_here, _ = _triton.backward(dy, x.detach(), w, pooled, g, None, "zeros", gate)
+        here, pooled, g = triton_route.forward(x.detach(), w, "zeros", gate)
+        dx_here, _ = triton_route.backward(dy, x.detach(), w, pooled, g, None, "zeros", gate)
     assert 0 < (~there.isfinite()).sum() < there.numel()
     torch.testing.assert_close(here, there.detach(), rtol=1e-5, atol=1e-5, equal_nan=True)
     assert dx_here[:, [0, 1, 7, 8, 9]].isfinite().all()
@@ -215,7 +216,7 @@ def test_a_broken_kernel_is_refused(name, broken, far, rng, monkeypatch):
     assert_within_budget(case.run(x, w, dy), expected)
     if name == "Tile":
         broken = SimpleNamespace(of=lambda *args: halo_off_by_one(Tile.of(*args)))
-    monkeypatch.setattr(_triton_ops if name == "Tile" else _triton_kernels, name, broken)
+    monkeypatch.setattr(triton_operators if name == "Tile" else triton_kernels, name, broken)
     with pytest.raises(AssertionError, match=far):
         assert_within_budget(case.run(x, w, dy), expected)
 
@@ -251,13 +252,13 @@ def test_elements_are_read_once_but_for_the_halo(name, sweeps, rng, monkeypatch)
     """Count what the kernels read and write: once of all, and again what the tile has no room for."""
     case = CASES[name]
     tile = Tile.of(case.shape[1], math.prod(case.shape[2:]), case.kernel[-1], "zeros", False)
-    read, counted = _triton_kernels._read, []
+    read, counted = triton_kernels._read, []
 
     def counting(x, at, mask):
         counted.append(int(mask.handle.data.sum()))
         return read(x, at, mask)
 
-    monkeypatch.setattr(_triton_kernels, "_read", counting)
+    monkeypatch.setattr(triton_kernels, "_read", counting)
     n, channels, positions = case.shape[0], case.shape[1], math.prod(case.shape[2:])
     halo = n * 2 * tile.halo * (tile.blocks - 1) * positions
     again = n * channels * max(0, positions - tile.positions)
@@ -276,11 +277,11 @@ def test_the_layer_takes_the_kernels(name, rng, monkeypatch):
     """A GPU's tensors take this way; here the interpreter's do."""
     case, called = CASES[name], []
     for step in ("forward", "backward"):
-        kernel = getattr(_triton, step)
+        kernel = getattr(triton_route, step)
         monkeypatch.setattr(
-            _triton, step, lambda *given, step=step, kernel=kernel: called.append(step) or kernel(*given)
+            triton_route, step, lambda *given, step=step, kernel=kernel: called.append(step) or kernel(*given)
         )
-    monkeypatch.setattr(_fused, "SMALL", 0)
+    monkeypatch.setattr(fused, "SMALL", 0)
     x, w, dy, _ = arrays = case.draw(rng)
     x, w, dy = (case.tensor(a) for a in (x, w, dy))
     y, g = eca(x.requires_grad_(), w.requires_grad_(), padding=case.padding, gate=case.gate, return_gate=True)
@@ -299,18 +300,18 @@ def test_the_operators_are_what_they_claim(dg, rng):
     case = replace(CASES["ECA-NS"], columns=True)
     x, w, dy, gates = case.draw(rng)
     x, w, dy = map(case.tensor, (x, w, dy))
-    _, pooled, g = _triton.forward(x, w, "zeros", "sigmoid")
-    torch.library.opcheck(_triton_ops.forward, (x, w, "zeros", "sigmoid"))
+    _, pooled, g = triton_route.forward(x, w, "zeros", "sigmoid")
+    torch.library.opcheck(triton_operators.forward, (x, w, "zeros", "sigmoid"))
     dg = torch.from_numpy(gates).float() if dg else None
-    torch.library.opcheck(_triton_ops.backward, (dy, x, w, pooled, g, dg, "zeros", "sigmoid"))
+    torch.library.opcheck(triton_operators.backward, (dy, x, w, pooled, g, dg, "zeros", "sigmoid"))
 
 
 def test_a_wider_kernel_is_not_served_and_says_so():
     x, w = torch.ones(1, 70, 2, 2), torch.ones(1, 1, 67)
-    assert _triton.available(x)
-    assert not _triton.available(x, w)
+    assert triton_route.available(x)
+    assert not triton_route.available(x, w)
     with pytest.raises(ValueError, match=r"weight must have at most 65 taps for the Triton kernels\. Received: 67"):
-        _triton.forward(x, w, "zeros", "sigmoid")
+        triton_route.forward(x, w, "zeros", "sigmoid")
 
 
 SERVED = {
@@ -329,12 +330,12 @@ SERVED = {
 
 @pytest.mark.parametrize(("x", "served"), SERVED.values(), ids=SERVED)
 def test_what_is_served(x, served, monkeypatch):
-    assert _triton.available(x) is served
-    assert not _triton.available(x, torch.ones(1, 1, 3, dtype=torch.float64))
+    assert triton_route.available(x) is served
+    assert not triton_route.available(x, torch.ones(1, 1, 3, dtype=torch.float64))
     monkeypatch.setenv("ECA_MULTI_TRITON", "0")
-    assert not _triton.available(x)
+    assert not triton_route.available(x)
 
 
 def test_tensors_of_the_cpu_need_the_interpreter(monkeypatch):
-    monkeypatch.setattr(_triton_kernels, "INTERPRETED", False)
-    assert not _triton.available(torch.ones(2, 4, 3))
+    monkeypatch.setattr(triton_kernels, "INTERPRETED", False)
+    assert not triton_route.available(torch.ones(2, 4, 3))

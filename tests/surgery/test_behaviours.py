@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eca_multi.surgery.plan import PlanMismatchError
+from eca_multi.surgery.errors import PlanMismatchError
 from tests.support.surgery_twins import OWN, TWINS
 
 KERAS = [pytest.mark.keras, pytest.mark.slow_on("jax")]

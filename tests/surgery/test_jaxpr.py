@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from eca_multi.flax._flow import Flow
-from eca_multi.flax._residual import residual_branches, tag, tag_input
+from eca_multi.flax._jaxpr.flow import Flow
+from eca_multi.flax._jaxpr.residual import residual_branches
+from eca_multi.flax._jaxpr.tags import tag, tag_input
 
 X = np.zeros((2, 8, 8, 4), np.float32)
 KEY = jax.random.key(0)
@@ -55,7 +56,7 @@ def basic(path, x, channels=None, stride=1, train=False):
 
 
 def branches(function, *inputs):
-    return residual_branches(jax.make_jaxpr(function)(*(inputs or (X,))))
+    return residual_branches(Flow(jax.make_jaxpr(function)(*(inputs or (X,)))))
 
 
 def taken(function, *inputs):
@@ -382,4 +383,4 @@ def test_which_arguments_are_inputs():
         return x + tag("conv", lax.conv_general_dilated(x, kernel, (1, 1), "SAME")) + tag("k", kernel.sum() + 0 * x)
 
     jaxpr = jax.make_jaxpr(net)(np.ones((4, 4, 3, 3), np.float32), np.zeros((2, 4, 8, 8), np.float32))
-    assert [one.path for one in residual_branches(jaxpr, inputs=[1]) if not one.reason] == ["conv"]
+    assert [one.path for one in residual_branches(Flow(jaxpr, inputs=[1])) if not one.reason] == ["conv"]

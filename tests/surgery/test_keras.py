@@ -25,14 +25,14 @@ from eca_multi.keras import (
 from eca_multi.keras.surgery._arguments import run
 from eca_multi.keras.surgery._graph import Network
 from eca_multi.keras.surgery._inserted import InsertedECA
-from eca_multi.surgery.plan import (
+from eca_multi.surgery.errors import (
     ChannelInferenceError,
-    ECAPlan,
     NoSiteError,
     PlanMismatchError,
     UnsupportedModelError,
     VerifyError,
 )
+from eca_multi.surgery.plan import ECAPlan
 from tests.support.surgery_keras_nets import RESIDUAL, data, efficient, mobile, randomised, resnet, sequence
 
 pytestmark = pytest.mark.keras

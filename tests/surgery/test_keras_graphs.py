@@ -19,7 +19,7 @@ from eca_multi.keras import (
     remove_eca,
 )
 from eca_multi.keras.surgery._arguments import run
-from eca_multi.surgery.plan import NoSiteError
+from eca_multi.surgery.errors import NoSiteError
 from tests.support.surgery_keras_nets import conv_bn, data, head, randomised, resnet
 
 pytestmark = pytest.mark.keras

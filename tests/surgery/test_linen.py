@@ -11,7 +11,8 @@ from flax import linen as nn
 
 from eca_multi.flax import linen as own
 from eca_multi.flax.linen import ECA, insert_eca, plan_eca, remove_eca
-from eca_multi.surgery.plan import ECAPlan, UnsupportedModelError
+from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.surgery.plan import ECAPlan
 from tests.support.networks_linen import (
     KEY,
     NETWORKS,

@@ -9,7 +9,8 @@ from flax import linen as nn
 from eca_multi.flax import linen as own
 from eca_multi.flax.linen import insert_eca, installed_eca, plan_eca
 from eca_multi.flax.linen.surgery import _gated
-from eca_multi.surgery.plan import ECAPlan, NoSiteError, PlanMismatchError, UnsupportedModelError, VerifyError
+from eca_multi.surgery.errors import NoSiteError, PlanMismatchError, UnsupportedModelError, VerifyError
+from eca_multi.surgery.plan import ECAPlan
 from tests.support.networks_linen import (
     NETWORKS,
     Classifier,

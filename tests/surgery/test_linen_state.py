@@ -26,7 +26,7 @@ from eca_multi.flax.linen import (
     plan_eca,
     remove_eca,
 )
-from eca_multi.surgery.plan import NoSiteError
+from eca_multi.surgery.errors import NoSiteError
 from tests.support.networks_linen import Classifier, Lifted, MobileNet, SetupNet, image, trained
 
 X = image()

@@ -1,14 +1,12 @@
 """ECA in nnx networks: whatever fails, the network is as it was, and the message says what to do."""
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
 
 from eca_multi.flax.nnx import insert_eca, installed_eca, plan_eca
-from eca_multi.flax.nnx.surgery import _gated
-from eca_multi.surgery.plan import (
+from eca_multi.flax.nnx.surgery import insert
+from eca_multi.surgery.errors import (
     ChannelInferenceError,
     NoSiteError,
     PlanMismatchError,
@@ -16,31 +14,8 @@ from eca_multi.surgery.plan import (
     VerifyError,
 )
 from tests.support import networks_nnx as networks
-from tests.support.networks_nnx import Conv, Linear, filled, images
-
-X = images((2, 16, 16, 3))
-
-
-def small(**options):
-    """A ResNet of two blocks: few operations to compile."""
-    model = filled(lambda: networks.ResNet(blocks=(1, 1), rngs=nnx.Rngs(0), **options))
-    model.eval()
-    return model
-
-
-def run(model, x=X):
-    """Run a copy, so that its statistics and random streams stay; not compiled as a whole, which may round else."""
-    return np.asarray(nnx.clone(model)(x))
-
-
-def everything(model):
-    """All that a change could change: the graph with its classes and attributes, and every number."""
-    values = [
-        np.asarray(jax.random.key_data(v) if jnp.issubdtype(v.dtype, jax.dtypes.prng_key) else v)
-        for v in jax.tree.leaves(nnx.state(model))
-    ]
-    return nnx.graphdef(model), [(v.shape, v.dtype, v.tobytes()) for v in values]
-
+from tests.support.networks_nnx import Conv, Linear, images
+from tests.support.surgery_nnx import X, everything, run, small
 
 # --- failures leave the network as it was ----------------------------------------------------------------------------
 
@@ -49,16 +24,16 @@ def everything(model):
 def test_an_exception_at_a_site_puts_all_back(monkeypatch, number):
     model = small()
     before = everything(model)
-    put, calls = _gated.put, []
+    wrap, calls = insert.wrap, []
 
     def failing(module, layer):
         calls.append(module)
         if len(calls) > number:
             vars(module)["half"] = 1
             raise RuntimeError("injected")
-        put(module, layer)
+        wrap(module, layer)
 
-    monkeypatch.setattr(_gated, "put", failing)
+    monkeypatch.setattr(insert, "wrap", failing)
     with pytest.raises(RuntimeError, match="injected"):
         insert_eca(model, example_inputs=X, verify=False)
     assert everything(model) == before
@@ -149,17 +124,13 @@ def _linen():
         ((small,), {}, UnsupportedModelError, r"must come with example_inputs for where='residual'.*no graph before"),
         ((small, "block"), {}, UnsupportedModelError, r"must come with example_inputs"),
         ((small, "se"), {}, UnsupportedModelError, r"must come with example_inputs"),
-        ((small, "slot"), {}, ValueError, r"where='slot'. It fills empty slots of timm's networks"),
         ((small,), {"example_inputs": 3}, TypeError, r"example_inputs must be one array"),
         ((small,), {"example_inputs": images((2, 16, 16, 5))}, UnsupportedModelError, r"model must run on example_in"),
-        ((small, "convs"), {}, ValueError, r"where must be one of"),
         ((small, ["layers.0.0.bn9"]), {}, NoSiteError, r"where must match a site.*Near: layers.0.0.bn2"),
-        ((small, "norm"), {"include": "bn9"}, NoSiteError, r"include must match a site"),
         ((small, ["layers.0.0"]), {}, ChannelInferenceError, r"channels at 'layers.0.0' .Basic. must be known"),
         ((small, ["layers.0.0"]), {"kernel_size": 3}, ChannelInferenceError, r"must be known to build its ECA"),
         ((lambda: Conv(3, 3, (3, 3), rngs=nnx.Rngs(0)), "conv"), {}, NoSiteError, r"it is the model itself"),
         ((lambda: nnx.Sequential(Linear(2, 2, rngs=nnx.Rngs(0))), "conv"), {}, NoSiteError, r"no candidate"),
-        ((small, "norm"), {"gate": "sigmoid"}, ValueError, r"gate must be '2sigmoid' when init='identity'"),
     ],
 )
 def test_bad_input(arguments, options, error, message):
@@ -176,20 +147,6 @@ def test_bad_input(arguments, options, error, message):
 def test_a_site_of_rank_2():
     with pytest.raises(NoSiteError, match=r"fc: its output has rank 2, which has no spatial axes"):
         plan_eca(small(), ["fc"], example_inputs=X)
-
-
-def test_a_plan_stands_alone():
-    model = small()
-    plan = plan_eca(model, example_inputs=X)
-    with pytest.raises(ValueError, match=r"plan must stand alone.*Received: plan and kernel_size, gate"):
-        insert_eca(model, plan=plan, kernel_size=3, gate="sigmoid")
-    with pytest.raises(TypeError, match=r"plan must be an ECAPlan. Received: str"):
-        insert_eca(model, plan="plan.json")
-
-
-def test_a_proof_needs_an_input():
-    with pytest.raises(ValueError, match="verify=True must come with example_inputs"):
-        insert_eca(small(), "norm", verify=True)
 
 
 def test_offers_name_what_else_there_is():

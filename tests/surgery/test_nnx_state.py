@@ -28,7 +28,7 @@ from eca_multi.flax.nnx import (
     plan_eca,
     remove_eca,
 )
-from eca_multi.surgery.plan import NoSiteError
+from eca_multi.surgery.errors import NoSiteError
 from tests.support import networks_nnx as networks
 from tests.support.networks_nnx import Conv, filled, images
 
@@ -397,7 +397,7 @@ def test_all_differences_are_listed_and_nothing_is_loaded(load):
 
 def test_states_of_a_network_without_eca():
     for function in (eca_parameters, eca_state, freeze_except_eca, lambda m: load_eca_state(m, {})):
-        with pytest.raises(NoSiteError, match="model must have ECA"):
+        with pytest.raises(NoSiteError, match=r"The network must have ECA\. Received: a ResNet without it"):
             function(plain())
     with pytest.raises(TypeError, match=r"state must be a nested dict or an nnx.State"):
         load_base_state(plain(), "weights.npz")

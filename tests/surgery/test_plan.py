@@ -5,16 +5,15 @@ from dataclasses import fields, replace
 
 import pytest
 
-from eca_multi.surgery.choose import HAS_ECA, Candidate, Request, check_verified, matches, replay, with_calls
-from eca_multi.surgery.plan import (
-    ChannelInferenceError,
-    ECAEntry,
-    ECAPlan,
-    NoSiteError,
-    PlanMismatchError,
-    Skipped,
-    VerifyError,
-)
+from eca_multi.surgery.candidate import HAS_ECA, Candidate
+from eca_multi.surgery.choose import choose
+from eca_multi.surgery.entry import ECAEntry, Skipped
+from eca_multi.surgery.errors import ChannelInferenceError, NoSiteError, PlanMismatchError, VerifyError
+from eca_multi.surgery.patterns import matches
+from eca_multi.surgery.plan import ECAPlan
+from eca_multi.surgery.replay import replay
+from eca_multi.surgery.request import Request
+from eca_multi.surgery.verify import check_verified
 
 
 def sites(*stages):
@@ -35,7 +34,7 @@ RESNET = sites(("layer1", 3, 256), ("layer2", 4, 512), ("layer3", 6, 1024), ("la
 
 
 def plan(candidates=RESNET, where="residual", offers=dict, **options):
-    return Request(where, **options).plan("torch", "ResNet", candidates, model_parameters=1000, offers=offers)
+    return choose(Request("torch", where, **options), "ResNet", candidates, model_parameters=1000, offers=offers)
 
 
 # --- what is chosen --------------------------------------------------------------------------------------------------
@@ -177,14 +176,14 @@ def test_unknown_channels_ask_for_an_input_or_a_size():
 )
 def test_invalid_arguments(options, error, message):
     with pytest.raises(error, match=message):
-        Request(**options)
+        Request("torch", **options)
 
 
 # --- the record ------------------------------------------------------------------------------------------------------
 
 
 def test_json_there_and_back(tmp_path):
-    made = with_calls(plan(exclude="layer1.*"), {"layer2.0.bn3": 2})
+    made = plan([replace(RESNET[3], calls=2), *RESNET[4:]])
     assert ECAPlan.from_json(made.to_json()) == made
     made.save(tmp_path / "plan.json")
     assert ECAPlan.load(tmp_path / "plan.json") == made

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from eca_multi.surgery.plan import NoSiteError
+from eca_multi.surgery.errors import NoSiteError
 from eca_multi.torch import eca_parameters, eca_state, infer_plan, insert_eca, load_eca_state, plan_eca, remove_eca
 from tests.support.networks_installed import built, libraries
 

@@ -1,7 +1,7 @@
 """ECA-ResNet and ECA-MobileNetV2 for Flax linen, built from the shared tables."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ from eca_multi.flax._initializers import classifier_initializers
 from eca_multi.flax._network_weights import child
 from eca_multi.jax.functional import as_floating
 from eca_multi.networks import (
+    Builders,
     Network,
     Preprocessing,
     ResNet,
     check_input,
     check_options,
-    describe,
     drop_rates,
     find,
     preprocessing_of,
@@ -51,7 +51,7 @@ class ECANetwork(nn.Module):
 
     @property
     def network(self) -> Network:
-        """The table that it is built from."""
+        """The table of the network."""
         return find(self.arch)
 
     @nn.compact
@@ -94,24 +94,6 @@ class ECANetwork(nn.Module):
         return dense(pooled)
 
 
-class Builder(Protocol):
-    """The keywords that every network is built with."""
-
-    def __call__(
-        self,
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-    ) -> ECANetwork: ...
-
-
 _ARGUMENTS = """        dtype: Convert x to it first; None keeps x's.
         param_dtype: Of the parameters.
 
@@ -125,40 +107,37 @@ _EXAMPLE = """        >>> import jax, jax.numpy as jnp
         (1, 10)"""
 
 
-def _builder(name: str) -> Builder:
-    network = find(name)
+def _build(
+    network: Network,
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    kernel_sizes: str | Sequence[int] = "published",
+    features_only: bool = False,
+    global_pool: str | None = "avg",
+    drop_path: float = 0.0,
+    dims: int = 2,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+) -> ECANetwork:
+    check_options(num_classes, in_channels, global_pool, drop_path, dims)
+    return ECANetwork(
+        network.name,
+        0 if features_only or global_pool is None else num_classes,
+        in_channels,
+        sizes_of(network, kernel_sizes),
+        features_only,
+        global_pool,
+        drop_path,
+        dims,
+        dtype,
+        param_dtype,
+        preprocessing_of(network.name),
+    )
 
-    def build(
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-    ) -> ECANetwork:
-        check_options(num_classes, in_channels, global_pool, drop_path, dims)
-        return ECANetwork(
-            name,
-            0 if features_only or global_pool is None else num_classes,
-            in_channels,
-            sizes_of(network, kernel_sizes),
-            features_only,
-            global_pool,
-            drop_path,
-            dims,
-            dtype,
-            param_dtype,
-            preprocessing_of(name),
-        )
 
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = describe(network, "(N, *S, C)", _ARGUMENTS, _EXAMPLE.format(name=name))
-    return build
-
+Builder = Callable[..., ECANetwork]
+_builder = Builders(_build, "(N, *S, C)", _ARGUMENTS, _EXAMPLE)
 
 eca_resnet18 = _builder("eca_resnet18")
 eca_resnet34 = _builder("eca_resnet34")

@@ -3,9 +3,9 @@
 from eca_multi._errors import not_installed
 
 try:
-    import flax as _flax  # noqa: F401  (only to see whether it is there)
+    import flax as _flax  # noqa: F401  (only to see whether it is installed)
 except ModuleNotFoundError as error:
-    if error.name != "flax":  # flax is there and something it needs is not: say that instead
+    if error.name != "flax":  # flax is installed and lacks something that it needs: raise that error
         raise
     raise ImportError(not_installed("eca_multi.flax.nnx", "flax", "flax")) from error
 

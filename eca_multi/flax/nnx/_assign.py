@@ -1,4 +1,4 @@
-"""New values into an nnx module's variables, all or none."""
+"""Assign new values to an nnx module's variables: all of them or none."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Owner = TypeVar("Owner")
 
 @dataclass(frozen=True)
 class Bare:
-    """An array that is an attribute of a module without a variable around it; read and set as a variable is."""
+    """An array that is an attribute of a module without a variable around it, with the methods of a variable."""
 
     model: nnx.Module
     path: tuple[Any, ...]
@@ -33,7 +33,7 @@ class Bare:
 
 
 def assign(owner: Owner, own: Mapping[Key, nnx.Variable | Bare], new: Mapping[Key, Any]) -> Owner:
-    """Set the variables to the new values and return their owner; all of them or none."""
+    """Set all variables to the new values, or none, and return their owner."""
     undo: list[Any] = []
     with undone_on_error(undo):
         for key, value in new.items():

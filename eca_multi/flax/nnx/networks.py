@@ -1,7 +1,7 @@
 """ECA-ResNet and ECA-MobileNetV2 for Flax nnx, built from the shared tables."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,13 @@ from eca_multi.flax._initializers import classifier_initializers
 from eca_multi.flax._network_weights import child
 from eca_multi.jax.functional import as_floating
 from eca_multi.networks import (
+    Builders,
     Network,
     Preprocessing,
     ResNet,
     check_input,
     check_options,
-    describe,
     drop_rates,
-    find,
     preprocessing_of,
 )
 from eca_multi.networks import kernel_sizes as sizes_of
@@ -101,25 +100,6 @@ class ECANetwork(nnx.Module):
         return logits
 
 
-class Builder(Protocol):
-    """The keywords that every network is built with."""
-
-    def __call__(
-        self,
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> ECANetwork: ...
-
-
 _ARGUMENTS = """        dtype: Convert x to it first; None keeps x's.
         param_dtype: Of the parameters.
         rngs: Its `params` stream draws the weights, `dropout` what is dropped in training. A new network is in
@@ -133,42 +113,38 @@ _EXAMPLE = """        >>> import jax, jax.numpy as jnp
         {last}"""
 
 
-def _builder(name: str) -> Builder:
-    network = find(name)
+def _build(
+    network: Network,
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    kernel_sizes: str | Sequence[int] = "published",
+    features_only: bool = False,
+    global_pool: str | None = "avg",
+    drop_path: float = 0.0,
+    dims: int = 2,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+) -> ECANetwork:
+    check_options(num_classes, in_channels, global_pool, drop_path, dims)
+    return ECANetwork(
+        network,
+        sizes_of(network, kernel_sizes),
+        num_classes,
+        in_channels,
+        features_only,
+        global_pool,
+        drop_path,
+        dims,
+        dtype,
+        param_dtype,
+        rngs,
+    )
 
-    def build(
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> ECANetwork:
-        check_options(num_classes, in_channels, global_pool, drop_path, dims)
-        return ECANetwork(
-            network,
-            sizes_of(network, kernel_sizes),
-            num_classes,
-            in_channels,
-            features_only,
-            global_pool,
-            drop_path,
-            dims,
-            dtype,
-            param_dtype,
-            rngs,
-        )
 
-    build.__name__ = build.__qualname__ = name
-    example = _EXAMPLE.format(name=name, last=sizes_of(network)[-1])
-    build.__doc__ = describe(network, "(N, *S, C)", _ARGUMENTS, example)
-    return build
-
+Builder = Callable[..., ECANetwork]
+_builder = Builders(_build, "(N, *S, C)", _ARGUMENTS, _EXAMPLE)
 
 eca_resnet18 = _builder("eca_resnet18")
 eca_resnet34 = _builder("eca_resnet34")

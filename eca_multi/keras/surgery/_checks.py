@@ -7,7 +7,7 @@ import keras
 from keras import ops
 from keras.src.backend.common.stateless_scope import in_stateless_scope  # without a public name
 
-from eca_multi.surgery.plan import UnsupportedModelError
+from eca_multi.surgery.errors import UnsupportedModelError
 
 from ._kinds import is_container, is_model, kind, parts
 

@@ -10,7 +10,7 @@ import keras
 
 from eca_multi._files.scratch import scratch_folder
 from eca_multi.keras._owned import values
-from eca_multi.surgery.plan import UnsupportedModelError
+from eca_multi.surgery.errors import UnsupportedModelError
 
 from ._checks import custom_classes
 from ._kinds import kind, parts

@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 
-from eca_multi.surgery.plan import ECAEntry, ECAPlan
+from eca_multi.surgery.entry import ECAEntry
+from eca_multi.surgery.plan import ECAPlan
 
 from ._finders import FINDERS
 from ._graph import Network

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace as changed
 from typing import Any
 
-from eca_multi.surgery.choose import HAS_ECA
+from eca_multi.surgery.candidate import HAS_ECA
 
 from ._blocks import blocks
 from ._graph import Graph

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from eca_multi.surgery.choose import HAS_ECA, Candidate
+from eca_multi.surgery.candidate import HAS_ECA, Candidate
 
 from ._graph import Call, Graph, Network
 from ._kinds import DEPTHWISE, is_container, is_conv, is_eca, is_input, is_passing, kind, own_layout, weighted

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from eca_multi.surgery.choose import Candidate
+from eca_multi.surgery.candidate import Candidate
 
 from ._graph import Call, Graph
 from ._kinds import is_add, kind, weighted

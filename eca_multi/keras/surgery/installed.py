@@ -5,8 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eca_multi import __version__
-from eca_multi.surgery.choose import Candidate, Pattern, matches
-from eca_multi.surgery.plan import ECAEntry, ECAPlan, NoSiteError, PlanMismatchError, UnsupportedModelError
+from eca_multi.surgery.candidate import Candidate
+from eca_multi.surgery.entry import ECAEntry
+from eca_multi.surgery.errors import NoSiteError, PlanMismatchError, UnsupportedModelError
+from eca_multi.surgery.patterns import Pattern, matches
+from eca_multi.surgery.plan import ECAPlan
 
 from ._checks import check_model
 from ._finders import FINDERS

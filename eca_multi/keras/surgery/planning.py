@@ -6,8 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.surgery.choose import Pattern, Request, Where, check_verified, replay
+from eca_multi.surgery.choose import choose
+from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
+from eca_multi.surgery.replay import replay
+from eca_multi.surgery.request import Request, Where
+from eca_multi.surgery.verify import check_verified
 
 from ._arguments import input_shape, is_built, run
 from ._checks import check_model, keeps_class
@@ -71,9 +75,10 @@ def plan_eca(
 
     Source: Wang et al., ECA-Net, CVPR 2020 (the gate stands right before the residual add).
     """
-    request = Request(where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, overrides)
+    request = Request(
+        "keras", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides
+    )
     check_model(model)
-    _check_where(where)
     return _planned(_shaped(model, example_inputs), request)
 
 
@@ -130,15 +135,23 @@ def insert_eca(
             f"inplace must be False. Received: inplace={inplace!r}. "
             "A Keras model is a graph that cannot be changed; use the model that insert_eca returns."
         )
-    request = Request(where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, overrides)
-    if plan is not None:
-        _check_plan(plan, request)
+    request = Request(
+        "keras",
+        where,
+        include,
+        exclude,
+        min_channels,
+        kernel_size,
+        gamma,
+        beta,
+        gate,
+        init,
+        example_inputs,
+        overrides,
+        plan,
+        verify,
+    )
     check_model(model)
-    _check_where(where)
-    if verify and example_inputs is None:
-        raise ValueError(
-            "example_inputs must be given to verify. Received: verify=True without them. Pass an array the model takes."
-        )
     source = _shaped(model, example_inputs)
     network = Network(source)
     places = Places(network)
@@ -146,7 +159,7 @@ def insert_eca(
     found = located(places, plan.entries)
     entries = replay(plan, "keras", {path: site.candidate for path, site in found.items()})
     new = Rebuild(network, edits_for(plan, entries, found, network)).run()
-    if verify or (verify is None and example_inputs is not None):
+    if request.is_verified():
         plan = changed(plan, entries=tuple(entries))
         _verify(plan, source, new, example_inputs)
     return new
@@ -160,8 +173,8 @@ def _planned(model: Any, request: Request) -> ECAPlan:
     if model.built:
         ours = sum(op.count_params() for op in network.leaves() if isinstance(op, InsertedECA))
         parameters = model.count_params() - ours
-    return request.plan(
-        "keras",
+    return choose(
+        request,
         kind(model),
         [site.candidate for site in sites],
         model_parameters=parameters,
@@ -203,21 +216,3 @@ def _verify(plan: ECAPlan, old: Any, new: Any, example_inputs: Any) -> None:
     own = {entry.path: entry.calls or 0 for entry in installed_eca(new).entries}
     calls = {entry.path: (entry.calls or 0, own.get(entry.path, 0)) for entry in plan.entries}
     check_verified(plan, same, calls)
-
-
-def _check_where(where: Where) -> None:
-    if isinstance(where, str) and where == "slot":
-        raise ValueError(
-            "where must be one that a Keras model has. Received: where='slot', which fills timm's empty attention "
-            "slots in torch. Use 'residual' or 'se'."
-        )
-
-
-def _check_plan(plan: Any, request: Request) -> None:
-    if not isinstance(plan, ECAPlan):
-        raise TypeError(f"plan must be an ECAPlan. Received: {kind(plan)}. Make one with plan_eca, or ECAPlan.load.")
-    if request != Request():
-        raise ValueError(
-            "plan must be given alone. Received: plan together with where or keywords of plan_eca. "
-            "Give them to plan_eca, or leave the plan out."
-        )

@@ -11,7 +11,7 @@ import numpy as np
 from eca_multi._states import Shape, check_fits, converted, shape_of
 from eca_multi.keras._owned import assign, owned, values
 from eca_multi.keras.layers import ECA
-from eca_multi.surgery.plan import NoSiteError
+from eca_multi.surgery.errors import NoSiteError
 
 from ._checks import check_model
 from ._graph import Network

@@ -1,4 +1,4 @@
-"""The weights of the network and those of its ECAs, apart: each a state dict for a checkpoint of its own."""
+"""The weights of a torch network and those of its ECAs, apart: two state dicts, for two checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -8,13 +8,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from eca_multi._states import Shape, check_fits, converted, shape_of
-from eca_multi.surgery.plan import NoSiteError
+from eca_multi.surgery.errors import no_eca
 from eca_multi.torch._owned import assign, owned
 from eca_multi.torch.layers import ECA
 
-from ._gated import Gated
-from ._modules import check_model, check_module
-from .insertion import is_inserted
+from ._find.check import check_model, check_module
+from ._wrap import Gated, is_inserted
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -29,7 +28,7 @@ def eca_parameters(model: nn.Module) -> list[nn.Parameter]:
         The parameters, each once, in the network's order.
 
     Raises:
-        NoSiteError: If there is none.
+        NoSiteError: If the network has no ECA.
 
     Example:
         >>> from torch import nn
@@ -43,7 +42,7 @@ def eca_parameters(model: nn.Module) -> list[nn.Parameter]:
     check_module(model)
     kernels = {id(p): p for module in model.modules() if isinstance(module, ECA) for p in module.parameters()}
     if not kernels:
-        raise NoSiteError(f"model must have ECA. Received: a {type(model).__name__} without it. Call insert_eca first.")
+        raise no_eca(type(model).__name__)
     return list(kernels.values())
 
 
@@ -52,13 +51,13 @@ def freeze_except_eca(model: Model) -> Model:
 
     Args:
         model: A network with ECA; changed in place. In training mode its norms still update their running statistics:
-            call `model.eval()` where they are to stay too.
+            call `model.eval()` to keep these too.
 
     Returns:
         The model.
 
     Raises:
-        NoSiteError: If there is no ECA, so that nothing would be trained.
+        NoSiteError: If the network has no ECA, so that nothing would be trained.
 
     Example:
         >>> from torch import nn
@@ -108,7 +107,7 @@ def eca_state(model: nn.Module) -> dict[str, torch.Tensor]:
         A new dict; the tensors are the model's own.
 
     Raises:
-        NoSiteError: If there is none.
+        NoSiteError: If the network has no ECA.
 
     Example:
         >>> from torch import nn
@@ -133,10 +132,10 @@ def load_base_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
         The model. ECAs whose gate is not 2*sigmoid have no identity and keep their kernels.
 
     Raises:
-        ValueError: With all missing, unexpected and mis-shaped tensors, or all that hold NaN or infinity where the
-            model does not (its masks may), or numbers out of range. TypeError: With all that are no tensors with
-            values, or not of the model's kind. Whatever is raised, nothing is changed; the model shares no memory with
-            `state`.
+        ValueError: With all missing, unexpected and mis-shaped tensors; or with all tensors that hold numbers out of
+            range, or NaN or infinity where the model holds none (a mask may hold -inf). TypeError: With all entries
+            that are no tensors with values, or of another kind of number. After an error the model is as it was; the
+            model never shares memory with `state`.
 
     Example:
         >>> from torch import nn
@@ -148,7 +147,7 @@ def load_base_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
     """
     own, new = _fitting(model, state, of_eca=False)
     for path, module in model.named_modules():
-        # A LazyECA that has no kernel yet makes one at its first call.
+        # A LazyECA without a kernel makes its kernel at the first call.
         if isinstance(module, ECA) and is_inserted(module) and module.gate == "2sigmoid" and not _is_lazy(module):
             kernel = module.conv.weight.detach()
             own[f"{path} (ECA)"], new[f"{path} (ECA)"] = kernel, torch.zeros_like(kernel)
@@ -197,7 +196,7 @@ def _part(model: nn.Module, of_eca: bool) -> dict[str, torch.Tensor]:
 
 
 def _fitting(model: nn.Module, state: Any, *, of_eca: bool) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The model's tensors by name, and checked copies of those in the state."""
+    """Return the model's tensors by name, and checked copies of the tensors in the state."""
     if not isinstance(state, Mapping):
         raise TypeError(
             f"state must be a state dict. Received: {type(state).__name__}. "
@@ -205,16 +204,17 @@ def _fitting(model: nn.Module, state: Any, *, of_eca: bool) -> tuple[dict[str, t
         )
     own = _part(model, of_eca)
     _check_own(own)
-    given = {name: state[name] for name in state}  # each is read once
-    check_fits(_shapes(own), _shapes(given), of_eca)
-    # An extra state is no tensor, and belongs to its module.
+    values = {name: state[name] for name in state}  # a mapping may read a file, so read each entry once
+    check_fits(_shapes(own), _shapes(values), of_eca)
+    # The extra state of a module is no tensor and is not loaded.
     tensors = {name: tensor for name, tensor in own.items() if isinstance(tensor, torch.Tensor)}
-    return tensors, converted({name: (given[name], tensor) for name, tensor in tensors.items()}, owned)
+    return tensors, converted({name: (values[name], tensor) for name, tensor in tensors.items()}, owned)
 
 
 def _check_own(own: Mapping[str, Any]) -> None:
-    """Refuse a model whose tensors have no memory: what is loaded would be lost without a word."""
-    empty = [name for name, one in own.items() if isinstance(one, torch.Tensor) and (is_lazy(one) or one.is_meta)]
+    """Refuse a model whose tensors have no memory: loading into such tensors loses the numbers silently."""
+    tensors = {name: tensor for name, tensor in own.items() if isinstance(tensor, torch.Tensor)}
+    empty = [name for name, tensor in tensors.items() if is_lazy(tensor) or tensor.is_meta]
     if empty:
         raise ValueError(
             f"model must hold its tensors. Received: {', '.join(empty)} without values. "

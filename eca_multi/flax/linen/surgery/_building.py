@@ -12,7 +12,8 @@ from flax import core
 from flax import linen as nn
 from flax.core import meta
 
-from eca_multi.surgery.plan import ECAEntry, ECAPlan
+from eca_multi.surgery.entry import ECAEntry
+from eca_multi.surgery.plan import ECAPlan
 
 from ._candidates import Finder
 from ._gated import KERNEL, Site, sites_of, with_sites

@@ -8,9 +8,10 @@ import jax
 from flax import linen as nn
 from flax.core import meta
 
-from eca_multi.flax._residual import Branch, residual_branches, sources
-from eca_multi.flax._squeeze import gates_its_input
-from eca_multi.surgery.choose import HAS_ECA, Candidate
+from eca_multi.flax._jaxpr.origins import origin_path
+from eca_multi.flax._jaxpr.residual import Branch, residual_branches
+from eca_multi.flax._jaxpr.squeeze import gates_its_input
+from eca_multi.surgery.candidate import HAS_ECA, Candidate
 
 from ._gated import NAME, is_eca
 from ._inputs import Inputs
@@ -125,10 +126,8 @@ class Finder:
         tags = list(self.flow.tags("out", block.path))
         if not tags:
             return self._at(block)
-        ends = sources(self.flow, self.flow.nodes[tags[0]].ins[0])
-        marks = [self.flow.nodes[n].mark for n in ends.tags]
-        paths = [mark.path for mark in marks if mark and mark.path.startswith(f"{block.path}/")]
-        last = self.seen.get(paths[0]) if len(paths) == len(marks) == 1 and not ends.other else None
+        path = origin_path(self.flow, self.flow.nodes[tags[0]].ins[0])
+        last = self.seen.get(path) if path.startswith(f"{block.path}/") else None
         return self._at(last or block, tensor=f"{block.path}: output of a block without an add")
 
     def _reason(self, one: Seen, axis: int | None) -> str:
@@ -160,10 +159,8 @@ class Finder:
         result: dict[str, str] = {}
         for norm in self.norms:
             for number in self.flow.tags("in", norm.path):
-                ends = sources(self.flow, number)
-                marks = [self.flow.nodes[n].mark for n in ends.tags]
-                path = marks[0].path if len(marks) == 1 and marks[0] else ""
-                if path in convs and not (ends.other or ends.activated or ends.gated):
+                path = origin_path(self.flow, number, unchanged=True)
+                if path in convs:
                     result.setdefault(path, norm.path)
         return result
 

@@ -20,7 +20,7 @@ from typing import Any
 from flax import linen as nn
 
 from eca_multi.flax.linen.layers import ECA
-from eca_multi.surgery.plan import ECAEntry
+from eca_multi.surgery.entry import ECAEntry
 
 NAME = "eca"  # of the scope inside the site's own
 KERNEL = (NAME, "kernel")

@@ -10,7 +10,7 @@ from flax import core
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from eca_multi.surgery.plan import UnsupportedModelError
+from eca_multi.surgery.errors import UnsupportedModelError
 
 Keys = tuple[str, ...]
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]

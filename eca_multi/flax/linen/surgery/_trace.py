@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_multi.flax._flow import Flow, tag, tag_input
+from eca_multi.flax._jaxpr.flow import Flow
+from eca_multi.flax._jaxpr.tags import tag, tag_input
 
 from ._gated import NAME, base_class, is_eca
 from ._inputs import Inputs, runner

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from eca_multi.surgery.choose import check_verified
 from eca_multi.surgery.plan import ECAPlan
+from eca_multi.surgery.verify import check_verified
 
 from ._gated import NAME
 from ._inputs import Inputs, runner

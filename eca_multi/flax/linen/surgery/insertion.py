@@ -1,13 +1,18 @@
 """Insert and remove."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from flax import linen as nn
 
-from eca_multi.surgery.choose import Candidate, Pattern, Request, Where, replay
-from eca_multi.surgery.plan import ECAPlan, NoSiteError, UnsupportedModelError
+from eca_multi.surgery.candidate import Candidate
+from eca_multi.surgery.choose import choose as choose_sites
+from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
+from eca_multi.surgery.patterns import Pattern
+from eca_multi.surgery.plan import ECAPlan
+from eca_multi.surgery.replay import replay
+from eca_multi.surgery.request import Request, Where
 
 from ._building import build, with_kernels
 from ._candidates import Finder
@@ -95,10 +100,9 @@ def insert_eca(
         gate=gate,
         init=init,
         overrides=overrides,
+        plan=plan,
     )
     inputs = split_inputs(example_inputs)
-    if plan is not None:
-        _check_alone(plan, request)
     finder = Finder(module, variables, inputs)
     if plan is None:
         plan = choose(request, finder)
@@ -147,7 +151,8 @@ def remove_eca(module: nn.Module, variables: Mapping[str, Any], include: Pattern
     candidates = [
         Candidate(s.entry.path, channels=s.entry.channels or None, module_type=s.entry.module_type) for s in sites
     ]
-    chosen = set(Request([c.path for c in candidates], include, kernel_size=1).plan("linen", "", candidates).paths)
+    asked = Request("linen", [c.path for c in candidates], include, kernel_size=1)
+    chosen = set(choose_sites(asked, "", candidates).paths)
     replaced = [s.entry.path for s in sites if s.entry.path in chosen and s.entry.action == "replace"]
     if replaced:
         raise UnsupportedModelError(
@@ -162,17 +167,6 @@ def without_kernels(variables: Mapping[str, Any], sites: Sequence[Site]) -> Any:
     """Return the variables without the kernels of these ECAs."""
     kernels = {("params", *site.keys, *KERNEL) for site in sites}
     return like(variables, {keys: leaf for keys, leaf in flat(variables).items() if keys not in kernels})
-
-
-def _check_alone(plan: Any, request: Request) -> None:
-    if not isinstance(plan, ECAPlan):
-        raise TypeError(f"plan must be an ECAPlan. Received: {type(plan).__name__}. Make it with plan_eca.")
-    given = [field.name for field in fields(Request) if getattr(request, field.name) != field.default]
-    if given:
-        raise ValueError(
-            f"plan must stand alone: it says already what is inserted. Received: plan and {', '.join(given)}. "
-            "Pass these to plan_eca."
-        )
 
 
 def _check_gate(module: nn.Module, plan: ECAPlan) -> None:

@@ -9,8 +9,11 @@ from flax import linen as nn
 from flax.core import meta
 
 from eca_multi import __version__
-from eca_multi.surgery.choose import Pattern, Request, Where
-from eca_multi.surgery.plan import ECAPlan, NoSiteError, PlanMismatchError
+from eca_multi.surgery.choose import choose as choose_sites
+from eca_multi.surgery.errors import NoSiteError, PlanMismatchError
+from eca_multi.surgery.patterns import Pattern
+from eca_multi.surgery.plan import ECAPlan
+from eca_multi.surgery.request import Request, Where
 
 from ._building import build
 from ._candidates import Finder
@@ -94,19 +97,13 @@ def plan_eca(
 
 
 def make_request(**options: Any) -> Request:
-    request = Request(**options)
-    if request.kind == "slot":
-        raise ValueError(
-            "where must be a placement that linen modules have. Received: where='slot', which is for torch (timm's "
-            "empty attention slots). Use where='residual'."
-        )
-    return request
+    return Request("linen", **options)
 
 
 def choose(request: Request, finder: Finder) -> ECAPlan:
     """Return the plan, before the shapes of stacked kernels are known."""
-    return request.plan(
-        "linen",
+    return choose_sites(
+        request,
         base_class(finder.module).__name__,
         finder.find(request.kind),
         model_parameters=count(finder.variables) - sum(site.entry.parameters for site in sites_of(finder.module)),
@@ -197,7 +194,7 @@ def infer_plan(
     finder = Finder(base, plain, inputs)
     instead = {c.path: c for c in finder.find("se") if tuple(c.path.split("/")) in replaced}
     candidates = [instead.get(c.path, c) for c in finder.find("any")]
-    plan = request.plan("linen", base_class(module).__name__, candidates, model_parameters=count(plain))
+    plan = choose_sites(request, base_class(module).__name__, candidates, model_parameters=count(plain))
     return replace(plan, entries=build(finder, plan, plan.entries).entries)
 
 

@@ -11,7 +11,7 @@ from flax.traverse_util import empty_node
 
 from eca_multi._states import Shape, check_fits, converted, shape_of
 from eca_multi.flax._owned import owned
-from eca_multi.surgery.plan import NoSiteError
+from eca_multi.surgery.errors import NoSiteError
 
 from ._gated import KERNEL, sites_of
 from ._inputs import Keys, check_type, check_variables, flat, like

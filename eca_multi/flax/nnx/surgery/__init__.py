@@ -1,10 +1,10 @@
-"""Adding ECA to an nnx network: plan, insert, remove, and the weights with and without it."""
+"""ECA in an nnx network that exists: plan, insert, remove, read plans back, and the weights with and without ECA."""
 
-from .inference import infer_plan as infer_plan
-from .insertion import insert_eca as insert_eca
-from .insertion import plan_eca as plan_eca
-from .removal import installed_eca as installed_eca
-from .removal import remove_eca as remove_eca
+from .infer import infer_plan as infer_plan
+from .infer import installed_eca as installed_eca
+from .insert import insert_eca as insert_eca
+from .plan import plan_eca as plan_eca
+from .remove import remove_eca as remove_eca
 from .states import base_state as base_state
 from .states import eca_parameters as eca_parameters
 from .states import eca_state as eca_state

@@ -1,0 +1,125 @@
+"""The candidates of each kind of `where`."""
+
+from collections.abc import Callable, Mapping
+
+from eca_multi.flax._jaxpr.origins import origin_path
+from eca_multi.flax._jaxpr.residual import Branch
+from eca_multi.flax._jaxpr.squeeze import gates_its_input
+from eca_multi.flax.nnx.layers import ECA
+from eca_multi.flax.nnx.surgery._wrap import base_class
+from eca_multi.surgery.candidate import Candidate, Place
+
+from .network import Network, depthwise_note
+from .norm_after import norm_after
+from .places import parameters
+
+UNKNOWN_NORM = "which norm follows it cannot be told without a run: pass example_inputs"
+
+
+def find(network: Network, kind: str) -> list[Candidate]:
+    """Return all candidates of a kind.
+
+    Raises:
+        UnsupportedModelError: If this kind needs a run and there are no example inputs.
+    """
+    return KINDS[kind](network)
+
+
+def offers(network: Network) -> Mapping[str, int]:
+    """Return how many sites each kind has."""
+    needs_run = () if network.run is None else ("residual", "block", "se")
+    kinds = [kind for kind in KINDS if kind in (*needs_run, "conv_norm", "conv", "norm")]
+    return {kind: sum(not candidate.reason for candidate in find(network, kind)) for kind in kinds}
+
+
+def _every_module(network: Network) -> list[Candidate]:
+    return [network.candidate(place) for place in network.places]
+
+
+def _norms(network: Network) -> list[Candidate]:
+    return [network.candidate(place) for place in network.norms]
+
+
+def _convs(network: Network) -> list[Candidate]:
+    after = norm_after(network.convs, network.norms, network.model, network.run)
+    text = "directly before {}: a constant gate has no effect through a norm"
+    return [
+        network.candidate(conv, (text.format(norm),) if (norm := after.get(conv.path, "")) else ())
+        for conv in network.convs
+    ]
+
+
+def _conv_norms(network: Network) -> list[Candidate]:
+    after = norm_after(network.convs, network.norms, network.model, network.run)
+    candidates: dict[str, Candidate] = {}
+    for conv in network.convs:
+        norm = after.get(conv.path, conv.path)
+        if norm is None:
+            candidates[conv.path] = network.candidate(conv, reason=UNKNOWN_NORM)
+        elif norm == conv.path:
+            candidates.setdefault(norm, network.candidate(conv))
+        else:
+            text = f"{norm}: output, after {conv.path}"
+            site = network.candidate(network.at[norm], depthwise_note(conv.module), tensor=text)
+            candidates.setdefault(norm, site)
+    return list(candidates.values())
+
+
+def _residual(network: Network) -> list[Candidate]:
+    return [network.at_branch(branch) for branch in network.branches]
+
+
+def _blocks(network: Network) -> list[Candidate]:
+    """The end of each block of a class that has a residual add: the last branch, or the block's output."""
+    last_branch: dict[str, Branch] = {}
+    for branch in network.branches:
+        if not branch.reason and branch.owner in network.at:
+            last_branch[network.at[branch.owner].path] = branch
+    kinds = {base_class(network.at[owner].module) for owner in last_branch if owner}
+    candidates: dict[str, Candidate] = {}
+    for place in network.places:
+        if place.path and base_class(place.module) in kinds:
+            end = last_branch.get(place.path)
+            candidate = _block_output(network, place) if end is None else network.at_branch(end)
+            candidates.setdefault(candidate.path, candidate)
+    return list(candidates.values())
+
+
+def _block_output(network: Network, block: Place) -> Candidate:
+    """Describe the module that makes the output of a block without an add, before an activation."""
+    flow = network.traced("block").flow
+    text = f"{block.path}: output of a block without an add"
+    tags = list(flow.tags("out", block.path))
+    path = origin_path(flow, flow.nodes[tags[0]].ins[0]) if tags else ""
+    if not path.startswith(f"{block.path}."):
+        return network.candidate(block, tensor=text)
+    return network.at_branch(Branch(path, text))
+
+
+def _squeezes(network: Network) -> list[Candidate]:
+    flow = network.traced("se").flow
+    candidates: dict[str, Candidate] = {}
+    innermost_first = sorted(network.places, key=lambda place: -place.path.count("."))
+    for place in innermost_first:
+        holds_one = any(path.startswith(f"{place.path}.") for path in candidates)
+        if not place.path or holds_one or isinstance(place.module, ECA) or not gates_its_input(flow, place.path):
+            continue
+        candidates[place.path] = network.candidate(
+            place,
+            (f"the SE block is replaced, its {parameters(place.module)} parameters are dropped",),
+            action="replace",
+            tensor=f"{place.path}: input of the SE block",
+            keeps_output=False,
+        )
+    return [candidates[place.path] for place in network.places if place.path in candidates]
+
+
+KINDS: dict[str, Callable[[Network], list[Candidate]]] = {
+    "residual": _residual,
+    "block": _blocks,
+    "conv_norm": _conv_norms,
+    "conv": _convs,
+    "norm": _norms,
+    "se": _squeezes,
+    "any": _every_module,
+}

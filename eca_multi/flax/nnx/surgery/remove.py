@@ -1,0 +1,50 @@
+"""Take ECA out of an nnx network."""
+
+from functools import partial
+from typing import TypeVar
+
+from flax import nnx
+
+from eca_multi._undo import undone_on_error
+from eca_multi.surgery.patterns import Pattern
+from eca_multi.surgery.remove import removed_sites
+
+from ._find.check import check_model
+from ._find.places import installed
+from ._wrap import base_class, restore, snapshot, unwrap
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+
+def remove_eca(model: Model, include: Pattern | None = None) -> Model:
+    """Take the inserted ECAs out again; what is left is the network from before, with the weights it has now.
+
+    Args:
+        model: Changed in place.
+        include: Of the sites' paths: a regular expression, a list of paths or suffixes, or a callable; None for all.
+
+    Returns:
+        The model. Its `nnx.graphdef` is the one from before the insertion.
+
+    Raises:
+        NoSiteError: If there is no ECA, or none that `include` matches. UnsupportedModelError: If one stands in the
+            place of an SE block, whose weights are gone, or the model is being traced. Whatever is raised, nothing is
+            changed.
+
+    Example:
+        >>> from flax import nnx
+        >>> from eca_multi.flax.nnx import insert_eca, remove_eca
+        >>> net = nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0)))
+        >>> before = nnx.graphdef(net)
+        >>> nnx.graphdef(remove_eca(insert_eca(net, "conv"))) == before
+        True
+
+    Source: eca_multi.
+    """
+    check_model(model)
+    sites = [eca.site for eca in installed(model)]
+    modules = [site.module for site in removed_sites(base_class(model).__name__, sites, include)]
+    with undone_on_error([partial(restore, module, snapshot(module)) for module in modules]):
+        for module in modules:
+            unwrap(module)
+        return model
