@@ -19,7 +19,7 @@ def words(text: str) -> frozenset[str]:
 
 
 def whole_or_float64(values: Any) -> Array:
-    """A copy in float64; of integers and booleans, which are judged exactly, one as they are."""
+    """Copy values to float64; integers and booleans, which are judged exactly, keep their dtype."""
     return np.array(values, None if np.asarray(values).dtype.kind in "biu" else np.float64)
 
 

@@ -216,7 +216,7 @@ def budget_numpy(
 
 
 def plain_array(values: Any) -> Array:
-    """What `wrap` is in a clean run."""
+    """Copy an array to float64: what `wrap` does in a run without noise."""
     return np.array(values, np.float64)
 
 

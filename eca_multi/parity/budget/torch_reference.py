@@ -50,7 +50,7 @@ class TorchReference(TorchEngine):
         return replace(job, dtype="float64", param_dtype="")
 
     def load(self, job: Job) -> tuple[torch.nn.Module, dict[str, Slot], Native]:
-        """Where parameters are wider than what is computed in, they are rounded first: each re-run does so too."""
+        """Round parameters that are wider than the dtype of the computation, in each noisy run too."""
         layer, slots, native = super().load(job)
         if self._narrows:
             with torch.no_grad():
@@ -65,7 +65,7 @@ class TorchReference(TorchEngine):
         return {**results, **self._backward}
 
     def recorder(self, job: Job, taps: Native) -> Recorder | None:
-        """Keep each tap's own value, and go on with the given one, forwards and backwards."""
+        """Keep each tap's own value and gradient, and go on with those of `job.given` where it has them."""
 
         def record(name: str, value: torch.Tensor) -> torch.Tensor:
             taps[name] = value

@@ -33,7 +33,7 @@ def draw(spec: Spec, case: Case) -> Drawn:
     """
     rng = np.random.default_rng(list(f"{case.name}".encode()))
     config = {**SIZES, **spec.config, **case.config}
-    given = {name: np.asarray(array) for name, array in case.draw(rng, config).items()} if case.draw else {}
+    drawn = {name: np.asarray(array) for name, array in case.draw(rng, config).items()} if case.draw else {}
     groups = {
         "inputs": {**(spec.inputs or {}), **case.inputs},
         "weights": {**spec.weights, **case.weights},
@@ -41,18 +41,18 @@ def draw(spec: Spec, case: Case) -> Drawn:
     }
     outputs = {f"d{name}": (name, parse(axes)) for name, axes in spec.outputs_of(case).items()}  # "dy" is y's cotangent
     known = [*(name for sources in groups.values() for name in sources), *outputs]
-    for name in given:
+    for name in drawn:
         if name not in known:
             raise SpecError(f"case {case.name} must draw some of {', '.join(known)}. Received: {name!r}.")
     arrays: dict[str, Arrays] = {}
     for group, sources in groups.items():
         arrays[group] = {
-            name: given[name] if name in given else _draw(name, source, rng, config, group == "inputs")
+            name: drawn[name] if name in drawn else _draw(name, source, rng, config, group == "inputs")
             for name, source in sources.items()
         }
     shapes = {name: axes_of(source) for sources in groups.values() for name, source in sources.items()}
-    cotangents = {name: given[key] for key, (name, _) in outputs.items() if key in given}
-    named = {key: (given[key], axes) for key, (_, axes) in outputs.items() if key in given and axes}
+    cotangents = {name: drawn[key] for key, (name, _) in outputs.items() if key in drawn}
+    named = {key: (drawn[key], axes) for key, (_, axes) in outputs.items() if key in drawn and axes}
     named |= {name: (array, shapes[name]) for group in groups for name, array in arrays[group].items()}
     for name, (array, axes) in named.items():
         expected = shape_of(axes, config, f"{name!r}")

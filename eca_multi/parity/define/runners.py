@@ -106,7 +106,7 @@ def runners_of(spec: Spec) -> list[Runner]:
     """Return a specification's runners; "keras" is one for each backend.
 
     Raises:
-        SpecError: If one has a name that is not to be had, or an adapter that no worker can import.
+        SpecError: If a name is reserved or given twice, or no worker can import an adapter.
     """
     runners: list[Runner] = []
     for key, adapter in spec.runners.items():
@@ -163,9 +163,9 @@ def mutated_runner(spec: Spec) -> Runner | None:
     return next((runner for runner in runners_of(spec) if runner.framework == "torch"), None)
 
 
-def _runner(name: str, given: Any) -> Runner:
-    """The framework's runner with the adapter that is given; a `Runner` adds to it what it says itself."""
-    own = given if isinstance(given, Runner) else Runner(name, given)
+def _runner(name: str, value: Any) -> Runner:
+    """Return the framework's runner with this adapter; the fields of a `Runner` come before the framework's."""
+    own = value if isinstance(value, Runner) else Runner(name, value)
     adapter = own.adapter
     base = next(
         (known for key, known in _KNOWN.items() if name == key or name.startswith((f"{key}-", f"{key}:"))), None

@@ -17,13 +17,13 @@ from .tensor import Kind, Quantity
 
 @dataclass(frozen=True)
 class Case:
-    """One input to compare on, and what it is there to show.
+    """One input to compare on, and what it shows.
 
     Attributes:
         name: Its name in reports and files, in lower case with hyphens; no other case has it.
-        why: One line: what would go unseen without it.
-        config: What differs from the specification's config; sizes of axes too.
-        inputs, weights, state, outputs: What differs from the specification's, or comes on top of it.
+        why: One line: which fault would go unseen without this case.
+        config: Settings and sizes of axes in place of the specification's.
+        inputs, weights, state, outputs: In place of the specification's, or beside them.
         draw: Called as draw(rng, config); returns arrays that take the place of the drawn ones, by name; "dy" is the
             cotangent of an output y. Other names are refused.
     """
@@ -110,7 +110,7 @@ class Spec:
         dtypes: What is compared where nothing else is asked for; None is all: float32, bfloat16, float16.
 
     Raises:
-        SpecError: If names collide, are none, or something that is needed is missing.
+        SpecError: If two names collide, a name cannot be used, or a part is missing.
 
     Example:
         >>> from eca_multi.parity import NumpyAdapter, Spec
@@ -152,7 +152,7 @@ class Spec:
     def _check_cases(self) -> None:
         names = [case.name for case in self.cases]
         for case in self.cases:
-            # Names of files are made of it, and "+nan" and "+inf" are appended to it.
+            # The name becomes part of file names, and "+nan" and "+inf" are appended to it.
             if not re.fullmatch(r"[a-z0-9][a-z0-9._+-]*", case.name):
                 raise SpecError(
                     "the name of a case must be lower case letters, digits and . _ - + alone, and begin with a letter "
@@ -199,7 +199,7 @@ def check_results(
     taps: Iterable[str],
     where: str,
 ) -> None:
-    """Refuse names of which two results would have the same: the one would take the other's place.
+    """Refuse names that give two results one label: one result would replace the other.
 
     Raises:
         SpecError: Naming the result.

@@ -62,11 +62,11 @@ class Engine(ABC):
 
     @abstractmethod
     def to_numpy(self, tensor: Any) -> Tensor:
-        """Take a native tensor to the host: float dtypes as float32 (float64 as itself), with the dtype's name."""
+        """Copy a native tensor to NumPy: floats as float32, float64 as float64, with the name of the native dtype."""
 
     @abstractmethod
     def save_and_load(self, job: Job) -> Native:
-        """Load the job's weights, save them in the framework's own format, load that into a new layer; return its."""
+        """Load the job's weights, save them in the framework's own format, and return what a new layer loads."""
 
     def optimizer(self, kind: str) -> NativeOptimizer:
         """Return the framework's own optimizer: "sgd", "momentum" or "adam"."""
@@ -86,12 +86,12 @@ class Engine(ABC):
         return results
 
     def evaluate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
-        """Yield the number of each job with its outputs, or with what it raised."""
+        """Yield the number of each job with its outputs, or with its error."""
         for number, job in enumerate(jobs):
             yield number, attempt(lambda job=job: self.evaluate(job))  # type: ignore[misc]
 
     def roundtrip(self, job: Job) -> Outputs:
-        """Return weights and state after the way through the framework's own file format."""
+        """Return weights and states after saving and loading them in the framework's own file format."""
         native = self.save_and_load(job)
         slots = slots_of(self.adapter, job, native)
         return {
@@ -142,7 +142,7 @@ class Engine(ABC):
         return dict(zip(job.outputs, values, strict=True))
 
     def check_loaded(self, job: Job, slots: Mapping[str, Slot], native: Mapping[str, Any]) -> None:
-        """Read the weights back: what a layer does not take exactly would be compared as if it had."""
+        """Read the weights back, and refuse a layer that holds other values than it was given."""
         canonical = {**job.weights, **job.state}
         for name, slot in slots.items():
             back = slot.to_canonical(self.to_numpy(native[name]).values)
@@ -185,7 +185,7 @@ class Engine(ABC):
 
 
 def attempt(work: Callable[[], Outputs]) -> Result:
-    """Return what `work` does or raises: one job's error is its own, and the next still runs."""
+    """Return the result of `work`, or the error that it raises, so that the next job still runs."""
     try:
         return work()
     except Exception as error:

@@ -32,7 +32,7 @@ class JaxEngine(Engine):
         self._programs: dict[object, tuple[Callable[..., Any], Mapping[str, Any]]] = {}
 
     def functional(self, job: Job) -> tuple[Apply, Mapping[str, Any]]:
-        """Return the pure function, and an array or a shape for each of its parameters and states."""
+        """Return the layer as a pure function, and an array or a shape for each parameter and state."""
         function = self.adapter.build(job.settings())
 
         def apply(weights: Native, state: Native, inputs: Native) -> tuple[Any, Native]:
@@ -61,7 +61,7 @@ class JaxEngine(Engine):
         return done
 
     def program(self, job: Job) -> tuple[Callable[..., Any], Mapping[str, Any]]:
-        """Return, from the cache, what computes a job: an executable, as JAX code is run, whatever the check."""
+        """Return the executable of a job, from the cache: JAX code runs compiled, whatever the check."""
         key = (job.structure, job.gradients)
         if key not in self._programs:
             apply, native = self.functional(job)
@@ -119,7 +119,7 @@ class JaxEngine(Engine):
         return self.reloaded(job, arrays)
 
     def reloaded(self, job: Job, arrays: Native) -> Native:
-        """NumPy's archive is what JAX has; it holds bfloat16 as bytes, so the dtype is given again."""
+        """Save to NumPy's archive, since JAX has no format of its own. The archive holds bfloat16 as bytes."""
         file = io.BytesIO()
         flat: dict[str, Any] = {name: np.atleast_1d(np.asarray(array)).view(np.uint8) for name, array in arrays.items()}
         np.savez(file, **flat)
@@ -131,12 +131,12 @@ class JaxEngine(Engine):
 def _cotangent(head: Any, given: Any) -> Any:
     if not jnp.issubdtype(head.dtype, jnp.floating):
         return np.zeros(head.shape, jax.dtypes.float0)
-    fits = given is not None and given.shape == head.shape  # a wrong shape is judged as such, not raised
+    fits = given is not None and given.shape == head.shape  # an output of a wrong shape gets a verdict, not an error
     return given.astype(head.dtype) if fits else jnp.ones_like(head)
 
 
 def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile ahead of time: what is called is the executable, so nothing can fall back to running op by op."""
+    """Compile ahead of time. Calling the executable cannot fall back to running operation by operation."""
     cache: list[Any] = []
 
     def call(*arguments: Any) -> Any:

@@ -45,7 +45,7 @@ class KerasEngine(Engine):
         return done
 
     def restore(self, job: Job, slots: Mapping[str, Slot], variables: Native) -> None:
-        """Give the variables the job's values: a layer may have changed its state."""
+        """Assign the job's values to the variables, since a call may have changed a state."""
         for name, array in native_weights(job, slots).items():
             variables[name].assign(array)
 
@@ -80,7 +80,7 @@ class KerasEngine(Engine):
                 return outputs, taps, ()
             heads = {n: t for n, t in outputs.items() if n in job.outputs and t.dtype.is_floating}
             given = [
-                # A wrong shape is judged as such, not raised.
+                # An output of a wrong shape gets a verdict, so differentiating it must not raise.
                 tf.cast(cotangents[n], t.dtype)
                 if n in cotangents and cotangents[n].shape == t.shape
                 else tf.ones_like(t)

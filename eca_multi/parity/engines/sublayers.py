@@ -9,7 +9,7 @@ from eca_multi.parity.define.taps import tap
 
 
 def no_sublayer(adapter: Adapter, path: str, have: Iterable[str]) -> SpecError:
-    """What to raise for a tap on a sub-layer that the layer does not have."""
+    """Return the error for a tap on a sub-layer that the layer does not have."""
     return SpecError(
         f"the taps of {type(adapter).__name__} name the sub-layer {path!r}, which the layer does not have: "
         f"{', '.join(filter(None, have)) or 'none'}."
@@ -17,7 +17,7 @@ def no_sublayer(adapter: Adapter, path: str, have: Iterable[str]) -> SpecError:
 
 
 def tap_output(name: str, output: Any) -> Any:
-    """Tap what a sub-layer returned: of several outputs the first, as the sequence of a recurrent layer."""
+    """Tap the output of a sub-layer, or the first of several: a recurrent layer returns its sequence first."""
     if type(output) in (tuple, list):
         return type(output)((tap_output(name, output[0]), *output[1:]))
     return tap(name, output)

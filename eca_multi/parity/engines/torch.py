@@ -118,7 +118,7 @@ class TorchEngine(Engine):
         if kind is Cotangent.ONES or name not in job.cotangents:
             return torch.ones_like(head)
         given = _tensor(self.to_layout(job, name)(job.cotangents[name]))
-        # A wrong shape is judged as such, not raised.
+        # An output of a wrong shape gets a verdict, so differentiating it must not raise.
         return given.to(head.dtype) if given.shape == head.shape else torch.ones_like(head)
 
     def load(self, job: Job) -> tuple[torch.nn.Module, dict[str, Slot], Native]:
@@ -156,7 +156,7 @@ class TorchEngine(Engine):
         return parameters(layer)
 
     def recorder(self, job: Job, taps: Native) -> Recorder | None:
-        """Keep each tap's tensor: autograd can differentiate with respect to it."""
+        """Keep each tap's tensor, so that autograd can differentiate with respect to the tensor."""
 
         def record(name: str, value: torch.Tensor) -> torch.Tensor:
             taps[name] = value
@@ -227,7 +227,7 @@ class TorchEngine(Engine):
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
-    """A copy: a function may write into what it is given."""
+    """Copy an array, since a function may write into its arguments."""
     return torch.from_numpy(np.array(array, order="C"))
 
 
@@ -255,7 +255,7 @@ def _compiled() -> Forward:
     if not has_compiler():
         raise Unsupported("torch.compile needs a C++ compiler, and none was found; install g++ or set CXX")
     counters.clear()
-    torch.compiler.reset()  # else the limit of graphs per function would be reached, and the rest run eagerly
+    torch.compiler.reset()  # torch runs a function eagerly after a number of graphs; a reset starts the count anew
     return torch.compile(forward, fullgraph=True, dynamic=False)
 
 

@@ -83,7 +83,7 @@ def function_weights(adapter: Adapter, job: Job) -> dict[str, np.ndarray]:
 
 
 def check_trained(adapter: Adapter, job: Job, slots: Mapping[str, Slot], trained: Collection[str]) -> None:
-    """Refuse a weight that the layer does not train: it has no gradient to compare."""
+    """Refuse a weight that the layer does not train, since a frozen weight has no gradient to compare."""
     for name, slot in slots.items():
         if job.gradients and slot.name in job.weights and name not in trained:
             raise SpecError(

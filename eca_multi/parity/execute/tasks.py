@@ -39,9 +39,9 @@ class Task:
 def tasks(
     spec: Spec, cases: Sequence[Case], dtypes: Sequence[str], checks: Sequence[str], *, native: bool = False
 ) -> list[Task]:
-    """Return all that a runner is asked, in the order of dtypes, cases and checks.
+    """Return all tasks of a run in the order of dtypes, cases and checks.
 
-    `native` has frameworks train with their own optimizers.
+    With `native`, frameworks train with their own optimizers.
 
     Raises:
         SpecError: If the data of a case cannot be right.
@@ -61,7 +61,7 @@ def tasks(
 
 
 def _check_config(case: Case, config: Mapping[str, Any]) -> None:
-    """Refuse settings that cannot be handed to a worker."""
+    """Refuse settings that JSON cannot hold: they could not reach a worker."""
     for name, value in config.items():
         try:
             json.dumps(value)
@@ -75,25 +75,25 @@ def _check_config(case: Case, config: Mapping[str, Any]) -> None:
 def _case_tasks(spec: Spec, case: Case, drawn: Drawn, dtype: str, checks: Sequence[str], native: bool) -> list[Task]:
     job = base_job(spec, case, drawn, dtype)
     key = (case.name, dtype, "")
-    found = []
+    tasks = []
     if set(checks) & {*BASE, "determinism", "power"}:
         base = replace(job, twice="determinism" in checks, gradients=_needs_gradients(checks))
-        found.append(Task("", Do.EVALUATE, case.name, base, key))
+        tasks.append(Task("", Do.EVALUATE, case.name, base, key))
     if "compiled" in checks:
-        found.append(Task("compiled", Do.EVALUATE, case.name, replace(job, compiled=True), key))
+        tasks.append(Task("compiled", Do.EVALUATE, case.name, replace(job, compiled=True), key))
     if "taps" in checks and spec.taps:
         tapped = replace(job, taps=tuple(spec.taps))
-        found.append(Task("taps", Do.EVALUATE, case.name, tapped, (case.name, dtype, "taps")))
+        tasks.append(Task("taps", Do.EVALUATE, case.name, tapped, (case.name, dtype, "taps")))
     if "mixed" in checks and dtype != "float32":
         mixed = replace(base_job(spec, case, drawn, dtype, "float32"), param_dtype="float32")
-        found.append(Task("mixed", Do.EVALUATE, case.name, mixed, (case.name, dtype, "mixed")))
+        tasks.append(Task("mixed", Do.EVALUATE, case.name, mixed, (case.name, dtype, "mixed")))
     if "roundtrip" in checks and job.weights:
-        found.append(Task("roundtrip", Do.ROUNDTRIP, case.name, job, None))
+        tasks.append(Task("roundtrip", Do.ROUNDTRIP, case.name, job, None))
     trained = spec.training.cases if spec.training else None
     if "trajectory" in checks and job.weights and (trained is None or case.name in trained):
         training = training_job(spec, case, drawn, dtype, native)
-        found.append(Task("trajectory", Do.TRAIN, case.name, training, (case.name, dtype, "trajectory")))
-    return found
+        tasks.append(Task("trajectory", Do.TRAIN, case.name, training, (case.name, dtype, "trajectory")))
+    return tasks
 
 
 def _needs_gradients(checks: Sequence[str]) -> bool:
@@ -101,7 +101,7 @@ def _needs_gradients(checks: Sequence[str]) -> bool:
 
 
 def _nonfinite(spec: Spec, case: Case, drawn: Drawn, dtype: str) -> list[Task]:
-    """One element of the first float input that is NaN, or infinite."""
+    """Set one element of the first float input to NaN, and to infinity."""
     job = base_job(spec, case, drawn, dtype)
     name = next((name for name, array in job.inputs.items() if is_float(array) and array.size), None)
     found: list[Task] = []
@@ -150,11 +150,11 @@ def training_job(spec: Spec, case: Case, drawn: Drawn, dtype: str, native: bool 
     training = spec.training or Training()
     job = base_job(spec, case, drawn, dtype)
     rng: Rng = np.random.default_rng(list(f"{case.name}:batches".encode()))
-    given = dict(training.batches(rng, drawn.config, training.steps)) if training.batches else {}
+    own = dict(training.batches(rng, drawn.config, training.steps)) if training.batches else {}
     batches = {}
     for name, array in job.inputs.items():
-        if name in given:
-            batches[name] = given[name]
+        if name in own:
+            batches[name] = own[name]
         elif is_float(array):  # the same data in another order along the batch, and noise
             batches[name] = array + rng.normal(size=(training.steps, *array.shape))
         else:
