@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help parity test test-slow fuzz mutants bench check clean
+.PHONY: help parity test test-slow fuzz mutants bench check lint types arrows pages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,11 +42,20 @@ bench: $(READY)  ## measure the layers and write docs/speed.md, about half an ho
 	$(BIN)/python benchmarks/import_time.py --out docs/measured
 	$(BIN)/python benchmarks/speed_page.py
 
-check: $(READY)  ## lint, format, types, the arrows between packages, and the pages
+check: lint types arrows pages  ## lint, format, types, the arrows between packages, and the pages
+
+# .pre-commit-config.yaml runs each of these; tests/ground/test_tools.py compares the lists.
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(READY)
 	$(BIN)/mypy
+
+arrows: $(READY)
 	$(BIN)/lint-imports
+
+pages: $(READY)
 	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 clean:  ## remove what the other targets made

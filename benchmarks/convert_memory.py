@@ -19,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from eca_multi.checkpoints import MODULES, convert, detect, save_file
+from eca_multi.checkpoints import convert, save_file
+from eca_multi.checkpoints.detect import detect
+from eca_multi.checkpoints.read import MODULES
 from eca_multi.networks import find, tensors
 
 SUFFIXES = {

@@ -24,7 +24,7 @@ NATIVE_NAMES = {"torch": "conv.weight", "keras": "kernel", "linen": "kernel", "n
 # axis of the native weight that holds (kernels, taps); the third one has length 1
 _NATIVE_AXES = {"torch": (0, 2), "keras": (2, 0), "linen": (2, 0), "nnx": (2, 0), "jax": (2, 0)}
 
-_LARGEST = {
+_LARGEST = {  # finite number of each dtype
     "float16": 65504.0,
     "bfloat16": float(2**128 - 2**120),
     "float32": float(np.finfo(np.float32).max),
@@ -112,11 +112,15 @@ def check_weights(
             faults.append(f"{name!r} is unexpected")
         elif not np.isfinite(array).all():
             faults.append(f"{name!r} is not finite")
-        elif array.size and float(np.abs(array).max()) > _LARGEST[dtype]:
+        elif _is_wider(array, dtype) and array.size and float(np.abs(array).max()) > _LARGEST[dtype]:
             faults.append(f"{name!r} is too large for {dtype}")
     if faults:
         raise ValueError(f"weights do not fit: {'; '.join(faults)}. Nothing was changed.")
     return arrays
+
+
+def _is_wider(array: np.ndarray, dtype: str) -> bool:
+    return _LARGEST[array.dtype.name] > _LARGEST[dtype]
 
 
 def _float_array(name: str, value: np.ndarray) -> np.ndarray:

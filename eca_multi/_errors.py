@@ -241,5 +241,9 @@ def check_mask(is_bool: bool, mask: Any, axis: int, x_shape: Sequence[Any]) -> N
 # --- installation --------------------------------------------------------------------------------------------------
 
 
+class NotInstalled(ImportError):
+    """A package that an extra of eca-multi would install is missing; the text names the extra."""
+
+
 def not_installed(package: str, module: str, extra: str) -> str:
     return f'{package} needs {module}, which is not installed. Run: pip install "eca-multi[{extra}]"'

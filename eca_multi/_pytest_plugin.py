@@ -1,10 +1,11 @@
-"""The pytest plugin: `pytest.mark.parity` makes a test of every runner, case, dtype and check; docs/pytest.md.
+"""The entry of the pytest plugin: `pytest.mark.parity` makes a test of every runner, case, dtype and check.
 
-pytest imports this file in every run of everybody who has the package. The harness, which needs more than that, is
-imported for a test with the mark or an option of ours, and no sooner.
+pytest imports this file in every run of everybody who has the package installed. The rest of the plugin is in
+`parity/pytest`, whose import imports the whole harness: that happens for a test with the mark or for an option of the
+plugin, and no sooner. See docs/pytest.md.
 """
 
-from __future__ import annotations  # an old pytest may lack a type that is named here, and must not fail for it
+from __future__ import annotations  # an old pytest may lack a type in an annotation
 
 import shutil
 from collections.abc import Generator
@@ -31,7 +32,7 @@ OPTIONS = {
 
 
 class Check:
-    """The fixture `parity`: call it to assert that the test's tensors agree with the reference."""
+    """The value of the fixture `parity`: its call asserts that the test's tensors agree with the reference."""
 
     def __init__(self, name: str, error: Exception | None) -> None:
         self.name = name
@@ -49,10 +50,10 @@ class Check:
 
 
 RESULTS = pytest.StashKey["Results"]()
-FOLDER = pytest.StashKey[Path]()  # what the workers of pytest-xdist share
+FOLDER = pytest.StashKey[Path]()  # shared by the workers of pytest-xdist
 CHECK = pytest.StashKey[Check]()
-FAULTS = pytest.StashKey[list[str]]()  # of reports that could not be written
-USAGE = "usage.txt"
+FAULTS = pytest.StashKey[list[str]]()  # one for each report that could not be written
+USAGE = "usage.txt"  # in FOLDER: a usage error that a worker found
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -87,13 +88,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     try:
         results = _results(metafunc.config)
-    except pytest.UsageError as error:  # what the harness needs is missing: an error of this file, not of the session
+    except pytest.UsageError as error:  # a package is missing: an error of this file, not of the session
         pytest.fail(str(error), pytrace=False)
     _harness("pytest.collect").parametrize(metafunc, mark, results)
 
 
 def _is_ours(mark: pytest.Mark) -> bool:
-    """Whether a mark names a specification: another project may have a mark of this name."""
+    """Whether a mark names a specification: another project may have a mark with the same name."""
     spec = mark.args[0] if mark.args else mark.kwargs.get("spec")
     if not isinstance(spec, str):
         return type(spec).__module__ == "eca_multi.parity.define.spec"
@@ -110,9 +111,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     except pytest.UsageError as error:
         if results.folder is None:
             raise
-        (results.folder / USAGE).write_text(
-            str(error), "utf-8", "backslashreplace"
-        )  # raised in a worker it would be an internal error
+        # The main process raises this error: in a worker it would end as an internal error.
+        (results.folder / USAGE).write_text(str(error), "utf-8", "backslashreplace")
         items.clear()
 
 
@@ -127,7 +127,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def parity_case(request: pytest.FixtureRequest) -> ParityCase:
-    """What a test marked with `parity` is for: .runner, .case, .dtype, .check and .spec."""
+    """The cell of a test with the mark `parity`: .runner, .case, .dtype, .check and .spec."""
     if not hasattr(request, "param"):
         pytest.fail(f"the fixtures parity and parity_case need the mark @pytest.mark.{MARK}", pytrace=False)
     case: ParityCase = request.param
@@ -136,7 +136,7 @@ def parity_case(request: pytest.FixtureRequest) -> ParityCase:
 
 @pytest.fixture
 def parity(request: pytest.FixtureRequest, parity_case: ParityCase) -> Check:
-    """Call it to assert that the test's runner, case, dtype and check agree with the reference."""
+    """A function; its call asserts that the test's runner, case, dtype and check agree with the reference."""
     outcome = _harness("pytest.outcome").outcome(_results(request.config), parity_case, request.node.nodeid)
     request.node.user_properties += outcome.properties
     if outcome.crash:
@@ -161,14 +161,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell the workers of pytest-xdist what they share."""
+    """Tell each worker of pytest-xdist the folder that all of them share."""
     stash = node.config.stash
     if FOLDER not in stash:
         from eca_multi._files.scratch import scratch_folder
 
         stack = ExitStack()
         stash[FOLDER] = stack.enter_context(scratch_folder("eca-pytest"))
-        node.config.add_cleanup(stack.close)  # however the session ends
+        node.config.add_cleanup(stack.close)  # runs however the session ends
     node.workerinput["eca_multi_parity"] = str(stash[FOLDER])
 
 
@@ -185,7 +185,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if RESULTS in config.stash and config.getoption("parity_report") and not _in_xdist_worker(config):
         config.stash[FAULTS] = config.stash[RESULTS].write(_report_folder(config))
         if config.stash[FAULTS] and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.USAGE_ERROR  # not raised: it would cost the summary of the tests
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR  # raising would lose the summary of the tests
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -203,12 +203,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _harness(module: str) -> Any:
     try:
         return import_module(f"eca_multi.parity.{module}")
-    except ImportError as error:  # it names the package that is missing, and the extra that has it
+    except ImportError as error:  # its text names the missing package, and the extra
         raise pytest.UsageError(str(error)) from error
 
 
 def _results(config: pytest.Config) -> Results:
-    """What this process has found, or will have."""
+    """The results of this process; filled as its tests run."""
     if RESULTS not in config.stash:
         place = getattr(config, "workerinput", {}).get("eca_multi_parity")
         required = tuple(_harness("pytest.collect").names_of(config, "require"))

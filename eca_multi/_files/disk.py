@@ -1,5 +1,4 @@
-"""What the writers of files and folders need of the file system: where a path leads, two names exchanged in one step,
-permissions kept, and the disk waited for."""
+"""The file system for the writers: follow paths, exchange names in one step, keep permissions, wait for the disk."""
 
 import contextlib
 import ctypes
@@ -9,16 +8,16 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-_HERE = -100  # AT_FDCWD: paths are as they are given
+_HERE = -100  # AT_FDCWD: a relative path starts at the current folder
 _EXCHANGE = 2  # RENAME_EXCHANGE
-# The kernel or the file system does not know it; EPERM is what some sandboxes say to a call that they do not know.
+# The kernel or the file system does not have the call; some sandboxes answer EPERM to a call that they do not know.
 _UNKNOWN = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM}
-# Of folders that cannot be synchronised, or not be opened for it: what was written is there, if not yet on the disk.
+# The folder cannot be synchronised, or not be opened for it: its files are written, if not yet on the disk.
 _UNSYNCED = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
 
 
 def find(path: str | os.PathLike[str]) -> tuple[Path, os.stat_result | None]:
-    """Return where a path leads through all links, and what is there: None for nothing."""
+    """Return the place to which a path leads through all links, and its status; None if nothing is there."""
     name = os.fsdecode(path)
     if not name:  # for os.path.realpath it is the current folder
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
@@ -30,13 +29,13 @@ def find(path: str | os.PathLike[str]) -> tuple[Path, os.stat_result | None]:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two names change places in one step: nobody ever sees one of them missing.
+    """Exchange two names in one step, so that nobody ever sees one of them missing.
 
     Returns:
-        Whether it was done; False where this system or this file system cannot.
+        Whether they are exchanged; False if the system or the file system has no such call.
 
     Raises:
-        OSError: If it can, and refused.
+        OSError: If the system has the call and refused.
     """
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
@@ -52,26 +51,26 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def take_after(new: Path, place: Path, old: os.stat_result) -> None:
-    """Give what is new the owner, the group and the permissions of what it replaces, and never more to anybody.
+    """Give a new file or folder the owner, group and permissions of the old one, and nobody more than before.
 
     Args:
-        new: A file or folder.
-        place: What it replaces.
-        old: The same, as it was found.
+        new: The new file or folder.
+        place: The old one, which it replaces.
+        old: The status of the old one.
     """
     mode = stat.S_IMODE(old.st_mode)
     whole = own(new, old)
     if not whole:
         mode &= ~stat.S_ISUID
     if os.stat(new).st_gid != old.st_gid or not _copy_lists(place, new):
-        both = mode >> 3 & mode & 0o007  # what either the group or everybody had is no longer told apart
+        both = mode >> 3 & mode & 0o007  # only what the old group and everybody else could do
         mode = mode & ~(stat.S_ISGID | 0o077) | both << 3 | both
     if stat.S_IMODE(os.stat(new).st_mode) != mode:
         os.chmod(new, mode)
 
 
 def own(new: Path, old: os.stat_result) -> bool:
-    """Give what is new the owner and the group of what it replaces; return whether both could be given."""
+    """Give a new file or folder the owner and the group of the old one; return whether both could be given."""
     now = os.stat(new)
     if (now.st_uid, now.st_gid) == (old.st_uid, old.st_gid):
         return True
@@ -85,7 +84,7 @@ def own(new: Path, old: os.stat_result) -> bool:
 
 
 def _copy_lists(place: Path, new: Path) -> bool:
-    """Copy access control lists, without which the bits for the group mean another thing; False where that fails."""
+    """Copy access control lists, which change the meaning of the group's bits; return False if that fails."""
     for name in ("system.posix_acl_access", "system.posix_acl_default"):
         try:
             value = os.getxattr(place, name)
@@ -99,7 +98,7 @@ def _copy_lists(place: Path, new: Path) -> bool:
 
 
 def give_to_owner(folder: Path, old: os.stat_result) -> None:
-    """Let what root writes into a user's folder belong to that user."""
+    """Give the owner of a user's folder what root has written into it."""
     if hasattr(os, "geteuid") and os.geteuid() == 0 and old.st_uid != 0:
         for path in tree(folder):
             with contextlib.suppress(OSError):  # root of a container, or of another machine, may not
@@ -120,7 +119,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def sync_tree(folder: str | os.PathLike[str]) -> None:
-    """Wait until all that a folder holds is on the disk."""
+    """Wait until everything in a folder is on the disk."""
     for path in tree(folder):
         if os.path.isdir(path):
             sync_folder(path)
@@ -130,7 +129,7 @@ def sync_tree(folder: str | os.PathLike[str]) -> None:
 
 
 def tree(folder: str | os.PathLike[str]) -> Iterator[str]:
-    """Yield the paths of all that a folder holds, and its own; what is inside comes first."""
+    """Yield the paths of everything in a folder and then its own; the inside of each folder comes first."""
     for place, _, names in os.walk(folder, topdown=False):
         for name in names:
             yield os.path.join(place, name)

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all; `_folders` does the same for a folder."""
+"""Write a file whole or not at all; `folder.py` does the same for a folder."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from typing import IO
 from .disk import find, sync_folder, take_after
 from .scratch import temporary_file
 
-# Names of what is open already. A rename would put a new file in the place of what a shell has opened, a log say.
+# Names of open files. A rename would put a new file in the place of one that a shell has opened, such as a log.
 _OPENED = ("/dev/fd/", "/dev/std", "/proc/")
 
 
@@ -22,15 +22,15 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """Give a file beside `path` to write to, and rename it at the end, so that a full disk, a crash or a kill leaves
-    the old file as it was.
+    """Give a temporary file beside `path`, and rename it to `path` at the end: a full disk, a crash or a kill leaves
+    the old file.
 
-    The new file has the old one's permissions, group and owner, as far as this process may give them. Through a link,
-    the file that it names is written. A pipe or a device, /dev/null say, is written to: a rename would put a file in
-    its place; and what is open already, /dev/stdout say, is added to.
+    The new file has the old one's permissions, group and owner, as far as this process may give them. A link stays, and
+    its target is replaced. A pipe or a device such as /dev/null is written to directly, because a rename would put a
+    file in its place; an open file such as /dev/stdout gets the data at its end.
 
     Raises:
-        OSError: If it cannot be written; then it is as it was.
+        OSError: If the file cannot be written; the old one then stays.
     """
     place, old = find(path)
     plain = old is None or stat.S_ISREG(old.st_mode)
@@ -51,7 +51,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def _is_opened(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is, or leads through links to, the name of what is open: a log is often a link to /dev/stdout."""
+    """Whether a path is the name of an open file, or a link to one: a log is often a link to /dev/stdout."""
     place = os.fsdecode(path)
     for _ in range(40):  # as many links as the system follows
         place = re.sub("^//+", "/", os.path.abspath(place))

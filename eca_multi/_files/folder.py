@@ -1,4 +1,4 @@
-"""Writing a folder whole or not at all, and never in the place of one that holds what is not known."""
+"""Write a folder whole or not at all, and never replace a folder with unknown files."""
 
 import contextlib
 import errno
@@ -16,12 +16,12 @@ from .scratch import scratch_folder
 
 @dataclass(frozen=True)
 class Known:
-    """The folders of one kind, which may be replaced.
+    """A kind of folder that may be replaced.
 
     Args:
-        what: What they are, for a message.
-        marker: The file without which a folder is none of them.
-        names: Matches the relative path of each file that they hold; that of a folder ends in a slash.
+        what: The kind, for a message.
+        marker: The file that each folder of this kind has.
+        names: Matches the relative path of each file in such a folder; the path of a folder ends in a slash.
     """
 
     what: str
@@ -31,24 +31,24 @@ class Known:
 
 @contextmanager
 def whole_folder(path: str | os.PathLike[str], known: Known) -> Iterator[Path]:
-    """Give the path of a folder to make, and put that in the place of `path` at the end, so that a full disk, a crash
-    or a kill leaves the old folder as it was.
+    """Give the path of a temporary folder to make, and move it to `path` at the end: a full disk, a crash or a kill
+    leaves the old folder.
 
-    A folder that is there is replaced if it is empty or all of it is known. The new one has its permissions, group and
-    owner, as far as this process may give them. Through a link, the folder that it names is replaced.
+    An old folder is replaced if it is empty or everything in it is known. The new one has its permissions, group and
+    owner, as far as this process may give them. A link stays, and its target is replaced.
 
     Args:
-        path: Where the folder shall be.
-        known: What may be replaced.
+        path: The folder to write.
+        known: The kind of folder that may be replaced.
 
     Raises:
-        FileExistsError: If there is a folder which holds anything else; before anything is written, and at the end.
-        OSError: If it cannot be written; then it is as it was.
+        FileExistsError: If the old folder holds anything else; checked before the work and at the end.
+        OSError: If the folder cannot be written; the old one then stays.
     """
     check_replaceable(path, known)
     place, old = find(path)
     with scratch_folder(parent=place.parent) as scratch:
-        if old is not None and old.st_mode & stat.S_ISGID:  # what is made inside takes its group, as in the old one
+        if old is not None and old.st_mode & stat.S_ISGID:  # files in the new folder then get the group of the old one
             own(scratch, old)
             os.chmod(scratch, stat.S_ISGID | 0o700)
         new = scratch / "new"
@@ -56,18 +56,18 @@ def whole_folder(path: str | os.PathLike[str], known: Known) -> Iterator[Path]:
         if old is not None:
             give_to_owner(new, old)
         sync_tree(new)
-        if old is not None:  # only now: with these permissions its owner may not be able to look into it
+        if old is not None:  # last, because these permissions may keep even the owner from reading it
             take_after(new, place, old)
             sync_folder(new)
-        _put(new, place, known, scratch)
+        _move_into_place(new, place, known, scratch)
 
 
 def check_replaceable(path: str | os.PathLike[str], known: Known) -> None:
-    """Find out before the work whether `whole_folder` would refuse.
+    """Find out before the work whether `whole_folder` would refuse to replace a folder.
 
     Raises:
-        FileExistsError: If the folder holds what is not known.
-        NotADirectoryError: If it is no folder.
+        FileExistsError: If the folder holds an unknown file.
+        NotADirectoryError: If the path names no folder.
     """
     place, old = find(path)
     if old is None:
@@ -84,10 +84,10 @@ def check_replaceable(path: str | os.PathLike[str], known: Known) -> None:
 
 
 def _reason(place: Path, known: Known) -> str:
-    """What speaks against replacing a folder: "" for nothing."""
+    """Return the reason not to replace a folder; "" without one."""
     if os.path.ismount(place):
         return "is where a file system begins"
-    with contextlib.suppress(FileNotFoundError):  # of a current folder that was removed
+    with contextlib.suppress(FileNotFoundError):  # the current folder was removed
         if os.path.samefile(place, os.getcwd()):
             return "is the current folder"
     names = sorted(os.listdir(place))
@@ -98,7 +98,7 @@ def _reason(place: Path, known: Known) -> str:
 
 
 def _strange(folder: Path, known: Known, inside: str = "") -> str | None:
-    """The first path in a folder that is not known; folders that are not known are not looked into."""
+    """Return the first unknown path in a folder; None without one. The search does not enter unknown folders."""
     with os.scandir(folder) as entries:
         listed = sorted(entries, key=lambda entry: entry.name)
     for entry in listed:
@@ -111,8 +111,8 @@ def _strange(folder: Path, known: Known, inside: str = "") -> str | None:
     return None
 
 
-def _put(new: Path, place: Path, known: Known, scratch: Path) -> None:
-    """Put a folder in its place, and the old one into `scratch`."""
+def _move_into_place(new: Path, place: Path, known: Known, scratch: Path) -> None:
+    """Move a new folder to its place, and an old one into `scratch`."""
     check_replaceable(place, known)
     if not os.path.lexists(place):
         try:
@@ -120,11 +120,11 @@ def _put(new: Path, place: Path, known: Known, scratch: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            _put(new, place, known, scratch)  # somebody else has filled the place by now
+            _move_into_place(new, place, known, scratch)  # another process has filled the place by now
     else:
         _swap(new, place)
         try:
-            check_replaceable(new, known)  # the old one, where nobody can add to it by its name any more
+            check_replaceable(new, known)  # the old folder, to which nobody can add by its name any more
         except BaseException:
             _swap(new, place)
             raise
@@ -133,8 +133,8 @@ def _put(new: Path, place: Path, known: Known, scratch: Path) -> None:
 
 
 def _swap(new: Path, place: Path) -> None:
-    """Let two folders change places, in one step where the system can. In two, a kill between them leaves the old one
-    beside its place, under a name that says what it is.
+    """Exchange two folders, in one step if the system can. A kill between two steps leaves the old folder beside its
+    place, as NAME.old-....
     """
     if exchange(new, place):
         return

@@ -1,8 +1,8 @@
-"""Temporary files and folders: those of the living are left alone, those of the dead are cleared.
+"""Temporary files and folders; those that a killed process left are removed, those of a running process are not.
 
-A name has the host in it, and its process holds a lock (flock) on it, which the system takes away however the process
-ends. Who finds the lock free on a name of the same host has found what a killed process left. Another host's are left
-alone: on a shared file system its locks may not be seen.
+Each name contains the host, and its process holds a lock (flock) on it, which the system releases however the process
+ends. A free lock on a name of this host therefore means that a killed process left it. Names of other hosts stay: on a
+shared file system their locks may be invisible here.
 """
 
 import contextlib
@@ -19,21 +19,21 @@ from typing import IO
 
 from eca_multi._printable import file_name
 
-PLACE = "ECA_MULTI_SCRATCH"  # the environment variable with the folder of a harness's worker, which goes with its run
+PLACE = "ECA_MULTI_SCRATCH"  # the environment variable that gives a harness's worker a folder inside that of its run
 
 try:
     import fcntl
-except ImportError:  # not POSIX: nothing is locked, and nothing is cleared
+except ImportError:  # not POSIX: no locks, and nothing is cleared
     fcntl = None  # type: ignore[assignment]  # None where there is no such module
 
 
 @contextlib.contextmanager
 def temporary_file(folder: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
-    """Give a new file to write to, with its path. What still has that name at the end is removed.
+    """Give a new file to write to, with its path; remove the file at the end if it still has that name.
 
     Args:
-        folder: Where to make it; what dead processes left there is cleared first.
-        mode: Its permissions, of which the system takes off the umask.
+        folder: Where to make the file; the leavings of killed processes there are removed first.
+        mode: Its permissions, before the umask.
     """
     clear(folder)
     while True:
@@ -47,7 +47,7 @@ def temporary_file(folder: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
                 return
         finally:
             file.close()
-            with contextlib.suppress(FileNotFoundError):  # it has been renamed
+            with contextlib.suppress(FileNotFoundError):  # the file has been renamed
                 os.unlink(path)
             if lock is not None:
                 os.close(lock)
@@ -55,11 +55,12 @@ def temporary_file(folder: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
 
 @contextlib.contextmanager
 def scratch_folder(prefix: str = ".eca", parent: str | os.PathLike[str] | None = None) -> Iterator[Path]:
-    """Give a folder for a while, which nobody else can enter.
+    """Give a temporary folder that nobody else can enter.
 
     Args:
         prefix: The start of its name: ".eca", or "eca-" and letters.
-        parent: Where to make it, by default where temporary files go; what dead processes left there is cleared first.
+        parent: Where to make the folder; None is the system's place for temporary files. The leavings of killed
+            processes there are removed first.
     """
     place = Path(parent or os.environ.get(PLACE) or tempfile.gettempdir())
     clear(place)
@@ -79,14 +80,14 @@ def scratch_folder(prefix: str = ".eca", parent: str | os.PathLike[str] | None =
 
 
 def clear(folder: str | os.PathLike[str]) -> None:
-    """Remove what processes of this user and host left in a folder when they were killed; never what is in use."""
+    """Remove the files that killed processes of this user and host left in a folder; never one in use."""
     if fcntl is None:
         return
     left = re.compile(rf"(\.eca|eca-[a-z]+)-{re.escape(_host())}-[0-9a-f]{{16}}\.tmp")
-    with contextlib.suppress(OSError):  # a folder that cannot be listed can be written to all the same
+    with contextlib.suppress(OSError):  # a folder may be writable and not listable
         for name in os.listdir(folder):
             if left.fullmatch(name):
-                with contextlib.suppress(OSError):  # in use, gone, or of a file system without locks
+                with contextlib.suppress(OSError):  # in use, gone, or on a file system without locks
                     _clear(Path(folder, name))
 
 
@@ -107,10 +108,11 @@ def _clear(path: Path) -> None:
 
 
 def _lock(path: Path, file: IO[bytes] | None = None) -> int | None:
-    """Lock what was just made.
+    """Lock a new file or folder.
 
     Returns:
-        A handle, which holds the lock until it is closed; None where who clears was faster, and took it away.
+        A handle, which holds the lock until it is closed; None if another process has removed the file or folder, which
+        looked like a leaving before it was locked.
     """
     if fcntl is None:
         return os.open(os.devnull, os.O_RDONLY)
@@ -122,9 +124,9 @@ def _lock(path: Path, file: IO[bytes] | None = None) -> int | None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(handle), os.lstat(path)):
             return handle
-    except (BlockingIOError, FileNotFoundError):  # it is being cleared, or was
+    except (BlockingIOError, FileNotFoundError):  # another process removes it, or has removed it
         pass
-    except OSError:  # a file system without locks: there nobody clears either
+    except OSError:  # a file system without locks, on which nobody clears either
         return handle
     os.close(handle)
     return None
@@ -140,7 +142,7 @@ def _host() -> str:
 
 @contextlib.contextmanager
 def _naming(folder: Path) -> Iterator[None]:
-    """Name the folder in an error, not a temporary name in it that nobody knows."""
+    """Put the folder into an error, instead of a temporary name that nobody knows."""
     try:
         yield
     except OSError as error:
@@ -149,7 +151,7 @@ def _naming(folder: Path) -> Iterator[None]:
 
 
 def _remove(folder: Path, attempts: int = 20) -> None:
-    """Remove a folder. What a thread still writes into it is waited for; what stays all the same is cleared later."""
+    """Remove a folder, and try again while a thread still writes into it; a later run clears the rest."""
     for attempt in range(attempts):
         shutil.rmtree(folder, ignore_errors=True)
         if not os.path.lexists(folder):
@@ -159,7 +161,7 @@ def _remove(folder: Path, attempts: int = 20) -> None:
 
 
 def _open_up(folder: Path) -> None:
-    """Let what lies in folders without permissions be removed."""
+    """Add permissions to the folders inside, so that their files can be removed."""
     for place, names, _ in os.walk(folder):
         for path in (place, *(os.path.join(place, name) for name in names)):
             with contextlib.suppress(OSError):  # gone, or another user's

@@ -1,4 +1,4 @@
-"""Zip archives, which torch and Keras write uncompressed: their members are stretches of the file."""
+"""Zip archives of torch and Keras. Both write members uncompressed, so a member is a contiguous part of the file."""
 
 import zipfile
 from collections.abc import Iterator
@@ -11,30 +11,30 @@ _HEADER = 30  # bytes before a member's name
 
 @contextmanager
 def open_archive(source: Source) -> Iterator[zipfile.ZipFile]:
-    """Open an archive whose members do not lie on top of each other.
+    """Open an archive whose members do not overlap.
 
     Raises:
-        Exception: Whatever zipfile raises of a broken one.
+        Exception: Whatever zipfile raises for a broken archive.
     """
     source.file.seek(0)
     with zipfile.ZipFile(source.file) as archive:
         stored = sum(entry.compress_size for entry in archive.infolist())
-        if stored > source.size:  # reading each once would take far longer than the file is long
+        if stored > source.size:  # reading all members would take far longer than reading the file
             raise zipfile.BadZipFile("members that overlap")
         yield archive
 
 
 def place_of(source: Source, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[int, int]:
-    """Return where the bytes of a member start and end, after its checksum was compared.
+    """Return where the bytes of a member start and end, after a check of its checksum.
 
     Raises:
-        zipfile.BadZipFile: If it is compressed, or its bytes are not all there, or not those of the checksum.
+        zipfile.BadZipFile: If the member is compressed or incomplete, or has another checksum.
     """
     if entry.compress_type != zipfile.ZIP_STORED:
         raise zipfile.BadZipFile(f"{entry.filename} is compressed, which neither torch nor Keras does")
-    if entry.CRC:  # torch can be told to write none
+    if entry.CRC:  # torch has an option to write no checksums
         with archive.open(entry) as member:
-            while member.read(1 << 20):  # to the end: that is where it is compared
+            while member.read(1 << 20):  # zipfile compares the checksum at the end
                 pass
     lengths = source.read(entry.header_offset + _HEADER - 4, 4)
     start = (

@@ -1,4 +1,4 @@
-"""What wrote a checkpoint: read off the file's content, not its name."""
+"""Detect from a file's content, not from its name, which framework wrote it."""
 
 import os
 import struct
@@ -8,11 +8,11 @@ from typing import Any
 
 from eca_multi._parsing import parse_json, parsing
 
-from .identify import CheckpointError
+from .errors import CheckpointError
 from .source import open_source
 
 _PICKLES = (".pth", ".pt", ".tar", ".bin", ".pkl", ".ckpt")
-_LINEN = ("params", "batch_stats", "step", "opt_state")  # of a linen network's variables, or of a TrainState
+_LINEN = ("params", "batch_stats", "step", "opt_state")  # the first keys of linen's variables, or of a TrainState
 _MISTAKEN = {
     b"": "an empty file",
     b"\x1f\x8b": "compressed by gzip: unpack it",
@@ -22,11 +22,11 @@ _MISTAKEN = {
 
 
 def detect(path: str | os.PathLike[str]) -> str:
-    """Return which reader a checkpoint is for: "torch", "safetensors", "keras", "linen" or "nnx".
+    """Return the kind of a checkpoint: "torch", "safetensors", "keras", "linen" or "nnx".
 
     Raises:
         OSError: If the file cannot be read.
-        CheckpointError: If it is none of these.
+        CheckpointError: If the file is of no such kind.
     """
     name = os.fspath(path)
     if os.path.isdir(path):
@@ -46,17 +46,23 @@ def detect(path: str | os.PathLike[str]) -> str:
     if start[257:262] == b"ustar":
         raise _unknown(name, "a tar archive: take the checkpoint out of it")
     looks = next((text for sign, text in _MISTAKEN.items() if sign and start.startswith(sign)), "")
-    if start and not looks and name.endswith(_PICKLES):  # its reader says best what is wrong with it
+    if start and not looks and name.endswith(_PICKLES):  # torch's reader has the better message
         return "torch"
     raise _unknown(name, looks or "of another format" if start else _MISTAKEN[b""])
 
 
 def _archive(name: str, start: bytes) -> str:
-    """torch and Keras both write zip archives; of one that is cut off the first name is still there."""
+    """Tell torch's zip archives from Keras's. A truncated archive still has the name of its first member."""
     try:
         with zipfile.ZipFile(name) as archive:
             names = set(archive.namelist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, RuntimeError, struct.error):  # all that zipfile raises
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        ValueError,
+        RuntimeError,
+        struct.error,
+    ):  # everything that zipfile raises
         names = {start[30 : 30 + int.from_bytes(start[26:28], "little")].decode(errors="replace")}
     if names & {"config.json", "metadata.json", "model.weights.h5"}:
         return "keras"
@@ -66,7 +72,7 @@ def _archive(name: str, start: bytes) -> str:
 
 
 def _first_key(start: bytes) -> str:
-    """The first key of a map in msgpack; "" where it is none."""
+    """Return the first key of a map in msgpack; "" if the bytes are no map."""
     lengths = {0xDE: 3, 0xDF: 5}
     place = 1 if start and 0x80 < start[0] < 0x90 else lengths.get(start[0] if start else 0, 0)
     kind = start[place : place + 1]
@@ -82,7 +88,7 @@ def _first_key(start: bytes) -> str:
 
 
 def _keys_of_folder(folder: Path) -> list[str]:
-    """The first keys of the tree that orbax wrote; it may lie in a folder of its own."""
+    """Return the first keys of the tree that orbax wrote, which may lie in a folder inside."""
     for place in sorted((folder / "_METADATA", *folder.glob("*/_METADATA"))):
         if place.is_file():
             return _tree_keys(folder, place)

@@ -1,4 +1,4 @@
-"""The sha256 of a file or a folder."""
+"""Compute the sha256 and the size of a file or a folder."""
 
 import os
 from collections.abc import Callable
@@ -9,20 +9,17 @@ _PIECE = 1 << 22
 
 
 def sha256_of(path: str | os.PathLike[str], tell: Callable[[int, int], None]) -> str:
-    """Return the sha256 of a file; of a folder, that of each file's relative name, size and bytes, in order of names.
+    """Return the sha256 of a file, or of the relative name, size and bytes of each file in a folder, sorted by name.
 
     Args:
         path: The file or the folder.
-        tell: Called with the number of bytes that are done, and of all.
+        tell: Called with the number of bytes done and the number of all bytes.
     """
     place = Path(path)
-    folder = place.is_dir()
-    files = sorted(file for file in place.rglob("*") if file.is_file()) if folder else [place]
-    total = sum(file.stat().st_size for file in files)
-    done, digest = 0, sha256()
+    done, total, digest = 0, size_of(place), sha256()
     tell(0, total)
-    for file in files:
-        if folder:
+    for file in _files(place):
+        if file != place:
             digest.update(f"{file.relative_to(place).as_posix()}\0{file.stat().st_size}\0".encode())
         with open(file, "rb") as content:
             while piece := content.read(_PIECE):
@@ -30,3 +27,12 @@ def sha256_of(path: str | os.PathLike[str], tell: Callable[[int, int], None]) ->
                 done += len(piece)
                 tell(done, total)
     return digest.hexdigest()
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in _files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

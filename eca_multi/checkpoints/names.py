@@ -1,35 +1,35 @@
-"""The names in torch state dicts, taken to canonical ones."""
+"""Translate the names in torch state dicts to canonical names."""
 
 import re
 from collections.abc import Iterable
 
-# What wrappers put before every name: DataParallel, torch.compile, training frameworks.
+# Prefixes that wrappers put before every name: DataParallel, torch.compile, training frameworks.
 _PREFIXES = ("module.", "_orig_mod.", "model.")
-# The original's layer is `eca`, or a number in MobileNetV2; timm's is `se`, `attn` or `attn_last`.
+# The original calls the layer `eca`, or numbers it in MobileNetV2; timm calls it `se`, `attn` or `attn_last`.
 _ECA = re.compile(r"(.*\.)(?:eca|se|attn|attn_last)\.conv\.weight$")
 _NUMBERED = re.compile(r"(features\.\d+\.conv\.\d+)\.conv\.weight$")
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Return {canonical name: name in the source}, without the counters of batches.
+    """Return {canonical name: name in the source}, without batch norm's counters `num_batches_tracked`.
 
     Raises:
-        ValueError: If two tensors come to the same name.
+        ValueError: If two tensors have one canonical name.
     """
     sources = [name for name in names if not name.endswith("num_batches_tracked")]
     cut = 0
     while prefix := _common_prefix(sources, cut):
         cut += len(prefix)
-    found: dict[str, str] = {}
+    translated: dict[str, str] = {}
     for source in sources:
         name = _canonical(source[cut:])
-        if name in found:
+        if name in translated:
             raise ValueError(
-                f"the checkpoint must hold each tensor once. Received: {found[name]!r} and {source!r}, "
+                f"the checkpoint must hold each tensor once. Received: {translated[name]!r} and {source!r}, "
                 f"both of which are {name!r}. Remove one of them."
             )
-        found[name] = source
-    return found
+        translated[name] = source
+    return translated
 
 
 def _common_prefix(names: list[str], cut: int) -> str:

@@ -1,77 +1,37 @@
-"""A file of tensors that is open: each tensor is known by its place and shape first, and is read when it is wanted."""
+"""An open file of tensors: a tensor's place and shape are known first, and its values are read when they are needed."""
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from .identify import CheckpointError
+from .dtypes import BFLOAT16
+from .errors import CheckpointError
+from .stored import Stored
 
-_MOST_AXES = 8  # no network has more than four
-_MOST_TENSORS = 50_000  # the largest network has 1,008, and an optimizer two or three for each of them
-# A file may declare tensors of so many bytes: bfloat16 is widened to twice its size, and two tensors may share a
-# storage. Where it is compressed, a thousandth of a network's bytes may be left, of zeros, but not of a whole network.
-_PLAIN, _PLAIN_MORE = 4, 1 << 20
-_PACKED, _PACKED_MORE = 100, 64 << 20
-_WINDOW = 1 << 16  # bytes that a stream holds, and the longest line
-_SPREAD = 64  # so many times its own bytes may a tensor be spread over that is a part of a larger one
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file: what it is, and how its values are read.
-
-    Args:
-        shape, dtype: Of the array that `load` returns.
-        load: Reads the values; each call reads them again.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    load: Callable[[], np.ndarray]
-
-    @property
-    def size(self) -> int:
-        size = 1
-        for extent in self.shape:
-            size *= extent
-        return size
-
-    @property
-    def itemsize(self) -> int:
-        return self.dtype.itemsize
-
-    @property
-    def nbytes(self) -> int:
-        return self.size * self.itemsize
-
-    def viewed(self, view: Callable[[np.ndarray], np.ndarray]) -> "Stored":
-        """Return the tensor as a view of it: transposed, or of another shape."""
-        shape = view(np.broadcast_to(np.float32(0), self.shape)).shape
-        load = self.load
-        return replace(self, shape=shape, load=lambda: view(load()))
+_MOST_AXES = 32  # no network has more than four; NumPy has a limit of its own
+_SPREAD = 64  # a tensor that is a part of a larger one may be spread over so many times its own bytes
 
 
 class Source:
     """A file that is open for reading.
 
     Args:
-        name: As it was given.
-        file: Unbuffered.
+        name: Path, for messages.
+        file: The open file, unbuffered.
+        size: Its bytes.
         mmap: Whether tensors are mapped into memory instead of read.
     """
 
-    def __init__(self, name: str, file: BinaryIO, mmap: bool) -> None:
-        self.name, self.file = name, file
-        self.size = os.fstat(file.fileno()).st_size
-        self._mapped = np.memmap(file, np.uint8, "r") if mmap and self.size else None
+    def __init__(self, name: str, file: BinaryIO, size: int, *, mmap: bool = False) -> None:
+        self.name, self.file, self.size = name, file, size
+        self._mapped = np.memmap(file, np.uint8, "r") if mmap and size else None
 
     def read(self, start: int, count: int) -> bytes:
-        """Return that many bytes, or what there is of them."""
+        """Return `count` bytes, or fewer at the end of the file."""
         self.file.seek(start)
         parts = []
         left = max(min(count, self.size - start), 0)
@@ -88,27 +48,30 @@ class Source:
         end: int,
         strides: Sequence[int] | None = None,
         *,
-        bfloat16: bool = False,
+        fills: bool = False,
     ) -> Stored:
-        """Return a tensor that lies between two places of the file.
+        """Return the tensor that lies between two places of the file.
 
         Args:
-            dtype: As NumPy writes it, with its byte order.
-            shape: Axes.
-            start: Of its first number.
-            end: Behind which nothing of it may lie.
-            strides: In numbers; None where they lie one after another.
-            bfloat16: Whether the numbers are the upper halves of float32.
+            dtype: NumPy's name with the byte order, "<f4", or BFLOAT16.
+            shape: Extents.
+            start: Place of the first number, in bytes.
+            end: Place behind the last number, or later.
+            strides: In numbers; None for a contiguous tensor.
+            fills: Whether the tensor must take all bytes between the two places.
 
         Raises:
-            ValueError: If it does not lie there, or numbers of it overlap.
+            ValueError: If the tensor does not lie between the places or fill them, or two of its numbers overlap.
         """
-        raw = np.dtype(dtype)
+        bfloat16 = dtype == BFLOAT16
+        raw = np.dtype("<u2" if bfloat16 else dtype)
         axes = _extents(shape)
         steps = _contiguous(axes) if strides is None else _steps(axes, strides)
         span = 1 + sum((extent - 1) * step for extent, step in zip(axes, steps, strict=True)) if 0 not in axes else 0
         if type(start) is not int or not 0 <= start <= end <= self.size or start + span * raw.itemsize > end:
             raise ValueError(f"a tensor of shape {axes} lies outside of the file")
+        if fills and span * raw.itemsize != end - start:
+            raise ValueError(f"a tensor of shape {axes} in {end - start} bytes")
         if span > _SPREAD * np.prod(axes, dtype=object):
             raise ValueError(f"a tensor of shape {axes} that is spread over {span} numbers")
 
@@ -141,83 +104,28 @@ class Source:
         return array
 
 
-class Stream:
-    """A file as parsers read it: one small piece after another, and never more at once than there is."""
-
-    def __init__(self, source: Source, start: int, end: int) -> None:
-        self._source, self._end = source, end
-        self._start, self._buffer, self._place = start, b"", 0
-
-    def tell(self) -> int:
-        return self._start + self._place
-
-    def read(self, count: int) -> bytes:
-        self._hold(count)
-        data = self._buffer[self._place : self._place + count]
-        self._place += len(data)
-        return data
-
-    def readline(self) -> bytes:
-        self._hold(_WINDOW)
-        end = self._buffer.find(b"\n", self._place)
-        return self.read((end + 1 if end >= 0 else len(self._buffer)) - self._place)
-
-    def skip(self, count: int) -> None:
-        self._place += count
-
-    def _hold(self, count: int) -> None:
-        """Have the next bytes in the buffer, as far as the file goes."""
-        if self._place + count > len(self._buffer):
-            self._start, self._place = self.tell(), 0
-            wanted = max(min(max(count, _WINDOW), self._end - self._start), 0)
-            self._buffer = self._source.read(self._start, wanted)
-
-
 @contextmanager
 def open_source(path: str | os.PathLike[str], mmap: bool = False) -> Iterator[Source]:
     """Open a file of tensors.
 
     Raises:
-        OSError: If it cannot be read.
-        CheckpointError: If it is no regular file, or was written to while it was open.
+        OSError: If the file cannot be read.
+        CheckpointError: If the path names no regular file, or the file was written to while it was open.
     """
     name = os.fspath(path)
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for, a device has no end
+    if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait, and a device has no end
         if os.path.isdir(path):
             raise IsADirectoryError(21, "Is a directory", name)
         raise CheckpointError(f"path must name a file. Received: {name!r}, a pipe or a device. Copy it to a file.")
     with open(path, "rb", buffering=0) as file:
         before = os.fstat(file.fileno())
-        yield Source(name, file, mmap)
+        yield Source(name, file, before.st_size, mmap=mmap)
         after = os.fstat(file.fileno())
         if not mmap and (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
             raise CheckpointError(
                 f"the checkpoint must stay as it is while it is read. Received: {name!r}, which was written to "
                 "meanwhile. Read it again when nothing writes to it."
             )
-
-
-def check_total(tensors: Mapping[str, Stored], size: int, *, packed: bool = False) -> None:
-    """Refuse tensors that are more than a file of that size can hold, before any is read.
-
-    Raises:
-        ValueError: With the number of bytes.
-    """
-    check_count(tensors)
-    factor, more = (_PACKED, _PACKED_MORE) if packed else (_PLAIN, _PLAIN_MORE)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    if total > factor * size + more:
-        raise ValueError(f"{size} bytes that claim to hold tensors of {total} bytes")
-
-
-def check_count(tensors: Sized) -> None:
-    """Refuse more tensors than any network has, before anything is made of each.
-
-    Raises:
-        ValueError: With their number.
-    """
-    if len(tensors) > _MOST_TENSORS:
-        raise ValueError(f"{len(tensors)} tensors, more than any network has")
 
 
 def _extents(shape: Sequence[int]) -> tuple[int, ...]:
@@ -237,7 +145,7 @@ def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _steps(shape: tuple[int, ...], strides: Sequence[int]) -> tuple[int, ...]:
-    """Check that no two numbers of a tensor lie at one place: it would be larger than what is stored of it."""
+    """Check that no two numbers of a tensor share a place: such a tensor could be larger than the file."""
     if not isinstance(strides, list | tuple) or len(strides) != len(shape):
         raise ValueError("a tensor whose strides are not as many as its axes")
     if not all(type(step) is int and 0 <= step < 1 << 62 for step in strides):
@@ -247,6 +155,6 @@ def _steps(shape: tuple[int, ...], strides: Sequence[int]) -> tuple[int, ...]:
         if step < behind:
             raise ValueError(f"a tensor of shape {shape} that is expanded or overlaps itself (strides {strides})")
         behind = step * (extent - 1) + behind
-    # Of an axis of one position the step says nothing.
+    # The stride of an axis with one position has no meaning.
     plain = _contiguous(shape)
     return tuple(step if extent > 1 else plain[i] for i, (step, extent) in enumerate(zip(strides, shape, strict=True)))

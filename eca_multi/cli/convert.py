@@ -1,6 +1,5 @@
-"""The command line of checkpoints: `eca-multi convert SOURCE TARGET --to FRAMEWORK`. It calls convert and prints."""
+"""`eca-multi convert SOURCE TARGET --to FRAMEWORK`: a checkpoint for another framework."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,8 +9,9 @@ import typer
 
 from eca_multi._terminal import say
 from eca_multi.checkpoints import convert as convert_file
+from eca_multi.checkpoints.digest import size_of
 
-_LARGE = 64 << 20  # bytes from which on a bar is shown
+_LARGE = 64 << 20  # bytes; a larger source gets a progress bar
 _STEPS = {"hash": "Checksum", "read": "Reading", "write": "Writing"}
 
 
@@ -28,10 +28,10 @@ def convert(
         Path, typer.Argument(help="The file to write; of linen and nnx also a folder.", metavar="TARGET")
     ],
     to: Annotated[str, typer.Option(help="torch, keras, linen, nnx or canonical.")],
-    arch: Annotated[
-        str | None, typer.Option(help="Name of the network; by default names and shapes say which it is.")
+    arch: Annotated[str | None, typer.Option(help="Name of the network; by default names and shapes decide.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Place of the weights in a file of torch, as in model or ema.model.")
     ] = None,
-    key: Annotated[str | None, typer.Option(help="Where in a file of torch the weights are.")] = None,
 ) -> None:
     """Take a checkpoint of an ECA network to another framework."""
     try:
@@ -45,8 +45,8 @@ def convert(
 
 @contextmanager
 def _bar(source: Path) -> Iterator[Callable[[str, int, int], None] | None]:
-    """A progress bar on the terminal, for a large file."""
-    if not source.exists() or _size(source) < _LARGE:
+    """Show a progress bar on the terminal for a large source."""
+    if not source.exists() or size_of(source) < _LARGE:
         yield None
         return
     from rich.console import Console
@@ -60,9 +60,3 @@ def _bar(source: Path) -> Iterator[Callable[[str, int, int], None] | None]:
             progress.update(tasks[step], completed=done, total=total, visible=True)
 
         yield tell
-
-
-def _size(source: Path) -> int:
-    if source.is_file():
-        return source.stat().st_size
-    return sum(os.path.getsize(file) for file in source.rglob("*") if file.is_file())

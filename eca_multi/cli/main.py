@@ -1,12 +1,13 @@
-"""The command line. It parses, calls and prints; what is computed lies elsewhere."""
+"""`eca-multi`: the commands together."""
 
 from typing import Annotated
 
 import typer
 
-from eca_multi import __version__, eca_kernel_size
+from eca_multi import __version__
 
 from .convert import convert
+from .kernel_size import kernel_size
 from .parity import app as parity_app
 from .plan import plan
 
@@ -34,22 +35,7 @@ def _main(
     pass
 
 
-@app.command()
-def kernel_size(
-    channels: Annotated[list[int], typer.Argument(help="Numbers of channels.", metavar="CHANNELS")],
-    gamma: Annotated[float, typer.Option(help="Divisor of the rule.")] = 2,
-    beta: Annotated[float, typer.Option(help="Offset of the rule, the paper's b.")] = 1,
-    min_size: Annotated[int, typer.Option(help="Smallest size: 1 is the paper's, 3 timm's.")] = 1,
-) -> None:
-    """Print the adaptive kernel size for each number of channels."""
-    try:
-        sizes = [eca_kernel_size(number, gamma=gamma, beta=beta, min_size=min_size) for number in channels]
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    for number, size in zip(channels, sizes, strict=True):
-        typer.echo(f"{number}\t{size}")
-
-
+app.command()(kernel_size)
 app.command()(convert)
 app.command()(plan)
 app.add_typer(parity_app, name="parity")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eca_multi._canonical import Weights, check_weights
-from eca_multi.checkpoints import Identified, identify
+from eca_multi.checkpoints.identify import Identified, identify
 from eca_multi.networks import Network, Tensor
 
 Path = tuple[str, ...]

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from eca_multi._canonical import Weights, check_weights
-from eca_multi.checkpoints import Identified, identify
+from eca_multi.checkpoints.identify import Identified, identify
 
 from ._owned import assign, owned
 

@@ -9,7 +9,7 @@ Example:
 import os as _os
 from importlib.util import find_spec as _find_spec
 
-from eca_multi._errors import not_installed
+from eca_multi._errors import NotInstalled, not_installed
 
 # A case may import some of these packages late, so a missing one is reported at once. A worker draws no data: the
 # interpreter of another environment needs ml_dtypes alone.
@@ -18,7 +18,7 @@ if _missing := [
     for name in ("ml_dtypes", *(() if "ECA_MULTI_PARITY_WORKER" in _os.environ else ("scipy", "sklearn", "PIL")))
     if _find_spec(name) is None
 ]:
-    raise ImportError(not_installed("eca_multi.parity", _missing[0], "parity"))
+    raise NotInstalled(not_installed("eca_multi.parity", _missing[0], "parity"))
 
 from .define.adapters import Adapter as Adapter
 from .define.adapters import JaxAdapter as JaxAdapter

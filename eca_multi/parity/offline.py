@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from eca_multi.checkpoints import CheckpointError, read_safetensors
+from eca_multi.checkpoints import CheckpointError
+from eca_multi.checkpoints.safetensors import read_safetensors
 
 from .define.axes import SpecError
 from .define.checks import BASE

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from eca_multi._canonical import Weights, check_weights, without_weight
-from eca_multi.checkpoints import identify
+from eca_multi.checkpoints.identify import identify
 from eca_multi.networks import Tensor
 
 from ._owned import assign

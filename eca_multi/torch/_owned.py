@@ -70,6 +70,8 @@ def _check_range(value: torch.Tensor, like: torch.Tensor) -> None:
 
 
 def _check_finite(new: torch.Tensor, value: torch.Tensor, like: torch.Tensor) -> None:
+    if _has_finite_sum(new):
+        return
     finite = torch.isfinite(_dense(new))
     if _all(finite):
         return
@@ -79,6 +81,15 @@ def _check_finite(new: torch.Tensor, value: torch.Tensor, like: torch.Tensor) ->
     old = _dense(like)
     if not _all(finite | (_dense(new) == old) | (torch.isnan(_dense(new)) & torch.isnan(old))):
         raise not_finite()
+
+
+def _has_finite_sum(tensor: torch.Tensor) -> bool:
+    """Whether the sum is finite. Then each number is: no finite number cancels NaN or infinity.
+
+    The sum takes a twentieth of the time of torch.isfinite. It may overflow, so False proves nothing.
+    """
+    total = _dense(tensor).sum()
+    return bool(torch.isfinite(total.full_tensor() if hasattr(total, "full_tensor") else total))
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import serialization
 
-from eca_multi.checkpoints import CheckpointError, take
+from eca_multi.checkpoints import CheckpointError
+from eca_multi.checkpoints.take import take
 from eca_multi.flax.linen import checkpoints as linen
 from eca_multi.flax.nnx import checkpoints as nnx
 from tests.support.checkpoint_factory import linen_msgpack, orbax_folder, random_weights
@@ -123,7 +124,7 @@ def test_a_checkpoint_of_orbax_is_replaced_in_its_place(write, read, there, tmp_
 FULL = """
 import resource, sys
 from tests.support.checkpoint_factory import random_weights
-from eca_multi.checkpoints import take
+from eca_multi.checkpoints.take import take
 from eca_multi.flax.linen.checkpoints import write_checkpoint
 checkpoint = take(random_weights("eca_resnet18", num_classes=2))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))  # a disk for files of a megabyte

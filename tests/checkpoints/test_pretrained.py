@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from eca_multi.checkpoints import CheckpointError, Hub, find_pretrained
+from eca_multi.checkpoints import CheckpointError
+from eca_multi.checkpoints.find_files import Hub
+from eca_multi.checkpoints.find_pretrained import find_pretrained
 from eca_multi.networks import Preprocessing, preprocessing_of
 from eca_multi.torch import eca_mobilenet_v2, from_pretrained, to_canonical
 from tests.support.checkpoint_factory import HubServer, canonical, original, random_weights, repository, timm_pth

@@ -3,7 +3,6 @@
 import argparse
 import os
 import pickle
-import re
 
 import numpy as np
 import pytest
@@ -196,7 +195,7 @@ def test_weights_that_are_incomplete_or_broken(tmp_path, model):
     torch.save(state, path)
     with pytest.raises(CheckpointError, match=r"1 missing: layer4\.1\.bn2\.weight"):
         read_checkpoint(path)
-    with pytest.raises(CheckpointError, match=re.escape("must hold the tensors of eca_resnet34. Received, compared")):
+    with pytest.raises(CheckpointError, match=r"must hold the tensors of eca_resnet34\. The nearest networks are"):
         read_checkpoint(path, "eca_resnet34")
     with pytest.raises(FileNotFoundError, match="No such file"):
         read_checkpoint(tmp_path / "none.pth")

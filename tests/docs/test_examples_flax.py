@@ -29,7 +29,7 @@ def classifier(kind):
     return lambda x: model.apply(variables, x)
 
 
-both = pytest.mark.parametrize("kind", ["linen", "nnx"])
+both = pytest.mark.parametrize("kind", [pytest.param("linen", marks=pytest.mark.slow), "nnx"])
 
 
 @both

@@ -180,15 +180,12 @@ def test_the_report_sees_a_meddler(meddler):
 
 
 def test_the_frameworks_are_not_shadowed():
-    """A folder eca_multi/torch beside `import torch`: neither inside nor outside of the package is ours found."""
-    pairs = {
-        "torch": "eca_multi.torch",
-        "keras": "eca_multi.keras",
-        "jax": "eca_multi.jax",
-        "flax": "eca_multi.flax.nnx",
-    }
-    lines = [f"import {ours}, {name}; print({name}.__file__, {ours}.__file__)" for name, ours in pairs.items()]
-    done = python("\n".join(lines))
+    """A folder eca_multi/torch beside `import torch`: neither name leads to the other's file."""
+    pairs = {"torch": "eca_multi.torch", "keras": "eca_multi.keras", "jax": "eca_multi.jax", "flax": "eca_multi.flax"}
+    done = python(
+        "from importlib.util import find_spec\n"
+        f"for theirs, ours in {pairs!r}.items(): print(find_spec(theirs).origin, find_spec(ours).origin)"
+    )
     assert done.returncode == 0, done.stderr
     package = ROOT / "eca_multi"
     for line in done.stdout.splitlines():

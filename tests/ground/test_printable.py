@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 
 from eca_multi import parity
 from eca_multi._printable import file_name, printable
-from eca_multi.checkpoints import CheckpointError, ConversionReport, Report, read_checkpoint
+from eca_multi.checkpoints import CheckpointError, ConversionReport, read_checkpoint
+from eca_multi.checkpoints.compare import Report
 from eca_multi.cli.main import app
 from eca_multi.parity import Case, NumpyAdapter, Spec, SpecError, Verdict
 from eca_multi.parity.execute.state import RunnerState

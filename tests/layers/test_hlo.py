@@ -18,6 +18,8 @@ import eca_multi.keras
 from eca_multi.jax import eca, functional
 from eca_multi.jax.functional import _convolve
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SHAPE = (2, 56, 56, 64)
 FLOOR = {"forward": 3, "gradient": 7}
 SMALL = 0.1  # of a map: means, gate, kernel and their gradients, all of them (N, C) or less
@@ -85,6 +87,7 @@ def test_keras_is_at_the_floor(which, dtype):
     check_floor(eca_multi.keras.eca, which, dtype)
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_keras_on_tensorflow_shifts_once(monkeypatch):
     import tensorflow as tf

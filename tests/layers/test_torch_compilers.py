@@ -84,7 +84,9 @@ def test_function_compiles_once_for_all_channel_counts(counter, rng):
     assert counter.frame_count == 1
 
 
-@pytest.mark.parametrize(("layer_type", "graphs"), [(ECA, 1), (ComparingECA, len(CHANNELS))])
+@pytest.mark.parametrize(
+    ("layer_type", "graphs"), [(ECA, 1), pytest.param(ComparingECA, len(CHANNELS), marks=pytest.mark.slow)]
+)
 def test_layer_compiles_once_for_all_channel_counts(layer_type, graphs, counter, rng):
     run_over_channels(compiled_layer(layer_type, counter), rng)
     assert counter.frame_count == graphs

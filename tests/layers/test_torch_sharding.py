@@ -28,6 +28,7 @@ def results(tmp_path_factory):
     return json.loads((folder / "results.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_sharded_eca_agrees_with_the_oracle(case, results):
     found = results[case]["ECA"]

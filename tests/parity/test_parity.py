@@ -76,7 +76,7 @@ def test_the_mutants_base_is_right():
     [
         ("FlippedKernel", "float32", {"y", "dx", "dw"}),
         pytest.param("ShiftedPadding", "float32", {"y", "dx", "dw"}, marks=pytest.mark.slow),
-        ("DetachedGate", "float32", {"dx", "dw"}),
+        pytest.param("DetachedGate", "float32", {"dx", "dw"}, marks=pytest.mark.slow),
         pytest.param("Float16Mean", "float16", {"y", "dx"}, marks=pytest.mark.slow),
         pytest.param("WrongAxis", "float32", {"y", "dx", "dw"}, marks=pytest.mark.slow),
         pytest.param("BatchLeak", "float32", {"y", "dx"}, marks=pytest.mark.slow),
@@ -117,12 +117,14 @@ def test_a_defect_beside_a_right_runner_names_the_wrong_one():
 # --- workers that misbehave --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_exception_is_exit_3_with_its_text():
     done = cli("--runner", mutant("Raising"), "--dtype", "float32", *CASE)
     assert done.exit_code == 3
     assert "RuntimeError: the pool is empty" in done.output
 
 
+@pytest.mark.slow
 def test_a_crash_is_exit_3_with_the_last_words_and_costs_only_its_own_cells():
     done = cli("--runner", mutant("Crashing"), "--runner", "torch", "--dtype", "float32", *CASE)
     assert done.exit_code == 3

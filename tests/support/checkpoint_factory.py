@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from eca_multi.checkpoints import identify
+from eca_multi.checkpoints.identify import identify
 from eca_multi.networks import find, tensors
 
 

@@ -119,7 +119,7 @@ class Nnx(NnxAdapter):
 
 
 def _function(sigmoid):
-    """The layer as a function, in whatever arrays have NumPy's operators."""
+    """Return the layer as a function on any arrays that have NumPy's operators."""
 
     def layer(inputs, weights):
         x, valid = inputs["x"], inputs["mask"][..., None]
@@ -132,7 +132,7 @@ def _function(sigmoid):
 
 
 class Function(TorchAdapter):
-    """The fifth way of PyTorch: a function that holds no weights."""
+    """PyTorch, as a function that holds no weights."""
 
     layout = "NHWC"
 
@@ -165,7 +165,7 @@ class Numpy(NumpyAdapter):
 
 
 def by_hand(inputs, weights, cotangents):
-    """Outputs, taps and gradients of the layer, with the axes in the order N, H, W, C."""
+    """Return outputs, taps and gradients of the layer, with the axes in the order N, H, W, C."""
     x, valid = inputs["x"], inputs["mask"][..., None]
     pooled = (x * valid).sum((1, 2)) / valid.sum((1, 2))
     logits = pooled @ weights["kernel"] + weights["bias"]
@@ -186,7 +186,7 @@ def by_hand(inputs, weights, cotangents):
     }
 
 
-# No framework's own order, so that every one of them has to move axes.
+# The order of axes is no framework's own, so every engine has to move axes.
 SPEC = Spec(
     "Everything",
     layout="CNWH",
@@ -224,7 +224,7 @@ def variant(base: type[Adapter], **attributes) -> type[Adapter]:
 
 
 def expected(job, ones=False):
-    """The results by hand, in float64 and in the specification's order of axes."""
+    """Return the results by hand, in float64 and in the specification's order of axes."""
     to = {"x": (1, 3, 2, 0), "mask": (1, 2, 0), "y": (1, 3, 2, 0)}
     inputs = {n: a.transpose(to[n]) if n in to else a for n, a in job.inputs.items()}
     inputs["x"] = inputs["x"].astype(np.float64)

@@ -47,7 +47,7 @@ def write(target: Path, what: str, text: str) -> None:
 
 
 def state(target: Path, what: str) -> str:
-    """What a target holds, where it is complete: one letter, over and over."""
+    """Return what a complete target holds: one letter, repeated."""
     if what == "file":
         text = target.read_text()
         return text[0] if text == text[0] * 10 * SIZE else f"{len(text)} bytes of {set(text)}"

@@ -1,4 +1,4 @@
-"""Exceptions raised at chosen lines of our own code, as Ctrl-C or a lack of memory would be."""
+"""Raise exceptions at chosen lines of our own code, as Ctrl-C or a lack of memory does."""
 
 import dis
 import functools
@@ -14,16 +14,16 @@ Position = tuple[str, int, int]  # file, line, and the how manieth time that it 
 
 
 class Interrupted(KeyboardInterrupt):
-    """Passes by `except Exception`."""
+    """`except Exception` does not catch this."""
 
 
 class NoMemory(MemoryError):
-    """Is caught by it."""
+    """`except Exception` catches this."""
 
 
 @functools.cache
 def without_a_fault(code: CodeType) -> frozenset[int]:
-    """Where an exception cannot come up, though Python traces a line there: the call of a `with`'s own __exit__.
+    """Positions that Python traces but where no exception can be raised: the call of a `with` statement's __exit__.
 
     Python raises what a trace function raises there before that call, which nothing in reality does: a signal is
     looked at after a call and at a jump back.
@@ -46,14 +46,14 @@ class Injector:
         self.folder = str(folder)
 
     def positions(self, call: Callable[[], Any]) -> list[Position]:
-        """All lines that a run passes, each as often as it does."""
+        """Return every line that a run executes, once per execution."""
         seen: dict[tuple[str, int], int] = {}
         with self._traced(lambda file, line: seen.update({(file, line): seen.get((file, line), 0) + 1})):
             call()
         return [(file, line, number) for (file, line), times in seen.items() for number in range(1, times + 1)]
 
     def strike(self, call: Callable[[], Any], position: Position, error: type[BaseException]) -> str:
-        """Run it and raise at a position: "raised", "swallowed" where it still returned, "missed" if never there."""
+        """Run and raise at a position: "raised", "swallowed" if the run returned, "missed" if it never got there."""
         left = position[2]
         hit = False
 
@@ -95,7 +95,7 @@ class Injector:
 
 
 def drawn(positions: list[Position], count: int, seed: int) -> list[Position]:
-    """Positions by chance, each line as likely as any other one, however often it runs; the first ones differ."""
+    """Draw positions. Each line is as likely as another, however often it runs; the first positions are distinct."""
     rng = random.Random(seed)
     lines: dict[tuple[str, int], list[Position]] = {}
     for position in positions:

@@ -1,4 +1,4 @@
-"""Layers in NumPy and torch, one misfortune in each runner: for runs of the harness that take a second or two.
+"""Layers in NumPy and torch, with one misfortune in each runner, for runs of the harness of a second or two.
 
 Loaded by workers as `tests/support/misfortunes.py:Class`; y is x times a scale for each channel.
 """

@@ -1,4 +1,4 @@
-"""Runners with one defect each, in PyTorch: what the parity run must catch, and how a worker may misbehave.
+"""Runners in PyTorch with one defect each, which the parity run must catch, and workers that misbehave.
 
 Loaded by workers as `tests/support/mutants.py:Class`; nothing in the package knows of them.
 """
@@ -114,7 +114,7 @@ class NotFinite(Mutant):
 
 
 class Untapped(FlippedKernel):
-    """Lacks one of its taps."""
+    """A layer that lacks one of its taps."""
 
     def forward(self, layer, x, mask):
         gate = self.gate(
@@ -124,7 +124,7 @@ class Untapped(FlippedKernel):
 
 
 class Random(Faithful):
-    """Not the same twice."""
+    """A layer whose results differ between two runs."""
 
     def gate(self, logits):
         return super().gate(logits) + 1e-9 * torch.rand(())
@@ -147,7 +147,7 @@ class Hanging(Mutant):
 
 
 class ExitsZero(Mutant):
-    """Leaves as if all were well, before its work is done."""
+    """A worker that exits with status 0 before it has answered."""
 
     def pool(self, x):
         os._exit(0)
@@ -168,7 +168,7 @@ class NoPermutation(Torch):
 
 
 class WritesNonsense(Mutant):
-    """Writes to the pipe of the answers, wherever it is."""
+    """A worker that writes nonsense to the pipe of the answers."""
 
     def pool(self, x):
         for handle in range(3, 64):

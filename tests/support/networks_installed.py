@@ -1,4 +1,4 @@
-"""torchvision's and timm's networks, where these are installed.
+"""Networks of torchvision and timm, if these are installed.
 
 torchvision's compiled operators do not load beside another build of torch, and importing it fails then: "operator
 torchvision::nms does not exist". What it registers for these operators is left out; no network that classifies images

@@ -1,4 +1,4 @@
-"""ECA's oracle and budget for the tests of the layers: channels first, the weight canonical."""
+"""ECA's reference values and error budgets for the tests of the layers, with channels first and canonical weights."""
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -32,7 +32,7 @@ def judged(job: Job, names: Iterable[str] = RESULTS):
 
 
 def within(values, expected, allowed):
-    """Whether each number is within its budget, or the same infinity or NaN."""
+    """Return whether each number is within its budget, or is the same infinity or NaN as the reference."""
     with np.errstate(invalid="ignore"):
         same = (values == expected) | (np.isnan(values) & np.isnan(expected))
         return np.where(np.isfinite(expected), np.abs(values - expected) <= allowed, same)

@@ -1,4 +1,4 @@
-"""Short runs of the harness on the layer of `scale.py`: by the API, by the command line, and what they left."""
+"""Short runs of the harness on the layer of scale.py, by the API and by the command line."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def cli(*args, columns=200):
 
 
 def text_of(done) -> str:
-    """What the command said, without the frame around it."""
+    """Return the command's output without the frame that rich draws."""
     return " ".join(done.output.replace("│", " ").split())
 
 
@@ -32,7 +32,7 @@ def here(name: str) -> str:
 
 
 def quick(spec: Spec, **options):
-    """One case in float32, in milliseconds beside the start of the workers."""
+    """Run one case in float32; nearly all of the time is the start of the workers."""
     return parity.run(spec, **{"dtypes": ["float32"], "cases": ["offsets"], "checks": ["forward"], **options})
 
 
@@ -41,7 +41,7 @@ def verdicts(report) -> dict[str, Verdict]:
 
 
 def exceeding(bundle) -> set[str]:
-    """The tensors that fail by the files of a bundle alone."""
+    """Return the names of the tensors that fail, judged by the files of a bundle alone."""
     folder = Path(bundle)
     about, truth, results = (
         json.loads((folder / "bundle.json").read_text()),

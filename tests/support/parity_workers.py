@@ -1,6 +1,6 @@
-"""A layer of NumPy alone, and all that may go wrong with a process that runs it; for tests/parity/test_process.py.
+"""The layer of scale.py in processes that hang, die, fork or leave children; for tests/parity/test_process.py.
 
-The workers load this file and nothing else of the tests, so that a run takes a second.
+The workers load this file and scale.py, which import no framework, so a run takes a second.
 """
 
 import os
@@ -13,18 +13,18 @@ from pathlib import Path
 from eca_multi.parity import Case, Spec
 from tests.support.scale import Off, Scale, Truth
 
-MARKS = Path(os.environ.get("PARITY_TEST_FOLDER", "/nowhere"))  # where those that hang say who they are
+MARKS = Path(os.environ.get("PARITY_TEST_FOLDER", "/nowhere"))  # where hanging workers write their process numbers
 
 
 class Unprintable(Scale):
-    """Raises what no terminal can show."""
+    """Raise an exception whose text no terminal can show."""
 
     def build(self, config):
         raise ValueError("half a character \ud800, an escape \x1b[2J, and a word: größer")
 
 
 def _leave_a_child(name: str) -> None:
-    """Start what belongs to no group of ours."""
+    """Start a child in its own session, outside the worker's process group."""
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     (MARKS / f"{name}-child.tmp").write_text(str(child.pid))
     (MARKS / f"{name}-child.tmp").rename(MARKS / f"{name}-child")
@@ -37,7 +37,7 @@ class LeavesAChild(Scale):
 
 
 class Hangs(Scale):
-    """Leaves a child, and never answers."""
+    """Leave a child, and never answer."""
 
     def build(self, config):
         (MARKS / "hangs").write_text(str(os.getpid()))
@@ -46,7 +46,7 @@ class Hangs(Scale):
 
 
 class DiesBesideAFork(Scale):
-    """Its copy keeps the pipes open, in a session of its own."""
+    """Die while a fork, in its own session, keeps the pipes open."""
 
     def build(self, config):
         if os.fork() == 0:
@@ -57,7 +57,7 @@ class DiesBesideAFork(Scale):
 
 
 class DiesWhileNobodyAsks(Off):
-    """A moment after it has answered, when the harness has nothing for it."""
+    """Die a moment after the answer, while the harness asks nothing."""
 
     def build(self, config):
         threading.Timer(0.3, os._exit, (7,)).start()
@@ -65,7 +65,7 @@ class DiesWhileNobodyAsks(Off):
 
 
 class _Second(Truth):
-    """A reference that ends in the second case."""
+    """A reference whose process ends in the second case."""
 
     evaluations = 0
 

@@ -1,8 +1,8 @@
-"""`make mutants`: put one fault after the other into a copy of the package, and see the default tests fail.
+"""`make mutants`: put each seeded fault into a copy of the package; the default tests must fail.
 
-Each fault of tests/seeded_faults/*.toml is a file of the package, a text that occurs in it exactly once, the wrong text
-in its place, and the tests that must fail. A fault that no test sees survives: either the tests lack something, or the
-text is not needed.
+A fault in tests/support/seeded_faults/*.toml names a file of the package, a text that occurs in that file exactly once,
+the wrong text to put in its place, and the tests that must fail. If none fails, the fault survives: the tests lack
+something, or the text is not needed.
 
     python tests/support/run_seeded_faults.py [--only NAME] [--jobs 1]
 
@@ -34,7 +34,7 @@ PACKAGE = "eca_multi"
 COPIED = (PACKAGE, "tests", "docs", "examples", "pyproject.toml", "README.md", "CONTRIBUTING.md")  # what tests read
 FRAMEWORKS = ("torch", "keras", "jax", "flax.linen", "flax.nnx")
 LIMIT = 300  # seconds for one fault's tests
-# Of a test that failed because the wrong text is no code, and not because it computes something else.
+# A test that fails with one of these shows that the wrong text does not run, not that a test sees a wrong result.
 NO_CODE = re.compile(r"^E +(ImportError|ModuleNotFoundError|SyntaxError|IndentationError)\b", re.MULTILINE)
 
 
@@ -64,7 +64,7 @@ class Result:
 
 
 class BrokenFault(ValueError):
-    """A fault that cannot be tried: its text is not there, or what comes of it is no Python."""
+    """A fault that cannot be tried: the file lacks the old text, or the new text is not Python."""
 
 
 def read_faults(folder: Path = FOLDER) -> list[Fault]:
@@ -102,7 +102,7 @@ def faulty_text(fault: Fault, root: Path = ROOT) -> str:
         hint = f" It stands in {', '.join(map(str, elsewhere))}." if elsewhere else " It stands nowhere in the package."
         raise BrokenFault(
             f"{fault.name}: the old text must occur exactly once in {fault.file}. Received: {found}.{hint} "
-            "Correct the entry in tests/seeded_faults."
+            "Correct the entry in tests/support/seeded_faults."
         )
     wrong = text.replace(fault.old, fault.new)
     try:
@@ -113,7 +113,7 @@ def faulty_text(fault: Fault, root: Path = ROOT) -> str:
 
 
 def missing_tests(fault: Fault, root: Path = ROOT) -> list[str]:
-    """Name the node ids of which the file or the function is not there."""
+    """Return the node ids whose file or function does not exist."""
     missing = []
     for node in fault.tests:
         path, *names = node.split("::")
@@ -125,7 +125,7 @@ def missing_tests(fault: Fault, root: Path = ROOT) -> list[str]:
 
 
 def copy_of(root: Path, folder: Path) -> Path:
-    """Copy what tests need; compiled files come along, so that only the faulty file is compiled anew."""
+    """Copy the files that tests need, with their compiled files, so that Python compiles the faulty file alone."""
     for name in COPIED:
         if (root / name).is_dir():
             shutil.copytree(root / name, folder / name)
@@ -135,7 +135,7 @@ def copy_of(root: Path, folder: Path) -> Path:
 
 
 def start_tests(folder: Path, nodes: Sequence[str], k: str) -> int:
-    """Fork a process that runs tests of a copy, with that copy in front of the path; return its number."""
+    """Fork a process that runs tests of a copy, with the copy first on sys.path; return the process's number."""
     pid = os.fork()
     if pid:
         return pid
@@ -162,7 +162,7 @@ def start_tests(folder: Path, nodes: Sequence[str], k: str) -> int:
 
 
 def wait_for(pid: int, seconds: float) -> int | None:
-    """Return the exit status of a process, or None for one that took too long; nothing that it started outlives it."""
+    """Return a process's exit status, or None if it took too long; end all processes that it started."""
     end = time.monotonic() + seconds
     try:
         while time.monotonic() < end:
@@ -213,19 +213,19 @@ def check_baseline(faults: Sequence[Fault], root: Path = ROOT) -> str:
 
 
 def tried(faults: Sequence[Fault], jobs: int) -> Iterator[Result]:
-    """Try faults, each in a process of its own; more than one at a time where that is asked for."""
+    """Try each fault in its own process, `jobs` faults at a time."""
     if jobs == 1:
         yield from map(try_fault, faults)
         return
     from concurrent.futures import ThreadPoolExecutor
 
-    # Threads that only wait; a fork of such a process has one thread, and no lock of the others' is needed in it.
+    # The threads only wait for their forks. A fork has one thread and needs no lock that another thread holds.
     with ThreadPoolExecutor(jobs) as pool:
         yield from pool.map(try_fault, faults)
 
 
 def load_frameworks() -> None:
-    """Import what every fork will need, and nothing of this package."""
+    """Import the frameworks that every fork needs, and nothing of this package."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in ("pytest", *FRAMEWORKS):

@@ -13,7 +13,7 @@ from eca_multi.parity import KerasAdapter, Manual, NumpyAdapter, Spec
 
 
 class Scale(NumpyAdapter):
-    """The layer as it should be, by another way than the reference."""
+    """The right layer, computed in another way than the reference."""
 
     def build(self, config):
         return lambda inputs, weights: inputs["x"] / (1 / weights["s"])
@@ -47,7 +47,7 @@ class Nan(NumpyAdapter):
 
 
 class Drifting(Truth):
-    """Within the budget, and not the same twice: the last bit changes."""
+    """A layer within its budget whose last bit differs between two runs."""
 
     evaluations = 0
 
@@ -58,14 +58,14 @@ class Drifting(Truth):
 
 
 class Marked(Scale):
-    """Right only under an interpreter that sets the mark."""
+    """A layer that is right only where the interpreter sets PARITY_TEST_MARK."""
 
     def build(self, config):
         return super().build(config) if "PARITY_TEST_MARK" in os.environ else Off.build(self, config)
 
 
 class DiesLater(Off):
-    """Wrong, and dead when it is asked again: the evaluations of the first batch come through."""
+    """A wrong layer whose process dies at the second request, so that the first request's results arrive."""
 
     evaluations = 1
 
@@ -82,7 +82,7 @@ class DiesInTheSecondCase(DiesLater):
 
 
 class WrongCompiled(KerasAdapter):
-    """Right when it is run eagerly."""
+    """A layer that is right when run eagerly and wrong when compiled."""
 
     def build(self, config):
         import keras

@@ -305,6 +305,7 @@ def test_the_two_layer_classifier_learns_digits(digits, gated):
         assert all(np.abs(np.asarray(k)).max() > 1e-3 for k in jax.tree.leaves(eca_parameters(model)))
 
 
+@pytest.mark.slow
 def test_a_few_steps_on_digits(digits):
     """The default run's share of the test above: the loss falls, and the kernels learn."""
     x, labels, _, _ = digits
@@ -406,6 +407,7 @@ def test_states_of_a_network_without_eca():
 # --- orbax -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_old_orbax_checkpoint_loads_into_the_new_network(tmp_path):
     old = plain()
     state = nnx.to_pure_dict(nnx.state(old))

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
+from eca_multi.checkpoints import CheckpointError
+from eca_multi.checkpoints.safetensors import pack_safetensors, read_safetensors
 from eca_multi.parity.define.tensor import Outputs, Quantity, Solution, Tensor, parse
 
 from .messages import Computed, Malformed
@@ -23,14 +23,10 @@ def write_arrays(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str])
     """Write arrays to a file.
 
     Raises:
-        OSError: If there is no room; safetensors has an error of its own for that.
+        OSError: If the disk is full.
     """
-    try:
-        # C order: safetensors would store a transposed view by its memory. Not np.ascontiguousarray, which makes a
-        # scalar a vector.
-        save_file({name: np.require(array, requirements="C") for name, array in arrays.items()}, path)
-    except SafetensorError as error:
-        raise OSError(f"{os.fspath(path)} could not be written: {error}") from error
+    with open(path, "wb") as file:
+        file.writelines(pack_safetensors(arrays))
 
 
 def write(groups: Mapping[str, Outputs], path: Path) -> dict[str, str]:
@@ -53,9 +49,9 @@ def load(answer: Computed, path: Path) -> dict[str, Outputs]:
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a pipe would wait for its other end
             raise Malformed(f"{path.name} must be a file")
-        arrays = load_file(path)
+        arrays = read_safetensors(path)[0]
         path.unlink()
-    except (OSError, SafetensorError, KeyError, MemoryError) as error:  # KeyError: a dtype that NumPy has not
+    except (OSError, CheckpointError, MemoryError) as error:
         raise Malformed(f"{path.name} must hold tensors: {type(error).__name__}: {error}") from error
     if set(arrays) != set(answer.dtypes):
         raise Malformed(f"{path.name} must hold the {len(answer.dtypes)} tensors of its message. It has {len(arrays)}.")

@@ -16,8 +16,8 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
+from eca_multi.checkpoints.safetensors import read_safetensors
 from eca_multi.parity.define.adapters import Adapter, NumpyAdapter, unsupported
 from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.job import Job, with_arrays
@@ -129,7 +129,7 @@ def answer_all(engine: Any, requests: Sequence[Request], send: Send) -> None:
 def _job(request: Request) -> Job:
     if request.job is None:
         raise ValueError(f"a request to {request.do} must have a job. Received: none.")
-    return with_arrays(request.job, load_file(request.inputs))
+    return with_arrays(request.job, read_safetensors(request.inputs)[0])
 
 
 def _fingerprint(engine: Any, request: Request) -> Answer:

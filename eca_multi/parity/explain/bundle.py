@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load, save
 
 from eca_multi._files.file import write_atomically
 from eca_multi._files.folder import Known, whole_folder
 from eca_multi._parsing import parse_json
+from eca_multi.checkpoints.safetensors import pack_safetensors, unpack_safetensors
 from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.define.job import Job, pack_job, unpack_job
@@ -87,9 +87,11 @@ def write_bundle(
     for quantity, (value, error) in evidence.solution.items():
         truth |= {quantity.label: value, f"{quantity.label}{ERROR}": judge.budget(value, error)}
     files = {
-        "job.safetensors": _packed(arrays),
-        "results.safetensors": _packed({q.label: tensor.values for q, tensor in evidence.results.items()}),
-        "reference.safetensors": _packed(truth),
+        "job.safetensors": b"".join(pack_safetensors(arrays)),
+        "results.safetensors": b"".join(
+            pack_safetensors({q.label: tensor.values for q, tensor in evidence.results.items()})
+        ),
+        "reference.safetensors": b"".join(pack_safetensors(truth)),
     }
     about = {
         "schema": SCHEMA,
@@ -132,8 +134,12 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
             if line not in written:
                 raise ValueError(f"{line.partition('  ')[2]} has changed since it was written")
         _check_fields(about)
-        job = unpack_job(about["job"], load(files["job.safetensors"]))
-        return Bundle(**{name: about[name] for name in _TYPES}, job=job, truth=load(files["reference.safetensors"]))
+        job = unpack_job(about["job"], unpack_safetensors(files["job.safetensors"], "job.safetensors"))
+        return Bundle(
+            **{name: about[name] for name in _TYPES},
+            job=job,
+            truth=unpack_safetensors(files["reference.safetensors"], "reference.safetensors"),
+        )
     except Exception as error:  # a stranger's file may make the parsers raise anything
         raise SpecError(
             f"{folder} must be a complete bundle. Received: {type(error).__name__}: {error}. Write it again with "
@@ -200,8 +206,3 @@ def _regular(path: Path) -> bytes:
     if path.exists() and not path.is_file():
         raise ValueError(f"{path.name} is no file")
     return path.read_bytes()
-
-
-def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
-    data: bytes = save({name: np.require(array, requirements="C") for name, array in arrays.items()})
-    return data

@@ -1,4 +1,4 @@
-"""What the pytest plugin does with a marked test while tests are collected."""
+"""Collection: give each marked test its cells, and deselect what the options leave out."""
 
 from typing import NoReturn
 
@@ -14,7 +14,7 @@ def parametrize(metafunc: pytest.Metafunc, mark: pytest.Mark, results: Results) 
     """Give a marked test its cells, each with an id of its own."""
     own = [mark.name for mark in getattr(metafunc.function, "pytestmark", ())].count("parity")
     if "parity_case" not in metafunc.fixturenames:
-        if own:  # not of a class or module, whose other tests may do without
+        if own:  # a mark on a class or module is for those of its tests that take the fixture
             _fail(metafunc, "must take the fixture `parity` and call it, or take `parity_case`; it would test nothing")
         return
     if own > 1:
@@ -26,8 +26,8 @@ def parametrize(metafunc: pytest.Metafunc, mark: pytest.Mark, results: Results) 
     except SpecError as error:
         _fail(metafunc, f"has a parity mark that cannot be right: {error}")
     results.known |= dict.fromkeys(cell.runner for cell in cells)
-    # With --dist loadgroup a runner's tests stay in one process, where they share its run. A group of the user's goes
-    # first: pytest-xdist joins the names of two to a third.
+    # With --dist loadgroup, a runner's tests stay in one process and share its run. A group of the user's goes first:
+    # pytest-xdist would join the names of both groups to a third name.
     is_grouped = hasattr(metafunc.config, "workerinput") and not metafunc.definition.get_closest_marker("xdist_group")
     params = []
     for cell in cells:
@@ -37,7 +37,7 @@ def parametrize(metafunc: pytest.Metafunc, mark: pytest.Mark, results: Results) 
 
 
 def leave_out(config: pytest.Config, items: list[pytest.Item], results: Results) -> None:
-    """Deselect what --parity-runners, --parity-dtypes and --parity-checks do not name.
+    """Deselect the tests that --parity-runners, --parity-dtypes and --parity-checks do not name.
 
     Raises:
         pytest.UsageError: If a runner is named that no mark asks for.
@@ -62,16 +62,16 @@ def leave_out(config: pytest.Config, items: list[pytest.Item], results: Results)
 
 
 def names_of(config: pytest.Config, option: str) -> list[str]:
-    """Return what a --parity- option lists."""
-    given = str(config.getoption(f"parity_{option}"))
-    return [part.strip() for part in given.split(",") if part.strip()]
+    """Return the names in a --parity- option."""
+    text = str(config.getoption(f"parity_{option}"))
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def check_option(option: str, names: list[str] | tuple[str, ...], known: list[str]) -> None:
-    """Refuse a name that is not known.
+    """Refuse an unknown name.
 
     Raises:
-        pytest.UsageError: With the names that are.
+        pytest.UsageError: With the known names.
     """
     for name in names:
         if not any(is_named(other, [name]) for other in known):
@@ -79,7 +79,7 @@ def check_option(option: str, names: list[str] | tuple[str, ...], known: list[st
 
 
 def cell_of(item: pytest.Item) -> ParityCase | None:
-    """Return what a test is for, None for one without the mark."""
+    """Return the cell of a test; None for a test without the mark."""
     callspec = getattr(item, "callspec", None)
     cell = callspec.params.get("parity_case") if callspec is not None else None
     return cell if isinstance(cell, ParityCase) else None

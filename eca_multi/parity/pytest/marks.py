@@ -1,4 +1,4 @@
-"""From `pytest.mark.parity` to the cells that it asks for. Nothing is drawn, started or imported for it."""
+"""The cells that a `pytest.mark.parity` asks for, found without drawing data, starting workers or importing layers."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +17,13 @@ Place = tuple[str, str, str]  # case, dtype, check
 
 @dataclass(frozen=True)
 class ParityCase:
-    """What one test is for: a runner, a case, a dtype and a check of a specification.
+    """The cell of one test: a runner, a case, a dtype and a check of a specification.
 
-    `source` is what the command line calls the specification, "" where it has no name; `argument` what it calls the
-    runner.
+    Args:
+        runner, case, dtype, check: Their names.
+        spec: The specification.
+        source: The command line's name for the specification; "" without one.
+        argument: The command line's name for the runner.
     """
 
     runner: str
@@ -48,7 +51,7 @@ def asked(
     *,
     module: ModuleType,
 ) -> list[ParityCase]:
-    """Return the cells of a mark, whose arguments these are; paths are relative to the file of the test's module.
+    """Return the cells of a mark with these arguments; paths are relative to the file of the test's module.
 
     Raises:
         SpecError: If there is no such specification, or a name is unknown (UsageError).
@@ -77,7 +80,7 @@ def asked(
 def comparable(
     spec: Spec, cases: Collection[str], dtypes: Collection[str], checks: Collection[str]
 ) -> set[tuple[str, str, str]]:
-    """The (case, dtype, check) out of a product for which `plan.tasks` has a task, told without drawing the data."""
+    """Return the (case, dtype, check) of a product for which the run makes a task, without drawing the data."""
     chosen = [case for case in spec.cases if case.name in cases]
     spoilt = next((case for case in chosen if case.draw is None), chosen[0]) if chosen else None
 
@@ -103,7 +106,7 @@ def is_named(runner: str, names: Collection[str]) -> bool:
 
 
 def blocks(spec: Spec, wanted: Collection[Place]) -> list[tuple[set[str], set[str], set[str]]]:
-    """Cover what is wanted by products of cases, dtypes and checks: few of them, without a cell that nobody wants."""
+    """Cover the wanted cells by few products of cases, dtypes and checks, none with an unwanted cell."""
     rest = set(wanted)
     found: list[tuple[set[str], set[str], set[str]]] = []
     for place in sorted(rest):
@@ -135,7 +138,7 @@ def _find(wanted: Any, folder: Path, module: ModuleType) -> tuple[Spec, str]:
 
 
 def _absolute(name: str, folder: Path) -> str:
-    """Take "file.py" and "file.py:NAME" to be beside the test."""
+    """Return "file.py" and "file.py:NAME" as absolute paths beside the test; any other name as it is."""
     return str((folder / name).resolve()) if name.endswith(".py") or ".py:" in name else name
 
 

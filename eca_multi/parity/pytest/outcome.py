@@ -1,4 +1,4 @@
-"""What a report says of one test: whether it skips, fails or passes, and the text of the failure."""
+"""The outcome of one test: skip, failure or success, and the text of the failure."""
 
 import math
 import os
@@ -16,12 +16,20 @@ from eca_multi.parity.report.report import ParityError, Report
 from .marks import ParityCase
 from .results import Results
 
-MOST = 20  # lines of an adapter's traceback
+MOST = 20  # lines of an adapter's traceback in a failure
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`skip` and `crash` are reasons, "" where they do not hold; `error` is what the assertion raises."""
+    """The outcome of one test.
+
+    Args:
+        skip: The reason to skip; "" without one.
+        crash: The text of a failure before any comparison; "" without one.
+        error: The exception that the assertion raises; None if the tensors agree.
+        verdict: The worst verdict.
+        budget_use: The largest use of an error budget.
+    """
 
     skip: str = ""
     crash: str = ""
@@ -30,22 +38,22 @@ class Outcome:
     budget_use: float | None = None
 
     def __post_init__(self) -> None:
-        """A worker's words go through pytest to the terminal."""
+        """Make a worker's text safe for the terminal, to which pytest prints it."""
         for name in ("skip", "crash"):
             object.__setattr__(self, name, printable(getattr(self, name), lines=True))
 
     @property
     def properties(self) -> list[tuple[str, object]]:
-        """What a JUnit report of pytest's own shows beside the test."""
+        """Properties of the test in pytest's own JUnit report."""
         use = "" if self.budget_use is None else f"{self.budget_use:.6g}"
         return [(name, value) for name, value in (("verdict", self.verdict), ("budget_use", use)) if value]
 
 
 def outcome(results: Results, case: ParityCase, node: str) -> Outcome:
-    """Judge one test, after the run that it shares; `node` is its own id."""
+    """Return the outcome of a test, after the run that it shares with others; `node` is the test's id."""
     try:
         report = results.report_of(case)
-    except SpecError as error:  # the reference or the data are wrong, and the line says how
+    except SpecError as error:  # the text says what is wrong with the reference or the data
         return Outcome(crash=str(error))
     required = results.requires(case.runner)
     state = next(state for state in report.runners if state.name == case.runner)
@@ -74,7 +82,7 @@ def outcome(results: Results, case: ParityCase, node: str) -> Outcome:
 
 
 def belongs(cell: Cell, case: ParityCase) -> bool:
-    """Whether a report's cell is one of a test's. The check nonfinite has cases of its own, "offsets+nan"."""
+    """Whether a report's cell belongs to a test. The check nonfinite has cases with names such as "offsets+nan"."""
     name = cell.case.rpartition("+")[0] if case.check == "nonfinite" else cell.case
     return (cell.runner, name, cell.dtype, cell.check) == (case.runner, *case.place)
 
@@ -88,13 +96,13 @@ def worst(cells: Sequence[Cell]) -> Cell:
 
 
 def failure(case: ParityCase, report: Report, cells: Sequence[Cell], bad: Sequence[Cell], node: str) -> str:
-    """Return the text: the worst tensor in one line, all of them as a table, where it begins, how to repeat it."""
+    """Return the text of a failure: the worst tensor, a table of all, where the failure begins, how to repeat it."""
     parts = [describe(worst(bad)), table(cells)]
     raised = next((cell.reason for cell in bad if cell.verdict is Verdict.ERROR), "")
     if raised:
         parts.append("\n".join(raised.strip().splitlines()[-MOST:]))
     found = [x for x in report.localisations if (x.runner, x.dtype) == (case.runner, case.dtype)]
-    # One case of each runner and dtype is looked into; for another case its answer still says where to look.
+    # One case of each runner and dtype is localised; its answer says where to look in the other cases too.
     found = [x for x in found if x.case.split("+")[0] == case.case] or found
     parts += [item.line for item in found[:1]]
     return printable("\n\n".join([*parts, f"again: {command(case, node)}"]), lines=True)
@@ -115,7 +123,7 @@ def table(cells: Sequence[Cell]) -> str:
 
 
 def command(case: ParityCase, node: str) -> str:
-    """Return what runs a test's cell again: without pytest, where the specification has a name."""
+    """Return the command that runs a test's cell again: without pytest, if the specification has a name."""
     if not case.source:
         return f"pytest {shlex.quote(node)}"
     names = {"runner": _short(case.argument), "dtype": case.dtype, "case": case.case, "check": case.check}
@@ -124,5 +132,5 @@ def command(case: ParityCase, node: str) -> str:
 
 
 def _short(source: str) -> str:
-    """A path below the working directory without it."""
+    """Return a path relative to the working directory, if it lies below."""
     return source.removeprefix(f"{os.getcwd()}{os.sep}")

@@ -1,4 +1,4 @@
-"""The runs behind a session's tests: each made when the first of its tests needs it, kept, and joined into reports."""
+"""The runs behind a session's tests: made when a first test needs one, kept for the others, joined into reports."""
 
 import fcntl
 import pickle
@@ -19,7 +19,7 @@ from .marks import ParityCase, blocks, is_named
 
 @dataclass
 class Run:
-    """One call of `parity.run`: the cells of a runner that it is for, and what came of it."""
+    """One call of `parity.run` for some cells of a runner: its report, or its error."""
 
     number: int
     cells: list[ParityCase]
@@ -29,11 +29,11 @@ class Run:
 
 @dataclass
 class Results:
-    """What a session, or a worker of pytest-xdist, has found.
+    """The runs of a session, or of a worker of pytest-xdist.
 
     Attributes:
-        required: Runners whose absence is a failure; "all" takes all.
-        folder: Shared by the workers of pytest-xdist, so that each run is made by one of them; None without it.
+        required: Runners whose absence is a failure; "all" means all runners.
+        folder: The workers of pytest-xdist share reports there, so that one worker makes each run; None without xdist.
         known: The runners that the marks ask for.
     """
 
@@ -47,8 +47,8 @@ class Results:
         return "all" in self.required or is_named(runner, self.required)
 
     def select(self, cells: Iterable[ParityCase]) -> None:
-        """Say what will be asked for: cells of one specification and runner share a run."""
-        number = 0  # of a run, the same in every worker: all of them collect the same tests in the same order
+        """Group the cells of the session's tests: cells of one specification and runner share a run."""
+        number = 0  # of a run; the same in every worker, because all collect the same tests in the same order
         groups: dict[tuple[int, str], list[ParityCase]] = {}
         for cell in cells:
             groups.setdefault((id(cell.spec), cell.argument), []).append(cell)
@@ -60,7 +60,7 @@ class Results:
                 self._runs.update({(id(cell.spec), cell): run for cell in inside})
 
     def report_of(self, cell: ParityCase) -> Report:
-        """Return the report with a cell; the first that is asked for of a run makes it.
+        """Return the report of a cell's run; the first call for a run makes it.
 
         Raises:
             SpecError: If the reference fails, or the data of a case cannot be right.
@@ -78,7 +78,7 @@ class Results:
         return run.report
 
     def _share(self, run: Run, folder: Path) -> Report:
-        """Take the report that another worker made, waiting for it if need be, or make it for all."""
+        """Return the report that another worker made or is making, or make it for all workers."""
         path = folder / f"{run.number}.pickle"
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -103,7 +103,7 @@ class Results:
         return report
 
     def gather(self, folder: Path) -> None:
-        """Take what the workers made."""
+        """Read the reports of all workers."""
         self.reports += [pickle.loads(path.read_bytes()) for path in sorted(folder.glob("*.pickle"))]
 
     def joined(self) -> list[Report]:
@@ -115,7 +115,7 @@ class Results:
         return [join(groups[key]) for key in sorted(groups)]
 
     def write(self, folder: Path) -> list[str]:
-        """Write each specification's report as JSON, HTML and JUnit XML; return what could not be written, and why."""
+        """Write each specification's report as JSON, HTML and JUnit XML; return a text for each file that failed."""
         taken: list[str] = []
         faults: list[str] = []
         for report in self.joined():
@@ -127,7 +127,7 @@ class Results:
                 text = getattr(import_module(f"eca_multi.parity.{module}"), function)(plain)
                 try:
                     write_atomically(folder / f"{name}.{suffix}", text.encode(errors="backslashreplace"))
-                except OSError as error:  # the others may have room, and the tests their summary
+                except OSError as error:  # the other files and the summary may still succeed
                     faults.append(f"{folder / f'{name}.{suffix}'} could not be written: {error}")
         return faults
 
@@ -136,7 +136,7 @@ _FORMATS = (("json", "report", "as_json"), ("html", "html", "to_html"), ("xml", 
 
 
 def join(reports: Sequence[Report]) -> Report:
-    """Make one report of several of the same specification; of two that disagree on a cell the failure stays."""
+    """Join several reports of one specification; if two disagree on a cell, the failure stays."""
     cells: dict[tuple[str, ...], Cell] = {}
     states: dict[str, RunnerState] = {}
     trajectories: dict[tuple[str, ...], Trajectory] = {}

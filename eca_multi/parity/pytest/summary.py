@@ -8,7 +8,7 @@ from eca_multi.parity.report.terminal import matrix
 
 
 def summary(report: Report, *, width: int, colour: bool) -> str:
-    """Return what a run found of one specification: the matrix and the counts."""
+    """Return the matrix and the counts of one specification's report."""
     console = Terminal(file=io.StringIO(), width=width, force_terminal=colour)
     good, bad = sum(cell.green for cell in report.cells), len(report.failures)
     with console.capture() as captured:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .primitives import Facts, Primitives, Value
@@ -18,21 +17,6 @@ class JaxPrimitives(Primitives):
 
     def numpy(self, tensor: jax.Array) -> np.ndarray:
         return np.asarray(tensor)
-
-    def add(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        return a + b
-
-    def multiply(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        return a * b
-
-    def sum(self, x: jax.Array, axis: int) -> jax.Array:
-        return jnp.sum(x, axis)
-
-    def mean(self, x: jax.Array, axis: int) -> jax.Array:
-        return jnp.mean(x, axis)
-
-    def matmul(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        return a @ b
 
     def conv1d(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))

@@ -16,21 +16,6 @@ class NumpyPrimitives(Primitives):
     def numpy(self, tensor: np.ndarray) -> np.ndarray:
         return tensor
 
-    def add(self, a: np.ndarray, b: np.ndarray) -> Any:
-        return a + b
-
-    def multiply(self, a: np.ndarray, b: np.ndarray) -> Any:
-        return a * b
-
-    def sum(self, x: np.ndarray, axis: int) -> Any:
-        return x.sum(axis)
-
-    def mean(self, x: np.ndarray, axis: int) -> Any:
-        return x.mean(axis)
-
-    def matmul(self, a: np.ndarray, b: np.ndarray) -> Any:
-        return a @ b
-
     def conv1d(self, x: np.ndarray, kernel: np.ndarray) -> Any:
         size = len(kernel)
         padded = np.pad(x, [(0, 0), (size // 2, size // 2), (0, 0)])

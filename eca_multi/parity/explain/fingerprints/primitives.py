@@ -36,20 +36,22 @@ class Primitives(ABC):
     def numpy(self, tensor: Tensor) -> np.ndarray:
         """Take a tensor back, in its own dtype or a wider one."""
 
-    @abstractmethod
-    def add(self, a: Tensor, b: Tensor) -> Tensor: ...
+    # Operators and methods that most frameworks' tensors have.
 
-    @abstractmethod
-    def multiply(self, a: Tensor, b: Tensor) -> Tensor: ...
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
 
-    @abstractmethod
-    def sum(self, x: Tensor, axis: int) -> Tensor: ...
+    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
+        return a * b
 
-    @abstractmethod
-    def mean(self, x: Tensor, axis: int) -> Tensor: ...
+    def sum(self, x: Tensor, axis: int) -> Tensor:
+        return x.sum(axis)
 
-    @abstractmethod
-    def matmul(self, a: Tensor, b: Tensor) -> Tensor: ...
+    def mean(self, x: Tensor, axis: int) -> Tensor:
+        return x.mean(axis)
+
+    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
 
     @abstractmethod
     def conv1d(self, x: Tensor, kernel: Tensor) -> Tensor:

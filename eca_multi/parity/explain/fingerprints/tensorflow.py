@@ -18,20 +18,11 @@ class TensorFlowPrimitives(Primitives):
     def numpy(self, tensor: Any) -> np.ndarray:
         return np.asarray(tensor)
 
-    def add(self, a: Any, b: Any) -> Any:
-        return a + b
-
-    def multiply(self, a: Any, b: Any) -> Any:
-        return a * b
-
     def sum(self, x: Any, axis: int) -> Any:
         return tf.reduce_sum(x, axis)
 
     def mean(self, x: Any, axis: int) -> Any:
         return tf.reduce_mean(x, axis)
-
-    def matmul(self, a: Any, b: Any) -> Any:
-        return tf.matmul(a, b)
 
     def conv1d(self, x: Any, kernel: Any) -> Any:
         return tf.nn.conv1d(x, kernel, stride=1, padding="SAME")

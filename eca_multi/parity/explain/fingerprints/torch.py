@@ -28,21 +28,6 @@ class TorchPrimitives(Primitives):
             return bits.view(ml_dtypes.bfloat16)
         return tensor.numpy()
 
-    def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return a + b
-
-    def multiply(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return a * b
-
-    def sum(self, x: torch.Tensor, axis: int) -> torch.Tensor:
-        return x.sum(axis)
-
-    def mean(self, x: torch.Tensor, axis: int) -> torch.Tensor:
-        return x.mean(axis)
-
-    def matmul(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return a @ b
-
     def conv1d(self, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
         return conv1d(x, kernel.permute(2, 1, 0), padding=kernel.shape[0] // 2)
 
