@@ -6,6 +6,7 @@ them on all three backends.
 
 import os
 import signal
+import tempfile
 import threading
 
 # These must be set before the first import of a framework.
@@ -63,6 +64,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("framework", [pytest.param(f, id=f.name, marks=marks.get(f.kind, [])) for f in frameworks])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Temporary files of the frameworks, such as the code that TensorFlow generates, go where pytest removes them."""
+    folder = str(tmp_path_factory.mktemp("scratch"))
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+
+
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """A generator seeded by the test's name, so that a test draws the same numbers alone and among others."""
@@ -74,7 +82,7 @@ def optimised():
     """Compile JAX with all of XLA's optimisations: for tests of what XLA makes of our code."""
     import jax
 
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

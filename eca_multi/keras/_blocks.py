@@ -56,7 +56,8 @@ def activate(x: Tensor, kind: str, path: str, *, dtype: Any, **_: Any) -> Tensor
 def conv_norm_act(x: Tensor, conv: Conv, activation: str, dims: int, **factory: Any) -> Tensor:
     x = normalisation(convolution(x, conv, dims, **factory), conv, **factory)
     parent, _, number = conv.norm.rpartition(".")
-    return activate(x, activation, f"{parent}.{int(number) + 1}", **factory)
+    # The original code's modules: the activation follows its norm in a sequence, and is `relu` beside `bn1`.
+    return activate(x, activation, f"{parent}.{int(number) + 1}" if parent else "relu", **factory)
 
 
 def drop_path(x: Tensor, rate: float, path: str, *, dtype: Any, **_: Any) -> Tensor:

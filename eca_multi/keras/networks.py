@@ -12,7 +12,6 @@ from keras import layers as L
 from eca_multi.networks import (
     NETWORKS,
     Builders,
-    MobileNetV2,
     Network,
     Preprocessing,
     ResNet,
@@ -28,12 +27,9 @@ from ._blocks import (
     GLOBAL_POOLS,
     MAX_POOLS,
     ZERO_PADDINGS,
-    activate,
     conv_norm_act,
-    convolution,
     inverted_block,
     layer_name,
-    normalisation,
     residual_block,
 )
 from ._network_weights import identify_network
@@ -114,34 +110,20 @@ def _deep_graph() -> Iterator[None]:
         sys.setrecursionlimit(limit)
 
 
-def _resnet(
-    x: Tensor, network: ResNet, sizes: Sequence[int], drop_path: float, dims: int, factory: dict[str, Any]
+def _outputs(
+    x: Tensor, network: Network, sizes: Sequence[int], drop_path: float, dims: int, factory: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """Return what comes out of the stem and of each block, by path."""
-    *stem, last = network.stem_convs
-    for conv in stem:
-        x = conv_norm_act(x, conv, "relu", dims, **factory)
-    x = normalisation(convolution(x, last, dims, **factory), last, **factory)
-    x = activate(x, "relu", "relu", **factory)
-    outputs = {"stem": x}
-    x = ZERO_PADDINGS[dims](1, name="maxpool_pad", **factory)(x)  # as good as -inf behind a ReLU
-    x = MAX_POOLS[dims](3, 2, name="maxpool", **factory)(x)
-    rates = drop_rates(drop_path, len(network.blocks))
-    for block, size, rate in zip(network.blocks, sizes, rates, strict=True):
-        outputs[block.path] = x = residual_block(x, block, size, rate, dims, **factory)
-    return outputs
-
-
-def _mobilenet_v2(
-    x: Tensor, network: MobileNetV2, sizes: Sequence[int], drop_path: float, dims: int, factory: dict[str, Any]
-) -> dict[str, Tensor]:
-    """Return what comes out of each block, by path."""
-    outputs = {}
-    rates = drop_rates(drop_path, len(network.blocks))
+    """Return the outputs of the stem and of each block, by path."""
     for conv in network.stem_convs:
-        x = conv_norm_act(x, conv, "relu6", dims, **factory)
+        x = conv_norm_act(x, conv, network.activation, dims, **factory)
+    outputs = {"stem": x}
+    if network.pool_stem:
+        x = ZERO_PADDINGS[dims](1, name="maxpool_pad", **factory)(x)  # as good as -inf behind a ReLU
+        x = MAX_POOLS[dims](3, 2, name="maxpool", **factory)(x)
+    make = residual_block if isinstance(network, ResNet) else inverted_block
+    rates = drop_rates(drop_path, len(network.blocks))
     for block, size, rate in zip(network.blocks, sizes, rates, strict=True):
-        outputs[block.path] = x = inverted_block(x, block, size, rate, dims, **factory)
+        outputs[block.path] = x = make(x, block, size, rate, dims, **factory)
     return outputs
 
 
@@ -190,10 +172,7 @@ def _build(
     extents: list[int | None] = [None] * dims
     extents.insert(0 if data_format == "channels_first" else dims, in_channels)
     inputs = keras.Input(extents, dtype=keras.dtype_policies.get(dtype).compute_dtype, name="image")
-    if isinstance(network, ResNet):
-        outputs = _resnet(inputs, network, sizes, drop_path, dims, factory)
-    else:
-        outputs = _mobilenet_v2(inputs, network, sizes, drop_path, dims, factory)
+    outputs = _outputs(inputs, network, sizes, drop_path, dims, factory)
     y: Any = outputs[network.blocks[-1].path]
     if features_only:
         y = [outputs[feature.path] for feature in network.features]

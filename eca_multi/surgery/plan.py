@@ -105,7 +105,7 @@ class ECAPlan:
             raise _unreadable(f"schema {data.get('schema')!r}")
         with parsing(_unreadable):
             entries = tuple(_entry(entry) for entry in data.pop("entries", ()))
-            skipped = tuple(_check_fields(Skipped(**one), "") for one in data.pop("skipped", ()))
+            skipped = tuple(_check_fields(Skipped(**skip), "") for skip in data.pop("skipped", ()))
             notes = tuple(data.pop("notes", ()))
             return _check_fields(cls(entries=entries, skipped=skipped, notes=notes, **data), "")
 
@@ -154,7 +154,7 @@ def _check_fields(record: T, of: str) -> T:
     for field in fields(record):  # type: ignore[arg-type]  # T is one of the three dataclasses
         value = getattr(record, field.name)
         kinds = _KINDS.get(field.name, (str,))
-        fits = all(type(one) in kinds for one in value) if isinstance(value, tuple) else type(value) in kinds
+        fits = all(type(item) in kinds for item in value) if isinstance(value, tuple) else type(value) in kinds
         if not fits or isinstance(value, tuple) != (field.name in _LISTS):
             raise ValueError(f"{field.name}{of} is {value!r:.100}")
     return record

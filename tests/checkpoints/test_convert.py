@@ -28,7 +28,13 @@ from tests.support.converting import ARCH, KERNELS, SLOW, assert_same, digest, m
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=marks(name, slow=form.slow)) for name, form in FORMATS.items()]
+    "name",
+    [  # JAX compiles each operation of the builder; what a file holds does not depend on the backend
+        pytest.param(
+            name, marks=[*marks(name, slow=form.slow), *([pytest.mark.slow_on("jax")] if "keras" in name else [])]
+        )
+        for name, form in FORMATS.items()
+    ],
 )
 def test_every_source(tmp_path, files, weights, name):
     """To canonical weights, bit by bit; the source is as it was."""

@@ -47,7 +47,7 @@ CASES = {
 
 
 class Conv1dECA(ECA):
-    """The usual form, which DTensor gets wrong: it shows that the cases can fail."""
+    """The usual form, which DTensor computes wrongly; the form shows that the cases can fail."""
 
     def forward(self, x, mask=None):
         logits = F.conv1d(x.mean((2, 3)).unsqueeze(1), self.conv.weight, padding=self.kernel_size // 2)

@@ -26,7 +26,7 @@ TERMS = BATCH * SIZE * SIZE  # of the longest sum: the gradient of a convolution
 
 
 def make(attention=ECA):
-    """The network, the same weights each time; the layout map goes by the layers' names."""
+    """Return the network, with the same weights each time. The layout map refers to the layers' names."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((SIZE, SIZE, 3))
     x = layers.Conv2D(CHANNELS, 3, padding="same", activation="tanh", name="conv1")(inputs)
@@ -50,7 +50,7 @@ def on_batch(model, x, target):
 
 
 def by_fit(model, x, target):
-    """MirroredStrategy splits the batches of a dataset; what train_on_batch is given goes whole to one replica."""
+    """MirroredStrategy splits the batches of a dataset; train_on_batch sends its whole batch to one replica."""
     return model.fit(x, target, batch_size=BATCH, shuffle=False, verbose=0).history["loss"][0]
 
 
@@ -79,7 +79,7 @@ def noise(seed):
 
 
 class ConvolutionECA(ECA):
-    """ECA by a convolution: XLA gets its kernel's gradient wrong where channels are spread and samples are not."""
+    """ECA by a convolution: XLA gets its kernel's gradient wrong if channels are sharded and samples are not."""
 
     def call(self, inputs, mask=None):
         pooled = keras.ops.mean(inputs, (1, 2))[..., None]
@@ -87,7 +87,7 @@ class ConvolutionECA(ECA):
 
 
 class HalfBatchECA(ECA):
-    """Sees to it that a replica gets half of each batch: two that both got it all would agree with one device."""
+    """Check that a replica gets half of each batch: two replicas with the whole batch would agree with one device."""
 
     def call(self, inputs, mask=None):
         import tensorflow as tf
@@ -105,7 +105,7 @@ def data_parallel():
 
 
 def model_parallel(attention=ECA, samples="batch"):
-    """Samples over one axis of the mesh, channels over the other: of the maps, and of the kernels that make them."""
+    """Shard samples over one axis of the mesh, and the channels of maps and kernels over the other axis."""
     mesh = distribution.DeviceMesh((2, 4), ("batch", "model"), devices=distribution.list_devices("cpu"))
     layout = distribution.LayoutMap(mesh)
     layout["conv./kernel"] = (None, None, None, "model")
@@ -139,7 +139,7 @@ def mirrored():
 
 
 def one_replica_alone():
-    """The control: what a replica learns from its half of each batch if nobody averages gradients."""
+    """The control: a replica trains on its half of each batch, and gradients are not averaged."""
     return train(make(), slice(BATCH // 2))
 
 

@@ -75,7 +75,7 @@ def squared(out, target):
 
 
 def train(model, part=lambda tensor: tensor):
-    """Train the model on this process's part of each batch; return the losses."""
+    """Train the model on this process's part of each batch, and return the losses."""
     optimizer, losses = optimizer_of(model), []
     for x, target in batches():
         loss = squared(model(part(x)), part(target))
@@ -87,7 +87,7 @@ def train(model, part=lambda tensor: tensor):
 
 
 def weights(model):
-    """The whole weights by name."""
+    """Return the unsharded weights by name."""
     named = model.state_dict().items()
     return {name: (value.full_tensor() if isinstance(value, DTensor) else value).clone() for name, value in named}
 
@@ -97,7 +97,7 @@ def my_half(tensor):
 
 
 def averaged(losses):
-    """The loss of the whole batch from those of its halves."""
+    """Return the loss of the whole batch from the losses of its halves."""
     dist.all_reduce(losses)
     return losses / RANKS
 
@@ -113,12 +113,12 @@ def ddp(mesh, synchronised=True):
 
 
 def ddp_without_averages(mesh):
-    """The control: each rank goes its own way."""
+    """The control: the ranks never exchange gradients."""
     return ddp(mesh, synchronised=False)
 
 
 def fsdp(mesh, **options):
-    """From the meta device, so that no rank ever holds the whole network; then rank 0's weights are spread."""
+    """Build on the meta device, so that no rank ever holds the whole network; then distribute rank 0's weights."""
     model = make(device="meta")
     for block in model:
         fully_shard(block, mesh=mesh, **options)
@@ -157,7 +157,7 @@ def tensor_parallel(mesh):
 
 
 def tensor_parallel_without_neighbours(mesh):
-    """The control: an ECA that is given a plain tensor sees nothing but this rank's channels."""
+    """The control: an ECA on a plain tensor sees this rank's channels alone."""
     model = make()
     for block in model[:2]:
         kernel = block.wide.state_dict()
@@ -186,7 +186,7 @@ def train_pipeline(stage, model, scale_grads=True):
 
 
 def two_stages(mesh, **options):
-    """The first block on one rank, the second and the head on the other."""
+    """Put the first block on one rank, the second block and the head on the other."""
     model, rank = make(), dist.get_rank()
     for name in ("1", "2") if rank == 0 else ("0",):
         delattr(model, name)  # the others keep their names
@@ -200,7 +200,7 @@ def two_stages_with_summed_gradients(mesh):
 
 
 def two_traced_stages(mesh):
-    """The split that torch.export makes."""
+    """Split the network by torch.export."""
     x, _ = next(batches())
     pipe = pipeline(make(), (x.chunk(4)[0],), split_spec={"1": SplitPoint.BEGINNING})
     stage = pipe.build_stage(dist.get_rank(), torch.device("cpu"))

@@ -92,7 +92,7 @@ def keras_unpadded():
 
 
 def keras_dense():
-    """A model of one layer that is not ours: what fails for it too is not for ECA to mend."""
+    """A model of one layer that is not ours: if that model fails too, the fault is not ECA's."""
     import keras
 
     inputs = keras.Input((None, None, 3), name="x")
@@ -108,7 +108,7 @@ def keras_convolution():
 
 
 def jax_pad():
-    """The operation of JAX that ECA shifts the channels' means with, alone."""
+    """Only the JAX operation by which ECA shifts the channels' means."""
     from jax import lax
 
     return lambda x: lax.pad(x, np.float32(0), ((0, 0, 0), (0, 0, 0), (0, 0, 0), (1, -1, 0)))

@@ -21,7 +21,7 @@ TRACED = (2, 20, 24, 3)  # what a network is traced at, where that takes an exam
 
 @dataclass(frozen=True)
 class Route:
-    """How an artefact is made, and what runs it: a runtime of run_artefact.py."""
+    """How to make an artefact, and the runtime of run_artefact.py that runs the artefact."""
 
     backend: str  # the process that makes it
     runtime: str
@@ -33,7 +33,7 @@ class Route:
 
     @property
     def missing(self):
-        """What must be installed before this can be tried."""
+        """Return the packages that this route needs."""
         compiler = ["a C++ compiler"] if "aoti" in self.file and not shutil.which(os.environ.get("CXX", "g++")) else []
         return not_installed(self.needs) + compiler
 
@@ -90,7 +90,7 @@ def torch_onnx(path, flipped=None):
 
 
 def torch_onnx_wrong(path):
-    """With the kernel of the circular ECA turned around: the control."""
+    """The control: the kernel of the circular ECA is flipped."""
     torch_onnx(path, flipped=1)
 
 
@@ -136,7 +136,7 @@ def keras_fails(format):
 
 
 def batch_of_three(network, path):
-    """Without dynamic_shapes, what Keras writes takes the batch that it was traced at."""
+    """Without dynamic_shapes, Keras's file takes only the batch size of the trace."""
     import torch
 
     keras_export("torch", network)(path)
@@ -217,7 +217,7 @@ SUFFIXES = {"litert": ".tflite", "openvino": ".xml", "export": ".pt2", "onnx": "
 
 
 def raised(make, *arguments):
-    """Say what making an artefact raises; a failure is a result, and the next one is still made."""
+    """Return what making an artefact raises. A failure is a result, and the next artefact is still made."""
     try:
         make(*arguments)
     except Exception as failure:

@@ -32,13 +32,13 @@ class Loaded:
     held: Any
 
     def state(self, part: str) -> dict[Any, Any]:
-        """Of the "base" or the "eca": new arrays by path, in the model's order."""
+        """Return new arrays for the "base" or the "eca" state, by path, in the model's order."""
         function = getattr(package(self.kind), f"{part}_state")
         state = function(*self.held) if self.kind == "linen" else function(self.held)
         return {path: _copy(value) for path, value in flat(state).items()}
 
     def load(self, part: str, state: Any) -> Any:
-        """Load in place; what linen returns is returned, and not kept."""
+        """Load in place. For linen, return the new variables; `held` keeps the old ones."""
         function = getattr(package(self.kind), f"load_{part}_state")
         state = nested(state) if isinstance(state, dict) and self.kind in ("linen", "nnx") else state
         return function(*self.held, state) if self.kind == "linen" else function(self.held, state)
@@ -48,13 +48,13 @@ class Loaded:
         return Loaded(self.kind, (self.held[0], loaded)) if self.kind == "linen" else self
 
     def bits(self) -> dict[Any, Any]:
-        """All numbers of the model and its random state, bit for bit."""
+        """Return the bits of all numbers of the model and of its random state."""
         tree = self.held[1] if self.kind == "linen" else self.held
         return {path: fingerprint(value) for path, value in everything(self.kind, tree).items()}
 
 
 def flat(tree: Any, path: tuple[Any, ...] = ()) -> dict[Any, Any]:
-    """Paths as tuples where there are levels; torch's and Keras's states have none."""
+    """Return tuples as paths in states with levels; torch's and Keras's states have no levels."""
     if not any(isinstance(value, dict) for value in tree.values()) and not path:
         return dict(tree)
     leaves: dict[Any, Any] = {}
@@ -191,7 +191,7 @@ def _plain_linen() -> Any:
 
 
 def with_eca(kind: str) -> Loaded:
-    """The network with two ECAs, whose kernels are not zero."""
+    """Return the network with two ECAs whose kernels are not zero."""
     if kind == "linen":
         return _linen()  # nothing changes it
     net = Loaded(kind, package(kind).insert_eca(plain(kind), SITES, kernel_size=3))

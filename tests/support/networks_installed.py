@@ -31,7 +31,7 @@ def libraries():
 
 
 def built(name, **options):
-    """A network by "library/name", its norms, layer scales and other vectors as after training."""
+    """Return a network by "library/name", with norms, layer scales and other vectors as after training."""
     library, name = name.split("/")
     module = libraries()[library]
     torch.manual_seed(0)

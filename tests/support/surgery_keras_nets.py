@@ -1,8 +1,13 @@
 """Small Keras networks, each with one pattern of a large one, for the tests of surgery."""
 
+import copy
+
 import keras
 import numpy as np
 from keras import layers as L
+
+from eca_multi.keras import base_state
+from eca_multi.keras.surgery._find.graph import Network
 
 X2 = (2, 16, 16, 3)
 
@@ -24,6 +29,25 @@ def randomised(model, seed=0):
             deviation = (2 / np.prod(weight.shape[:-1])) ** 0.5
             weight.assign(rng.normal(0, deviation, weight.shape).astype("float32"))
     return model
+
+
+def names(model):
+    return [layer.name for layer in model.layers]
+
+
+def trace_of(model):
+    """All that surgery must leave alone in a model: weights, flags, configs, and the records of its calls."""
+    calls = [(len(op._inbound_nodes), len(op._outbound_nodes)) for op in Network(model).leaves()]
+    flags = [(layer.name, layer.trainable, layer.built) for layer in model._flatten_layers()]
+    weights = {key: value.tobytes() for key, value in base_state(model).items()}
+    return copy.deepcopy((calls, flags, weights, model.get_config(), names(model)))
+
+
+def step(model, x):
+    """One step of gradient descent on all that is trained."""
+    y = np.ones((len(x), 5), "float32")
+    model.compile(keras.optimizers.SGD(1.0), "mse", jit_compile=False, run_eagerly=keras.backend.backend() != "jax")
+    model.train_on_batch(x, y)
 
 
 def conv_bn(x, filters, size, name, *, rank=2, strides=1, activation=True):

@@ -68,7 +68,7 @@ def _keras_net(channels):
 
 
 def _nnx_net(channels):
-    """Filled by NumPy: JAX would compile a function for the random numbers of each shape."""
+    """Filled by NumPy, because JAX compiles a function for the random numbers of each shape."""
     rng = np.random.default_rng(1)
     graph, shapes = nnx.split(nnx.eval_shape(lambda: NnxNet(channels)))
     state = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
@@ -117,7 +117,7 @@ class Twin:
         return (net[0], loaded) if self.name == "linen" else loaded
 
     def kernels(self, net: Any) -> dict[str, np.ndarray]:
-        """The kernels of the author's own ECA and of the inserted one, as (k,)."""
+        """Return the kernels of the author's own ECA and of the inserted ECA, as (k,)."""
         if self.name == "torch":
             found = net.own.conv.weight, net.conv.eca.conv.weight
             return {name: w.detach().numpy().reshape(-1) for name, w in zip(("own", "inserted"), found, strict=True)}

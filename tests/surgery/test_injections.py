@@ -73,7 +73,7 @@ def look_at_keras(model: keras.Model) -> dict[str, Any]:
 
 
 def look_at_linen(held: tuple[Any, Any]) -> dict[str, Any]:
-    from eca_multi.flax.linen.surgery._gated import _active, sites_of
+    from eca_multi.flax.linen.surgery._wrap import _active, sites_of
 
     module, variables = held
     numbers = {path: (id(value), fingerprint(value)) for path, value in flat(variables).items()}

@@ -18,7 +18,7 @@ from eca_multi.keras import (
     plan_eca,
     remove_eca,
 )
-from eca_multi.keras.surgery._arguments import run
+from eca_multi.keras.surgery.verify import run
 from eca_multi.surgery.errors import NoSiteError
 from tests.support.surgery_keras_nets import conv_bn, data, head, randomised, resnet
 
@@ -342,7 +342,7 @@ def test_lambda_wrappers_and_adapted_layers():
 
 
 def _cloned(layer):
-    from eca_multi.keras.surgery._clone import clone_operation
+    from eca_multi.keras.surgery._wrap.clone import clone_operation
 
     return clone_operation(layer)
 

@@ -16,7 +16,7 @@ from eca_multi.keras import (
     plan_eca,
     remove_eca,
 )
-from eca_multi.keras.surgery._arguments import run
+from eca_multi.keras.surgery.verify import run
 from tests.support.surgery_keras_nets import data
 
 pytestmark = pytest.mark.keras

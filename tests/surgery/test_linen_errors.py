@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from eca_multi.flax import linen as own
 from eca_multi.flax.linen import insert_eca, installed_eca, plan_eca
-from eca_multi.flax.linen.surgery import _gated
+from eca_multi.flax.linen.surgery import _wrap
 from eca_multi.surgery.errors import NoSiteError, PlanMismatchError, UnsupportedModelError, VerifyError
 from eca_multi.surgery.plan import ECAPlan
 from tests.support.networks_linen import (
@@ -88,7 +88,7 @@ def test_a_plan_from_keys(name, where):
 
 def test_no_plan_from_other_keys():
     module, variables, x = network("resnet")
-    with pytest.raises(NoSiteError, match="variables must hold kernels of ECA"):
+    with pytest.raises(NoSiteError, match=r"must have kernels of inserted ECAs \('<site>/eca/kernel'\)"):
         own.infer_plan(module, variables, example_inputs=x)
     _, more, _ = gated("resnet")
     with pytest.raises(
@@ -103,8 +103,8 @@ def test_no_plan_from_other_keys():
 def test_verification_counts_and_compares(monkeypatch):
     module, variables, x = network("setup")
     insert_eca(module, variables, example_inputs=x, verify=True)
-    layer = _gated.Site.layer
-    monkeypatch.setattr(_gated.Site, "layer", lambda site, scope: lambda y: layer(site, scope)(y) * 1.01)
+    layer = _wrap.Site.layer
+    monkeypatch.setattr(_wrap.Site, "layer", lambda site, scope: lambda y: layer(site, scope)(y) * 1.01)
     with pytest.raises(VerifyError, match="outputs differ from those before"):
         insert_eca(module, variables, example_inputs=x)
     made = []
@@ -113,7 +113,7 @@ def test_verification_counts_and_compares(monkeypatch):
         made.append(site)
         return layer(site, scope) if len(made) <= 7 else lambda y: y  # the second call of the last in the second run
 
-    monkeypatch.setattr(_gated.Site, "layer", forgetful)
+    monkeypatch.setattr(_wrap.Site, "layer", forgetful)
     with pytest.raises(VerifyError, match=r"Received: twice/bn2: base called 2 times, its ECA 1\."):
         insert_eca(module, variables, example_inputs=x)
     made.clear()
@@ -130,7 +130,7 @@ def test_a_failure_leaves_everything(monkeypatch):
             raise RuntimeError("at the second site")
         return lambda y: y
 
-    monkeypatch.setattr(_gated.Site, "layer", layer)
+    monkeypatch.setattr(_wrap.Site, "layer", layer)
     with pytest.raises(RuntimeError, match="at the second site"):
         insert_eca(module, variables, example_inputs=x)
     assert list(flat(variables)) == before
@@ -163,7 +163,7 @@ BAD = {  # arguments, options, error, message
     "parameters alone": ((SETUP, TRAINED["params"]), {}, ValueError, "variables must hold 'params'"),
     "no inputs": ((SETUP, TRAINED), {"example_inputs": None}, TypeError, "example_inputs must be what the module"),
     "no array": ((SETUP, TRAINED), {"example_inputs": (3,)}, TypeError, "Received: tuple without an array"),
-    "slot": ((SETUP, TRAINED, "slot"), {}, ValueError, "where='slot', which is for torch"),
+    "slot": ((SETUP, TRAINED, "slot"), {}, ValueError, r"where='slot'\. It fills the empty attention slots of timm's"),
     "no such where": ((SETUP, TRAINED, "residuals"), {}, ValueError, "Did you mean 'residual'?"),
     "no such path": ((SETUP, TRAINED, ["twice/bn3"]), {}, NoSiteError, "Near: twice/bn2"),
     "the root": ((SETUP, TRAINED, [""]), {}, NoSiteError, "where must match a site of the model. Received: ''"),
@@ -202,8 +202,6 @@ def test_options_that_do_not_go_together():
         insert_eca(module, variables, plan=plan, min_channels=3, example_inputs=x)
     with pytest.raises(TypeError, match=r"plan must be an ECAPlan\. Received: str"):
         insert_eca(module, variables, plan=plan.to_json(), example_inputs=x)
-    with pytest.raises(TypeError, match=r"inplace must be False\. Received: inplace=True"):
-        insert_eca(module, variables, example_inputs=x, inplace=True)
     with pytest.raises(NoSiteError, match="Classifier must have a site for where='residual'"):
         plan_eca(Classifier(), trained(Classifier(), image(2, 8, 8)), example_inputs=image(2, 8, 8))
 

@@ -193,11 +193,6 @@ def test_two_networks_at_once():
     np.testing.assert_allclose(pair[1], with_eca.apply(student, x), rtol=1e-5, atol=1e-6)
 
 
-def test_what_it_needs_of_flax():
-    """The one private name: every call of a method goes through it."""
-    assert callable(nn.Module._call_wrapped_method)
-
-
 # --- again, and back -----------------------------------------------------------------------------------------------
 
 
@@ -239,5 +234,5 @@ def test_some_can_be_removed():
     assert "eca" not in rest["params"]["blocks_0"]["bn2"]
     with pytest.raises(NoSiteError, match=r"include must match a site of the model\. Received: 'layer"):
         remove_eca(with_eca, variables, include="layer.*")
-    with pytest.raises(NoSiteError, match=r"module must have ECA\. Received: a SetupNet without any"):
+    with pytest.raises(NoSiteError, match=r"The network must have ECA\. Received: a SetupNet without it"):
         remove_eca(*network("setup")[:2])

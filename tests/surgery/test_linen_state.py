@@ -81,7 +81,7 @@ def test_a_network_without_eca():
     assert base_state(module, variables) == variables
     assert same(load_base_state(module, moved(module, variables), variables), variables)
     for function in (eca_parameters, eca_state, freeze_except_eca):
-        with pytest.raises(NoSiteError, match=r"module must have ECA\. Received: a SetupNet without any"):
+        with pytest.raises(NoSiteError, match=r"The network must have ECA\. Received: a SetupNet without it"):
             function(module, variables)
 
 
@@ -133,7 +133,7 @@ def test_all_differences_are_listed():
     eca = unflatten_dict(without(eca_state(module, variables), "params/twice/bn2/eca/kernel"))
     with pytest.raises(ValueError, match="1 differences: params/twice/bn2/eca/kernel: missing"):
         load_eca_state(module, variables, eca)
-    with pytest.raises(ValueError, match="Received: none at params/blocks_0/bn2/eca/kernel, "):
+    with pytest.raises(ValueError, match="Received: none at blocks_0/bn2/eca/kernel, "):
         eca_state(module, old)
 
 

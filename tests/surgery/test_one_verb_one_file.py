@@ -70,6 +70,8 @@ def requested(first, last):
 def test_the_options_are_the_fields_of_a_request(package):
     assert options(verb(package, "plan_eca")) == requested("where", "overrides")
     assert options(verb(package, "insert_eca")) == requested("where", "verify")
+    has_inplace = "inplace" in inspect.signature(verb(package, "insert_eca")).parameters
+    assert has_inplace == (package in ("torch", "nnx"))  # an option with one legal value is none
 
 
 def test_another_default_is_seen():

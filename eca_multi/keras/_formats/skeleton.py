@@ -3,20 +3,18 @@
 No variable of that network has values: its file is all that is written, and memory holds one tensor at a time.
 """
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py  # type: ignore[import-untyped]  # it has none
-import keras
 import numpy as np
-from keras.src.backend.common import global_state  # without a public name
 
 from eca_multi.checkpoints.take import Checkpoint
 from eca_multi.keras import networks
 from eca_multi.keras._network_weights import native_view
+from eca_multi.keras._private import without_values
 
 from .model_file import OURS, variable_names
 
@@ -34,7 +32,7 @@ def write_weights_file(checkpoint: Checkpoint, path: Path, texts: dict[str, str]
 def _write_zeros(checkpoint: Checkpoint, path: Path) -> str:
     dtype = np.result_type(*(array.dtype for array in checkpoint.weights.values()))
     build: Callable[..., Any] = getattr(networks, checkpoint.found.network.name)
-    with _nothing_allocated() as scope:
+    with without_values() as scope:
         model = build(**checkpoint.found.options, dtype=dtype.name)
         for variable in model.variables:
             zeros = np.broadcast_to(np.zeros((), variable.dtype), variable.shape)  # memory for one number
@@ -42,18 +40,6 @@ def _write_zeros(checkpoint: Checkpoint, path: Path) -> str:
         model.save_weights(path)
         text: str = model.to_json()
     return text
-
-
-@contextlib.contextmanager
-def _nothing_allocated() -> Iterator[Any]:
-    """Give a scope in which Keras makes variables without values."""
-    pending = global_state.get_global_attribute("uninitialized_variables")
-    global_state.set_global_attribute("uninitialized_variables", [])
-    try:
-        with keras.StatelessScope(initialize_variables=False) as scope:
-            yield scope
-    finally:
-        global_state.set_global_attribute("uninitialized_variables", pending)
 
 
 def _datasets(layers: Any) -> Iterator[tuple[str, str, Any]]:

@@ -1,10 +1,10 @@
-"""Adding ECA to a Keras network that exists: a new model with the same weights, found sites, and the way back."""
+"""ECA into, and out of, Keras networks that exist."""
 
-from .installed import infer_plan as infer_plan
-from .installed import installed_eca as installed_eca
-from .installed import remove_eca as remove_eca
-from .planning import insert_eca as insert_eca
-from .planning import plan_eca as plan_eca
+from .infer import infer_plan as infer_plan
+from .infer import installed_eca as installed_eca
+from .insert import insert_eca as insert_eca
+from .plan import plan_eca as plan_eca
+from .remove import remove_eca as remove_eca
 from .states import base_state as base_state
 from .states import eca_parameters as eca_parameters
 from .states import eca_state as eca_state

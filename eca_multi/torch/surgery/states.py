@@ -145,13 +145,13 @@ def load_base_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
 
     Source: eca_multi.
     """
-    own, new = _fitting(model, state, of_eca=False)
+    targets, new = _fitting(model, state, of_eca=False)
     for path, module in model.named_modules():
         # A LazyECA without a kernel makes its kernel at the first call.
         if isinstance(module, ECA) and is_inserted(module) and module.gate == "2sigmoid" and not _is_lazy(module):
             kernel = module.conv.weight.detach()
-            own[f"{path} (ECA)"], new[f"{path} (ECA)"] = kernel, torch.zeros_like(kernel)
-    return assign(model, own, new)
+            targets[f"{path} (ECA)"], new[f"{path} (ECA)"] = kernel, torch.zeros_like(kernel)
+    return assign(model, targets, new)
 
 
 def load_eca_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
@@ -202,18 +202,18 @@ def _fitting(model: nn.Module, state: Any, *, of_eca: bool) -> tuple[dict[str, t
             f"state must be a state dict. Received: {type(state).__name__}. "
             f"Pass what {'eca_state' if of_eca else 'base_state'} returned."
         )
-    own = _part(model, of_eca)
-    _check_own(own)
+    targets = _part(model, of_eca)
+    _check_values(targets)
     values = {name: state[name] for name in state}  # a mapping may read a file, so read each entry once
-    check_fits(_shapes(own), _shapes(values), of_eca)
+    check_fits(_shapes(targets), _shapes(values), of_eca)
     # The extra state of a module is no tensor and is not loaded.
-    tensors = {name: tensor for name, tensor in own.items() if isinstance(tensor, torch.Tensor)}
+    tensors = {name: tensor for name, tensor in targets.items() if isinstance(tensor, torch.Tensor)}
     return tensors, converted({name: (values[name], tensor) for name, tensor in tensors.items()}, owned)
 
 
-def _check_own(own: Mapping[str, Any]) -> None:
+def _check_values(targets: Mapping[str, Any]) -> None:
     """Refuse a model whose tensors have no memory: loading into such tensors loses the numbers silently."""
-    tensors = {name: tensor for name, tensor in own.items() if isinstance(tensor, torch.Tensor)}
+    tensors = {name: tensor for name, tensor in targets.items() if isinstance(tensor, torch.Tensor)}
     empty = [name for name, tensor in tensors.items() if is_lazy(tensor) or tensor.is_meta]
     if empty:
         raise ValueError(

@@ -1,10 +1,10 @@
 """ECA into, and out of, linen networks that exist."""
 
-from .insertion import insert_eca as insert_eca
-from .insertion import remove_eca as remove_eca
-from .planning import infer_plan as infer_plan
-from .planning import installed_eca as installed_eca
-from .planning import plan_eca as plan_eca
+from .infer import infer_plan as infer_plan
+from .infer import installed_eca as installed_eca
+from .insert import insert_eca as insert_eca
+from .plan import plan_eca as plan_eca
+from .remove import remove_eca as remove_eca
 from .states import base_state as base_state
 from .states import eca_parameters as eca_parameters
 from .states import eca_state as eca_state

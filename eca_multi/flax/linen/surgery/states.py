@@ -1,4 +1,4 @@
-"""The variables of the base and those of the ECAs, apart: for optimisers and checkpoints."""
+"""Variables of a linen network with ECA: those of the base, those of ECA, and which are trained."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,13 @@ from flax.traverse_util import empty_node
 
 from eca_multi._states import Shape, check_fits, converted, shape_of
 from eca_multi.flax._owned import owned
-from eca_multi.surgery.errors import NoSiteError
+from eca_multi.surgery.errors import no_eca
 
-from ._gated import KERNEL, sites_of
-from ._inputs import Keys, check_type, check_variables, flat, like
-from .insertion import without_kernels
+from ._find.check import check_type
+from ._find.variables import Keys, check_variables, flat, like
+from ._wrap import KERNEL, no_kernels, sites_of
+from .plan import without_replaced
+from .remove import without_kernels
 
 
 def eca_parameters(module: nn.Module, variables: Mapping[str, Any]) -> Any:
@@ -177,10 +179,9 @@ def load_base_state(module: nn.Module, variables: Mapping[str, Any], state: Mapp
     """
     kernels = _kernels(module, variables, required=False)
     check_variables(state)
-    replaced = [("params", *site.keys) for site in sites_of(module) if site.entry.action == "replace"]
-    kept = {keys: v for keys, v in flat(state).items() if not any(keys[: len(r)] == r for r in replaced)}
+    kept = without_replaced(state, sites_of(module))
     base = {keys for keys, leaf in flat(variables).items() if keys not in kernels and leaf is not empty_node}
-    loaded = flat(_loaded(variables, base, like({}, kept), of_eca=False))
+    loaded = flat(_loaded(variables, base, kept, of_eca=False))
     for site in sites_of(module):
         keys = ("params", *site.keys, *KERNEL)
         if site.gate == "2sigmoid":
@@ -194,33 +195,28 @@ def _check(module: nn.Module, variables: Mapping[str, Any]) -> None:
 
 
 def _kernels(module: nn.Module, variables: Mapping[str, Any], required: bool = True) -> set[Keys]:
-    """The keys of the kernels, all of which are there."""
+    """Return the keys of the kernels, all of which the variables hold."""
     _check(module, variables)
     if required and not sites_of(module):
-        raise NoSiteError(
-            f"module must have ECA. Received: a {type(module).__name__} without any. Pass what insert_eca returned."
-        )
+        raise no_eca(type(module).__name__)
     kernels = {("params", *site.keys, *KERNEL) for site in sites_of(module)}
-    missing = sorted("/".join(keys) for keys in kernels - set(flat(variables)))
+    missing = sorted("/".join(keys[1:]) for keys in kernels - set(flat(variables)))
     if missing:
-        raise ValueError(
-            f"variables must hold a kernel for each ECA of the module. Received: none at {', '.join(missing)}. "
-            "Pass the variables that insert_eca or module.init returned."
-        )
+        raise no_kernels(missing)
     return kernels
 
 
 def _loaded(variables: Mapping[str, Any], wanted: set[Keys], state: Mapping[str, Any], of_eca: bool) -> Any:
-    """The variables with those of a state at the keys wanted, which it holds exactly."""
+    """Return the variables with those of a state at the wanted keys, of which the state holds exactly these."""
     if not isinstance(state, Mapping):
         raise TypeError(
             f"state must be nested dicts of variables. Received: {type(state).__name__}. "
             f"Pass what {'eca_state' if of_eca else 'base_state'} returned."
         )
-    leaves, given = flat(variables), {k: v for k, v in flat(state).items() if v is not empty_node}
-    own = {keys: leaf for keys, leaf in leaves.items() if keys in wanted}
-    check_fits(_shapes(own), _shapes(given), of_eca, "/".join)
-    new = converted({keys: (given[keys], leaf) for keys, leaf in own.items()}, _owned, "/".join)
+    leaves, values = flat(variables), {k: v for k, v in flat(state).items() if v is not empty_node}
+    old = {keys: leaf for keys, leaf in leaves.items() if keys in wanted}
+    check_fits(_shapes(old), _shapes(values), of_eca, "/".join)
+    new = converted({keys: (values[keys], leaf) for keys, leaf in old.items()}, _owned, "/".join)
     return like(variables, {**leaves, **new})
 
 
@@ -229,6 +225,6 @@ def _shapes(state: Mapping[Keys, Any]) -> dict[Keys, Shape]:
 
 
 def _owned(new: Any, old: Any) -> Any:
-    """A checked copy of the new value in the old one's dtype and box."""
+    """Return a checked copy of the new value in the old value's dtype and box."""
     value = owned(meta.unbox(new), meta.unbox(old))
     return old.replace_boxed(value) if isinstance(old, meta.AxisMetadata) else value

@@ -49,7 +49,7 @@ def plan_eca(
         init: "identity" keeps the outputs bit-equal, "uniform" is the paper's; a function of the site's path alone.
         example_inputs: What the model is called with: an array, a tuple of positional inputs or a dict of keywords.
             Shapes count, zeros will do. Needed for "residual", "block" and "se": an nnx network has no graph before
-            it runs. Where given, ranks, layouts and calls are known too.
+            it runs. With them ranks, layouts and calls are known too.
         overrides: {pattern: {"kernel_size": k}}.
 
     Returns:
@@ -73,7 +73,7 @@ def plan_eca(
         >>> plan_eca(Block(nnx.Rngs(0)), example_inputs=jnp.zeros((1, 8, 8, 8))).paths
         ('bn',)
 
-    Source: Wang et al., ECA-Net, CVPR 2020, for the place; research/surgery.md for how it is found.
+    Source: Wang et al., ECA-Net, CVPR 2020, for the place.
     """
     request = Request(
         "nnx", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides

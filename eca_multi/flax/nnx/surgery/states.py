@@ -150,13 +150,13 @@ def load_base_state(model: Model, state: Mapping[Any, Any]) -> Model:
     Source: eca_multi.
     """
     check_model(model)
-    own, new = _fitting(model, state, of_eca=False)
+    targets, new = _fitting(model, state, of_eca=False)
     for eca in installed(model):
         kernel = eca.layer.kernel
         if eca.layer.gate == "2sigmoid" and not isinstance(kernel.get_value(), jax.ShapeDtypeStruct):
-            own[eca.kernel_path,] = kernel
+            targets[eca.kernel_path,] = kernel
             new[eca.kernel_path,] = jnp.zeros_like(kernel.get_value())
-    return assign(model, own, new)
+    return assign(model, targets, new)
 
 
 def load_eca_state(model: Model, state: Mapping[Any, Any]) -> Model:
@@ -228,11 +228,11 @@ def _fitting(
     model: nnx.Module, state: Mapping[Any, Any], of_eca: bool
 ) -> tuple[dict[Key, nnx.Variable | Bare], dict[Key, jax.Array]]:
     """Return the model's variables by path, and checked copies of the arrays in the state."""
-    own = {tuple(map(str, path)): _settable(model, path, leaf) for path, leaf in _variables(model, of_eca).items()}
+    targets = {tuple(map(str, path)): _settable(model, path, leaf) for path, leaf in _variables(model, of_eca).items()}
     arrays = flat(state)
-    now = {path: variable.get_value() for path, variable in own.items()}
+    now = {path: variable.get_value() for path, variable in targets.items()}
     check_fits(_shapes(now), _shapes(arrays), of_eca, ".".join)
-    return own, converted({path: (arrays[path], value) for path, value in now.items()}, owned, ".".join)
+    return targets, converted({path: (arrays[path], value) for path, value in now.items()}, owned, ".".join)
 
 
 def _shapes(state: Mapping[Key, Any]) -> dict[Key, Shape]:

@@ -1,20 +1,20 @@
-"""How a linen module carries its ECAs: as an instance of a subclass of its own class that knows the sites.
+"""What stands in a linen network with ECA: the module becomes an instance of a subclass of its class with the sites.
 
-A linen module is a recipe without weights and its submodules exist during a call alone, so there is nothing to put a
-layer into. The subclass intercepts the calls of the listed submodules instead and gates what they return, with an ECA
-whose scope is a child of the submodule's own. Every path that was there before stays what it was, in init too, and
-lifted transforms (remat, scan, vmap) treat the kernel as one of the submodule's parameters.
+A linen module is a recipe without weights, and its submodules exist during a call alone: no layer can be put into it.
+The subclass therefore intercepts the calls of the sites and gates what they return, with an ECA whose scope is a child
+of the site's scope. All paths of parameters stay, in `init` too, and lifted transforms (remat, scan, vmap) treat the
+kernel as one of the site's parameters.
 
-A subclass, and not a module around the user's: the fields, the other public methods (`apply(method="features")` and
-`apply(method=Net.features)`), `isinstance` and the automatic name inside a larger network stay.
+A module around the user's would change the fields, the other public methods (`apply(method="features")` and
+`apply(method=Net.features)`), `isinstance` and the automatic name inside a larger network. A subclass keeps them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
-from functools import cache, partial
-from inspect import ismethod
+from functools import cache, partial, wraps
+from inspect import getattr_static, isfunction, ismethod
 from typing import Any
 
 from flax import linen as nn
@@ -22,17 +22,17 @@ from flax import linen as nn
 from eca_multi.flax.linen.layers import ECA
 from eca_multi.surgery.entry import ECAEntry
 
-NAME = "eca"  # of the scope inside the site's own
+NAME = "eca"  # of the ECA's scope in the site's scope
 KERNEL = (NAME, "kernel")
 
-# Paths of the gated modules that are being called. A method that calls another one, or is called again by a lifted
-# transform on a copy of the module, is not intercepted a second time.
+# Paths of the gated modules that are being called. A method that calls another method, or that a lifted transform calls
+# again on a copy of the module, is not intercepted a second time.
 _active: ContextVar[frozenset[tuple[str, ...]]] = ContextVar("active", default=frozenset())
 
 
 @dataclass(frozen=True, repr=False)
 class Site:
-    """One inserted ECA: the entry of its plan, and what the plan says for the whole network."""
+    """One inserted ECA: the entry of its plan, the plan's gate and init, and the kernel's dtype."""
 
     entry: ECAEntry
     gate: str
@@ -41,7 +41,7 @@ class Site:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Path of the gated submodule, as keys of the parameters."""
+        """Path of the site, as keys of the parameters."""
         return tuple(self.entry.path.split("/"))
 
     def layer(self, scope: Any) -> ECA:
@@ -67,30 +67,19 @@ def with_sites(module: nn.Module, sites: Sequence[Site]) -> nn.Module:
 
 
 def sites_of(module: nn.Module) -> tuple[Site, ...]:
+    """Return the inserted ECAs of a module."""
     return getattr(type(module), "eca_sites", ())
 
 
 def base_class(module: nn.Module) -> Any:
+    """Return the user's class of a module."""
     return getattr(type(module), "eca_base", type(module))
 
 
 @cache  # one class for the same sites: two modules with the same fields are equal
 def _gated_class(base: Any, sites: tuple[Site, ...]) -> Any:
     class Gated(base):
-        # Every method of a module passes here, also one that is named to `apply` as a function of the base class.
-        # It is flax's own, not public; a test sees when it is gone.
-        @nn.nowrap
-        def _call_wrapped_method(self, fun: Any, args: Any, kwargs: Any) -> Any:
-            with _gating(self):
-                return super()._call_wrapped_method(fun, args, kwargs)
-
-        # Of a class that nn.remat or nn.jit made, it does not pass there.
-        @nn.nowrap
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            with _gating(self):
-                return super().__call__(*args, **kwargs)
-
-        # A function that is no method, or a submodule's name, is called beside the module's own methods.
+        # Functions that are no methods of the class, and submodules by name.
         @nn.nowrap
         def apply(self, variables: Any, *args: Any, method: Any = None, **options: Any) -> Any:
             return super().apply(variables, *args, method=_within(self, method), **options)
@@ -103,6 +92,10 @@ def _gated_class(base: Any, sites: tuple[Site, ...]) -> Any:
         def __reduce__(self) -> Any:
             return _empty, (base, sites), self.__dict__
 
+    for name in dir(base):
+        method = getattr_static(base, name)
+        if isfunction(method) and (name == "__call__" or not hasattr(nn.Module, name)):
+            setattr(Gated, name, _gated_method(method))
     # On the class, and not in a field: copies and transformed classes are made from the base's fields alone.
     Gated.eca_base, Gated.eca_sites = base, sites
     Gated.__name__, Gated.__qualname__ = base.__name__, base.__qualname__
@@ -110,13 +103,22 @@ def _gated_class(base: Any, sites: tuple[Site, ...]) -> Any:
     return Gated
 
 
+def _gated_method(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method, updated=())  # flax keeps marks in a function's __dict__, which hold for the base's method
+    def gated(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with _gating(self):
+            return method(self, *args, **kwargs)
+
+    return gated
+
+
 @contextmanager
 def _gating(module: nn.Module) -> Iterator[None]:
     """Gate the calls of the module's sites, once however often this is entered."""
-    if module.scope is None or module.path in _active.get():
+    if getattr(module, "scope", None) is None or module.path in _active.get():
         yield
         return
-    # Noted before it is set: after an exception in between, every later call would pass without the gates.
+    # The reset is registered first: after an exception in between, all later calls would pass without the gates.
     with ExitStack() as stack:
         stack.callback(_active.set, _active.get())
         _active.set(_active.get() | {module.path})
@@ -125,7 +127,7 @@ def _gating(module: nn.Module) -> Iterator[None]:
 
 
 def _within(module: nn.Module, method: Any) -> Any:
-    """The `method` of `apply`, with the sites gated where it is none of the module's own."""
+    """Return the `method` of `apply`, with the sites gated where the class does not define the method."""
     if isinstance(method, str) and isinstance(getattr(module, method, None), nn.Module):
         call = partial(_call_child, method)
     elif callable(method) and not ismethod(method):
@@ -145,7 +147,7 @@ def _call_child(name: str, bound: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 def _empty(base: Any, sites: tuple[Site, ...]) -> nn.Module:
-    """What pickle and copy start from: the class is made anew where it is read, from the user's own."""
+    """Return the instance that pickle and copy fill; the class is made anew from the user's class."""
     empty: nn.Module = object.__new__(_gated_class(base, sites))
     return empty
 
@@ -156,13 +158,13 @@ def _interceptor(root: nn.Module) -> Callable[..., Any]:
     missing = _missing(root)
     inside: set[tuple[str, ...]] = set()
 
-    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         path = context.module.path
         site = sites.get(path[depth:]) if path[:depth] == root.path else None
-        if site is None or context.method_name != "__call__" or path in inside:  # inside: a call of super().__call__
+        if site is None or context.method_name != "__call__" or path in inside:  # super().__call__
             return call(*args, **kwargs)
         if missing and not context.module.scope.is_mutable_collection("params"):
-            raise _without_kernels(missing)
+            raise no_kernels(missing)
         if site.entry.action == "replace":
             x = args[0] if args else next(iter(kwargs.values()))
         else:
@@ -171,19 +173,19 @@ def _interceptor(root: nn.Module) -> Callable[..., Any]:
                 x = call(*args, **kwargs)
             finally:
                 inside.discard(path)
-        # Called a second time, a shared submodule has its ECA's scope already.
+        # In its second call, a shared submodule has its ECA's scope already.
         return site.layer(context.module.scope.push(NAME, reuse=True))(x)
 
     return intercept
 
 
 def _missing(root: nn.Module) -> list[str]:
-    """Where the variables have no kernel."""
+    """Return the paths at which the variables lack a kernel."""
     params = root.variables.get("params", {})
-    return ["/".join((*site.keys, *KERNEL)) for site in sites_of(root) if not has(params, (*site.keys, *KERNEL))]
+    return ["/".join((*site.keys, *KERNEL)) for site in sites_of(root) if not _has(params, (*site.keys, *KERNEL))]
 
 
-def has(tree: Any, keys: Sequence[str]) -> bool:
+def _has(tree: Any, keys: Sequence[str]) -> bool:
     for key in keys:
         if key not in tree:
             return False
@@ -191,11 +193,13 @@ def has(tree: Any, keys: Sequence[str]) -> bool:
     return True
 
 
-def _without_kernels(missing: Sequence[str]) -> ValueError:
+def no_kernels(missing: Sequence[str]) -> ValueError:
+    """Return the error for variables without kernels at these paths."""
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     return ValueError(
         f"variables must hold a kernel for each ECA of the module. Received: none at {', '.join(missing[:3])}{more}. "
-        "Variables of the network without ECA go through load_base_state(module, variables, state)."
+        "Pass those that insert_eca or module.init returned; load_base_state(module, variables, state) takes those of "
+        "the network without ECA as its state."
     )
 
 

@@ -1,41 +1,33 @@
-"""A new model with the same graph but for some edits; the old one is read and never written."""
+"""A new model with the same graph but for some edits; the old model is read and never written.
+
+`keras.models.clone_model` does not serve: its `call_function` gets an operation and no call, so that one call of a
+shared layer could not be changed, nor a tensor gated for one of the calls that get it; and it calls the layers of an SE
+block that ECA replaces.
+"""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
 from eca_multi._printable import printable
+from eca_multi.keras._private import arguments
+from eca_multi.keras.surgery._find.check import keeps_class
+from eca_multi.keras.surgery._find.graph import Call, Graph, Network
+from eca_multi.keras.surgery._find.kinds import is_container, is_input, is_model
 
-from ._checks import keeps_class
-from ._clone import clone_operation, copy_flags, copy_state, same_random_state
-from ._graph import Call, Graph, Network
-from ._kinds import is_container, is_input, is_model
-
-Gate = Callable[[], Any]  # makes the ECA layer
-
-
-@dataclass
-class Edits:
-    """What is to be different, by the identity of what it concerns in the old model.
-
-    Args:
-        after: Operations whose outputs are gated for all.
-        edges: (node, tensor): what a call gets is gated, for it alone.
-        products: Nodes whose output is made by ECA from another tensor.
-        dropped: ECA layers to leave out.
-    """
-
-    after: dict[int, Gate] = field(default_factory=dict)
-    edges: dict[tuple[int, int], Gate] = field(default_factory=dict)
-    products: dict[int, tuple[Any, Gate]] = field(default_factory=dict)
-    dropped: set[int] = field(default_factory=set)
+from .clone import clone_operation, copy_flags, copy_state, same_random_state
+from .edits import Edits, Gate
 
 
-class Rebuild:
-    """Makes the new model; each old layer has one new layer, however often it is called, and so has each gate."""
+def rebuilt(network: Network, edits: Edits, compiled: bool = True) -> Any:
+    """Return the new model, compiled as the old model where that is asked for."""
+    with same_random_state():
+        return _Rebuild(network, edits).run(compiled)
+
+
+class _Rebuild:
+    """Each old layer has one new layer, however often it is called, and so has each gate."""
 
     def __init__(self, network: Network, edits: Edits) -> None:
         self.network = network
@@ -44,17 +36,15 @@ class Rebuild:
         self._old: list[Any] = []
         self._gates: dict[int, Any] = {}
 
-    def run(self, compiled: bool = True) -> Any:
-        """Return the new model, compiled as the old one where that is asked for."""
-        old = self.network.model
-        with same_random_state():
-            new = self._made(old)
-            for operation in self._old:
-                if not is_model(operation):
-                    copy_state(operation, self._new[id(operation)])
-            self._copy_flags()
-            if compiled:
-                _compile(old, new)
+    def run(self, compiled: bool) -> Any:
+        model = self.network.model
+        new = self._made(model)
+        layers = [operation for operation in self._old if not is_model(operation)]
+        for layer in layers:
+            copy_state(layer, self._new[id(layer)])
+        self._copy_flags([layer for layer in layers if isinstance(layer, keras.Layer)])
+        if compiled and model.compiled:
+            _compile(model, new)
         return new
 
     def _made(self, operation: Any) -> Any:
@@ -76,7 +66,7 @@ class Rebuild:
 
     def _sequential(self, model: Any) -> Any:
         layers = []
-        for layer in model._layers:  # with the input, which `layers` leaves out
+        for layer in [*self._inputs(model), *model.layers]:
             if id(layer) in self.edits.dropped:
                 continue
             layers.append(self._made(layer))
@@ -85,6 +75,10 @@ class Rebuild:
         cls = type(model) if keeps_class(model) else keras.Sequential
         return cls(layers, name=model.name, trainable=model.trainable)
 
+    def _inputs(self, model: Any) -> list[Any]:
+        """Return the input layers of a model's graph, which `Sequential.layers` leaves out."""
+        return [call.operation for call in self.network.graph(model).calls if is_input(call.operation)]
+
     def _functional(self, model: Any) -> Any:
         graph = self.network.graph(model)
         made: dict[int, Any] = {}
@@ -92,9 +86,9 @@ class Rebuild:
         for call in graph.calls:
             if is_input(call.operation):
                 made[id(call.outputs[0])] = self._made(call.operation).output
-        for tensor in model.inputs:  # one that no output needs is in no call
+        for tensor in model.inputs:  # one that no output needs may be in no call
             if id(tensor) not in made:
-                made[id(tensor)] = self._made(tensor._keras_history.operation).output
+                made[id(tensor)] = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
         needed = self._needed(graph)
         for call in graph.calls:
             if id(call) in needed and not is_input(call.operation):
@@ -123,7 +117,7 @@ class Rebuild:
                 if key not in gated:
                     gated[key] = self._gate(edge)(made[id(tensor)])
                 inputs[id(tensor)] = gated[key]
-        args, kwargs = call.node.arguments.fill_in(inputs)
+        args, kwargs = arguments(call.node, inputs)
         outputs = keras.tree.flatten(self._made(call.operation)(*args, **kwargs))
         after = edits.after.get(id(call.operation))
         if after is not None:
@@ -131,40 +125,35 @@ class Rebuild:
         made |= {id(old): new for old, new in zip(call.outputs, outputs, strict=True)}
 
     def _needed(self, graph: Graph) -> set[int]:
-        """The calls that the outputs still need: those of a replaced SE block are not among them."""
-        found: set[int] = set()
+        """Return the calls that the outputs still need: those of a replaced SE block are not among them."""
+        needed: set[int] = set()
         todo = list(graph.outputs)
         while todo:
             call = graph.producer.get(id(todo.pop()))
-            if call is not None and id(call) not in found:
-                found.add(id(call))
+            if call is not None and id(call) not in needed:
+                needed.add(id(call))
                 product = self.edits.products.get(id(call.node))
                 todo += [product[0]] if product else call.inputs
-        return found
+        return needed
 
-    def _copy_flags(self) -> None:
-        """A model and a layer pass their flag on to all in them, so: from outside in, variables last."""
+    def _copy_flags(self, layers: list[Any]) -> None:
+        """A model and a layer pass their flag on to all in them, so copy from outside in, variables last."""
         for graph in self.network.graphs:
-            self._new[id(graph.model)].trainable = graph.model.trainable
-        layers = [layer for layer in self._old if isinstance(layer, keras.Layer) and not is_model(layer)]
+            holds_gates = graph.model is self.network.model and bool(self._gates)  # a frozen root freezes its gates
+            self._new[id(graph.model)].trainable = graph.model.trainable or holds_gates
         for layer in layers:
             copy_flags(layer, self._new[id(layer)])
         for gate in self._gates.values():
             gate.trainable = True
-        root = self._new[id(self.network.model)]
-        if self._gates and not root.trainable:
-            root._trainable = True  # the flag alone: the layers stay frozen, the gates are trained
 
 
 def _compile(old: Any, new: Any) -> None:
     """Carry over loss, metrics and the optimizer's settings; its state belongs to the old variables."""
-    if not old.compiled:
-        return
     try:
         new.compile_from_config(old.get_compile_config())
     except Exception as error:  # a loss or metric that Keras does not know by name
         warnings.warn(
             f"The new model is not compiled: what {old.name!r} was compiled with cannot be made again "
             f"({printable(str(error).strip().splitlines()[0][:120])}). Call its compile().",
-            stacklevel=4,
+            stacklevel=5,
         )

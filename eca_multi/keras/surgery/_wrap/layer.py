@@ -10,13 +10,13 @@ from eca_multi.keras.layers import ECA
 
 @keras.saving.register_keras_serializable(package="eca_multi")
 class InsertedECA(ECA):
-    """An ECA that knows how it came into its network, so that it can be listed and taken out, after a reload too.
+    """An ECA that records its insertion, so that it can be listed and taken out, after a reload too.
 
     Args:
         action: As in `ECAEntry`.
-        where: What was asked for when it was inserted.
-        site: Name of the layer that it was inserted at.
-        dropped: Names of the layers of the SE block that it replaced.
+        where: The option of `insert_eca`, as the plan records it.
+        site: Name of the layer at which the ECA was inserted.
+        dropped: Names of the layers of the SE block that the ECA replaced.
         **kwargs: Of `ECA`.
     """
 
@@ -37,5 +37,5 @@ class InsertedECA(ECA):
         self.dropped = list(dropped)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"action": self.action, "where": self.where, "site": self.site, "dropped": list(self.dropped)}
-        return super().get_config() | own
+        record = {"action": self.action, "where": self.where, "site": self.site, "dropped": list(self.dropped)}
+        return super().get_config() | record

@@ -1,21 +1,21 @@
-"""Squeeze-and-excitation blocks, found by their shape: x times something that comes from x's global average."""
+"""Squeeze-and-excitation blocks, found by data flow: x times something that comes from x's global average."""
 
 from typing import Any
 
-from ._graph import Call, Graph
-from ._kinds import CONVS, DENSE, is_container, is_global_mean, is_product
-from ._places import Places, Site
+from .graph import Call, Graph
+from .kinds import CONVS, DENSE, is_container, is_global_mean, is_product
+from .places import Places, Site
 
 
 def squeezes(places: Places) -> list[Site]:
-    """The product of each SE block."""
+    """Return the product of each SE block."""
     sites: dict[int, Site] = {}
     for graph, call in places.network.ordered():
-        found = excited(graph, call)
-        if found is None:
+        block = _excited(graph, call)
+        if block is None:
             continue
-        tensor, layers = found
-        dropped = {id(layer): layer for layer in layers if _ends_here(graph, layer)}
+        tensor, layers = block
+        dropped = {id(layer): layer for layer in layers if _is_called_once(graph, layer)}
         parameters = sum(layer.count_params() for layer in dropped.values() if hasattr(layer, "count_params"))
         site = places.site(
             call.operation,
@@ -24,23 +24,23 @@ def squeezes(places: Places) -> list[Site]:
             keeps_output=False,
             notes=(f"replaces an SE block: its {parameters} parameters are dropped",),
         )
-        site = sites.setdefault(id(call.operation), site)  # one that is called again is one site
+        site = sites.setdefault(id(call.operation), site)  # a product that is called twice is one site
         site.products.append((call, tensor))
         site.dropped += [layer.name for layer in dropped.values()]
     return list(sites.values())
 
 
-def inside(places: Places) -> dict[int, str]:
-    """The SE block that an operation belongs to, by the path of its product."""
+def blocks_of(places: Places) -> dict[int, str]:
+    """Return the path of the SE block's product for each operation in an SE block."""
     return {
         id(layer): places.network.path(call.operation)
         for graph, call in places.network.calls()
-        for layer in (excited(graph, call) or ((), ()))[1]
+        for layer in (_excited(graph, call) or ((), ()))[1]
     }
 
 
-def excited(graph: Graph, product: Call) -> tuple[Any, list[Any]] | None:
-    """The tensor that an SE block scales, and its layers; None where a call is not the end of one."""
+def _excited(graph: Graph, product: Call) -> tuple[Any, list[Any]] | None:
+    """Return the tensor that an SE block scales, and the block's layers; None where a call does not end a block."""
     if not is_product(product.operation) or len(product.inputs) != 2:
         return None
     for tensor, scale in (product.inputs, product.inputs[::-1]):
@@ -56,6 +56,5 @@ def excited(graph: Graph, product: Call) -> tuple[Any, list[Any]] | None:
     return None
 
 
-def _ends_here(graph: Graph, layer: Any) -> bool:
-    """Whether nothing else in the graph calls a layer."""
+def _is_called_once(graph: Graph, layer: Any) -> bool:
     return sum(call.operation is layer for call in graph.calls) == 1

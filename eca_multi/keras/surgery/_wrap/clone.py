@@ -1,29 +1,26 @@
 """New layers like old ones: from their config, then variables, states and flags."""
 
-import contextlib
-import copy
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 
 from eca_multi._files.scratch import scratch_folder
 from eca_multi.keras._owned import values
+from eca_multi.keras._private import copied_operation, copy_remat_mode, output_shape_of
+from eca_multi.keras.surgery._find.kinds import kind, parts
 from eca_multi.surgery.errors import UnsupportedModelError
-
-from ._checks import custom_classes
-from ._kinds import kind, parts
 
 
 def clone_operation(operation: Any) -> Any:
     """Return a new operation of the same config and name, not built."""
     if not isinstance(operation, keras.Layer):  # of keras.ops: it holds its arguments and no weights
-        new = copy.copy(operation)
-        new._inbound_nodes, new._outbound_nodes = [], []
-        return new
+        return copied_operation(operation)
+    own_classes = {kind(p): type(p) for p in parts(operation) if not type(p).__module__.startswith("keras.")}
     try:
-        with keras.saving.custom_object_scope(custom_classes(operation)):
+        with keras.saving.custom_object_scope(own_classes):
             new = _lambda(operation) if type(operation) is keras.layers.Lambda else _from_config(operation)
     except Exception as error:
         raise UnsupportedModelError(
@@ -32,7 +29,7 @@ def clone_operation(operation: Any) -> Any:
             f"Give {kind(operation)} a get_config that returns the arguments of its __init__."
         ) from error
     new.name = operation.name
-    new._remat_mode = operation._remat_mode
+    copy_remat_mode(operation, new)
     return new
 
 
@@ -41,10 +38,10 @@ def _from_config(layer: Any) -> Any:
 
 
 def _lambda(layer: Any) -> Any:
-    """Keras refuses to make a lambda from a config, which might come from a stranger; here it is the user's own."""
+    """Keras refuses to make a lambda from a config, which might come from a stranger; this function is the user's."""
     return keras.layers.Lambda(
         layer.function,
-        output_shape=layer._output_shape,
+        output_shape=output_shape_of(layer),
         mask=layer.mask,
         arguments=layer.arguments,
         name=layer.name,
@@ -66,23 +63,23 @@ def copy_state(old: Any, new: Any) -> None:
             f"Received: {old.name!r} ({kind(old)}), which has {len(before)} variables, and {len(after)} or others when "
             f"made again. Create them in build, from the arguments of __init__."
         )
-    for one, other in zip(before, after, strict=True):
-        other.assign(values(one))
-    for one, other in zip(parts(old), parts(new), strict=True):
-        _copy_extra(one, other)
+    for variable, copy in zip(before, after, strict=True):
+        copy.assign(values(variable))
+    for part, copy in zip(parts(old), parts(new), strict=True):
+        _copy_assets(part, copy)
 
 
 def copy_flags(old: Any, new: Any) -> None:
     """Copy which parts of a layer are trained."""
-    for one, other in zip(parts(old), parts(new), strict=True):
-        other.trainable = one.trainable
-    for one, other in zip(old.variables, new.variables, strict=True):
-        if other.trainable != one.trainable:
-            other.trainable = one.trainable
+    for part, copy in zip(parts(old), parts(new), strict=True):
+        copy.trainable = part.trainable
+    for variable, copy in zip(old.variables, new.variables, strict=True):
+        if copy.trainable != variable.trainable:
+            copy.trainable = variable.trainable
 
 
-def _copy_extra(old: Any, new: Any) -> None:
-    """States beside variables: statistics of preprocessing layers, vocabularies."""
+def _copy_assets(old: Any, new: Any) -> None:
+    """Copy states that are no variables: statistics of preprocessing layers, vocabularies."""
     if hasattr(new, "finalize_state") and new.built:
         new.finalize_state()
     if hasattr(old, "save_assets"):
@@ -91,9 +88,9 @@ def _copy_extra(old: Any, new: Any) -> None:
             new.load_assets(str(folder))
 
 
-@contextlib.contextmanager
+@contextmanager
 def same_random_state() -> Iterator[None]:
-    """Initializers without a seed draw one from Python's generator, which users seed: put it back."""
+    """Initializers without a seed draw one from Python's generator, which users seed: put its state back."""
     state = random.getstate()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Run a network before and after insertion: are the outputs equal, and is each ECA called as often as its base?"""
+"""A run of a linen network before and after insertion: are the outputs equal, is each ECA called as its site is?"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,20 +11,19 @@ from flax import linen as nn
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.verify import check_verified
 
-from ._gated import NAME
-from ._inputs import Inputs, runner
+from ._find.call import Inputs, runner
+from ._wrap import NAME
 
 
 def verify(plan: ECAPlan, old: tuple[nn.Module, Any], new: tuple[nn.Module, Any], inputs: Inputs) -> None:
     """Raise unless the new network does what the plan says.
 
-    Operation by operation, since XLA may fuse, and so round, differently around a product with 1.
+    Both networks run operation by operation: XLA may fuse, and so round, differently around a product with 1.
 
     Raises:
-        VerifyError: If not.
+        VerifyError: If outputs or calls are not as planned.
     """
     counted: dict[str, int] = {}
-
     inside: set[str] = set()
 
     def watch(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -39,10 +38,10 @@ def verify(plan: ECAPlan, old: tuple[nn.Module, Any], new: tuple[nn.Module, Any]
             inside.discard(path)
 
     with jax.disable_jit():
-        before = _call(*old, inputs) if plan.keeps_output else None
+        before = _call(*old, inputs) if plan.keeps_output else None  # outputs that may differ are not compared
         with nn.intercept_methods(watch):
             after = _call(*new, inputs)
-    same = _equal(before, after) if plan.keeps_output else None
+    same = not plan.keeps_output or _equal(before, after)
     calls = {path: (counted.get(path, 0), counted.get(f"{path}/{NAME}", 0)) for path in plan.paths}
     check_verified(plan, same, calls)
 
@@ -53,8 +52,8 @@ def _call(module: nn.Module, variables: Any, inputs: Inputs) -> Any:
 
 
 def _equal(first: Any, second: Any) -> bool:
-    one, two = jax.tree.leaves(first), jax.tree.leaves(second)
-    return len(one) == len(two) and all(_same(a, b) for a, b in zip(one, two, strict=True))
+    leaves, others = jax.tree.leaves(first), jax.tree.leaves(second)
+    return len(leaves) == len(others) and all(_same(a, b) for a, b in zip(leaves, others, strict=True))
 
 
 def _same(a: Any, b: Any) -> bool:

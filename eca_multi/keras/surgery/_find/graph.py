@@ -1,16 +1,15 @@
-"""Reading a Keras model: its graphs, nested ones too, with calls in an order in which they can be made again.
+"""Reading a Keras model: its graphs, nested ones too, with calls in an order in which they can be made again."""
 
-The attributes of Keras that are not public (nodes and histories) are read here and nowhere else.
-"""
-
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import keras
 
-from ._kinds import KEEPS_CHANNELS, is_container, is_conv, is_input, kind
+from eca_multi.keras._private import calls_of, nodes_of
+
+from .kinds import KEEPS_CHANNELS, is_container, is_conv, is_eca, is_input, kind
 
 
 @dataclass(eq=False)
@@ -23,7 +22,7 @@ class Unbuilt:
 
 @dataclass(eq=False)
 class Call:
-    """One call of an operation in one graph; `node` is Keras's own record of it."""
+    """One call of an operation in one graph; `node` is Keras's own record of the call."""
 
     operation: Any
     inputs: list[Any]
@@ -38,7 +37,7 @@ class Graph:
     Args:
         model: Functional or Sequential.
         path: Of the model in the root; "" for the root.
-        calls: In an order in which each finds its inputs made, and each operation its calls in their old order.
+        calls: In an order in which the inputs of each are made before it, and each operation's calls keep their order.
         outputs: The model's output tensors.
         times: How often the model runs in one run of the root.
     """
@@ -52,47 +51,54 @@ class Graph:
     consumers: dict[int, list[Call]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.producer = {id(t): call for call in self.calls for t in call.outputs}
+        self.producer = {id(tensor): call for call in self.calls for tensor in call.outputs}
         self.consumers = {}
         for call in self.calls:
             for tensor in call.inputs:
                 self.consumers.setdefault(id(tensor), []).append(call)
 
     def only_consumer(self, tensor: Any) -> Call | None:
-        """The one call that gets a tensor, if it is one and the tensor does not leave the model."""
+        """Return the call that gets a tensor, if there is one call and the tensor does not leave the model."""
         calls = self.consumers.get(id(tensor), [])
-        return calls[0] if len(calls) == 1 and all(tensor is not t for t in self.outputs) else None
+        return calls[0] if len(calls) == 1 and all(tensor is not output for output in self.outputs) else None
 
     def name(self, operation: Any) -> str:
         return f"{self.path}/{operation.name}" if self.path else str(operation.name)
 
 
+def is_built(model: Any) -> bool:
+    """Whether a model has a graph: a Sequential without an input has none yet."""
+    try:
+        return bool(model.inputs)
+    except (AttributeError, ValueError):  # of a Sequential
+        return False
+
+
 def read(model: Any, path: str = "") -> Graph:
-    """Read one model's own graph."""
-    functional = model
-    if isinstance(model, keras.Sequential):
-        functional = model._functional
-        if functional is None:
-            return _unbuilt(model, path)
-    nodes = [node for depth in sorted(functional._nodes_by_depth, reverse=True) for node in _at(functional, depth)]
-    calls = [Call(node.operation, list(node.input_tensors), list(node.outputs), node) for node in _ordered(nodes)]
-    return Graph(model, path, calls, list(functional.outputs))
+    """Read the graph of one model, not of those inside."""
+    if not is_built(model):
+        return _unbuilt(model, path)
+    # What Keras makes of a Sequential's layers has no public name; its inputs and outputs have.
+    sequential = isinstance(model, keras.Sequential)
+    function = keras.Function(model.inputs, model.outputs, name=model.name) if sequential else model
+    calls = [Call(n.operation, list(n.input_tensors), list(n.outputs), n) for n in _ordered(nodes_of(function))]
+    return Graph(model, path, calls, list(model.outputs))
 
 
-def _at(functional: Any, depth: int) -> list[Any]:
-    return list(functional._nodes_by_depth[depth])
+def operations(calls: Iterable[Call]) -> list[Any]:
+    """Return the operations that are called, each once, in the order of the first calls."""
+    return list({id(call.operation): call.operation for call in calls}.values())
 
 
 def _ordered(nodes: list[Any]) -> list[Any]:
-    """Each node behind those that it needs and behind earlier calls of its own operation: a shared layer keeps the
-    order of its calls, which Keras numbers."""
+    """Sort nodes: each comes after the nodes that it needs, and after the earlier calls of its operation, since Keras
+    numbers the calls of a shared layer."""
     inside = {id(node) for node in nodes}
     earlier: dict[int, Any] = {}
     for operation in {id(node.operation): node.operation for node in nodes}.values():
-        own = [node for node in operation._inbound_nodes if id(node) in inside]
-        earlier |= {id(later): former for former, later in pairwise(own)}
-    done: set[int] = set()
-    result: list[Any] = []
+        of_operation = [node for node in calls_of(operation) if id(node) in inside]
+        earlier |= {id(later): former for former, later in pairwise(of_operation)}
+    done: dict[int, Any] = {}
     for root in nodes:
         stack = [root]
         while stack:
@@ -103,10 +109,8 @@ def _ordered(nodes: list[Any]) -> list[Any]:
                 stack += waiting[::-1]
                 continue
             stack.pop()
-            if id(node) not in done:
-                done.add(id(node))
-                result.append(node)
-    return result
+            done.setdefault(id(node), node)
+    return list(done.values())
 
 
 def _unbuilt(model: Any, path: str) -> Graph:
@@ -130,20 +134,20 @@ def _shape(layer: Any, before: tuple[int | None, ...] | None) -> tuple[int | Non
         free = (None,) * layer.rank
         return (None, filters, *free) if layer.data_format == "channels_first" else (None, *free, filters)
     keeps = any(word in kind(layer) for word in KEEPS_CHANNELS) and "Global" not in kind(layer)
-    return before if keeps or kind(layer) == "InsertedECA" else None
+    return before if keeps or is_eca(layer) else None
 
 
 class Network:
     """All graphs of a model, the root's first.
 
     Args:
-        model: The root, checked by `_checks.check_model`.
+        model: The root, which `check_model` accepted.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.graphs: list[Graph] = []
-        self._of: dict[int, Graph] = {}
+        self._graph_of: dict[int, Graph] = {}
         self.paths: dict[int, list[str]] = {}
         self.operations: dict[str, Any] = {}
         self._read(model, "")
@@ -152,12 +156,10 @@ class Network:
         self._count()
 
     def _read(self, model: Any, path: str) -> None:
-        first = id(model) not in self._of
-        graph = read(model, path) if first else self._of[id(model)]
-        if first:
-            self._of[id(model)] = graph
-            self.graphs.append(graph)
-        for operation in {id(call.operation): call.operation for call in graph.calls}.values():
+        if id(model) not in self._graph_of:
+            self._graph_of[id(model)] = read(model, path)
+            self.graphs.append(self._graph_of[id(model)])
+        for operation in operations(self._graph_of[id(model)].calls):
             name = f"{path}/{operation.name}" if path else operation.name
             names = self.paths.setdefault(id(operation), [])
             if name not in names:
@@ -167,23 +169,20 @@ class Network:
                 self._read(operation, name)
 
     def _count(self) -> None:
-        def times(graph: Graph) -> int:
-            if graph.model is self.model:
-                return 1
-            return sum(outer.times for outer in waiting(graph))
-
-        def waiting(graph: Graph) -> list[Graph]:
-            return [g for g in self.graphs for call in g.calls if call.operation is graph.model]
-
+        """Set `times` of each graph, after those of the graphs that call it."""
+        callers = {
+            id(graph): [outer for outer in self.graphs for call in outer.calls if call.operation is graph.model]
+            for graph in self.graphs
+        }
         left = list(self.graphs)
         while left:
-            ready = [g for g in left if g.model is self.model or all(o.times for o in waiting(g))]
+            ready = [graph for graph in left if all(outer.times for outer in callers[id(graph)])]
             for graph in ready:
-                graph.times = times(graph)
-            left = [g for g in left if g not in ready]
+                graph.times = sum(outer.times for outer in callers[id(graph)]) or 1  # the root has no callers
+            left = [graph for graph in left if graph not in ready]
 
     def graph(self, model: Any) -> Graph:
-        return self._of[id(model)]
+        return self._graph_of[id(model)]
 
     def path(self, operation: Any) -> str:
         return self.paths[id(operation)][0]
@@ -191,30 +190,34 @@ class Network:
     def aliases(self, operation: Any) -> tuple[str, ...]:
         return tuple(self.paths[id(operation)][1:])
 
-    def calls(self) -> Iterator[tuple[Graph, Call]]:
-        """All calls of all graphs; a graph that is called twice comes once."""
+    def calls(self, operation: Any = None) -> Iterator[tuple[Graph, Call]]:
+        """Yield all calls, or those of one operation; a graph that is called twice comes once."""
         for graph in self.graphs:
             for call in graph.calls:
-                yield graph, call
+                if operation is None or call.operation is operation:
+                    yield graph, call
 
     def times(self, operation: Any) -> int:
-        """How often an operation is called in one run of the root."""
-        return sum(graph.times for graph, call in self.calls() if call.operation is operation)
-
-    def leaves(self) -> list[Any]:
-        """All operations but models and inputs, each once, in the network's order."""
-        found = {id(c.operation): c.operation for _, c in self.ordered()}
-        return [op for op in found.values() if not is_container(op) and not is_input(op)]
+        """Return how often an operation is called in one run of the root."""
+        return sum(graph.times for graph, _ in self.calls(operation))
 
     def ordered(self) -> Iterator[tuple[Graph, Call]]:
         """As `calls`, but a nested model's calls come where it is called first: the order in which layers run."""
-        seen: set[int] = set()
+        entered: set[int] = set()
 
         def walk(graph: Graph) -> Iterator[tuple[Graph, Call]]:
-            seen.add(id(graph.model))
+            entered.add(id(graph.model))
             for call in graph.calls:
-                if is_container(call.operation) and id(call.operation) not in seen:
+                if is_container(call.operation) and id(call.operation) not in entered:
                     yield from walk(self.graph(call.operation))
                 yield graph, call
 
         yield from walk(self.graphs[0])
+
+    def in_order(self) -> list[Any]:
+        """Return each operation once, in the order in which they run."""
+        return operations(call for _, call in self.ordered())
+
+    def leaves(self) -> list[Any]:
+        """As `in_order`, without models and inputs."""
+        return [operation for operation in self.in_order() if not is_container(operation) and not is_input(operation)]

@@ -10,22 +10,22 @@ from flax import linen as nn
 
 from eca_multi.flax._jaxpr.flow import Flow
 from eca_multi.flax._jaxpr.tags import tag, tag_input
+from eca_multi.flax.linen.surgery._wrap import NAME, base_class, is_eca
 
-from ._gated import NAME, base_class, is_eca
-from ._inputs import Inputs, runner
+from .call import Inputs, runner
 
 Shape = tuple[int, ...]
 
 
 @dataclass
-class Seen:
-    """A module that was called.
+class CalledModule:
+    """A module that the network called.
 
     Args:
         path: "/"-joined, as in the parameters.
         module: Bound to a call that is over: only its fields can be read.
-        shapes: Of its output, one for each call; None where that is not one floating-point array.
-        has_eca: Whether an ECA gates it.
+        shapes: Of its output, one for each call; None where the output is not one floating-point array.
+        has_eca: Whether an ECA gates the module.
     """
 
     path: str
@@ -38,47 +38,39 @@ class Seen:
         return base_class(self.module).__name__
 
 
-@dataclass
-class Trace:
-    """What the call showed.
+def trace(module: nn.Module, variables: Any, inputs: Inputs) -> tuple[dict[str, CalledModule], Flow]:
+    """Call the module abstractly; nothing is computed and nothing changes.
 
-    Args:
-        seen: By path, in the order of their first calls; without the root and without ECAs that gate another module.
-        flow: Of its values, which carry the modules' paths.
+    Returns:
+        The called modules by path, in the order of their first calls, without the root and without ECAs that gate
+        another module; and the flow of values, which carry the modules' paths.
     """
-
-    seen: dict[str, Seen]
-    flow: Flow
-
-
-def trace(module: nn.Module, variables: Any, inputs: Inputs) -> Trace:
-    """Call the module abstractly; nothing is computed and nothing changes."""
-    seen: dict[str, Seen] = {}
+    called: dict[str, CalledModule] = {}
     inside: set[str] = set()
 
     def watch(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         path = "/".join(context.module.path)
         if context.method_name != "__call__" or not path or path in inside:
             return call(*args, **kwargs)
-        owner = path.removesuffix(f"/{NAME}")
-        if owner != path and owner in seen and is_eca(context.module):
-            seen[owner].has_eca = True
+        site = path.removesuffix(f"/{NAME}")
+        if site != path and site in called and is_eca(context.module):
+            called[site].has_eca = True
             return call(*args, **kwargs)
-        one = seen.setdefault(path, Seen(path, context.module))
+        record = called.setdefault(path, CalledModule(path, context.module))
         args, kwargs = tag_input(path, (args, kwargs))
         inside.add(path)
         try:
             result = call(*args, **kwargs)
         finally:
             inside.discard(path)
-        one.shapes.append(tuple(result.shape) if _is_floating(result) else None)
+        record.shapes.append(tuple(result.shape) if _is_floating(result) else None)
         return tag(path, result)
 
     run, arrays = runner(module, inputs)
     with nn.intercept_methods(watch):
         jaxpr = jax.make_jaxpr(run)(variables, arrays)
     first = len(jax.tree.leaves(variables))
-    return Trace(seen, Flow(jaxpr, range(first, len(jaxpr.jaxpr.invars))))
+    return called, Flow(jaxpr, range(first, len(jaxpr.jaxpr.invars)))
 
 
 def _is_floating(value: Any) -> bool:

@@ -1,9 +1,10 @@
-"""What an operation of a Keras graph is: convolution, norm, something to step over, or a model of its own."""
+"""What an operation of a Keras graph is: convolution, norm, dropout, a model, ..."""
 
 from typing import Any
 
 import keras
 
+from eca_multi.keras._private import layers_in
 from eca_multi.keras.layers import ECA
 
 
@@ -19,18 +20,17 @@ CONVS = (
 )
 DENSE = _present("Dense", "EinsumDense")
 NORMS = _present("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization")
-# A gate in front of these does what it does behind them, or is meant to stand there; some are not Keras's own classes.
+# A gate belongs in front of these, or has the same effect there as behind them. Some are no classes of Keras itself.
 PASSING = {
     *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout", "GaussianDropout"),
     *("GaussianNoise", "Identity", "StochasticDepth", "DropPath"),
 }
-ADDS, PRODUCTS = ("Add",), ("Multiply",)  # of keras.layers, and of keras.ops for `a + b`
-# What keeps the number of channels and the rank, for a Sequential that is not built.
+# Layers that keep the number of channels and the rank, for a Sequential that is not built.
 KEEPS_CHANNELS = ("Pooling", "Padding", "UpSampling", "Cropping", "Dropout", "Activation", "ReLU", "Normalization")
 
 
 def kind(operation: Any) -> str:
-    """The class name, as a plan shows it."""
+    """Return the class name, as a plan shows it."""
     return type(operation).__name__
 
 
@@ -43,11 +43,13 @@ def is_norm(operation: Any) -> bool:
 
 
 def is_add(operation: Any) -> bool:
-    return kind(operation) in ADDS
+    """Of keras.layers, or of keras.ops for `a + b`."""
+    return kind(operation) == "Add"
 
 
 def is_product(operation: Any) -> bool:
-    return kind(operation) in PRODUCTS
+    """Of keras.layers, or of keras.ops for `a * b`."""
+    return kind(operation) == "Multiply"
 
 
 def is_global_mean(operation: Any) -> bool:
@@ -78,24 +80,24 @@ def is_container(operation: Any) -> bool:
     return is_model(operation) and isinstance(operation, keras.Function | keras.Sequential)
 
 
+def is_opaque(operation: Any) -> bool:
+    """A layer whose inner layers the graph does not show."""
+    return not is_model(operation) and len(parts(operation)) > 1
+
+
 def parts(operation: Any) -> list[Any]:
-    """The layers inside a layer, in the order in which it made them, itself first."""
-    return list(operation._flatten_layers()) if isinstance(operation, keras.Layer) else []
+    """Return a layer and the layers inside; nothing for an operation of keras.ops."""
+    return layers_in(operation) if isinstance(operation, keras.Layer) else []
 
 
 def weighted(operation: Any, also_dense: bool = True) -> int:
-    """How many convolutions (and dense layers) work in an operation, those inside of it included."""
+    """Count the convolutions (and dense layers) in an operation, those inside included."""
     kinds = (*CONVS, *DENSE) if also_dense else CONVS
     return sum(isinstance(part, kinds) for part in parts(operation))
 
 
-def is_opaque(operation: Any) -> bool:
-    """A layer whose inner layers the graph does not show."""
-    return isinstance(operation, keras.Layer) and not is_model(operation) and len(parts(operation)) > 1
-
-
-def own_layout(operation: Any, rank: int) -> str:
-    """The layout that an operation was told, or ""."""
+def layout_of(operation: Any, rank: int) -> str:
+    """Return the layout that an operation's arguments say, or ""."""
     data_format = getattr(operation, "data_format", None)
     if data_format in ("channels_first", "channels_last"):
         return str(data_format)
