@@ -64,7 +64,10 @@ class Torch(_Here, TorchAdapter):
         from eca_multi.torch import functional
 
         gate = lines.named_gate
-        seams = {"convolve": _tapped(lines.convolve), "named_gate": lambda name, z: tap("gate", gate(name, z))}
+        seams: dict[str, Any] = {
+            "convolve": _tapped(lines.convolve),
+            "named_gate": lambda name, z: tap("gate", gate(name, z)),
+        }
         # Not eager: an operation of our own that does several steps in one has no seams.
         with mock.patch.multiple(lines, **seams), mock.patch.multiple(functional, is_eager=lambda x, weight: False):
             yield
