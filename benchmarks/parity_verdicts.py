@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from itertools import product
 from pathlib import Path
 from textwrap import fill
@@ -22,16 +21,18 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from eca_multi import parity
+from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.dtypes import DTYPES, SAFETY, quantise
-from eca_multi.parity.define.job import ONES, Outputs, Tensor
+from eca_multi.parity.define.job import identified
 from eca_multi.parity.define.spec import Spec
-from eca_multi.parity.execute.tasks import BASE, Task, tasks
+from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Solution, Tensor
+from eca_multi.parity.execute.session import Outcome, Results
+from eca_multi.parity.execute.tasks import Task, tasks
+from eca_multi.parity.judge.cell import Cell, describe
 from eca_multi.parity.judge.compare import judge
-from eca_multi.parity.judge.verdicts import Solution
-from eca_multi.parity.report.report import describe
+from eca_multi.parity.judge.verdicts import Judge
 from eca_multi.parity.specs.eca import SPEC, Torch
 
 PAGE = Path(__file__).parents[1] / "docs" / "measured-parity.md"
@@ -124,20 +125,25 @@ POLICIES: dict[str, Accepts] = {
     "cosine 0.99": cosine,
 }
 OUTPUT, GRADIENTS, TAPS = "y", "y and gradients", "and taps"
-_GRADIENTS = ("dx", f"dx{ONES}", "dw", f"dw{ONES}")
-_TAPS = tuple(f"{prefix}{tap}" for prefix in ("", "d_") for tap in SPEC.taps)
-LEVELS = {OUTPUT: ("y",), GRADIENTS: ("y", *_GRADIENTS), TAPS: ("y", *_GRADIENTS, *_TAPS)}
+_Y = Quantity(Kind.OUTPUT, "y")
+_GRADIENTS = tuple(
+    Quantity(kind, name, cotangent)
+    for kind, name in ((Kind.INPUT_GRADIENT, "x"), (Kind.WEIGHT_GRADIENT, "w"))
+    for cotangent in Cotangent
+)
+_TAPS = tuple(Quantity(kind, tap) for kind in (Kind.TAP, Kind.TAP_GRADIENT) for tap in SPEC.taps)
+LEVELS = {OUTPUT: (_Y,), GRADIENTS: (_Y, *_GRADIENTS), TAPS: (_Y, *_GRADIENTS, *_TAPS)}
 
 
-def rejected(results: Outputs, solution: Solution, names: Iterable[str]) -> dict[str, set[str]]:
+def rejected(results: Outputs, solution: Solution, quantities: Iterable[Quantity]) -> dict[str, set[Quantity]]:
     """Policy -> the tensors that it rejects."""
-    found: dict[str, set[str]] = {policy: set() for policy in POLICIES}
-    for name in names:
-        actual, (reference, error) = results[name], solution[name]
+    found: dict[str, set[Quantity]] = {policy: set() for policy in POLICIES}
+    for quantity in quantities:
+        actual, (reference, error) = results[quantity], solution[quantity]
         pair = Compared(actual, reference, quantise(reference, actual.dtype), error)
         for policy, accepts in POLICIES.items():
             if actual.values.shape != reference.shape or not accepts(pair):
-                found[policy].add(name)
+                found[policy].add(quantity)
     return found
 
 
@@ -165,24 +171,20 @@ class Correct:
                     self.rejections[policy, dtype, level] += 1
                     self.places.add((policy, dtype, level, case))
             if policy == OURS and names:
-                self.ours.append(f"{variant}, {case}, {dtype}: {', '.join(sorted(names))}")
+                self.ours.append(f"{variant}, {case}, {dtype}: {', '.join(sorted(map(str, names)))}")
 
 
 def run_correct(spec: Spec, **chosen: Any) -> tuple[Correct, parity.Report]:
     """Run the harness as a user does, and judge each result by every policy as it comes in."""
-    module = import_module("eca_multi.parity.run")
-    correct = Correct()
+    correct, judge_outcome = Correct(), Judge.outcome
 
-    class Measuring(module.Session):  # type: ignore[misc, name-defined]
-        def _judge(self, runner: Any, task: Task, content: dict[str, Any]) -> None:
-            if "out" in content:
-                arrays = load_file(content["out"])  # the session's own reading removes the file
-                results = {name: Tensor(array, content["dtypes"][name]) for name, array in arrays.items()}
-                variant = f"{runner.name} {'compiled' if task.job.compiled else 'eager'}"
-                correct.add(variant, task, results, self.solutions[task.oracle])
-            super()._judge(runner, task, content)
+    def measuring(judge: Judge, runner: str, task: Task, outcome: Outcome, cannot: Mapping[str, str]) -> list[Cell]:
+        if isinstance(outcome, Results):
+            variant = f"{runner} {'compiled' if task.job.compiled else 'eager'}"
+            correct.add(variant, task, outcome.outputs, outcome.solution)
+        return judge_outcome(judge, runner, task, outcome, cannot)
 
-    with mock.patch.object(module, "Session", Measuring):
+    with mock.patch.object(Judge, "outcome", measuring):
         report = parity.run(spec, **chosen, progress=_progress, timeout=600.0)
     for cell in report.cells:
         correct.use[cell.dtype] = max(correct.use[cell.dtype], cell.judgement.budget_use or 0.0)
@@ -233,7 +235,7 @@ def run_mutants(cases: Sequence[str] | None, unusable: set[tuple[str, str, str, 
     chosen = [case for case in SPEC.cases if cases is None or case.name in cases]
     for task in tasks(SPEC, chosen, list(DTYPES), BASE):
         job = replace(task.job, taps=tuple(SPEC.taps))
-        case, dtype, solution = job.case, job.dtype, solve(job)
+        case, dtype, solution = job.case, job.dtype, identified(solve(job), job)
         plain = engine.evaluate(job)
         right = rejected(plain, solution, LEVELS[TAPS])
         by_mutant, same = {}, set()

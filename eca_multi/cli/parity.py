@@ -197,7 +197,7 @@ def report(
     _check(files)
 
     def read(_: ModuleType) -> dict[str, Any]:
-        from eca_multi.parity.report.report import read_report
+        from eca_multi.parity.report.json import read_report
 
         try:
             return read_report(file)

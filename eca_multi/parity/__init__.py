@@ -11,7 +11,7 @@ from importlib.util import find_spec as _find_spec
 
 from eca_multi._errors import NotInstalled, not_installed
 
-# Some of them are imported only when a case needs them; say at once what is missing. A worker draws no data: the
+# A case may import some of these packages late, so a missing one is reported at once. A worker draws no data: the
 # interpreter of another environment needs ml_dtypes alone.
 if _missing := [
     name
@@ -28,19 +28,19 @@ from .define.adapters import NnxAdapter as NnxAdapter
 from .define.adapters import NumpyAdapter as NumpyAdapter
 from .define.adapters import TorchAdapter as TorchAdapter
 from .define.axes import SpecError as SpecError
+from .define.checks import CHECKS as CHECKS
 from .define.runners import Runner as Runner
 from .define.runners import UsageError as UsageError
+from .define.sources import Draw as Draw
+from .define.sources import booleans as booleans
+from .define.sources import integers as integers
+from .define.sources import normal as normal
+from .define.sources import uniform as uniform
 from .define.spec import Case as Case
-from .define.spec import Draw as Draw
 from .define.spec import Manual as Manual
 from .define.spec import Spec as Spec
 from .define.spec import Training as Training
-from .define.spec import booleans as booleans
-from .define.spec import integers as integers
-from .define.spec import normal as normal
-from .define.spec import uniform as uniform
 from .define.taps import tap as tap
-from .execute.tasks import CHECKS as CHECKS
 from .judge.compare import Verdict as Verdict
 from .match import assert_close as assert_close
 from .match import assert_match as assert_match

@@ -3,8 +3,10 @@
 import pytest
 
 from eca_multi import parity
+from eca_multi.parity.execute.state import RunnerState
+from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Judgement, Verdict
-from eca_multi.parity.report.report import Cell, ParityError, Report, RunnerState
+from eca_multi.parity.report.report import ParityError, Report
 from tests.support import misfortunes
 
 GREEN = (Verdict.BITWISE, Verdict.WITHIN_BUDGET)
@@ -93,6 +95,8 @@ def test_a_runner_that_says_nothing_is_timed_out(suffered):
     assert "said nothing for 6 s" in states["numpy-silent"].detail
     assert "last words" in states["numpy-silent"].detail
     assert suffered.exit_code == 3
+    assert (states["numpy-silent"].unanswered, states["numpy"].unanswered) == (1, 0)
+    assert suffered.without_result == 1
 
 
 def test_it_costs_no_other_runner(suffered):

@@ -18,7 +18,7 @@ ALLOWED = {
         "mkdir"
     },  # the folder of bundles, which is asked for, and the one that is being written
     "parity/engines/jax.py": {"savez"},  # into memory
-    "parity/execute/pool.py": {"mkdir"},  # in the run's own folder
+    "parity/execute/process.py": {"mkdir"},  # in the run's own folder
 }
 WRITING = {
     "write_text",

@@ -26,12 +26,16 @@ from eca_multi.checkpoints import CheckpointError, ConversionReport, read_checkp
 from eca_multi.checkpoints.compare import Report
 from eca_multi.cli.main import app
 from eca_multi.parity import Case, NumpyAdapter, Spec, SpecError, Verdict
+from eca_multi.parity.execute.state import RunnerState
+from eca_multi.parity.explain.localisation import Localisation
+from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Judgement
+from eca_multi.parity.judge.power import Power
 from eca_multi.parity.pytest.outcome import Outcome, failure
 from eca_multi.parity.pytest.summary import summary
 from eca_multi.parity.report.html import to_html
+from eca_multi.parity.report.json import as_json, check_content
 from eca_multi.parity.report.junit import to_junit
-from eca_multi.parity.report.report import Cell, Localisation, Power, RunnerState, as_json, check_content
 from eca_multi.surgery.entry import ECAEntry, Skipped
 from eca_multi.surgery.errors import PlanMismatchError
 from eca_multi.surgery.plan import ECAPlan

@@ -280,3 +280,24 @@ def test_bad_input(x, w, options, error, match):
 def test_a_cotangent_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match="cotangent"):
         reference.backward(X, W, np.ones(shape))
+
+
+LATER = {
+    "pooled": {"logits", "gate", "y", "d_logits", "d_pooled", "dx", "dw"},
+    "logits": {"gate", "y", "d_logits", "d_pooled", "dx", "dw"},
+    "gate": {"y", "dx"},
+    "d_gate": {"d_logits", "d_pooled", "dx", "dw"},
+    "d_logits": {"d_pooled", "dx", "dw"},
+    "d_pooled": {"dx"},
+}
+
+
+@pytest.mark.parametrize("stage", LATER)
+def test_a_value_given_instead_changes_the_later_stages_alone(rng, stage):
+    x, w, cotangent = rng.normal(size=(2, 5, 4)), rng.normal(size=3), rng.normal(size=(2, 5, 4))
+    instead = {stage: rng.normal(size=(2, 5))}
+    forward = [vars(reference.forward(x, w, instead=given)) for given in ({}, instead)]
+    backward = [vars(reference.backward(x, w, cotangent, instead=given)) for given in ({}, instead)]
+    changed = {name for name in forward[0] if (forward[0][name] != forward[1][name]).any()}
+    changed |= {name for name in backward[0] if (backward[0][name] != backward[1][name]).any()}
+    assert changed == LATER[stage]

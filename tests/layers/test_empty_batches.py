@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eca_multi.parity.define.dtypes import DTYPES
-from eca_multi.parity.define.job import Tensor
+from eca_multi.parity.define.tensor import Tensor
 from eca_multi.parity.judge.compare import Verdict, judge
 from tests.support.oracle import case_job, judged
 from tests.support.oracle import run as run_job

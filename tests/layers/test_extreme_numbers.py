@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from eca_multi.parity.define.dtypes import DTYPES, rounding
-from eca_multi.parity.define.job import Job, Tensor
-from eca_multi.parity.explain.fingerprints.common import subnormals
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.tensor import Tensor
+from eca_multi.parity.explain.fingerprints.elements import subnormals
 from eca_multi.parity.judge.compare import Verdict, judge
 from tests.support.oracle import judged, within
 from tests.support.oracle import run as run_job

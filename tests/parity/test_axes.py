@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from eca_multi.parity import Case, Draw, Manual, NumpyAdapter, Spec, SpecError, booleans, integers, normal, uniform
 from eca_multi.parity.define.axes import Rearrangement, order, parse, shape_of
-from eca_multi.parity.define.spec import STANDARD, Training, draw
+from eca_multi.parity.define.draw import draw
+from eca_multi.parity.define.spec import STANDARD, Training
 from eca_multi.parity.execute.tasks import base_job, training_job
 
 # --- names ---------------------------------------------------------------------------------------------------------

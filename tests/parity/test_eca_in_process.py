@@ -10,10 +10,14 @@ from itertools import product
 import numpy as np
 import pytest
 
+from eca_multi import reference
 from eca_multi.parity import Case
+from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.dtypes import DTYPES
+from eca_multi.parity.define.job import identified
+from eca_multi.parity.define.tensor import Kind, Quantity
 from eca_multi.parity.engines.torch import TorchEngine
-from eca_multi.parity.execute.tasks import BASE, tasks
+from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.judge.compare import Verdict
 from eca_multi.parity.judge.verdicts import Judge
 from eca_multi.parity.specs._eca_oracle import solve
@@ -58,7 +62,7 @@ def judged(engine, name, dtype, change=lambda results: results):
     spec = replace(SPEC, cases=(CASES[name],))
     cells = []
     for task in tasks(spec, spec.cases, [dtype], CHECKS):
-        cells += JUDGE.cells("torch", task, change(engine.evaluate(task.job)), solve(task.job))
+        cells += JUDGE.cells("torch", task, change(engine.evaluate(task.job)), identified(solve(task.job), task.job))
     assert cells
     return cells
 
@@ -84,12 +88,37 @@ def test_every_path_is_within_its_budget(engine, name):
     assert wrong(judged(engine, name, "float32")) == []
 
 
+# --- the values are the reference's ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["circular", "per-channel", "padded-sequences"])
+@pytest.mark.parametrize("function", ["forward", "backward"])
+def test_every_value_of_the_oracle_is_the_references(monkeypatch, name, function):
+    """A fault put into the reference, 1 added to each of its results, is in every value that runners are judged by."""
+    job, right = job_of(name), getattr(reference, function)
+    before = solve(job)
+
+    def faulty(*arguments, **options):
+        results = right(*arguments, **options)
+        return type(results)(*(value + 1 for value in vars(results).values()))
+
+    monkeypatch.setattr(reference, function, faulty)
+    after = solve(job)
+    backward = {"d_gate", "d_conv", "d_pooled", "dx", "dx@ones", "dw", "dw@ones"}
+    assert set(after) == backward | {"pooled", "conv", "gate", "y"}
+    if function == "forward":
+        assert all((after[label][0] == before[label][0] + 1).all() for label in set(after) - backward)
+    else:
+        assert all((after[label][0] == before[label][0] + 1).all() for label in backward)
+
+
 # --- the budget of a stage covers the errors of those before it ------------------------------------------------------
 
 
 def moved_by_their_errors(job, solved, signs):
     """The solution where some stages are off by exactly their error, in these directions."""
-    given = {name: solved[name][0] + sign * solved[name][1] for name, sign in signs.items()}
+    moved = {name: solved[name][0] + sign * solved[name][1] for name, sign in signs.items()}
+    given = identified(moved, replace(job, taps=SPEC.taps))
     return solve(replace(job, given=given))
 
 
@@ -130,7 +159,9 @@ def test_errors_of_both_factors_are_within_the_budget_of_dw(name):
 
 
 def test_the_added_maps_are_on_their_side_of_the_threshold():
-    sizes = {name: [config[axis] for axis in "NCHW"] for name, config in ((c.name, c.config) for c in ADDED)}
+    cases = [*ADDED, *(case for case in SPEC.cases if case.name.startswith(("large", "one-sample")))]
+    assert len(cases) > len(ADDED)
+    sizes = {name: [config[axis] for axis in "NCHW"] for name, config in ((c.name, c.config) for c in cases)}
     for name, (n, c, h, w) in sizes.items():
         assert (n * c * h * w >= fused.SMALL) == name.startswith("large"), name
         assert (n == 1) == name.startswith("one-sample"), name
@@ -140,9 +171,10 @@ def test_a_tensor_off_by_three_percent_is_seen(engine):
     """The control: what a wrong wrap-around did to dx."""
 
     def change(results):
-        if "dx" not in results:
+        dx = Quantity(Kind.INPUT_GRADIENT, "x")
+        if dx not in results:
             return results
-        return {**results, "dx": replace(results["dx"], values=results["dx"].values * 1.03)}
+        return {**results, dx: replace(results[dx], values=results[dx].values * 1.03)}
 
     cells = judged(engine, ADDED[0].name, "float32", change)
     assert {cell.tensor for cell in cells if cell.verdict is Verdict.EXCEEDS_BUDGET} == {"dx"}

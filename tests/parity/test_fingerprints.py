@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from eca_multi.parity.explain.fingerprints import _FACTS, _UPSTREAM, PROBES, explain
-from eca_multi.parity.explain.fingerprints import common as _common
+from eca_multi.parity.define.tensor import Cotangent, Kind, Quantity
+from eca_multi.parity.explain.fingerprints import PROBES, accumulation, explain, facts
 from eca_multi.parity.explain.fingerprints.numpy import NumpyPrimitives
+from eca_multi.parity.explain.fingerprints.primitives import DTYPES, NotApplicable
+from eca_multi.parity.explain.fingerprints.table import fingerprint
 from tests.support.processor import float16_arithmetic
 
 pytestmark = pytest.mark.slow  # each framework is measured in a process of its own
@@ -184,26 +186,28 @@ def blocks(x, dtype, size=128):
 @pytest.mark.parametrize("n", [9, 1024, 3136])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_the_accumulator_is_told_in_any_order(dtype, n):
-    data = _common.rows(128, n).astype(_common.DTYPES[dtype])
+    data = accumulation.rows(128, n).astype(DTYPES[dtype])
 
     def told(order, accumulated_in):
-        sums = order(data, accumulated_in).astype(_common.DTYPES[dtype])
-        return _common.accumulator(sums.astype(np.float64), n, dtype)
+        sums = order(data, accumulated_in).astype(DTYPES[dtype])
+        return accumulation.accumulator(sums.astype(np.float64), n, dtype)
 
     for order in (sequential, pairwise, lanes):
         assert told(order, np.float32) == told(order, np.float64) == "float32"
-        assert told(order, _common.DTYPES[dtype]) == dtype
-    assert told(blocks, _common.DTYPES[dtype]) == ("float32" if n <= 128 else "mixed")
+        assert told(order, DTYPES[dtype]) == dtype
+    assert told(blocks, DTYPES[dtype]) == ("float32" if n <= 128 else "mixed")
 
 
 @pytest.mark.parametrize("n", [9, 1024, 3136])
 def test_the_rows_are_what_they_need_to_be(n):
-    data, gap = _common.rows(64, n), 32
-    assert ((data == _common.LARGE).sum(1) == 1).all()
-    assert ((data == -_common.LARGE).sum(1) == 1).all()
-    assert (n - 2) * _common.small(n) < gap / 2  # all of it together is lost beside LARGE in half precision
-    assert np.float32(_common.LARGE) + np.float32(_common.small(n)) > _common.LARGE  # one term is not in float32
-    for dtype in _common.DTYPES.values():
+    data, gap = accumulation.rows(64, n), 32
+    assert ((data == accumulation.LARGE).sum(1) == 1).all()
+    assert ((data == -accumulation.LARGE).sum(1) == 1).all()
+    assert (n - 2) * accumulation.small(n) < gap / 2  # all of it together is lost beside LARGE in half precision
+    assert (
+        np.float32(accumulation.LARGE) + np.float32(accumulation.small(n)) > accumulation.LARGE
+    )  # one term is not in float32
+    for dtype in DTYPES.values():
         assert np.array_equal(data.astype(dtype).astype(np.float64), data)
 
 
@@ -221,7 +225,7 @@ class Exact(NumpyPrimitives):
 
     def vjp(self, function, at, cotangent):
         if at.shape[0] != 1:
-            raise _common.NotApplicable  # the kernel's gradient
+            raise NotApplicable  # the kernel's gradient
         terms = function(np.ones_like(at)) * cotangent
         return self.sum(terms.reshape(-1, terms.shape[-1]), 0)
 
@@ -306,17 +310,16 @@ ONE_FAULT = {
             "overflow.sum.float16": "overflows",
         },
     ),
-    "flushing": (Flushing(), {f"subnormals.{dtype}": "flushed" for dtype in _common.DTYPES}),
-    "flushing products": (FlushingProducts(), {f"subnormals.{dtype}": "mixed" for dtype in _common.DTYPES}),
-    "leaking": (Leaking(), {f"leak.conv1d.{dtype}": "-2" for dtype in _common.DTYPES}),
+    "flushing": (Flushing(), {f"subnormals.{dtype}": "flushed" for dtype in DTYPES}),
+    "flushing products": (FlushingProducts(), {f"subnormals.{dtype}": "mixed" for dtype in DTYPES}),
+    "leaking": (Leaking(), {f"leak.conv1d.{dtype}": "-2" for dtype in DTYPES}),
     "tf32": (Rounding(10), {"inputs.matmul.float32": "tf32"}),
     "bfloat16 passes": (Rounding(7), {"inputs.matmul.float32": "bfloat16"}),
-    "wide products": (WideProducts(), {f"excess.{dtype}": True for dtype in _common.DTYPES}),
+    "wide products": (WideProducts(), {f"excess.{dtype}": True for dtype in DTYPES}),
     "restless": (Restless(), {"batch_invariant.mean": False, "repeatable": False}),
     "undefined": (
         Undefined(),
-        {f"sigmoid.cliff.{dtype}": "never" for dtype in _common.DTYPES}
-        | {f"sigmoid.ulp.{dtype}": "nan" for dtype in _common.DTYPES},
+        {f"sigmoid.cliff.{dtype}": "never" for dtype in DTYPES} | {f"sigmoid.ulp.{dtype}": "nan" for dtype in DTYPES},
     ),
     "raising": (
         Raising(),
@@ -333,7 +336,7 @@ ONE_FAULT = {
 
 @cache
 def exact():
-    return _common.fingerprint(Exact())
+    return fingerprint(Exact())
 
 
 def test_an_exact_framework_is_found_exact():
@@ -345,7 +348,7 @@ def test_an_exact_framework_is_found_exact():
 @pytest.mark.parametrize("fault", ONE_FAULT)
 def test_one_fault_changes_its_own_values_alone(fault):
     primitives, expected = ONE_FAULT[fault]
-    found = _common.fingerprint(primitives)
+    found = fingerprint(primitives)
     # The size of an error goes with its accumulator; and BLAS decides what a sample's bits depend on.
     ignored = ("error.gate_gradient.float16", "error.gate_gradient.bfloat16", "batch_invariant.matmul")
     changed = {name: value for name, value in found.items() if value != exact()[name] and name not in ignored}
@@ -354,8 +357,12 @@ def test_one_fault_changes_its_own_values_alone(fault):
 
 # --- explain ----------------------------------------------------------------------------------------------------------
 
-FORWARD = ("pooled", "conv", "gate", "y", "avg_pool", "conv2", "my_gate", "dense_1")
-BACKWARD = ("d_gate", "d_conv", "d_pooled", "dx", "dw", "d_my_gate")
+FORWARD = (
+    *(Quantity(Kind.TAP, name) for name in ("pooled", "conv", "gate", "avg_pool", "conv2", "my_gate", "dense_1")),
+    Y := Quantity(Kind.OUTPUT, "y"),
+)
+DX, DW = Quantity(Kind.INPUT_GRADIENT, "x"), Quantity(Kind.WEIGHT_GRADIENT, "w")
+BACKWARD = (*(Quantity(Kind.TAP_GRADIENT, name) for name in ("gate", "conv", "pooled", "my_gate")), DX, DW)
 HALF_FACTS = {
     name: "mixed" if name.startswith("accumulation") else "overflows" if name.startswith("overflow") else "-2"
     for name in PROBES
@@ -363,34 +370,48 @@ HALF_FACTS = {
 } | {"sigmoid.cliff.float16": -11.094}
 
 
+def tap(name):
+    return Quantity(Kind.TAP, name)
+
+
+def d(name):
+    return Quantity(Kind.TAP_GRADIENT, name)
+
+
 def test_explain_reads_probes_that_exist():
-    read = {fact.probe.format(dtype) for facts in _FACTS.values() for fact in facts for dtype in fact.dtypes}
-    assert read <= set(PROBES)
-    assert set(_UPSTREAM) | {tap for taps in _UPSTREAM.values() for tap in taps} <= set(_FACTS)
+    known = [
+        fact for table in (facts._FORWARD, facts._BACKWARD, facts._RESULTS) for row in table.values() for fact in row
+    ]
+    assert {fact.probe.format(dtype) for fact in known for dtype in fact.dtypes} <= set(PROBES)
 
 
 @pytest.mark.parametrize(
     ("runner", "tap", "dtype", "line"),
     [
-        ("jax", "d_gate", "bfloat16", "gate-gradient reduction accumulates in bfloat16"),
-        ("keras-jax", "dx", "bfloat16", "gate-gradient reduction accumulates in bfloat16"),
-        ("jax", "dw@ones", "bfloat16", "gate-gradient reduction accumulates in bfloat16"),
-        ("tensorflow", "pooled", "float16", "mean accumulates in float16"),
-        ("tensorflow", "y", "float16", "mean accumulates in float16"),
+        ("jax", d("gate"), "bfloat16", "gate-gradient reduction accumulates in bfloat16"),
+        ("keras-jax", DX, "bfloat16", "gate-gradient reduction accumulates in bfloat16"),
+        (
+            "jax",
+            Quantity(Kind.WEIGHT_GRADIENT, "w", Cotangent.ONES),
+            "bfloat16",
+            "gate-gradient reduction accumulates in bfloat16",
+        ),
+        ("tensorflow", tap("pooled"), "float16", "mean accumulates in float16"),
+        ("tensorflow", Y, "float16", "mean accumulates in float16"),
         pytest.param(
-            *("torch", "dw", "float16"),
+            *("torch", DW, "float16"),
             None if float16_arithmetic() else "kernel-gradient reduction accumulates partly in float16",
             id="torch-dw-float16",
         ),
-        ("jax", "gate", "float16", "float16 sigmoid is exactly 0 from -11.094 down"),
-        ("jax", "d_conv", "float16", "float16 sigmoid is exactly 0 from -11.094 down, and so is its gradient"),
-        ("keras-tensorflow", "sum_of_squares", "float16", "sum accumulates in float16"),
-        ("torch", "d_gate", "bfloat16", None),
-        ("torch", "dx", "bfloat16", None),
-        ("torch", "y", "float16", None),
-        ("keras-tensorflow", "pooled", "float16", None),
-        ("jax", "gate", "bfloat16", None),
-        ("jax", "d_gate", "float32", None),
+        ("jax", tap("gate"), "float16", "float16 sigmoid is exactly 0 from -11.094 down"),
+        ("jax", d("conv"), "float16", "float16 sigmoid is exactly 0 from -11.094 down, and so is its gradient"),
+        ("keras-tensorflow", tap("sum_of_squares"), "float16", "sum accumulates in float16"),
+        ("torch", d("gate"), "bfloat16", None),
+        ("torch", DX, "bfloat16", None),
+        ("torch", Y, "float16", None),
+        ("keras-tensorflow", tap("pooled"), "float16", None),
+        ("jax", tap("gate"), "bfloat16", None),
+        ("jax", d("gate"), "float32", None),
     ],
 )
 def test_explain_on_what_is_measured(runner, tap, dtype, line):
@@ -408,7 +429,7 @@ def test_half_precision_explains_no_float32(tap, nonfinite):
 def test_backward_explains_no_forward(tap):
     backward = {name: value for name, value in HALF_FACTS.items() if "gradient" in name}
     assert all(explain(tap, dtype, backward) is None for dtype in ("float16", "bfloat16"))
-    assert explain("d_gate", "float16", backward)  # a control
+    assert explain(d("gate"), "float16", backward)  # a control
 
 
 @pytest.mark.parametrize("tap", BACKWARD)
@@ -425,39 +446,35 @@ def test_forward_sums_explain_no_backward(tap):
 def test_nonfinite_values_have_explanations_of_their_own():
     leak, overflow = {"leak.conv1d.bfloat16": "-2"}, {"overflow.mean.float16": "overflows"}
     said = "bfloat16 conv1d leaks NaN and Inf to -2, outside of what its kernel covers"
-    assert explain("conv", "bfloat16", leak, nonfinite=True) == said
-    assert explain("conv", "bfloat16", leak) is None
-    assert explain("conv", "float16", leak, nonfinite=True) is None
-    assert explain("pooled", "float16", overflow, nonfinite=True) == (
+    assert explain(tap("conv"), "bfloat16", leak, nonfinite=True) == said
+    assert explain(tap("conv"), "bfloat16", leak) is None
+    assert explain(tap("conv"), "float16", leak, nonfinite=True) is None
+    assert explain(tap("pooled"), "float16", overflow, nonfinite=True) == (
         "mean overflows on the way to a result within float16"
     )
-    assert explain("pooled", "float16", overflow) is None
-    assert explain("pooled", "float16", {"accumulation.mean.float16": "float16"}, nonfinite=True) is None
-
-
-def test_what_is_clean_is_no_suspect():
-    found = values("tensorflow")
-    assert explain("y", "float16", found, clean=["pooled"]) is None
-    assert explain("dx", "bfloat16", values("jax"), clean=["d_gate"]) is None
+    assert explain(tap("pooled"), "float16", overflow) is None
+    assert explain(tap("pooled"), "float16", {"accumulation.mean.float16": "float16"}, nonfinite=True) is None
 
 
 @pytest.mark.parametrize("value", [None, "n/a", "none", "error: NotImplementedError: no", "float32", "finite", True])
 def test_no_fact_no_explanation(value):
     found = {} if value is None else dict.fromkeys(PROBES, value)
     for tap in FORWARD + BACKWARD:
-        for dtype in _common.DTYPES:
+        for dtype in DTYPES:
             assert explain(tap, dtype, found) is explain(tap, dtype, found, nonfinite=True) is None
 
 
 def test_float32_rounding_explains_both_directions():
     found = {"inputs.conv1d.float32": "tf32", "inputs.matmul.float32": "bfloat16"}
     line = "float32 conv1d rounds its inputs to tf32"
-    assert {explain(tap, "float32", found) for tap in ("conv", "y", "d_pooled", "dx", "dw")} == {line}
-    assert explain("dense_1", "float32", found) == "float32 matmul rounds its inputs to bfloat16"
-    assert {explain(tap, "float32", found) for tap in ("pooled", "gate", "d_gate", "d_conv")} == {None}
+    assert {explain(q, "float32", found) for q in (tap("conv"), Y, d("pooled"), DX, DW)} == {line}
+    assert explain(tap("dense_1"), "float32", found) == "float32 matmul rounds its inputs to bfloat16"
+    assert {explain(q, "float32", found) for q in (tap("pooled"), tap("gate"), d("gate"), d("conv"))} == {None}
 
 
-@pytest.mark.parametrize("name", ["max_pool", "embedding", "d_embedding", "d_dense", "d_avg_pool", "out"])
+@pytest.mark.parametrize(
+    "name", [tap("max_pool"), tap("embedding"), d("embedding"), d("dense"), d("avg_pool"), tap("out")]
+)
 def test_a_tap_that_says_nothing_is_explained_by_nothing(name):
     found = HALF_FACTS | {"inputs.matmul.float32": "tf32", "inputs.conv1d.float32": "tf32"}
-    assert all(explain(name, dtype, found) is None for dtype in _common.DTYPES)
+    assert all(explain(name, dtype, found) is None for dtype in DTYPES)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from eca_multi import parity
+from eca_multi.parity.define.tensor import Kind, Quantity
 from eca_multi.parity.explain.bundle import read_bundle
 from eca_multi.parity.explain.localize import Stage, culprit, say
 from eca_multi.parity.judge.compare import Judgement, Verdict
@@ -16,7 +17,7 @@ MISSING = Judgement(Verdict.MISSING_TAP)
 
 def chain(**stages):
     """Stages by name, each as (as it came, in isolation)."""
-    return [Stage(name, "forward", *judgements) for name, judgements in stages.items()]
+    return [Stage(Quantity(Kind.TAP, name), *judgements) for name, judgements in stages.items()]
 
 
 CHAINS = {
@@ -36,7 +37,7 @@ CHAINS = {
 @pytest.mark.parametrize(("stages", "name"), CHAINS.values(), ids=CHAINS)
 def test_the_culprit_is_the_first_stage_that_fails_in_isolation(stages, name):
     found = culprit(stages)
-    assert (found.name if found else None) == name
+    assert (found.quantity.name if found else None) == name
     line = say(stages, "")
     assert (f"first divergence: {name} (" in line) == (name is not None)
 

@@ -20,8 +20,7 @@ V = RNG.normal(size=4)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Fingerprints explain a failure and take seconds; one test of them is below."""
-    monkeypatch.setattr("eca_multi.parity.engines.torch.TorchEngine.fingerprint", lambda self: {})
-    monkeypatch.setattr("eca_multi.parity.engines.jax.JaxEngine.fingerprint", lambda self: {})
+    monkeypatch.setattr("eca_multi.parity.match.measure", lambda framework: {})
 
 
 def scale(inputs, weights):
@@ -253,14 +252,16 @@ def test_nan_of_the_inputs_may_come_out_and_must():
 
 
 def test_an_explanation_of_the_fingerprint_is_added(monkeypatch):
-    monkeypatch.setattr("eca_multi.parity.match.explain", lambda tensor, dtype, fingerprint: f"{tensor} is odd")
+    monkeypatch.setattr(
+        "eca_multi.parity.match.explain", lambda tensor, dtype, fingerprint, nonfinite: f"{tensor} is odd"
+    )
     said = fails({"torch": scale, "jax": lambda x, w: x * w * 1.01}, X, V, gradients=False)
     assert said.endswith(" -> y is odd")
 
 
 def test_a_fingerprint_is_taken_once(monkeypatch):
     calls = []
-    monkeypatch.setattr("eca_multi.parity.engines.jax.JaxEngine.fingerprint", lambda self: calls.append(1) or {})
+    monkeypatch.setattr("eca_multi.parity.match.measure", lambda framework: calls.append(1) or {})
     fails({"torch": scale, "jax": lambda x, w: x * w * 1.01}, X, V)
     assert len(calls) == 1
 
@@ -270,7 +271,7 @@ def test_a_fingerprint_that_fails_hides_no_fault(monkeypatch, error):
     def fingerprint(self):
         raise error("no fingerprint")
 
-    monkeypatch.setattr("eca_multi.parity.engines.jax.JaxEngine.fingerprint", fingerprint)
+    monkeypatch.setattr("eca_multi.parity.match.measure", fingerprint)
     said = fails({"torch": scale, "jax": lambda x, w: x * w * 1.01}, X, V, gradients=False)
     assert "EXCEEDS_BUDGET" in said
 

@@ -12,11 +12,14 @@ import pytest
 
 from eca_multi import parity
 from eca_multi.parity import CHECKS, Case, NumpyAdapter, Runner, Spec, Training, Verdict
-from eca_multi.parity.define.job import Tensor
+from eca_multi.parity.define.job import results_of
+from eca_multi.parity.define.tensor import Kind, Quantity, Tensor
+from eca_multi.parity.execute.check_answers import TRAINED, check_trained
 from eca_multi.parity.execute.messages import (
     LONGEST,
     TEXT,
     Computed,
+    Do,
     Done,
     Greeting,
     Malformed,
@@ -24,9 +27,11 @@ from eca_multi.parity.execute.messages import (
     Raised,
     parse,
 )
+from eca_multi.parity.execute.session import Results
 from eca_multi.parity.execute.tasks import tasks
-from eca_multi.parity.judge.trajectories import marks
-from eca_multi.parity.judge.verdicts import SOLVED, TRAINED, Judge, check_trained
+from eca_multi.parity.execute.training import PERTURBED, marks
+from eca_multi.parity.judge.drift import measure_drift
+from eca_multi.parity.judge.verdicts import Judge
 from tests.support.forged_worker import CONTROL, FORGED
 
 HERE = Path(__file__)
@@ -246,17 +251,18 @@ def test_whatever_tensors_a_worker_returns_there_is_a_verdict():
     for number in range(800):
         task = plan[number % len(plan)]
         solution = solutions[id(task)]
-        names = [name for name in [*solution, *task.job.weights, *task.job.state] if rng.random() < 0.9]
+        stored = [Quantity(Kind.STORED, name) for name in (*task.job.weights, *task.job.state)]
+        names = [name for name in [*solution, *stored] if rng.random() < 0.9]
         results = {}
-        for name in [*names, *(f"{name}@again" for name in names)]:
+        for name in [*names, *(replace(name, repeated=True) for name in names)]:
             shape = solution[name][0].shape if name in solution else (7,)
             array = some_array(rng, shape) if rng.random() < 0.5 else rng.normal(size=shape).astype(np.float32)
             results[name] = Tensor(array, ["float32", "float16", "made up", str(array.dtype)][rng.integers(4)])
         by = Judge(CHECKS, "stochastic")
         try:
-            if task.do == "train":
+            if task.do is Do.TRAIN:
                 check_trained(task.job, {name: tensor.values.shape for name, tensor in results.items()}, TRAINED)
-                by.trajectory("numpy", task, results, solution)
+                measure_drift(by, "numpy", task, Results(results, solution))
         except Malformed:
             verdicts.add("malformed")
             continue
@@ -271,13 +277,13 @@ def solution_for(task):
     """Numbers of the right shapes, each with an error; some of them are nobody's error."""
     rng = np.random.default_rng(1)
     job, steps = task.job, 3
-    if task.do == "train":
-        shapes = {f"{p}.{n}": (3, *w.shape) for n, w in job.weights.items() for p in SOLVED}
-        shapes |= {f"{p}.{n}": (steps, *w.shape) for n, w in job.weights.items() for p in ("w", "step")}
+    if task.do is Do.TRAIN:
+        kinds = [(kind, 0) for kind in (Kind.START, Kind.STEP, Kind.FREE)] + [(Kind.BAND, r) for r in range(PERTURBED)]
+        shapes = {Quantity(k, n, run=r): (steps, *w.shape) for n, w in job.weights.items() for k, r in kinds}
         assert len(marks(steps)) == 3
     else:
         x, s = job.inputs["x"].shape, job.weights["s"].shape
-        shapes = {"y": x, "dx": x, "dx@ones": x, "ds": s, "ds@ones": s, "new_mean": s, "gate": x, "d_gate": x}
+        shapes = {q: s if q.name in ("s", "mean") else x for q in results_of(replace(job, taps=WIDE.taps))}
     found = {}
     for name, shape in shapes.items():
         error = rng.choice([0.0, 1e-3, np.inf, np.nan, 1e308], size=shape)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from eca_multi import parity
+from eca_multi.parity.define.draw import draw
 from eca_multi.parity.define.runners import reference_of
-from eca_multi.parity.define.spec import draw
 from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.execute.worker import make_engine
 from eca_multi.parity.judge.verdicts import Judge

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from eca_multi.parity.budget.errors import UNBOUNDED
 from eca_multi.parity.budget.noise import budget
-from eca_multi.parity.budget.noisy_array import UNBOUNDED
 from tests.support.budgets import TINY, U_ACC, C, Tensors, draw, errors, gradients, noise, noised
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from eca_multi.parity.budget.errors import error_budget
 from eca_multi.parity.budget.noise import budget
-from eca_multi.parity.budget.noisy_array import Noise, budget_numpy, error_budget
+from eca_multi.parity.budget.noisy_array import Noise, budget_numpy
 from tests.support.budgets import TINY, U_ACC, Tensors, draw
 
 pytestmark = pytest.mark.usefixtures("one_thread")

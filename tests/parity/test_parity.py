@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from eca_multi import parity, reference
 from eca_multi.cli.main import app
+from eca_multi.parity.define.draw import draw
 from eca_multi.parity.define.dtypes import DTYPES, quantise
-from eca_multi.parity.define.job import Tensor
 from eca_multi.parity.define.runners import find_runners
-from eca_multi.parity.define.spec import draw
+from eca_multi.parity.define.tensor import Tensor
 from eca_multi.parity.execute.tasks import base_job
 from eca_multi.parity.judge.compare import Verdict, judge
 from eca_multi.parity.specs._eca_oracle import solve

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from eca_multi.parity import Case, Spec, TorchAdapter
-from eca_multi.parity.define.job import Tensor
+from eca_multi.parity.define.checks import BASE
+from eca_multi.parity.define.job import identified
+from eca_multi.parity.define.tensor import Kind, Quantity, Tensor
 from eca_multi.parity.engines.torch import TorchEngine
-from eca_multi.parity.execute.tasks import BASE, tasks
+from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.judge.power import judge_power
 from eca_multi.parity.judge.verdicts import Judge
 from eca_multi.parity.mutants.layer import MUTANTS, MutatedEngine, mutants, run
@@ -35,21 +37,25 @@ def task_of(case, dtype="float32", spec=SPEC):
     return task
 
 
+def solution_of(task):
+    return identified(solve(task.job), task.job)
+
+
 def power_of(engine, case, dtype="float32", spec=SPEC):
     task = task_of(case, dtype, spec)
-    return judge_power(JUDGE, task, dict(mutants(engine, task.job)), solve(task.job))
+    return judge_power(JUDGE, task, dict(mutants(engine, task.job)), solution_of(task))
 
 
 def kills(engine, name, case, dtype="float32", gradients=True):
     task = task_of(case, dtype)
     task = replace(task, job=replace(task.job, gradients=gradients))
-    power = judge_power(JUDGE, task, {name: run(engine, task.job, MUTANTS[name])}, solve(task.job))
+    power = judge_power(JUDGE, task, {name: run(engine, task.job, MUTANTS[name])}, solution_of(task))
     assert not power.not_applicable
     return bool(power.killed)
 
 
 def verdicts(task, results):
-    return {cell.tensor: cell.verdict for cell in JUDGE.cells("", task, results, solve(task.job))}
+    return {cell.tensor: cell.verdict for cell in JUDGE.cells("", task, results, solution_of(task))}
 
 
 # --- what is wrong is found, and nothing else
@@ -134,9 +140,10 @@ def test_a_kernel_over_one_channel_can_be_flipped_unseen(engine):
 def test_only_a_verdict_kills(engine):
     """A tensor that the reference or the mutant lacks was not compared."""
     task = task_of("offsets")
-    solution = {"y": solve(task.job)["y"]}
+    y = Quantity(Kind.OUTPUT, "y")
+    solution = {y: solution_of(task)[y]}
     results = engine.evaluate(task.job)
-    by_mutant = {"right": results, "empty": {}, "wrong": {**results, "y": Tensor(2 * results["y"].values, "float32")}}
+    by_mutant = {"right": results, "empty": {}, "wrong": {**results, y: Tensor(2 * results[y].values, "float32")}}
     power = judge_power(JUDGE, task, {**by_mutant, "none": None}, solution)
     assert (power.killed, power.survived, power.not_applicable) == (("wrong",), ("right", "empty"), ("none",))
 

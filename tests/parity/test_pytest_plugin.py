@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from eca_multi.parity import CHECKS, Case, Spec, Training
-from eca_multi.parity.execute.tasks import DTYPES, tasks
+from eca_multi.parity.define.dtypes import DTYPES
+from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.pytest.marks import TESTED, blocks, comparable
 
 pytest_plugins = ["pytester"]

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from eca_multi.parity.execute.state import RunnerState
+from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Judgement, Verdict
 from eca_multi.parity.pytest.marks import ParityCase
 from eca_multi.parity.pytest.outcome import outcome
 from eca_multi.parity.pytest.results import Results
-from eca_multi.parity.report.report import Cell, Report, RunnerState
+from eca_multi.parity.report.report import Report
 from tests.support import misfortunes
 
 pytest_plugins = ["pytester"]

@@ -12,13 +12,17 @@ import keras
 import pytest
 
 from eca_multi import parity
+from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.runners import find_runners, reference_of
 from eca_multi.parity.define.spec import Spec
-from eca_multi.parity.execute.tasks import BASE, tasks
+from eca_multi.parity.define.tensor import Kind, Quantity, labelled
+from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.execute.worker import make_engine
 from eca_multi.parity.explain import localize
+from eca_multi.parity.explain.rerun import with_taps
+from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.verdicts import Judge
-from eca_multi.parity.report.report import Cell, Report
+from eca_multi.parity.report.report import Report
 from eca_multi.parity.specs import SHIPPED, attention, batch_norm, bf16_gate, conv2d, eca, find_spec, layer_norm, mlp
 from eca_multi.parity.specs import squeeze_excite as se
 from tests.support.processor import float16_arithmetic
@@ -126,7 +130,7 @@ def test_an_impulse_says_where_the_windows_begin():
     kernel = task.job.weights["kernel"]
     for runner, begin in (("torch", -1), ("jax", 0)):
         (found,) = find_runners(conv2d.SAME, [runner])
-        y = make_engine("runner", found.adapter).evaluate(task.job)["y"].values
+        y = make_engine("runner", found.adapter).evaluate(task.job)[Quantity(Kind.OUTPUT, "y")].values
         # The pixel lies at row 2, column 3; window (1, 1) begins at row 2 + begin and column 2 + begin.
         assert y[0, :, 1, 1] == pytest.approx(kernel[-begin, 1 - begin, 0], rel=1e-6)
 
@@ -159,7 +163,8 @@ def test_ecas_steps_are_tapped(name, case):
     (task,) = tasks(eca.SPEC, [eca.SPEC.case(case)], ["float32"], ["forward"])
     (runner,) = find_runners(eca.SPEC, [name])
     engine = make_engine("runner", runner.adapter)
-    assert engine.evaluate(replace(task.job, taps=tuple(eca.SPEC.taps))).keys() == {"y", *eca.SPEC.taps}
+    results = engine.evaluate(replace(task.job, taps=tuple(eca.SPEC.taps)))
+    assert labelled(results).keys() == {"y", *eca.SPEC.taps}
 
 
 @pytest.mark.keras
@@ -174,10 +179,8 @@ def test_taps_lead_to_the_gate():
     (jax,) = find_runners(spec, ["jax"])
     job = replace(task.job, taps=tuple(spec.taps))
     results, solution = make_engine("runner", jax.adapter).evaluate(job), reference.solve(job)
-    stages = localize.chain(
-        job, results, solution, reference.solve(localize.given(job, results)), Judge(BASE, "stochastic")
-    )
-    assert localize.culprit(stages).name == "d_gate"
+    stages = localize.chain(job, results, solution, reference.solve(with_taps(job, results)), Judge(BASE, "stochastic"))
+    assert localize.culprit(stages).quantity == Quantity(Kind.TAP_GRADIENT, "gate")
 
 
 def test_a_bias_in_bfloat16_has_a_wrong_gradient_in_flax():
@@ -220,7 +223,9 @@ def disagreeing(report: Report, tensor: str) -> set[str]:
 @pytest.fixture
 def no_closer_look(monkeypatch):
     """Leave each failure at its verdict: to localise and to shrink it takes longer than to find it."""
-    return lambda: monkeypatch.setattr(importlib.import_module("eca_multi.parity.run"), "investigate", lambda *_: None)
+    return lambda: monkeypatch.setattr(
+        importlib.import_module("eca_multi.parity.run"), "explain_failures", lambda *_: []
+    )
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from eca_multi.parity import (
     TorchAdapter,
     uniform,
 )
+from eca_multi.parity.define.tensor import labelled
 from tests.support.everything import (
     SPEC,
     Numpy,
@@ -132,7 +133,7 @@ def test_state_after_the_call_is_a_result(adapter, training):
         job, _, results = evaluated(adapter)
     else:
         job = job_of(NORM, config={**job_of(NORM).config, "training": False})
-        results = engine(adapter).evaluate(job)
+        results = labelled(engine(adapter).evaluate(job))
     x, old = job.inputs["x"].astype(np.float64), {n: a.astype(np.float64) for n, a in job.state.items()}
     new, used = dict(old), old
     if training:
@@ -157,7 +158,7 @@ def test_state_does_not_leak_into_the_next_evaluation(adapter):
 @pytest.mark.parametrize("adapter", NORMS[:4], ids=name_of)
 def test_state_survives_the_frameworks_own_file(adapter):
     job = job_of(NORM)
-    results = engine(adapter).roundtrip(job)
+    results = labelled(engine(adapter).roundtrip(job))
     for name, array in {**job.weights, **job.state}.items():
         np.testing.assert_array_equal(results[name].values, array)
 
@@ -166,7 +167,7 @@ def test_a_torch_function_returns_its_new_state_by_name():
     """As a JAX function does: `test_state_after_the_call_is_a_result[batchnormjax]`."""
     adapter = variant(TorchAdapter, layout="NHWC", build=BatchNormJax.build)
     job = job_of(NORM)
-    results, jax = engine(adapter).evaluate(job), engine(BatchNormJax).evaluate(job)
+    results, jax = labelled(engine(adapter).evaluate(job)), labelled(engine(BatchNormJax).evaluate(job))
     assert_agree(results, {name: jax[name].values for name in ("y", "new_mean", "new_var")})
 
 
@@ -178,29 +179,29 @@ def test_a_torch_function_returns_its_new_state_by_name():
 def test_a_weight_that_the_layer_does_not_train_is_refused_and_named(adapter, name):
     spec = replace(NORM, weights={**NORM.weights, **NORM.state}, state={})
     with pytest.raises(SpecError, match=rf"'{name}' of \w+ must be trained to be the weight 'mean'\. .* Make 'mean' a"):
-        engine(adapter).evaluate(job_of(spec))
+        labelled(engine(adapter).evaluate(job_of(spec)))
 
 
 def test_a_frozen_parameter_is_refused_and_named():
     build = {"build": lambda self, config: Torch.build(self, config).requires_grad_(False)}
     with pytest.raises(SpecError, match=r"'dense\.weight' of Torch must be trained to be the weight 'kernel'"):
-        engine(variant(Torch, **build)).evaluate(job_of(SPEC))
-    assert "y" in engine(variant(Torch, **build)).evaluate(job_of(SPEC, gradients=False))
+        labelled(engine(variant(Torch, **build)).evaluate(job_of(SPEC)))
+    assert "y" in labelled(engine(variant(Torch, **build)).evaluate(job_of(SPEC, gradients=False)))
 
 
 @cache
 def evaluated(adapter):
     """A job, the same as it was before, and its results: each test looks at one side of the same evaluation."""
     job = job_of(NORM, twice=True)
-    return job, deepcopy(job), engine(adapter).evaluate(job)
+    return job, deepcopy(job), labelled(engine(adapter).evaluate(job))
 
 
 @pytest.mark.parametrize("mapped", [True, False], ids=["None", "forgotten"])
 def test_none_leaves_a_counter_out(mapped):
     adapter = variant(BatchNormTorch, weights={**BatchNormTorch.weights})
     if mapped:
-        assert "new_mean" in engine(adapter).evaluate(job_of(NORM))
+        assert "new_mean" in labelled(engine(adapter).evaluate(job_of(NORM)))
     else:
         del adapter.weights["num_batches_tracked"]
         with pytest.raises(SpecError, match=r"no 'num_batches_tracked'\. Map it to .* or to None to leave it out"):
-            engine(adapter).evaluate(job_of(NORM))
+            labelled(engine(adapter).evaluate(job_of(NORM)))

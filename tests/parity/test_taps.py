@@ -17,6 +17,7 @@ from eca_multi.parity import (
     TorchAdapter,
     tap,
 )
+from eca_multi.parity.define.tensor import labelled
 from tests.support.everything import (
     LAYERS,
     SPEC,
@@ -57,7 +58,7 @@ def test_taps_of_a_sub_layer_deeper_down():
         cases=(Case("only"),),
     )
     job = job_of(spec, taps=("logits", "gate"))
-    results = engine(adapter).evaluate(job)
+    results = labelled(engine(adapter).evaluate(job))
     logits = job.inputs["x"] @ job.weights["kernel"] + job.weights["bias"]
     np.testing.assert_allclose(results["logits"].values, logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(results["gate"].values, np.tanh(logits), rtol=1e-5, atol=1e-6)
@@ -69,7 +70,7 @@ def test_taps_of_a_sub_layer_deeper_down():
 @pytest.mark.parametrize("adapter", LAYERS, ids=name_of)
 def test_a_tap_on_no_sub_layer_is_refused_and_named(adapter):
     with pytest.raises(SpecError, match=r"the taps of \w+ name the sub-layer 'nowhere', which .* not have: .*dense"):
-        engine(variant(adapter, taps={"logits": "nowhere"})).evaluate(job_of(SPEC, taps=("logits",)))
+        labelled(engine(variant(adapter, taps={"logits": "nowhere"})).evaluate(job_of(SPEC, taps=("logits",))))
 
 
 class TupleTorch(TorchAdapter):
@@ -177,7 +178,7 @@ class TupleNnx(NnxAdapter):
 )
 def test_a_tap_on_a_sub_layer_of_several_outputs_takes_the_first(adapter):
     job = job_of(replace(VECTOR, taps=("inside",)), taps=("inside",))
-    results = engine(adapter).evaluate(job)
+    results = labelled(engine(adapter).evaluate(job))
     inside = job.inputs["x"] * job.weights["w"]
     np.testing.assert_allclose(results["inside"].values, inside, rtol=1e-6)
     np.testing.assert_allclose(results["d_inside"].values, 2 * inside * job.cotangents["y"], rtol=1e-6)

@@ -6,6 +6,7 @@ tell: the budget is how far rounding noise carries the one process's run in floa
 
 import copy
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 
 from eca_multi.parity.budget.noise import RoundingNoise
 from eca_multi.parity.define.dtypes import SAFETY, U_ACC, rounding
+from eca_multi.parity.engines._private_torch import PRIVATE_NAMES
 from tests.support import engines_torch as engines
 
 pytestmark = pytest.mark.slow
@@ -91,3 +93,17 @@ def test_the_training_moves_every_kernel(one_process):
     for name, (exact, bound) in one_process.items():
         if "conv" in name:
             assert np.abs(start[name].numpy() - exact).max() > 100 * bound.max(), name
+
+
+# --- private names of PyTorch ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRIVATE_NAMES)
+def test_the_installed_torch_has_the_private_name(name):
+    pkgutil.resolve_name(name)
+    assert len(PRIVATE_NAMES[name].split()) >= 8  # the reason, and the public way that was tried
+
+
+def test_a_private_name_that_is_gone_is_named():
+    with pytest.raises(AttributeError, match="_gone"):
+        pkgutil.resolve_name("torch._C._gone")

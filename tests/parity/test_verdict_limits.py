@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from eca_multi.parity import NumpyAdapter, Spec
+from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.dtypes import SAFETY, U_ACC, rounding
-from eca_multi.parity.define.job import Tensor
 from eca_multi.parity.define.spec import Case, Manual
+from eca_multi.parity.define.tensor import Kind, Quantity, Tensor
 from eca_multi.parity.engines import REFERENCES
-from eca_multi.parity.execute.tasks import BASE, tasks
+from eca_multi.parity.execute.messages import Do
+from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.judge.compare import Verdict, judge
 from eca_multi.parity.judge.verdicts import Judge
 
@@ -42,6 +44,9 @@ class Scale(NumpyAdapter):
 
 SPEC = Spec("Scale", "NC", weights={"scale": "C"}, runners={}, reference=Scale, cases=(Case("only"),))
 MANUAL = Manual(rtol=1e-3, atol=1e-4)
+STORED = Quantity(Kind.STORED, "scale")
+Y = Quantity(Kind.OUTPUT, "y")
+TAPS = [Quantity(kind, name) for kind in (Kind.TAP, Kind.TAP_GRADIENT) for name in ("first", "second")]
 
 
 def task_and_solution(dtype="float32"):
@@ -64,12 +69,12 @@ def limits_of(kind, value, error):
 def test_a_layer_within_its_limit_passes_and_one_beyond_it_fails(kind, side):
     task, solution = task_and_solution()
     judge_of = Judge(("forward",), kind, MANUAL if kind == "manual" else None)
-    value, error = solution["y"]
+    value, error = solution[Y]
     assert (error > 0).all()
     for part, verdict in ((0.99, Verdict.WITHIN_BUDGET), (1.01, Verdict.EXCEEDS_BUDGET)):
         off = value.copy()
         off.flat[7] += side * part * limits_of(kind, value, error).flat[7]
-        (cell,) = judge_of.cells("layer", task, {"y": Tensor(off, "float32")}, solution)
+        (cell,) = judge_of.cells("layer", task, {Y: Tensor(off, "float32")}, solution)
         assert cell.verdict is verdict
         assert cell.judgement.budget_use == pytest.approx(part, rel=1e-6)
 
@@ -77,7 +82,7 @@ def test_a_layer_within_its_limit_passes_and_one_beyond_it_fails(kind, side):
 @pytest.mark.parametrize("dtype", ROUNDOFF)
 def test_the_stochastic_error_of_one_product_is_one_rounding(dtype):
     _, solution = task_and_solution(dtype)
-    value, error = solution["y"]
+    value, error = solution[Y]
     expected = ROUNDOFF[dtype] * np.abs(value) + SMALLEST[dtype]
     np.testing.assert_allclose(error, expected, rtol=0.01)
 
@@ -125,13 +130,13 @@ def tapped_task():
 
 def verdicts_of_taps(results):
     one = np.ones(3)
-    solution = {name: (one, one) for name in ("first", "second", "d_first", "d_second")}
+    solution = {quantity: (one, one) for quantity in TAPS}
     cells = Judge(("taps",), "analytic").cells("layer", tapped_task(), results, solution)
     return {cell.tensor: cell.verdict for cell in cells}
 
 
 def test_a_tap_that_is_missing_among_others_is_a_failure():
-    given = {name: Tensor(np.ones(3), "float32") for name in ("first", "d_first", "d_second")}
+    given = {quantity: Tensor(np.ones(3), "float32") for quantity in TAPS if quantity.label != "second"}
     verdicts = verdicts_of_taps(given)
     assert verdicts.pop("second") is Verdict.MISSING_TAP
     assert set(verdicts.values()) == {Verdict.BITWISE}
@@ -139,7 +144,7 @@ def test_a_tap_that_is_missing_among_others_is_a_failure():
 
 
 def test_an_adapter_without_any_tap_does_not_support_them():
-    verdicts = verdicts_of_taps({"y": Tensor(np.ones(3), "float32")})
+    verdicts = verdicts_of_taps({Y: Tensor(np.ones(3), "float32")})
     assert set(verdicts.values()) == {Verdict.UNSUPPORTED}
     assert not Verdict.UNSUPPORTED.disagrees
 
@@ -158,9 +163,9 @@ CHANGES = {
 def test_weights_are_read_back_bit_for_bit(change):
     weights = np.array([0.0, 0.1, -3.0], np.float32)
     (task,) = tasks(SPEC, [SPEC.case("only")], ["float32"], ["forward"])
-    task = replace(task, check="roundtrip", do="roundtrip", job=replace(task.job, weights={"scale": weights}))
+    task = replace(task, check="roundtrip", do=Do.ROUNDTRIP, job=replace(task.job, weights={"scale": weights}))
     stored = weights if change is None else CHANGES[change](weights).astype(np.float32)
-    (cell,) = Judge(("roundtrip",), "analytic").cells("layer", task, {"scale": Tensor(stored, "float32")}, {})
+    (cell,) = Judge(("roundtrip",), "analytic").cells("layer", task, {STORED: Tensor(stored, "float32")}, {})
     assert cell.verdict is (Verdict.BITWISE if change is None else Verdict.EXCEEDS_BUDGET)
 
 

@@ -15,10 +15,11 @@ from eca_multi.parity import (
     TorchAdapter,
     Training,
 )
-from eca_multi.parity.define.spec import draw
+from eca_multi.parity.define.draw import draw
+from eca_multi.parity.define.tensor import Kind, Quantity, labelled
 from eca_multi.parity.engines.base import Unsupported
 from eca_multi.parity.execute.tasks import training_job
-from eca_multi.parity.judge.trajectories import runner_run
+from eca_multi.parity.execute.training import train
 from tests.support.everything import LAYERS, SPEC, VECTOR, Function, Jax, Numpy, Torch, engine, job_of, name_of, variant
 
 KERNEL = {"Torch": "dense.weight", "Keras": "dense/kernel", "Linen": "params/dense/kernel", "Nnx": "dense.kernel"}
@@ -68,13 +69,13 @@ def test_a_fault_in_the_map_is_refused_and_named(adapter, fault, message):
     kernel, bias = adapter.weights
     wrong, spec = faulty(adapter, fault)
     with pytest.raises(SpecError, match=message.format(kernel=kernel, bias=bias)):
-        engine(wrong).evaluate(job_of(spec))
+        labelled(engine(wrong).evaluate(job_of(spec)))
 
 
 def test_the_left_side_of_a_map_has_the_weights_axes():
     adapter = variant(Torch, weights={**Torch.weights, "dense.bias": "bias: 1 O -> O"})
     with pytest.raises(SpecError, match=r"the array must have the axes '1 O'\. Received: shape \(12,\)"):
-        engine(adapter).evaluate(job_of(SPEC))
+        labelled(engine(adapter).evaluate(job_of(SPEC)))
 
 
 @pytest.mark.parametrize("adapter", [Function, Jax, Numpy], ids=name_of)
@@ -87,14 +88,14 @@ def test_a_function_gets_each_weight_in_its_own_order(adapter):
     odd = variant(adapter, weights={"k": "kernel: C O -> O 1 C", "b": "bias"}, build=build)
     spec = replace(SPEC, outputs={"y": "CNWH", "score": "O"})
     job = job_of(spec, gradients=False)
-    score = engine(odd).evaluate(job)["score"].values
+    score = labelled(engine(odd).evaluate(job))["score"].values
     np.testing.assert_allclose(score, job.weights["kernel"].sum(0) + job.weights["bias"].sum(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("adapter", [Function, Jax, Numpy], ids=name_of)
 def test_a_fault_in_the_map_of_a_function_is_refused(adapter):
     with pytest.raises(SpecError, match=r"must use every weight and state\. Received: none to 'bias'"):
-        engine(variant(adapter, weights={"k": "kernel"})).evaluate(job_of(SPEC))
+        labelled(engine(variant(adapter, weights={"k": "kernel"})).evaluate(job_of(SPEC)))
 
 
 def _whole(dtype):
@@ -113,8 +114,8 @@ def _whole(dtype):
 
 def test_a_layer_that_changes_its_weights_is_refused():
     with pytest.raises(SpecError, match="'w' of TorchAdapter must hold 'w' bit for bit after loading"):
-        engine(_whole("int64")).evaluate(job_of(VECTOR, gradients=False))
-    engine(_whole("float32")).evaluate(job_of(VECTOR, gradients=False))
+        labelled(engine(_whole("int64")).evaluate(job_of(VECTOR, gradients=False)))
+    labelled(engine(_whole("float32")).evaluate(job_of(VECTOR, gradients=False)))
 
 
 @pytest.mark.keras
@@ -135,14 +136,14 @@ def test_a_keras_layer_that_keeps_less_than_it_is_given_is_refused():
         return variant(KerasAdapter, build=build)
 
     with pytest.raises(SpecError, match="'w' of KerasAdapter must hold 'w' bit for bit after loading"):
-        engine(build_with("float16")).evaluate(job_of(VECTOR))
-    engine(build_with("float32")).evaluate(job_of(VECTOR))
+        labelled(engine(build_with("float16")).evaluate(job_of(VECTOR)))
+    labelled(engine(build_with("float32")).evaluate(job_of(VECTOR)))
 
 
 def test_none_does_not_stand_for_a_weight():
     adapter = variant(Torch, weights={**Torch.weights, "dense.bias": None})
     with pytest.raises(SpecError, match=r"must use every weight and state\. Received: none to 'bias'"):
-        engine(adapter).evaluate(job_of(SPEC))
+        labelled(engine(adapter).evaluate(job_of(SPEC)))
 
 
 SCALAR = Spec("Scalar", "N C", weights={"w": ""}, runners={}, reference=Numpy, cases=(Case("only"),))
@@ -155,30 +156,30 @@ def _scaled(self, config):
 @pytest.mark.parametrize("adapter", [TorchAdapter, JaxAdapter, NumpyAdapter], ids=name_of)
 def test_a_weight_may_be_a_scalar(adapter):
     job = job_of(SCALAR)
-    results = engine(variant(adapter, build=_scaled)).evaluate(job)
+    results = labelled(engine(variant(adapter, build=_scaled)).evaluate(job))
     np.testing.assert_allclose(results["y"].values, job.inputs["x"] * job.weights["w"], rtol=1e-6)
 
 
 def test_a_torch_function_may_have_weights_with_dots_in_their_names():
     spec = replace(VECTOR, weights={"conv.weight": "C"})
     build = {"build": lambda self, config: lambda inputs, weights: inputs["x"] * weights["conv.weight"]}
-    assert "dconv.weight" in engine(variant(TorchAdapter, **build)).evaluate(job_of(spec))
+    assert "dconv.weight" in labelled(engine(variant(TorchAdapter, **build)).evaluate(job_of(spec)))
 
 
 def test_gradients_of_a_numpy_adapter_have_the_documented_names():
     def gradients(self, inputs, weights, cotangents, config):
         return {"dx": cotangents["y"] * weights["w"], "dw": (cotangents["y"] * inputs["x"]).sum(0)}
 
-    results = engine(variant(NumpyAdapter, build=_scaled, gradients=gradients)).evaluate(job_of(VECTOR))
+    results = labelled(engine(variant(NumpyAdapter, build=_scaled, gradients=gradients)).evaluate(job_of(VECTOR)))
     assert {"dx", "dw"} <= set(results)
 
 
 def test_what_has_no_gradients_is_not_trained_and_says_so():
     adapter, spec = engine(variant(NumpyAdapter, build=_scaled)), replace(VECTOR, training=Training(steps=1))
     job = training_job(spec, spec.cases[0], draw(spec, spec.cases[0]), "float32")
-    job = replace(job, given={"w.w": job.weights["w"][None]})
+    job = replace(job, given={Quantity(Kind.START, "w"): job.weights["w"][None]})
     with pytest.raises(Unsupported, match="the adapter computes no gradient of w, without which nothing is trained"):
-        runner_run(adapter, job)
+        train(adapter, job)
 
 
 @pytest.mark.keras
@@ -199,4 +200,4 @@ def test_two_keras_layers_of_one_name_are_no_leftover_unseen():
 
     spec = replace(VECTOR, weights={"w": "C O"}, config={"O": 12})
     with pytest.raises(SpecError, match=r"a path of its own\. Received: 'dense/kernel' twice\. Give its sub-layers"):
-        engine(variant(KerasAdapter, build=build, weights={"dense/kernel": "w"})).evaluate(job_of(spec))
+        labelled(engine(variant(KerasAdapter, build=build, weights={"dense/kernel": "w"})).evaluate(job_of(spec)))

@@ -25,7 +25,7 @@ from eca_multi.parity import (
     integers,
     tap,
 )
-from eca_multi.parity.define.spec import draw
+from eca_multi.parity.define.draw import draw
 from eca_multi.parity.engines import ENGINES
 from eca_multi.parity.execute.tasks import base_job
 

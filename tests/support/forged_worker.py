@@ -9,13 +9,14 @@ import os
 import struct
 import sys
 
+Y = "|output/drawn/0/0/y"  # the key of an output y in the file of an answer
 GREETING = {"versions": {"forged": "1"}, "budget": "stochastic", "cannot": {}}
 
 
 def main() -> None:
     requests = json.loads(sys.stdin.readline())
     first = requests[0]
-    answer = {"id": first["id"], "dtypes": {"y": "float32"}}
+    answer = {"id": first["id"], "dtypes": {Y: "float32"}}
     forge = os.environ["PARITY_TEST_FORGE"]
     lines, path, before = {**FORGED, **CONTROL}[forge](first, answer)
     if before is not None:
@@ -35,7 +36,7 @@ def say(line) -> None:
     os.write(1, data + b"\n")
 
 
-def arrays(**tensors) -> bytes:
+def arrays(tensors) -> bytes:
     """A safetensors file: name -> (dtype, shape, bytes)."""
     header, data = {}, b""
     for name, (dtype, shape, content) in tensors.items():
@@ -72,7 +73,7 @@ def flood(first, answer):
 
 
 ONE = ("F32", [1], struct.pack("<f", 1.0))
-GOOD = arrays(y=("F32", [2, 7], struct.pack("<14f", *range(14))))
+GOOD = arrays({Y: ("F32", [2, 7], struct.pack("<14f", *range(14)))})
 
 # The lines that are said, what is written to the answer's file, and what is said in the place of the greeting.
 FORGED = {
@@ -101,7 +102,7 @@ FORGED = {
     "error a list": lambda f, a: ([{"id": f["id"], "error": ["x"]}], None, None),
     "unsupported null": lambda f, a: ([{"id": f["id"], "unsupported": None}], None, None),
     "dtypes a list": lambda f, a: ([{**a, "dtypes": ["y"]}], GOOD, None),
-    "dtypes of numbers": lambda f, a: ([{**a, "dtypes": {"y": 32}}], GOOD, None),
+    "dtypes of numbers": lambda f, a: ([{**a, "dtypes": {Y: 32}}], GOOD, None),
     "dtypes of another": lambda f, a: ([{**a, "dtypes": {"z": "float32"}}], GOOD, None),
     "no dtypes": lambda f, a: ([{**a, "dtypes": {}}], GOOD, None),
     "a note that is none": lambda f, a: ([{**a, "note": 3}], GOOD, None),
@@ -113,8 +114,8 @@ FORGED = {
     "a link": linked,
     "a pipe": piped,
     "a folder": foldered,
-    "complex numbers": lambda f, a: ([a], arrays(y=("C64", [1], b"\0" * 8)), None),
-    "a dtype of nobody": lambda f, a: ([a], arrays(y=("F7", [1], b"\0" * 8)), None),
+    "complex numbers": lambda f, a: ([a], arrays({Y: ("C64", [1], b"\0" * 8)}), None),
+    "a dtype of nobody": lambda f, a: ([a], arrays({Y: ("F7", [1], b"\0" * 8)}), None),
     "a fingerprint of lists": lambda f, a: ([{"id": f["id"], "fingerprint": {"a": [1]}}], None, None),
     "done too early": lambda f, a: ([{"done": True}], None, None),
     "done twice": lambda f, a: ([{"id": f["id"], "error": "x"}, {"done": 1}, {"done": 1}, {"done": 1}], None, None),

@@ -77,15 +77,18 @@ def make_seeds(folder: Path) -> None:
 
 
 def write_bundle_seed(folder: Path) -> None:
-    from eca_multi.parity.define.job import Job, Tensor
+    from eca_multi.parity.define.job import Job
+    from eca_multi.parity.define.tensor import Kind, Quantity, Tensor
     from eca_multi.parity.explain.bundle import write_bundle
+    from eca_multi.parity.explain.rerun import Rerun
 
     runner = SimpleNamespace(name="numpy", adapter="mine.py:Scale", python="", env={"A": "1"})
     spec = SimpleNamespace(name="Scale", layout="N C", taps=("gate",), budget=None)
     by = SimpleNamespace(kind="stochastic", c=4.0, budget=lambda value, error: error)
-    x = np.ones((2, 3), np.float32)
+    x, y = np.ones((2, 3), np.float32), Quantity(Kind.OUTPUT, "y")
     job = Job("a", "float32", {"C": 3}, {"x": ("N", "C"), "y": ("N", "C")}, ("y",), inputs={"x": x}, weights={"w": x})
-    write_bundle(folder, spec, runner, runner, by, "y exceeds", job, {"y": Tensor(x, "float32")}, {"y": (x, x)})
+    rerun = Rerun(job, {y: Tensor(x, "float32")}, {y: (x, x)})
+    write_bundle(folder, spec, runner, runner, by, "y exceeds", rerun)
 
 
 def add_tiny() -> None:

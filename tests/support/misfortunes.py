@@ -22,6 +22,15 @@ class Silent(NumpyAdapter):
         time.sleep(600)
 
 
+class Raising(Right):
+    """Right in float32; in any other dtype building the layer raises."""
+
+    def build(self, config):
+        if config["dtype"] != "float32":
+            raise RuntimeError("no such kernel")
+        return super().build(config)
+
+
 class Wrong(NumpyAdapter):
     def build(self, config):
         return lambda inputs, weights: inputs["x"] * weights["scale"] * np.float32(1.001)
@@ -36,6 +45,7 @@ RUNNERS = {
     "numpy": Right,
     "numpy-silent": Silent,
     "numpy-wrong": Wrong,
+    "numpy-raising": Raising,
     "torch": Torch,
     "absent": Runner("absent", Right, requires=("no_such_package",), extra="absent"),
 }

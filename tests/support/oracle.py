@@ -6,9 +6,10 @@ from importlib import import_module
 import keras
 import numpy as np
 
+from eca_multi.parity.define.draw import draw
 from eca_multi.parity.define.dtypes import SAFETY
 from eca_multi.parity.define.job import Job
-from eca_multi.parity.define.spec import draw
+from eca_multi.parity.define.tensor import labelled
 from eca_multi.parity.engines import ENGINES
 from eca_multi.parity.execute.tasks import base_job
 from eca_multi.parity.specs import eca
@@ -44,11 +45,11 @@ def case_job(name: str, dtype: str = "float32") -> Job:
 
 
 def run(kind: str, job: Job):
-    """Run a job in this process by the engine of a framework."""
+    """Run a job in this process by the engine of a framework; return its results by label."""
     module, _, engine = ENGINES[kind].partition(":")
     adapter = getattr(eca, kind.capitalize())()
     policy = keras.config.dtype_policy()
     try:
-        return getattr(import_module(module), engine)(adapter).evaluate(job)
+        return labelled(getattr(import_module(module), engine)(adapter).evaluate(job))
     finally:
         keras.config.set_dtype_policy(policy)  # a worker of Keras sets it to the job's, for its own process

@@ -54,6 +54,7 @@ def make() -> dict[str, Any]:
         "schema": 2,
         "tool": "eca-multi 0.1.0",
         "exit_code": 1,
+        "without_result": sum(row["verdict"] == "ERROR" for row in results),
         "spec": {
             "name": "ECA",
             "source": "eca",
@@ -94,7 +95,7 @@ def agreeing() -> dict[str, Any]:
         for row in report["trajectories"]
     ]
     report["runners"] = [{**_runner(name), "fingerprint": {}} for name in names]
-    return {**report, "exit_code": 0, "required": ["torch"], "localisations": [], "replay": ""}
+    return {**report, "exit_code": 0, "without_result": 0, "required": ["torch"], "localisations": [], "replay": ""}
 
 
 def _result(rng: random.Random, runner: str, case: str, dtype: str, check: str, tensor: str) -> dict[str, Any]:

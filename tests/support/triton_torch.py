@@ -8,7 +8,7 @@ gates, and that of x's dtype for what is rounded to it.
 import math
 from dataclasses import dataclass, field, replace
 from itertools import product
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,12 +18,14 @@ import triton.language as tl
 
 from eca_multi.parity.define.dtypes import SAFETY, quantise
 from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.tensor import Kind, Quantity
 from eca_multi.parity.specs._eca_oracle import solve
 from eca_multi.torch import eca
 from eca_multi.torch._fast import fused, triton_kernels, triton_operators, triton_route
 from eca_multi.torch._fast.triton_kernels import _place
 from eca_multi.torch._fast.triton_tile import ELEMENTS, Tile
 
+D_GATE = Quantity(Kind.TAP_GRADIENT, "gate")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -82,12 +84,12 @@ class Case:
         full = self.solve(x, w, dy, "float32")
         solved |= {name: full[name] for name in ("pooled", "gate")}
         if dg is not None:  # gradients are linear in the cotangents: those of dg alone are added
-            alone = self.solve(x, w, np.zeros_like(dy), self.dtype, d_gate=dg)
+            alone = self.solve(x, w, np.zeros_like(dy), self.dtype, {D_GATE: dg})
             for name in ("dx", "dw"):
                 solved[name] = tuple(a + b for a, b in zip(solved[name], alone[name], strict=True))
         return {n: (solved[n][0], SAFETY["analytic"] * solved[n][1]) for n in ("y", "pooled", "gate", "dx", "dw")}
 
-    def solve(self, x, w, dy, dtype, **given):
+    def solve(self, x, w, dy, dtype, given=MappingProxyType({})):
         w = w[:, 0] if len(w) > 1 else w[0, 0]
         config = {"padding": self.padding, "gate": self.gate}
         tensors = {"inputs": {"x": x}, "weights": {"w": w}, "cotangents": {"y": dy}, "given": given}

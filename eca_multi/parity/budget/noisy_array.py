@@ -1,6 +1,6 @@
 """Rounding noise in NumPy: the error budget of a reference that is written in float64 NumPy, from its re-runs.
 
-A `NoisyArray` is an ndarray whose operations give what engines/_noise.py gives in PyTorch: each float64 result moves by
+A `NoisyArray` is an ndarray whose operations give what noise.py gives in PyTorch: each float64 result moves by
 
     xi * (k * u * |out| + u_acc * sqrt(n) * op(|in|) + min(tiny, |out|)),    xi = +1 or -1 per element and term
 
@@ -11,50 +11,25 @@ The reference must compute with NumPy functions on arrays that come from `wrap`.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Arrays = dict[str, Array]
+from .errors import Array, Arrays, check_repeatable, error_budget, whole_or_float64
+from .numpy_rules import (
+    ARITHMETIC_UFUNCS,
+    EXACT_FUNCTIONS,
+    EXACT_UFUNCS,
+    FUNCTIONS,
+    PRODUCTS,
+    absolute,
+    is_float64,
+    root_of_terms,
+    terms_of_product,
+)
+
 Wrap = Callable[[Any], Any]
-
-# Stands for any error at all: a re-run is not finite where the reference is, so the layer is at the edge of where it is
-# defined, and a correct one may go either way. Divided, so that c * E does not overflow.
-UNBOUNDED = float(np.finfo(np.float64).max) / 1024
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# Elementwise operations that copy or select.
-EXACT_UFUNCS = _words(
-    "negative positive absolute fabs sign maximum minimum fmax fmin floor ceil trunc rint copysign heaviside conjugate "
-    "nextafter spacing clip frexp modf"
-)
-
-# Rounded once; any other elementwise operation counts as transcendental.
-ARITHMETIC_UFUNCS = _words("add subtract multiply divide reciprocal sqrt square fmod remainder floor_divide ldexp")
-
-PRODUCTS = _words("matmul vecdot matvec vecmat")
-
-# Functions that copy, select or make arrays.
-EXACT_FUNCTIONS = _words(
-    """
-    where concatenate stack hstack vstack dstack column_stack block pad roll flip fliplr flipud rot90 tile repeat
-    reshape ravel transpose permute_dims swapaxes moveaxis rollaxis expand_dims squeeze broadcast_to broadcast_arrays
-    atleast_1d atleast_2d atleast_3d array_split split hsplit vsplit dsplit unstack copy copyto array_equal
-    array_equiv take take_along_axis put put_along_axis putmask place choose compress extract select diag diagonal
-    diagflat tril triu zeros_like ones_like full_like empty_like sort argsort partition argpartition max min amax amin
-    argmax argmin nanmax nanmin nanargmax nanargmin median nanmedian searchsorted unique nonzero flatnonzero argwhere
-    count_nonzero insert delete append resize trim_zeros clip round around sliding_window_view as_strided real imag
-    isclose allclose iscomplexobj isrealobj shape ndim size result_type can_cast min_scalar_type common_type
-    shares_memory may_share_memory array_repr array_str array2string ix_ fill_diagonal nan_to_num lexsort meshgrid
-    """
-)
 
 
 class Noise:
@@ -131,20 +106,20 @@ class NoisyArray(np.ndarray[Any, np.dtype[np.float64]]):
             quiet = {key: a for key, a in options.items() if key not in ("out", "initial")}
             with np.errstate(all="ignore"):
                 if name in PRODUCTS:
-                    magnitude = _absolute(ufunc, method, plain, quiet) * math.sqrt(_terms_of_product(name, plain))
+                    magnitude = absolute(ufunc, method, plain, quiet) * math.sqrt(terms_of_product(name, plain))
                 elif method in ("reduce", "accumulate", "reduceat"):
-                    magnitude = _absolute(ufunc, method, plain, quiet) * _root_of_terms(method, plain, quiet)
+                    magnitude = absolute(ufunc, method, plain, quiet) * root_of_terms(method, plain, quiet)
                 elif method == "__call__" and name not in ARITHMETIC_UFUNCS:
                     k = 2.0
         results = getattr(ufunc, method)(*plain, **options)
         if method == "at":
             # What was added where is not known from the result: one rounding of all that it wrote into.
-            if noise is not None and not exact and _is_float64(plain[0]):
+            if noise is not None and not exact and is_float64(plain[0]):
                 noise.perturb(name, plain[0])
             return None
         finished = []
         for i, result in enumerate(results if isinstance(results, tuple) else (results,)):
-            if noise is not None and not exact and _is_float64(result):
+            if noise is not None and not exact and is_float64(result):
                 out = np.asarray(result)
                 where = options.get("where", True)
                 if method == "__call__" and where is not True:
@@ -198,7 +173,7 @@ class NoisyArray(np.ndarray[Any, np.dtype[np.float64]]):
 
 
 def budget_numpy(
-    evaluate: Callable[[Wrap], Mapping[str, Any]],
+    evaluate: Callable[[Wrap], Mapping[Any, Any]],
     u: float,
     u_acc: float,
     tiny: float,
@@ -240,45 +215,9 @@ def budget_numpy(
     return clean, errors
 
 
-def whole_or_float64(values: Any) -> Array:
-    """A copy in float64; of integers and booleans, which are judged exactly, one as they are."""
-    return np.array(values, None if np.asarray(values).dtype.kind in "biu" else np.float64)
-
-
 def plain_array(values: Any) -> Array:
-    """What `wrap` is in a clean run."""
+    """Copy an array to float64: what `wrap` does in a run without noise."""
     return np.array(values, np.float64)
-
-
-def error_budget(reference: Arrays, runs: Iterable[Arrays], u: float, tiny: float) -> Arrays:
-    """Return max(u * |reference| + tiny, max |run - reference|), element by element.
-
-    Where the reference is not finite, E is NaN: those elements are judged by what they are. Where it is and a run is
-    not, E is UNBOUNDED.
-    """
-    reference = {name: r.astype(np.float64) for name, r in reference.items()}
-    errors = {name: np.asarray(u * np.abs(r) + tiny) for name, r in reference.items()}
-    with np.errstate(all="ignore"):
-        for run in runs:
-            for name, r in reference.items():
-                difference = np.asarray(run[name] - r)
-                np.maximum(errors[name], np.abs(difference, out=difference), out=errors[name])  # keeps NaN
-    for name, r in reference.items():
-        errors[name][~(errors[name] < UNBOUNDED)] = UNBOUNDED
-        errors[name][~np.isfinite(r)] = np.nan
-    return errors
-
-
-def check_repeatable(first: Arrays, second: Arrays, errors: Arrays) -> None:
-    """Raise RuntimeError where a second clean run differs by more than the order of float64 sums explains."""
-    for name, r in first.items():
-        with np.errstate(all="ignore"):
-            differs = np.abs(second[name] - r.astype(np.float64)) > errors[name] * 2.0**-10
-        if differs.any():
-            raise RuntimeError(
-                f"Two float64 runs of the reference differ in {name!r}: it keeps state or draws random numbers, so its "
-                "error cannot be measured. Set its state (running statistics, masks) anew at each call."
-            )
 
 
 def _noise_of(args: Any, kwargs: Mapping[str, Any]) -> Noise | None:
@@ -298,69 +237,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(_plain(v) for v in value)
     return value
-
-
-def _is_float64(value: Any) -> bool:
-    return isinstance(value, (np.ndarray, np.float64)) and value.dtype == np.float64
-
-
-def _absolute(ufunc: np.ufunc, method: str, inputs: list[Any], options: dict[str, Any]) -> Any:
-    return getattr(ufunc, method)(*(np.abs(a) if _is_float64(np.asarray(a)) else a for a in inputs), **options)
-
-
-def _terms_of_product(name: str, inputs: list[Any]) -> int:
-    return int(np.asarray(inputs[1] if name == "vecmat" else inputs[0]).shape[-1 if name != "vecmat" else -2])
-
-
-def _root_of_terms(method: str, inputs: list[Any], options: Mapping[str, Any]) -> Any:
-    """Return the root of the number of terms in each result of a reduction."""
-    x = np.asarray(inputs[0])
-    axis = options.get("axis", 0)
-    if method == "reduceat":
-        return math.sqrt(x.shape[axis])
-    if method == "accumulate":
-        count = np.sqrt(np.arange(1.0, x.shape[axis] + 1))
-        return count.reshape(-1, *[1] * (x.ndim - 1 - axis % x.ndim))
-    axes = range(x.ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
-    return math.sqrt(math.prod(x.shape[a] for a in axes)) if x.ndim else 1.0
-
-
-def _abs_args(func: Any, args: Any, options: Mapping[str, Any]) -> Any:
-    return func(*(np.abs(a) if _is_float64(a) else a for a in args), **options)
-
-
-def _einsum(func: Any, args: Any, options: Mapping[str, Any]) -> tuple[Any, float]:
-    size = _abs_args(func, args, options)
-    if isinstance(args[0], str):
-        total = dict(zip(args[0].split("->")[0].replace(" ", "").split(","), args[1:], strict=False))
-        lengths: dict[str, int] = {}
-        for letters, operand in total.items():
-            if "." not in letters:
-                lengths |= zip(letters, np.shape(operand), strict=True)
-        summed = set(lengths) - set(args[0].split("->")[1]) if "->" in args[0] else set(lengths)
-        return size, math.prod(lengths[c] for c in summed)
-    return size, math.prod(np.shape(args[0])) / max(np.size(size), 1)
-
-
-def _tensordot(func: Any, args: Any, options: Mapping[str, Any]) -> tuple[Any, float]:
-    size = _abs_args(func, args, options)
-    # (M, K) times (K, N): the sizes' quotient is K * K.
-    return size, math.sqrt(np.size(args[0]) * np.size(args[1]) / max(np.size(size), 1))
-
-
-def _norm(func: Any, args: Any, options: Mapping[str, Any]) -> tuple[Any, float]:
-    size = func(*args, **options)
-    return size, np.size(args[0]) / max(np.size(size), 1)
-
-
-FUNCTIONS: dict[str, Callable[[Any, Any, Mapping[str, Any]], tuple[Any, float]]] = {
-    "einsum": _einsum,
-    "dot": lambda f, a, o: (_abs_args(f, a, o), np.shape(a[0])[-1] if np.ndim(a[0]) else 1),
-    "inner": lambda f, a, o: (_abs_args(f, a, o), np.shape(a[0])[-1] if np.ndim(a[0]) else 1),
-    "vdot": lambda f, a, o: (_abs_args(f, a, o), np.size(a[0])),
-    "tensordot": _tensordot,
-    "norm": _norm,
-    "vector_norm": _norm,
-    "convolve": lambda f, a, o: (_abs_args(f, a, o), min(np.size(a[0]), np.size(a[1]))),
-    "correlate": lambda f, a, o: (_abs_args(f, a, o), min(np.size(a[0]), np.size(a[1]))),
-}

@@ -1,0 +1,1 @@
+"""What is compared: specifications, cases, axes and weight maps, adapters, jobs, and what a tensor is."""

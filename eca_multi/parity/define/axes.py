@@ -30,7 +30,7 @@ def parse(text: str | Sequence[str | int]) -> Axes:
 
 
 def shape_of(axes: Axes, sizes: Mapping[str, Any], what: str) -> tuple[int, ...]:
-    """Look the sizes of named axes up, and take numbers as they are."""
+    """Return the sizes of axes: those of names from `sizes`, those of numbers from the number."""
     missing = [axis for axis in axes if not axis.isdigit() and not isinstance(sizes.get(axis), int)]
     if missing:
         raise SpecError(
@@ -45,9 +45,9 @@ def shape_of(axes: Axes, sizes: Mapping[str, Any], what: str) -> tuple[int, ...]
 
 
 def order(axes: Axes, layout: Axes) -> Axes:
-    """Return `axes` in the order of `layout`; as they are, where the layout does not know one of them.
+    """Return `axes` in the order of `layout`, or unchanged where the layout lacks one of them.
 
-    A "*" of the layout takes the place of those that it does not name, in their own order.
+    A "*" of the layout stands for all axes that the layout does not name, in their own order.
     """
     rest = tuple(axis for axis in axes if axis not in layout)
     if rest and "*" not in layout:

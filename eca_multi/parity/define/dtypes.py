@@ -1,7 +1,7 @@
 """Dtypes, their unit roundoffs, and rounding to them: what budgets are made of.
 
 A budget E says, element by element, how far a correct implementation may be from the float64 reference. It comes from
-the reference itself: by analysis where it has one, or else by re-running it with rounding noise (engines/_noise.py). A
+the reference itself: by analysis where it has one, or else by re-running it with rounding noise (budget/noise.py). A
 result passes if |result - reference| <= c * E, with c for second-order terms.
 """
 

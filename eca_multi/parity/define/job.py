@@ -1,31 +1,20 @@
-"""What travels between the harness and a worker: a job to compute, and the tensors that come back.
+"""A job: one case in one dtype, as an engine gets it and as it travels to a worker.
 
-Both sides import this file and nothing of each other. Float arrays travel as float32, which holds every float16 and
-bfloat16 value exactly (float64 from the reference), in the specification's axis order; the dtype to compute in travels
-as a name. The names of results: outputs and taps have their own, "dx" is the gradient of sum(cotangent * output) with
-respect to x, "dx@ones" the same with every cotangent 1, "d_gate" that of a tap, and "new_mean" a state after the call.
+Float arrays travel as float32, which holds every float16 and bfloat16 value exactly (float64 from the reference), in
+the specification's axis order; the dtype to compute in travels as a name.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-ONES = "@ones"
-AGAIN = "@again"
+from .tensor import Cotangent, Kind, Quantity, T, parse
+
 FIELDS = ("inputs", "weights", "state", "cotangents", "given", "batches")
 
-
-@dataclass(frozen=True)
-class Tensor:
-    """A result: its values, and the name of the dtype that the framework gave it."""
-
-    values: np.ndarray
-    dtype: str
-
-
-Outputs = dict[str, Tensor]
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -34,8 +23,9 @@ class Job:
     """One case in one dtype, as a worker gets it.
 
     `config` holds the specification's settings and the sizes of the axes. `axes` says, for each input and output whose
-    axes have names, their order; `weight_axes` for each weight and state. `given` replaces taps in the reference.
-    `batches` are inputs and cotangents of training, stacked along a first axis of steps.
+    axes have names, their order; `weight_axes` for each weight and state. `given` replaces taps and their gradients in
+    the reference, and is where each step of training starts. `batches` are the inputs of training, stacked along a
+    first axis of steps.
     """
 
     case: str
@@ -54,7 +44,7 @@ class Job:
     weights: Arrays = field(default_factory=dict)
     state: Arrays = field(default_factory=dict)
     cotangents: Arrays = field(default_factory=dict)
-    given: Arrays = field(default_factory=dict)
+    given: Mapping[Quantity, np.ndarray] = field(default_factory=dict)
     batches: Arrays = field(default_factory=dict)
 
     @property
@@ -73,10 +63,31 @@ class Job:
         return {**self.config, "dtype": self.dtype, "param_dtype": self.parameters}
 
 
+def results_of(job: Job) -> Iterator[Quantity]:
+    """Name all that an evaluation of a job may return."""
+    for kind, names in ((Kind.OUTPUT, job.outputs), (Kind.TAP, job.taps), (Kind.STATE, job.state)):
+        yield from (Quantity(kind, name) for name in names)
+    for cotangent in Cotangent:
+        yield from (Quantity(Kind.INPUT_GRADIENT, name, cotangent) for name in float_inputs(job))
+        yield from (Quantity(Kind.WEIGHT_GRADIENT, name, cotangent) for name in job.weights)
+    yield from (Quantity(Kind.TAP_GRADIENT, name) for name in job.taps)
+
+
+def identified(named: Mapping[str, T], job: Job) -> dict[Quantity, T]:
+    """Return by quantity what an adapter names by label; a label of none of the job's results is left out."""
+    quantities = {quantity.label: quantity for quantity in results_of(job)}
+    return {quantities[label]: result for label, result in named.items() if label in quantities}
+
+
+def float_inputs(job: Job) -> list[str]:
+    """Name the inputs that have gradients."""
+    return [name for name, array in job.inputs.items() if is_float(array)]
+
+
 def pack_job(job: Job) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Split a job into what JSON holds and what a safetensors file holds."""
     arrays = {
-        f"{name}/{key}": np.require(array, requirements="C")  # np.ascontiguousarray makes a scalar a vector
+        f"{name}/{key.key if isinstance(key, Quantity) else key}": array
         for name in FIELDS
         for key, array in getattr(job, name).items()
     }
@@ -85,15 +96,20 @@ def pack_job(job: Job) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return plain, arrays
 
 
-def unpack_job(plain: Mapping[str, Any], arrays: Arrays) -> Job:
-    """The way back."""
-    grouped: dict[str, dict[str, np.ndarray]] = {name: {} for name in FIELDS}
-    for key, array in arrays.items():
-        name, _, rest = key.partition("/")
-        grouped[name][rest] = array
+def unpack_job(plain: Mapping[str, Any], arrays: Arrays = MappingProxyType({})) -> Job:
+    """Put a job together again."""
     axes = {key: {n: tuple(a) for n, a in plain[key].items()} for key in ("axes", "weight_axes")}
     fixed = {**axes, "outputs": tuple(plain["outputs"]), "taps": tuple(plain["taps"])}
-    return Job(**{**plain, **fixed, **grouped})
+    return with_arrays(Job(**{**plain, **fixed}), arrays)
+
+
+def with_arrays(job: Job, arrays: Arrays) -> Job:
+    """Give a job the arrays of its file."""
+    groups: dict[str, Any] = {name: {} for name in FIELDS}
+    for key, array in arrays.items():
+        name, _, rest = key.partition("/")
+        groups[name][parse(rest) if name == "given" else rest] = array
+    return replace(job, **groups)
 
 
 def is_float(array: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""Finding what a user names: "module:object" or "file.py:object"."""
+"""Importing an object that a user names: "module:object" or "file.py:object"."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ def load_object(source: str) -> Any:
 
 
 def load_module(place: str) -> ModuleType:
-    """Import a module by name, or a file by path; what lies beside the file can be imported from it."""
+    """Import a module by name, or a file by path. The file may import modules that lie beside it."""
     try:
         if not place.endswith(".py"):
             return import_module(place)
@@ -37,7 +37,7 @@ def load_module(place: str) -> ModuleType:
         name = f"eca_parity_{path.stem}_{abs(hash(str(path)))}"
         if name in sys.modules:
             return sys.modules[name]
-        sys.path.append(os.path.dirname(path))  # at the end: what lies beside the file hides nothing
+        sys.path.append(os.path.dirname(path))  # at the end, so that modules beside the file hide no installed ones
         file = spec_from_file_location(name, path)
         if file is None or file.loader is None:
             raise ImportError(f"no Python file at {place}")
@@ -48,7 +48,7 @@ def load_module(place: str) -> ModuleType:
         except BaseException:
             del sys.modules[name]
             raise
-    except (Exception, SystemExit) as error:  # a file that ends the program has not agreed, nor disagreed
+    except (Exception, SystemExit) as error:  # SystemExit: a file that ends the program gave no verdict
         raise SpecError(f"{place} must import. It raised {type(error).__name__}: {error}") from error
     return module
 

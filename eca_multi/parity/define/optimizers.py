@@ -1,4 +1,4 @@
-"""The harness's own update rules, once, in NumPy: so that a trajectory compares gradients and not optimizers.
+"""The harness's own update rules in NumPy: one rule for all frameworks, so a trajectory compares gradients alone.
 
 A weight is kept in its dtype: each update is computed in float64 for the reference and in float32 for a runner, and
 then rounded. The rules are the textbook ones: momentum m = 0.9 m + g, w -= rate m; Adam with bias correction and eps
@@ -41,7 +41,7 @@ def _adam(weights: Arrays, grads: Arrays, slots: Arrays, step: int, rate: float)
 
 @dataclass(frozen=True)
 class NativeOptimizer:
-    """A framework's own optimizer as an update rule of float32 arrays, and what it is called and does otherwise."""
+    """A framework's own optimizer as an update rule of float32 arrays; `note` gives its name and where it differs."""
 
     update: Update
     note: str

@@ -8,8 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from eca_multi.parity.report.report import REFERENCE
-
 from .axes import SpecError
 from .loading import source_of
 from .spec import Spec
@@ -38,6 +36,7 @@ class Runner:
     python: str = ""
     role: str = "runner"
     slow: tuple[str, ...] = ()  # checks that are left out unless they are asked for
+    framework: str = ""  # the name in `FRAMEWORKS` of the one that it runs; "" where that is not known
 
     def unavailable(self) -> str | None:
         """Return why the runner cannot run here, with the remedy, or None. Imports nothing."""
@@ -77,8 +76,9 @@ WORKER_ENV = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
 
-# Names of workers that a run starts by itself: the reference's, and that of the mutants of `power`.
-RESERVED = (REFERENCE, "mutants")
+# Names of the workers that a run starts beside the runners: that of the reference, and that of the mutants of `power`.
+REFERENCE, MUTANTS = "reference", "mutants"
+RESERVED = (REFERENCE, MUTANTS)
 
 # A switch in the caller's shell must not turn a compiled runner into an eager one.
 IN_WORKER = "ECA_MULTI_PARITY_WORKER"
@@ -106,7 +106,7 @@ def runners_of(spec: Spec) -> list[Runner]:
     """Return a specification's runners; "keras" is one for each backend.
 
     Raises:
-        SpecError: If one has a name that is not to be had, or an adapter that no worker can import.
+        SpecError: If a name is reserved or given twice, or no worker can import an adapter.
     """
     runners: list[Runner] = []
     for key, adapter in spec.runners.items():
@@ -158,9 +158,14 @@ def reference_of(spec: Spec) -> Runner:
     return Runner(REFERENCE, adapter, role="reference")
 
 
-def _runner(name: str, given: Any) -> Runner:
-    """The framework's runner with the adapter that is given; a `Runner` adds to it what it says itself."""
-    own = given if isinstance(given, Runner) else Runner(name, given)
+def mutated_runner(spec: Spec) -> Runner | None:
+    """Return the runner whose layer the check `power` mutates: the first one of PyTorch."""
+    return next((runner for runner in runners_of(spec) if runner.framework == "torch"), None)
+
+
+def _runner(name: str, value: Any) -> Runner:
+    """Return the framework's runner with this adapter; the fields of a `Runner` come before the framework's."""
+    own = value if isinstance(value, Runner) else Runner(name, value)
     adapter = own.adapter
     base = next(
         (known for key, known in _KNOWN.items() if name == key or name.startswith((f"{key}-", f"{key}:"))), None
@@ -168,7 +173,7 @@ def _runner(name: str, given: Any) -> Runner:
     if base is None and isinstance(adapter, type):
         base = _KNOWN.get(_ENGINES.get(getattr(adapter, "engine", ""), ""))
     if base is None:
-        base = Runner(name, "")
+        base = Runner("", "")
     return replace(
         own,
         name=name,
@@ -177,6 +182,7 @@ def _runner(name: str, given: Any) -> Runner:
         extra=own.extra or base.extra,
         env={**base.env, **own.env},
         slow=own.slow or base.slow,
+        framework=base.name,
     )
 
 

@@ -10,54 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from .axes import Axes, SpecError, parse, shape_of
-
-Rng = np.random.Generator
-Arrays = dict[str, np.ndarray]
-
-SIZES = {"N": 2, "C": 12, "H": 7, "W": 5, "D": 3, "L": 11}
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Axes and a generator of values: `make(rng, shape)` returns an array of that shape."""
-
-    axes: str | Sequence[str | int]
-    make: Callable[[Rng, tuple[int, ...]], np.ndarray]
-
-
-def normal(axes: str | Sequence[str | int], scale: float = 1.0, mean: float = 0.0) -> Draw:
-    """Draw from a normal distribution."""
-    return Draw(axes, lambda rng, shape: rng.normal(mean, scale, shape))
-
-
-def uniform(axes: str | Sequence[str | int], low: float, high: float) -> Draw:
-    """Draw evenly from [low, high): variances, scales, probabilities."""
-    return Draw(axes, lambda rng, shape: rng.uniform(low, high, shape))
-
-
-def integers(axes: str | Sequence[str | int], low: int, high: int) -> Draw:
-    """Draw integers from [low, high): token numbers, labels."""
-    return Draw(axes, lambda rng, shape: rng.integers(low, high, shape, dtype=np.int32))
-
-
-def booleans(axes: str | Sequence[str | int], probability: float = 0.5) -> Draw:
-    """Draw True with a probability: masks."""
-    return Draw(axes, lambda rng, shape: rng.random(shape) < probability)
-
-
-Source = str | Sequence[str | int] | Draw
+from .axes import Axes, SpecError
+from .sources import Arrays, Rng, Source, axes_of
+from .tensor import Kind, Quantity
 
 
 @dataclass(frozen=True)
 class Case:
-    """One input to compare on, and what it is there to show.
+    """One input to compare on, and what it shows.
 
     Attributes:
         name: Its name in reports and files, in lower case with hyphens; no other case has it.
-        why: One line: what would go unseen without it.
-        config: What differs from the specification's config; sizes of axes too.
-        inputs, weights, state, outputs: What differs from the specification's, or comes on top of it.
+        why: One line: which fault would go unseen without this case.
+        config: Settings and sizes of axes in place of the specification's.
+        inputs, weights, state, outputs: In place of the specification's, or beside them.
         draw: Called as draw(rng, config); returns arrays that take the place of the drawn ones, by name; "dy" is the
             cotangent of an output y. Other names are refused.
     """
@@ -144,7 +110,7 @@ class Spec:
         dtypes: What is compared where nothing else is asked for; None is all: float32, bfloat16, float16.
 
     Raises:
-        SpecError: If names collide, are none, or something that is needed is missing.
+        SpecError: If two names collide, a name cannot be used, or a part is missing.
 
     Example:
         >>> from eca_multi.parity import NumpyAdapter, Spec
@@ -186,7 +152,7 @@ class Spec:
     def _check_cases(self) -> None:
         names = [case.name for case in self.cases]
         for case in self.cases:
-            # Names of files are made of it, and "+nan" and "+inf" are appended to it.
+            # The name becomes part of file names, and "+nan" and "+inf" are appended to it.
             if not re.fullmatch(r"[a-z0-9][a-z0-9._+-]*", case.name):
                 raise SpecError(
                     "the name of a case must be lower case letters, digits and . _ - + alone, and begin with a letter "
@@ -210,7 +176,7 @@ class Spec:
     def axes(self, case: Case) -> dict[str, Axes]:
         """The axes of the inputs and outputs that have named ones."""
         sources = {**(self.inputs or {}), **case.inputs, **self.outputs_of(case)}
-        return {name: _axes(source) for name, source in sources.items() if _axes(source)}
+        return {name: axes_of(source) for name, source in sources.items() if axes_of(source)}
 
     def digest(self) -> str:
         """A hash of what is compared and on what: equal for equal specifications."""
@@ -218,8 +184,8 @@ class Spec:
             "name": self.name,
             "layout": self.layout,
             "config": {k: str(v) for k, v in sorted(self.config.items())},
-            "weights": {name: _axes(source) for name, source in self.weights.items()},
-            "inputs": {name: _axes(source) for name, source in (self.inputs or {}).items()},
+            "weights": {name: axes_of(source) for name, source in self.weights.items()},
+            "inputs": {name: axes_of(source) for name, source in (self.inputs or {}).items()},
             "cases": [[c.name, {k: str(v) for k, v in sorted(c.config.items())}] for c in self.cases],
         }
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
@@ -233,106 +199,24 @@ def check_results(
     taps: Iterable[str],
     where: str,
 ) -> None:
-    """Refuse names of which two results would have the same: the one would take the other's place.
+    """Refuse names that give two results one label: one result would replace the other.
 
     Raises:
         SpecError: Naming the result.
     """
-    gradients = [*(f"d{name}" for name in (*inputs, *weights)), *(f"d_{name}" for name in taps)]
-    results = [*outputs, *taps, *gradients, *(f"new_{name}" for name in state)]
-    for name in results:
-        if results.count(name) > 1:
+    taps = list(taps)
+    kinds = (
+        (Kind.OUTPUT, outputs),
+        (Kind.TAP, taps),
+        (Kind.INPUT_GRADIENT, inputs),
+        (Kind.WEIGHT_GRADIENT, weights),
+        (Kind.TAP_GRADIENT, taps),
+        (Kind.STATE, state),
+    )
+    labels = [Quantity(kind, name).label for kind, names in kinds for name in names]
+    for name in labels:
+        if labels.count(name) > 1:
             raise SpecError(
                 "results must have names of their own: dx is the gradient of an input or weight x, d_gate that of a "
                 f"tap, new_mean a state after the call. Received: {name!r} twice in {where}. Rename one."
             )
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A case's data in float64: all that a job carries, before it is rounded to a dtype."""
-
-    config: dict[str, Any]
-    axes: dict[str, Axes]
-    shapes: dict[str, Axes]
-    inputs: Arrays
-    weights: Arrays
-    state: Arrays
-    cotangents: Arrays
-
-
-def draw(spec: Spec, case: Case) -> Drawn:
-    """Draw a case's inputs, weights and state; the same ones at each call.
-
-    Raises:
-        SpecError: If a name or a shape is not what was declared, or a weight could not tell a right layer from a wrong
-            one.
-    """
-    rng = np.random.default_rng(list(f"{case.name}".encode()))
-    config = {**SIZES, **spec.config, **case.config}
-    given = {name: np.asarray(array) for name, array in case.draw(rng, config).items()} if case.draw else {}
-    groups = {
-        "inputs": {**(spec.inputs or {}), **case.inputs},
-        "weights": {**spec.weights, **case.weights},
-        "state": {**spec.state, **case.state},
-    }
-    outputs = spec.outputs_of(case)
-    known = [name for sources in groups.values() for name in sources] + [f"d{name}" for name in outputs]
-    for name in given:
-        if name not in known:
-            raise SpecError(f"case {case.name} must draw some of {', '.join(known)}. Received: {name!r}.")
-    arrays: dict[str, Arrays] = {}
-    for group, sources in groups.items():
-        arrays[group] = {
-            name: given[name] if name in given else _draw(name, source, rng, config, group == "inputs")
-            for name, source in sources.items()
-        }
-    shapes = {name: _axes(source) for sources in groups.values() for name, source in sources.items()}
-    cotangents = {name: given[f"d{name}"] for name in outputs if f"d{name}" in given}
-    named = {f"d{name}": (array, _axes(outputs[name])) for name, array in cotangents.items() if _axes(outputs[name])}
-    named |= {name: (array, shapes[name]) for group in groups for name, array in arrays[group].items()}
-    for name, (array, axes) in named.items():
-        expected = shape_of(axes, config, f"{name!r}")
-        if array.shape != expected:
-            raise SpecError(
-                f"{name!r} of case {case.name} must have the shape {expected} of {' '.join(axes)!r}. "
-                f"Received: {array.shape}."
-            )
-    for name, array in arrays["weights"].items():
-        check_telling(name, array, case.name, shapes[name])
-    return Drawn(config, spec.axes(case), shapes, **arrays, cotangents=cotangents)
-
-
-def check_telling(name: str, weight: np.ndarray, case: str, axes: Axes) -> None:
-    """Refuse a weight that is constant or symmetric: a flipped or transposed one would be the same.
-
-    Raises:
-        SpecError: With the reason.
-    """
-    if weight.size < 2:
-        return
-    where = f"weight {name!r} of case {case}"
-    remedy = "Draw it at random, as normal() does."
-    if (weight == weight.flat[0]).all():
-        raise SpecError(f"{where} must not be constant: any permutation of it would pass. {remedy}")
-    for axis, label in enumerate(axes):
-        if weight.shape[axis] > 1 and np.array_equal(weight, np.flip(weight, axis)):
-            raise SpecError(f"{where} must not be symmetric along {label!r}: a flipped one would pass. {remedy}")
-    if weight.ndim == 2 and weight.shape[0] == weight.shape[1] and np.array_equal(weight, weight.T):
-        raise SpecError(f"{where} must not be symmetric: a transposed one would pass. {remedy}")
-
-
-def _axes(source: Source) -> Axes:
-    return parse(source.axes if isinstance(source, Draw) else source)
-
-
-def _draw(name: str, source: Source, rng: Rng, config: Mapping[str, Any], offsets: bool) -> np.ndarray:
-    axes = _axes(source)
-    shape = shape_of(axes, config, f"{name!r}")
-    if isinstance(source, Draw):
-        return np.asarray(source.make(rng, shape))
-    values = rng.normal(size=shape)
-    if offsets and "C" in axes:  # with equal means nothing that mixes channels could be seen
-        axis = axes.index("C")
-        values = values + rng.uniform(-2, 2, [n if i == axis else 1 for i, n in enumerate(shape)])
-    return values

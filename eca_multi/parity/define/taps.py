@@ -1,7 +1,7 @@
 """Taps: named values inside a layer, which the harness reads forwards and backwards.
 
 A layer or an adapter writes `gate = tap("gate", gate)`. Outside of the harness that returns the value unchanged. Within
-it, the framework's engine records the value, finds its gradient, and in the reference may put another in its place.
+it, the engine records the value and its gradient; the reference may put another value in its place.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def tap(name: str, value: T) -> T:
 
 @contextmanager
 def recording(recorder: Recorder | None) -> Iterator[None]:
-    """Send every `tap` within to `recorder`, which returns the value to go on with."""
+    """Within this context send every tapped value to `recorder`; the layer goes on with what `recorder` returns."""
     global _recorder
     before, _recorder = _recorder, recorder
     try:

@@ -14,5 +14,5 @@ ENGINES = {
 }
 REFERENCES = {
     "torch": "eca_multi.parity.budget.torch_reference:TorchReference",
-    "numpy": "eca_multi.parity.engines.numpy:NumpyReference",
+    "numpy": "eca_multi.parity.budget.numpy_reference:NumpyReference",
 }

@@ -2,9 +2,11 @@
 
 from typing import Any
 
-from eca_multi.parity.define.job import ONES, Job, Tensor, is_float
+from eca_multi.parity.define.job import Job, is_float
+from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from .base import Computed, Engine, Native, Unsupported
+from .weight_map import function_weights, match
 
 
 def backend_of(name: str) -> str:
@@ -33,8 +35,8 @@ class TensorFlowFunctions(Engine):
         def tensor(array: Any, dtype: str) -> Any:
             return tf.cast(tf.convert_to_tensor(array), dtype) if is_float(array) else tf.convert_to_tensor(array)
 
-        native = self.function_weights(job)
-        slots = self.match(job, native)
+        native = function_weights(self.adapter, job)
+        slots = match(self.adapter, job, native)
         weights: Native = {n: tensor(a, job.parameters) for n, a in native.items()}
         inputs: Native = {n: tensor(a, job.dtype) for n, a in self.native_inputs(job).items()}
         floats = {n: t for n, t in inputs.items() if t.dtype.is_floating}
@@ -43,12 +45,15 @@ class TensorFlowFunctions(Engine):
             outputs = self.named_outputs(job, self.adapter.build(job.settings())(inputs, weights))
         done = Computed(outputs, slots)
         heads = {n: t for n, t in outputs.items() if n in job.cotangents and t.dtype.is_floating}
-        for suffix in ("", ONES) if job.gradients else ():
-            given = [tf.ones_like(t) if suffix else tensor(job.cotangents[n], t.dtype.name) for n, t in heads.items()]
+        for cotangent in Cotangent if job.gradients else ():
+            given = [
+                tf.ones_like(t) if cotangent is Cotangent.ONES else tensor(job.cotangents[n], t.dtype.name)
+                for n, t in heads.items()
+            ]
             by_input, by_weight = tape.gradient(
                 list(heads.values()), [floats, weights], given, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
-            done.input_grads[suffix], done.weight_grads[suffix] = by_input, by_weight
+            done.input_grads[cotangent], done.weight_grads[cotangent] = by_input, by_weight
         return done
 
     def to_numpy(self, tensor: Any) -> Tensor:

@@ -13,34 +13,37 @@ import jax.numpy as jnp
 import numpy as np
 
 from eca_multi.parity.define.adapters import Adapter
-from eca_multi.parity.define.job import ONES, Job, Tensor
-from eca_multi.parity.define.optimizers import NativeOptimizer
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from .base import Computed, Engine, Native
+from .weight_map import function_weights, native_weights, slots_of
 
 Apply = Callable[[Native, Native, Native], tuple[Any, Native]]
 
 
 class JaxEngine(Engine):
     distributions: tuple[str, ...] = ("jax", "jaxlib")
+    probes = "jax"
+    optimizers = "optimizer_optax"
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__(adapter)
         self._programs: dict[object, tuple[Callable[..., Any], Mapping[str, Any]]] = {}
 
     def functional(self, job: Job) -> tuple[Apply, Mapping[str, Any]]:
-        """Return the pure function, and an array or a shape for each of its parameters and states."""
+        """Return the layer as a pure function, and an array or a shape for each parameter and state."""
         function = self.adapter.build(job.settings())
 
         def apply(weights: Native, state: Native, inputs: Native) -> tuple[Any, Native]:
             return function(inputs, {**weights, **state}), {}
 
-        return apply, self.function_weights(job)
+        return apply, function_weights(self.adapter, job)
 
     def compute(self, job: Job) -> Computed:
         program, native = self.program(job)
-        slots = self.slots(job, native)
-        arrays = {n: self.parameter(a, native[n], job) for n, a in self.native_weights(job, slots).items()}
+        slots = slots_of(self.adapter, job, native)
+        arrays = {n: self.parameter(a, native[n], job) for n, a in native_weights(job, slots).items()}
         self.check_loaded(job, slots, arrays)
         weights = {n: a for n, a in arrays.items() if slots[n].name in job.weights}
         state = {n: a for n, a in arrays.items() if slots[n].name in job.state}
@@ -51,14 +54,14 @@ class JaxEngine(Engine):
         outputs, new_state, taps, grads = program(weights, state, floats, others, cotangents)
         done = Computed(outputs, slots, {n: a for n, a in new_state.items() if n in slots}, taps=taps)
         if job.gradients:
-            done.weight_grads[""], done.input_grads[""], done.tap_grads = grads
+            done.weight_grads[Cotangent.DRAWN], done.input_grads[Cotangent.DRAWN], done.tap_grads = grads
             ones = {name: jnp.ones_like(cotangent) for name, cotangent in cotangents.items()}
             *_, again = program(weights, state, floats, others, ones)  # half as much to compile as both in one
-            done.weight_grads[ONES], done.input_grads[ONES], _ = again
+            done.weight_grads[Cotangent.ONES], done.input_grads[Cotangent.ONES], _ = again
         return done
 
     def program(self, job: Job) -> tuple[Callable[..., Any], Mapping[str, Any]]:
-        """Return, from the cache, what computes a job: an executable, as JAX code is run, whatever the check."""
+        """Return the executable of a job, from the cache: JAX code runs compiled, whatever the check."""
         key = (job.structure, job.gradients)
         if key not in self._programs:
             apply, native = self.functional(job)
@@ -111,12 +114,12 @@ class JaxEngine(Engine):
 
     def save_and_load(self, job: Job) -> Native:
         _, native = self.program(job)
-        slots = self.slots(job, native)
-        arrays = {n: self.parameter(a, native[n], job) for n, a in self.native_weights(job, slots).items()}
+        slots = slots_of(self.adapter, job, native)
+        arrays = {n: self.parameter(a, native[n], job) for n, a in native_weights(job, slots).items()}
         return self.reloaded(job, arrays)
 
     def reloaded(self, job: Job, arrays: Native) -> Native:
-        """NumPy's archive is what JAX has; it holds bfloat16 as bytes, so the dtype is given again."""
+        """Save to NumPy's archive, since JAX has no format of its own. The archive holds bfloat16 as bytes."""
         file = io.BytesIO()
         flat: dict[str, Any] = {name: np.atleast_1d(np.asarray(array)).view(np.uint8) for name, array in arrays.items()}
         np.savez(file, **flat)
@@ -124,26 +127,16 @@ class JaxEngine(Engine):
         with np.load(file) as archive:
             return {name: archive[name].view(array.dtype).reshape(array.shape) for name, array in arrays.items()}
 
-    def fingerprint(self) -> dict[str, Any]:
-        from eca_multi.parity.explain.fingerprints.jax import probe
-
-        return probe()
-
-    def optimizer(self, kind: str) -> NativeOptimizer:
-        from .optimizer_optax import optimizer
-
-        return optimizer(kind)
-
 
 def _cotangent(head: Any, given: Any) -> Any:
     if not jnp.issubdtype(head.dtype, jnp.floating):
         return np.zeros(head.shape, jax.dtypes.float0)
-    fits = given is not None and given.shape == head.shape  # a wrong shape is judged as such, not raised
+    fits = given is not None and given.shape == head.shape  # an output of a wrong shape gets a verdict, not an error
     return given.astype(head.dtype) if fits else jnp.ones_like(head)
 
 
 def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile ahead of time: what is called is the executable, so nothing can fall back to running op by op."""
+    """Compile ahead of time. Calling the executable cannot fall back to running operation by operation."""
     cache: list[Any] = []
 
     def call(*arguments: Any) -> Any:

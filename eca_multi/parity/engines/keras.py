@@ -14,9 +14,11 @@ from keras import ops
 from eca_multi._files.scratch import scratch_folder
 from eca_multi.parity.define.adapters import Adapter
 from eca_multi.parity.define.axes import SpecError
-from eca_multi.parity.define.job import Job, Tensor
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.tensor import Tensor
 
-from .base import Native, no_sublayer, tap_output
+from .base import Native
+from .sublayers import no_sublayer, tap_output
 
 
 def build(adapter: Adapter, job: Job, inputs: Native) -> Any:

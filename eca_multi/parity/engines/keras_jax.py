@@ -6,22 +6,24 @@ from typing import Any
 import keras
 
 from eca_multi.parity.define.job import Job
-from eca_multi.parity.define.optimizers import NativeOptimizer
 
 from . import keras as _keras
 from .base import Native
 from .jax import Apply, JaxEngine
+from .weight_map import check_trained, native_weights, slots_of
 
 
 class KerasEngine(JaxEngine):
     distributions = ("keras", "jax", "jaxlib")
+    probes = "keras"
+    optimizers = "optimizer_keras"
 
     def functional(self, job: Job) -> tuple[Apply, Mapping[str, Any]]:
         settings = job.settings()
         inputs = {name: self.array(array, job.dtype) for name, array in self.native_inputs(job).items()}
         layer = _keras.build(self.adapter, job, inputs)
         variables = _keras.variables(layer)
-        self.check_trained(job, self.slots(job, variables), _keras.trained(variables))
+        check_trained(self.adapter, job, slots_of(self.adapter, job, variables), _keras.trained(variables))
 
         def apply(weights: Native, state: Native, inputs: Native) -> tuple[Any, Native]:
             mapping = [(variables[name], value) for name, value in {**weights, **state}.items()]
@@ -39,17 +41,7 @@ class KerasEngine(JaxEngine):
         inputs = {name: self.array(array, job.dtype) for name, array in self.native_inputs(job).items()}
         layer = _keras.build(self.adapter, job, inputs)
         variables = _keras.variables(layer)
-        slots = self.slots(job, variables)
-        for name, array in self.native_weights(job, slots).items():
+        slots = slots_of(self.adapter, job, variables)
+        for name, array in native_weights(job, slots).items():
             variables[name].assign(array)
         return _keras.save_and_load(self.adapter, job, layer, inputs)
-
-    def fingerprint(self) -> dict[str, Any]:
-        from eca_multi.parity.explain.fingerprints.keras import probe
-
-        return probe()
-
-    def optimizer(self, kind: str) -> NativeOptimizer:
-        from .optimizer_keras import optimizer
-
-        return optimizer(kind)

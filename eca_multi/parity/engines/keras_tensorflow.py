@@ -6,15 +6,18 @@ from typing import Any
 import tensorflow as tf
 
 from eca_multi.parity.define.adapters import Adapter
-from eca_multi.parity.define.job import ONES, Job, Tensor, is_float
-from eca_multi.parity.define.optimizers import NativeOptimizer
+from eca_multi.parity.define.job import Job, is_float
+from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from . import keras as _keras
-from .base import Computed, Engine, Native, Slot
+from .base import Computed, Engine, Native
+from .weight_map import Slot, check_trained, native_weights, slots_of
 
 
 class KerasEngine(Engine):
     distributions = ("keras", "tensorflow")
+    probes = "keras"
+    optimizers = "optimizer_keras"
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__(adapter)
@@ -23,10 +26,10 @@ class KerasEngine(Engine):
 
     def compute(self, job: Job) -> Computed:
         layer, variables = self.layer(job)
-        slots = self.slots(job, variables)
+        slots = slots_of(self.adapter, job, variables)
         self.restore(job, slots, variables)
         self.check_loaded(job, slots, {name: variable.value for name, variable in variables.items()})
-        self.check_trained(job, slots, _keras.trained(variables))
+        check_trained(self.adapter, job, slots, _keras.trained(variables))
         weights = {n: v for n, v in variables.items() if n in slots and slots[n].name in job.weights}
         cotangents = {name: self.tensor(array, job.dtype) for name, array in self.native_cotangents(job).items()}
         run = self.program(job, layer, weights)
@@ -34,16 +37,16 @@ class KerasEngine(Engine):
         state = {n: tf.identity(variables[n].value) for n, slot in slots.items() if slot.name in job.state}
         done = Computed(returned, slots, state, taps=taps)
         if job.gradients:
-            done.input_grads[""], done.weight_grads[""], done.tap_grads = grads
+            done.input_grads[Cotangent.DRAWN], done.weight_grads[Cotangent.DRAWN], done.tap_grads = grads
             self.restore(job, slots, variables)
             ones = {name: tf.ones_like(cotangent) for name, cotangent in cotangents.items()}
             *_, again = run(self.tensors(job), ones)  # half as much to compile as both in one
-            done.input_grads[ONES], done.weight_grads[ONES], _ = again
+            done.input_grads[Cotangent.ONES], done.weight_grads[Cotangent.ONES], _ = again
         return done
 
     def restore(self, job: Job, slots: Mapping[str, Slot], variables: Native) -> None:
-        """Give the variables the job's values: a layer may have changed its state."""
-        for name, array in self.native_weights(job, slots).items():
+        """Assign the job's values to the variables, since a call may have changed a state."""
+        for name, array in native_weights(job, slots).items():
             variables[name].assign(array)
 
     def layer(self, job: Job) -> tuple[Any, dict[str, Any]]:
@@ -77,7 +80,7 @@ class KerasEngine(Engine):
                 return outputs, taps, ()
             heads = {n: t for n, t in outputs.items() if n in job.outputs and t.dtype.is_floating}
             given = [
-                # A wrong shape is judged as such, not raised.
+                # An output of a wrong shape gets a verdict, so differentiating it must not raise.
                 tf.cast(cotangents[n], t.dtype)
                 if n in cotangents and cotangents[n].shape == t.shape
                 else tf.ones_like(t)
@@ -102,19 +105,9 @@ class KerasEngine(Engine):
 
     def save_and_load(self, job: Job) -> Native:
         layer, variables = self.layer(job)
-        slots = self.slots(job, variables)
+        slots = slots_of(self.adapter, job, variables)
         self.restore(job, slots, variables)
         return _keras.save_and_load(self.adapter, job, layer, self.tensors(job))
-
-    def fingerprint(self) -> dict[str, Any]:
-        from eca_multi.parity.explain.fingerprints.keras import probe
-
-        return probe()
-
-    def optimizer(self, kind: str) -> NativeOptimizer:
-        from .optimizer_keras import optimizer
-
-        return optimizer(kind)
 
 
 def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,7 +3,6 @@
 from typing import Any
 
 from eca_multi.parity.define.job import Job
-from eca_multi.parity.define.optimizers import NativeOptimizer
 
 from . import keras as _keras
 from .base import Native
@@ -12,6 +11,8 @@ from .torch import TorchEngine
 
 class KerasEngine(TorchEngine):
     distributions = ("keras", "torch")
+    probes = "keras"
+    optimizers = "optimizer_keras"
 
     def built(self, job: Job) -> Any:
         return _keras.build(self.adapter, job, {name: t.detach() for name, t in self.tensors(job).items()})
@@ -27,13 +28,3 @@ class KerasEngine(TorchEngine):
     def save_and_load(self, job: Job) -> Native:
         layer, _, _ = self.load(job)
         return _keras.save_and_load(self.adapter, job, layer, {n: t.detach() for n, t in self.tensors(job).items()})
-
-    def fingerprint(self) -> dict[str, Any]:
-        from eca_multi.parity.explain.fingerprints.keras import probe
-
-        return probe()
-
-    def optimizer(self, kind: str) -> NativeOptimizer:
-        from .optimizer_keras import optimizer
-
-        return optimizer(kind)

@@ -10,8 +10,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from eca_multi.parity.define.job import Job
 
-from .base import Native, no_sublayer, tap_output
+from .base import Native
 from .jax import Apply, JaxEngine
+from .sublayers import no_sublayer, tap_output
 
 
 class LinenEngine(JaxEngine):

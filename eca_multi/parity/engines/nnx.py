@@ -6,14 +6,15 @@ from typing import Any
 from flax import nnx, serialization
 
 from eca_multi.parity.define.job import Job
-from eca_multi.parity.define.optimizers import NativeOptimizer
 
-from .base import Native, no_sublayer, tap_output
+from .base import Native
 from .jax import Apply, JaxEngine
+from .sublayers import no_sublayer, tap_output
 
 
 class NnxEngine(JaxEngine):
     distributions = ("flax", "jax", "jaxlib")
+    optimizers = "optimizer_nnx"
 
     def functional(self, job: Job) -> tuple[Apply, Mapping[str, Any]]:
         settings = job.settings()
@@ -62,11 +63,6 @@ class NnxEngine(JaxEngine):
     def reloaded(self, job: Job, arrays: Native) -> Native:
         data = serialization.to_bytes(arrays)
         return dict(serialization.from_bytes({name: array * 0 for name, array in arrays.items()}, data))
-
-    def optimizer(self, kind: str) -> NativeOptimizer:
-        from .optimizer_nnx import optimizer
-
-        return optimizer(kind)
 
 
 def _path(keys: tuple[Any, ...]) -> str:

@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch._dynamo.utils import counters
 
 from eca_multi.parity.define.adapters import Adapter
-from eca_multi.parity.define.job import ONES, Job, Tensor, is_float
-from eca_multi.parity.define.optimizers import NativeOptimizer
+from eca_multi.parity.define.job import Job, is_float
 from eca_multi.parity.define.runners import has_compiler
 from eca_multi.parity.define.taps import Recorder
+from eca_multi.parity.define.tensor import Cotangent, Tensor
 
-from .base import Computed, Engine, Native, Result, Slot, Unsupported, attempt, no_sublayer, tap_output
+from ._private_torch import counters
+from .base import Computed, Engine, Native, Result, Unsupported, attempt
+from .sublayers import no_sublayer, tap_output
+from .weight_map import Slot, check_trained, function_weights, native_weights, slots_of
 
 Call = tuple[Callable[..., Any], Any, dict[str, torch.Tensor], dict[str, Any]]
 Forward = Callable[[list[Call]], list[Any]]
@@ -54,6 +56,8 @@ class Function(torch.nn.Module):
 
 class TorchEngine(Engine):
     distributions: tuple[str, ...] = ("torch",)
+    probes = "torch"
+    optimizers = "optimizer_torch"
 
     def __init__(self, adapter: Adapter) -> None:
         super().__init__(adapter)
@@ -100,21 +104,21 @@ class TorchEngine(Engine):
         }
         middle = {name: tensor for name, tensor in taps.items() if tensor.requires_grad}
         sought = [*leaves.values(), *weights.values(), *middle.values()]
-        for suffix in ("", ONES):
-            cotangents = [self.cotangent(job, name, head, suffix) for name, head in heads.items()]
+        for cotangent in Cotangent:
+            cotangents = [self.cotangent(job, name, head, cotangent) for name, head in heads.items()]
             grads = gradients(list(heads.values()), sought, cotangents)
             ends = len(leaves), len(leaves) + len(weights)
-            done.input_grads[suffix] = dict(zip(leaves, grads[: ends[0]], strict=True))
-            done.weight_grads[suffix] = dict(zip(weights, grads[ends[0] : ends[1]], strict=True))
-            if not suffix:
+            done.input_grads[cotangent] = dict(zip(leaves, grads[: ends[0]], strict=True))
+            done.weight_grads[cotangent] = dict(zip(weights, grads[ends[0] : ends[1]], strict=True))
+            if cotangent is Cotangent.DRAWN:
                 done.tap_grads = dict(zip(middle, grads[ends[1] :], strict=True))
         return done
 
-    def cotangent(self, job: Job, name: str, head: torch.Tensor, suffix: str) -> torch.Tensor:
-        if suffix or name not in job.cotangents:
+    def cotangent(self, job: Job, name: str, head: torch.Tensor, kind: Cotangent) -> torch.Tensor:
+        if kind is Cotangent.ONES or name not in job.cotangents:
             return torch.ones_like(head)
         given = _tensor(self.to_layout(job, name)(job.cotangents[name]))
-        # A wrong shape is judged as such, not raised.
+        # An output of a wrong shape gets a verdict, so differentiating it must not raise.
         return given.to(head.dtype) if given.shape == head.shape else torch.ones_like(head)
 
     def load(self, job: Job) -> tuple[torch.nn.Module, dict[str, Slot], Native]:
@@ -124,19 +128,19 @@ class TorchEngine(Engine):
             self._layers[key] = self.built(job)
         layer = self._layers[key]
         native = self.parameters(layer)
-        slots = self.slots(job, native)
+        slots = slots_of(self.adapter, job, native)
         with torch.no_grad():
-            for name, array in self.native_weights(job, slots).items():
+            for name, array in native_weights(job, slots).items():
                 native[name].copy_(_tensor(array))
         self.check_loaded(job, slots, native)
-        self.check_trained(job, slots, [name for name, tensor in native.items() if tensor.requires_grad])
+        check_trained(self.adapter, job, slots, [name for name, tensor in native.items() if tensor.requires_grad])
         return layer, slots, native
 
     def built(self, job: Job) -> torch.nn.Module:
         settings = job.settings()
         layer = self.adapter.build(settings)
         if not isinstance(layer, torch.nn.Module):
-            layer = Function(layer, self.function_weights(job), job.state)
+            layer = Function(layer, function_weights(self.adapter, job), job.state)
         layer = layer.to(getattr(torch, job.parameters)).train(bool(settings.get("training", False)))
         for name, path in self.adapter.taps.items():
             if name in job.taps:
@@ -152,7 +156,7 @@ class TorchEngine(Engine):
         return parameters(layer)
 
     def recorder(self, job: Job, taps: Native) -> Recorder | None:
-        """Keep each tap's tensor: autograd can differentiate with respect to it."""
+        """Keep each tap's tensor, so that autograd can differentiate with respect to the tensor."""
 
         def record(name: str, value: torch.Tensor) -> torch.Tensor:
             taps[name] = value
@@ -186,16 +190,6 @@ class TorchEngine(Engine):
         fresh = self.built(job)
         fresh.load_state_dict(torch.load(file, weights_only=True))
         return self.parameters(fresh)
-
-    def fingerprint(self) -> dict[str, Any]:
-        from eca_multi.parity.explain.fingerprints.torch import probe
-
-        return probe()
-
-    def optimizer(self, kind: str) -> NativeOptimizer:
-        from .optimizer_torch import optimizer
-
-        return optimizer(kind)
 
     def evaluate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         """Run eager jobs one by one, and compile all structurally different jobs of a dtype as one graph.
@@ -233,7 +227,7 @@ class TorchEngine(Engine):
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
-    """A copy: a function may write into what it is given."""
+    """Copy an array, since a function may write into its arguments."""
     return torch.from_numpy(np.array(array, order="C"))
 
 
@@ -261,7 +255,7 @@ def _compiled() -> Forward:
     if not has_compiler():
         raise Unsupported("torch.compile needs a C++ compiler, and none was found; install g++ or set CXX")
     counters.clear()
-    torch.compiler.reset()  # else the limit of graphs per function would be reached, and the rest run eagerly
+    torch.compiler.reset()  # torch runs a function eagerly after a number of graphs; a reset starts the count anew
     return torch.compile(forward, fullgraph=True, dynamic=False)
 
 

@@ -1,15 +1,15 @@
-"""Ending what a worker started, however it was started: by a mark in the environment, which every descendant inherits.
+"""Ending every process that a worker started, by a mark in the environment that each descendant inherits.
 
 A process group is not enough: `setsid` leaves it. On Linux /proc shows the environment with which each process began;
-elsewhere, and for a descendant that was given another environment, the group is all that ends with a worker.
+elsewhere, and for a descendant with another environment, only the group ends with the worker.
 """
 
 import os
 import signal
 from pathlib import Path
 
-MARK = "ECA_MULTI_WORKER"  # names a worker of this machine, and no other's
-_ROUNDS = 5  # a descendant may start another one while it is looked for
+MARK = "ECA_MULTI_WORKER"  # its value names one worker of this machine
+_ROUNDS = 5  # a descendant may start another one during a round
 
 
 def end_marked(mark: str) -> None:
@@ -31,11 +31,11 @@ def _end(folder: Path, wanted: bytes) -> bool:
     try:
         if folder.stat().st_uid != os.geteuid():
             return False
-        handle = os.pidfd_open(number)  # before the look: if its number goes to another process, that is not hit
+        handle = os.pidfd_open(number)  # opened first: if the number goes to another process, the handle does not
         if wanted not in (folder / "environ").read_bytes().split(b"\0") or _is_zombie(folder):
             return False
         signal.pidfd_send_signal(handle, signal.SIGKILL)
-    except OSError:  # it has ended meanwhile, or is not ours to see
+    except OSError:  # the process has ended, or belongs to another user
         return False
     finally:
         if handle >= 0:
@@ -44,5 +44,5 @@ def _end(folder: Path, wanted: bytes) -> bool:
 
 
 def _is_zombie(folder: Path) -> bool:
-    """Whether a process has ended, and its parent has not asked how."""
+    """Whether a process has ended and its parent has not read its status yet."""
     return (folder / "stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"

@@ -1,16 +1,19 @@
-"""What a worker may say, and nothing else: from a line of its pipe to a message with a type, or to a fault.
+"""What the harness and a worker say to each other: dataclasses here, a line of JSON on the pipe between them.
 
-A worker runs code that is not ours, so that nothing it writes is taken as it comes: kinds, names and numbers are
-checked, texts are made printable and short. Where the tensors of an answer lie is known from the question.
+A worker runs code that is not ours. So `parse` checks the kinds, names and numbers of whatever a worker writes, and
+makes texts printable and short. Tensors travel in files, at the paths that the request names.
 """
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from eca_multi._printable import printable
+from eca_multi.parity.define.job import Job, pack_job, unpack_job
 
 LONGEST = 4 << 20  # bytes of a line: the names of a large network's tensors for each of some 30 mutants are about 1 MiB
 TEXT = 4096  # characters of any text that is kept
@@ -19,9 +22,41 @@ KINDS = ("analytic", "stochastic", "manual", "")  # of budget; "" for what is no
 _SHOWN = 200  # characters of a wrong message that are shown
 
 
+class Do(StrEnum):
+    """What a worker can be asked for."""
+
+    EVALUATE = "evaluate"
+    ROUNDTRIP = "roundtrip"  # save and load
+    TRAIN = "train"
+    SOLVE = "solve"  # evaluate in the reference: values, each with its error
+    SOLVE_TRAINING = "solve_training"  # train in the reference
+    POWER = "power"  # every mutant's evaluation
+    FINGERPRINT = "fingerprint"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing for a worker to do.
+
+    Attributes:
+        id: The answer repeats it.
+        do: What to do.
+        check: The check that it is for, which the adapter may refuse.
+        job: What to do it with; its arrays lie in the file `inputs`. A fingerprint needs none.
+        out: The file for the tensors of the answer.
+    """
+
+    id: int
+    do: Do
+    check: str = ""
+    job: Job | None = None
+    inputs: Path = Path()
+    out: Path = Path()
+
+
 @dataclass(frozen=True)
 class Greeting:
-    """The first message: who is there. `cannot` maps a check or dtype to the reason why the adapter has none."""
+    """A worker's first message: who is there. `cannot` maps a check or dtype to the reason why the adapter has none."""
 
     versions: Mapping[str, str]
     budget: str = ""
@@ -37,7 +72,7 @@ class WrongAdapter:
 
 @dataclass(frozen=True)
 class Computed:
-    """The tensors that were asked for lie in their file; `dtypes` says in which dtype each was computed."""
+    """The tensors lie in the request's file; `dtypes` says in which dtype each was computed, by its name there."""
 
     id: int
     dtypes: Mapping[str, str]
@@ -55,7 +90,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Refused:
-    """The adapter cannot do this, and says why."""
+    """The adapter cannot do this; the reason says why."""
 
     id: int
     reason: str
@@ -71,7 +106,7 @@ class Raised:
 
 @dataclass(frozen=True)
 class Unwritten:
-    """There is a result, and no room for it."""
+    """The result could not be written: the disk is full, say."""
 
     id: int
     reason: str
@@ -79,7 +114,7 @@ class Unwritten:
 
 @dataclass(frozen=True)
 class Done:
-    """A list of requests has its answers."""
+    """All requests of a list have their answers."""
 
 
 Answer: TypeAlias = Computed | Measured | Refused | Raised | Unwritten
@@ -87,11 +122,11 @@ Said: TypeAlias = Greeting | WrongAdapter | Answer | Done
 
 
 class Malformed(ValueError):
-    """A worker wrote what is no message of ours, or a file that does not hold what was asked for."""
+    """A worker wrote a line that is no message, or a file that does not hold the tensors of its message."""
 
 
 def bounded(text: object, most: int = TEXT) -> str:
-    """Return a text that can be shown: every character seen, and of a long one the beginning and the end."""
+    """Return a text that can be shown: every character is visible, and of a long text beginning and end are kept."""
     whole = str(text)
     if len(whole) > most:
         head = most // 4
@@ -99,17 +134,56 @@ def bounded(text: object, most: int = TEXT) -> str:
     return printable(whole, lines=True)
 
 
+def encode_requests(requests: Sequence[Request] | None) -> str:
+    """Return the line that asks for a list of requests; None asks the worker to end."""
+    if requests is None:
+        return "null"
+    return json.dumps(
+        [
+            {
+                **vars(request),
+                "job": request.job and pack_job(request.job)[0],
+                "inputs": str(request.inputs),
+                "out": str(request.out),
+            }
+            for request in requests
+        ]
+    )
+
+
+def parse_requests(line: str) -> list[Request] | None:
+    """Return the requests of a line, each job without its arrays."""
+    asked = json.loads(line)
+    return asked and [
+        Request(
+            plain["id"],
+            Do(plain["do"]),
+            plain["check"],
+            plain["job"] and unpack_job(plain["job"]),
+            Path(plain["inputs"]),
+            Path(plain["out"]),
+        )
+        for plain in asked
+    ]
+
+
+def encode(said: Said) -> str:
+    """Return the line of a message."""
+    names = _WIRE_NAMES.get(type(said), {})
+    return json.dumps({"done": True} if isinstance(said, Done) else {names.get(k, k): v for k, v in vars(said).items()})
+
+
 def parse(line: bytes, *, greeted: bool, asked: bool, open_ids: Collection[int]) -> Said:
-    """Return what a line says.
+    """Return the message of a line.
 
     Args:
         line: From the worker's pipe.
-        greeted: Whether the worker has said who it is, which comes first and once.
-        asked: Whether it has a list of requests that is not done.
-        open_ids: Those of them that it has not answered.
+        greeted: Whether the worker has sent its greeting, which comes first and once.
+        asked: Whether the worker has a list of requests that is not done.
+        open_ids: The requests of that list that have no answer yet.
 
     Raises:
-        Malformed: Saying what is wrong with it.
+        Malformed: Saying what is wrong with the line.
     """
     try:
         content = json.loads(line)
@@ -144,20 +218,20 @@ def _computed(content: Mapping[str, Any]) -> Computed:
         raise Malformed(f"not_applicable must be a list of texts. Received: {_shown(left_out)}.")
     if not isinstance(dtypes, dict) or not all(isinstance(dtype, str) for dtype in dtypes.values()):
         raise Malformed(f"dtypes must map names to names. Received: {_shown(dtypes)}.")
-    kinds = {name: bounded(dtype, _SHOWN) for name, dtype in dtypes.items()}  # by the names that the file has
+    shown = {name: bounded(dtype, _SHOWN) for name, dtype in dtypes.items()}  # names as in the file, else none is found
     note = _text(content, "note") if "note" in content else ""
-    return Computed(content["id"], kinds, tuple(bounded(name, _SHOWN) for name in left_out), note)
+    return Computed(content["id"], shown, tuple(bounded(name, _SHOWN) for name in left_out), note)
 
 
 def _measured(content: Mapping[str, Any]) -> Measured:
-    found = _table(content, "fingerprint")
-    if wrong := next((value for value in found.values() if not isinstance(value, str | int | float)), None):
+    facts = _table(content, "fingerprint")
+    if wrong := next((value for value in facts.values() if not isinstance(value, str | int | float)), None):
         raise Malformed(f"a fingerprint must hold texts and numbers. Received: {_shown(wrong)}.")
-    return Measured(content["id"], {name: _fact(value) for name, value in found.items()})
+    return Measured(content["id"], {name: _fact(value) for name, value in facts.items()})
 
 
 def _fact(value: str | int | float) -> str | int | float:
-    """A number as it is, if JSON can hold it and a line show it; all else as text."""
+    """Keep a number that JSON can hold and a line can show; turn all else into text."""
     is_plain = math.isfinite(value) if isinstance(value, float) else isinstance(value, int) and abs(value) < 2**63
     return value if is_plain else bounded(value, _SHOWN)
 
@@ -169,21 +243,21 @@ def _text(content: Mapping[str, Any], name: str) -> str:
 
 
 def _texts(content: Mapping[str, Any], name: str) -> dict[str, str]:
-    found = _table(content, name)
-    if not all(isinstance(value, str) for value in found.values()):
-        raise Malformed(f"{name} must hold texts. Received: {_shown(found)}.")
-    return {key: bounded(value) for key, value in found.items()}
+    table = _table(content, name)
+    if not all(isinstance(value, str) for value in table.values()):
+        raise Malformed(f"{name} must hold texts. Received: {_shown(table)}.")
+    return {key: bounded(value) for key, value in table.items()}
 
 
 def _table(content: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = content[name]
-    if not isinstance(found, dict) or len(found) > ENTRIES:
-        raise Malformed(f"{name} must be an object of at most {ENTRIES} entries. Received: {_shown(found)}.")
-    return {bounded(key, _SHOWN): value for key, value in found.items()}
+    table = content[name]
+    if not isinstance(table, dict) or len(table) > ENTRIES:
+        raise Malformed(f"{name} must be an object of at most {ENTRIES} entries. Received: {_shown(table)}.")
+    return {bounded(key, _SHOWN): value for key, value in table.items()}
 
 
 def _shown(thing: object) -> str:
-    """A piece of what is wrong: of a line, not more of it than is needed."""
+    """Show the beginning of a line or value."""
     text = thing[: 4 * _SHOWN].decode(errors="replace").strip() if isinstance(thing, bytes) else _short_repr(thing)
     return printable(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
@@ -194,6 +268,13 @@ def _short_repr(thing: object) -> str:
     return f"a {type(thing).__name__} of {len(thing)}" if isinstance(thing, list | dict) else type(thing).__name__
 
 
+# A message is told by the field that no other has; these fields have another name on the pipe.
+_WIRE_NAMES: Mapping[type, Mapping[str, str]] = {
+    WrongAdapter: {"reason": "wrong"},
+    Refused: {"reason": "unsupported"},
+    Raised: {"text": "error"},
+    Unwritten: {"reason": "unwritten"},
+}
 _ANSWERS = ("dtypes", "fingerprint", "unsupported", "error", "unwritten")
 _MAKERS: dict[str, Callable[[Mapping[str, Any]], Said]] = {
     "versions": _greeting,

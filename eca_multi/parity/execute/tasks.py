@@ -3,31 +3,21 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from eca_multi.parity.define.axes import SpecError
-from eca_multi.parity.define.dtypes import DTYPES, quantise
+from eca_multi.parity.define.checks import BASE
+from eca_multi.parity.define.draw import Drawn, draw
+from eca_multi.parity.define.dtypes import quantise
 from eca_multi.parity.define.job import Arrays, Job, is_float
-from eca_multi.parity.define.spec import Case, Drawn, Rng, Spec, Training, draw
+from eca_multi.parity.define.sources import Rng
+from eca_multi.parity.define.spec import Case, Spec, Training
 
-# In the order in which reports show them; what each compares is in docs/parity.md.
-CHECKS = (
-    "forward",
-    "input_grad",
-    "weight_grad",
-    "compiled",
-    "mixed",
-    "roundtrip",
-    "trajectory",
-    "determinism",
-    "nonfinite",
-    "taps",
-    "power",
-)
-DEFAULT_CHECKS = ("forward", "input_grad", "weight_grad", "compiled")
-BASE = ("forward", "input_grad", "weight_grad")  # what one evaluation of a runner gives
+from .messages import Do
+
+Key: TypeAlias = tuple[str, str, str]  # case, dtype, and the check where it has data of its own
 NONFINITE = {"nan": np.nan, "inf": np.inf}
 
 
@@ -36,22 +26,22 @@ class Task:
     """One thing for every runner to do. `oracle` names the solution that judges it, which tasks may share."""
 
     check: str
-    do: str  # evaluate, roundtrip or train
+    do: Do  # evaluate, roundtrip or train
     case: str
     job: Job
-    oracle: tuple[str, str, str] | None
+    oracle: Key | None
 
     @property
-    def key(self) -> tuple[str, str, str]:
+    def key(self) -> Key:
         return self.case, self.job.dtype, self.check
 
 
 def tasks(
     spec: Spec, cases: Sequence[Case], dtypes: Sequence[str], checks: Sequence[str], *, native: bool = False
 ) -> list[Task]:
-    """Return all that a runner is asked, in the order of dtypes, cases and checks.
+    """Return all tasks of a run in the order of dtypes, cases and checks.
 
-    `native` has frameworks train with their own optimizers.
+    With `native`, frameworks train with their own optimizers.
 
     Raises:
         SpecError: If the data of a case cannot be right.
@@ -71,7 +61,7 @@ def tasks(
 
 
 def _check_config(case: Case, config: Mapping[str, Any]) -> None:
-    """Refuse settings that cannot be handed to a worker."""
+    """Refuse settings that JSON cannot hold: they could not reach a worker."""
     for name, value in config.items():
         try:
             json.dumps(value)
@@ -85,25 +75,25 @@ def _check_config(case: Case, config: Mapping[str, Any]) -> None:
 def _case_tasks(spec: Spec, case: Case, drawn: Drawn, dtype: str, checks: Sequence[str], native: bool) -> list[Task]:
     job = base_job(spec, case, drawn, dtype)
     key = (case.name, dtype, "")
-    found = []
+    tasks = []
     if set(checks) & {*BASE, "determinism", "power"}:
         base = replace(job, twice="determinism" in checks, gradients=_needs_gradients(checks))
-        found.append(Task("", "evaluate", case.name, base, key))
+        tasks.append(Task("", Do.EVALUATE, case.name, base, key))
     if "compiled" in checks:
-        found.append(Task("compiled", "evaluate", case.name, replace(job, compiled=True), key))
+        tasks.append(Task("compiled", Do.EVALUATE, case.name, replace(job, compiled=True), key))
     if "taps" in checks and spec.taps:
         tapped = replace(job, taps=tuple(spec.taps))
-        found.append(Task("taps", "evaluate", case.name, tapped, (case.name, dtype, "taps")))
+        tasks.append(Task("taps", Do.EVALUATE, case.name, tapped, (case.name, dtype, "taps")))
     if "mixed" in checks and dtype != "float32":
         mixed = replace(base_job(spec, case, drawn, dtype, "float32"), param_dtype="float32")
-        found.append(Task("mixed", "evaluate", case.name, mixed, (case.name, dtype, "mixed")))
+        tasks.append(Task("mixed", Do.EVALUATE, case.name, mixed, (case.name, dtype, "mixed")))
     if "roundtrip" in checks and job.weights:
-        found.append(Task("roundtrip", "roundtrip", case.name, job, None))
+        tasks.append(Task("roundtrip", Do.ROUNDTRIP, case.name, job, None))
     trained = spec.training.cases if spec.training else None
     if "trajectory" in checks and job.weights and (trained is None or case.name in trained):
         training = training_job(spec, case, drawn, dtype, native)
-        found.append(Task("trajectory", "train", case.name, training, (case.name, dtype, "trajectory")))
-    return found
+        tasks.append(Task("trajectory", Do.TRAIN, case.name, training, (case.name, dtype, "trajectory")))
+    return tasks
 
 
 def _needs_gradients(checks: Sequence[str]) -> bool:
@@ -111,7 +101,7 @@ def _needs_gradients(checks: Sequence[str]) -> bool:
 
 
 def _nonfinite(spec: Spec, case: Case, drawn: Drawn, dtype: str) -> list[Task]:
-    """One element of the first float input that is NaN, or infinite."""
+    """Set one element of the first float input to NaN, and to infinity."""
     job = base_job(spec, case, drawn, dtype)
     name = next((name for name, array in job.inputs.items() if is_float(array) and array.size), None)
     found: list[Task] = []
@@ -121,7 +111,7 @@ def _nonfinite(spec: Spec, case: Case, drawn: Drawn, dtype: str) -> list[Task]:
         array = job.inputs[name].copy()
         array.flat[array.size // 3] = value
         spoilt = replace(job, case=f"{case.name}+{label}", inputs={**job.inputs, name: array}, gradients=False)
-        found.append(Task("nonfinite", "evaluate", spoilt.case, spoilt, (spoilt.case, dtype, "")))
+        found.append(Task("nonfinite", Do.EVALUATE, spoilt.case, spoilt, (spoilt.case, dtype, "")))
     return found
 
 
@@ -160,11 +150,11 @@ def training_job(spec: Spec, case: Case, drawn: Drawn, dtype: str, native: bool 
     training = spec.training or Training()
     job = base_job(spec, case, drawn, dtype)
     rng: Rng = np.random.default_rng(list(f"{case.name}:batches".encode()))
-    given = dict(training.batches(rng, drawn.config, training.steps)) if training.batches else {}
+    own = dict(training.batches(rng, drawn.config, training.steps)) if training.batches else {}
     batches = {}
     for name, array in job.inputs.items():
-        if name in given:
-            batches[name] = given[name]
+        if name in own:
+            batches[name] = own[name]
         elif is_float(array):  # the same data in another order along the batch, and noise
             batches[name] = array + rng.normal(size=(training.steps, *array.shape))
         else:
@@ -183,17 +173,3 @@ def training_job(spec: Spec, case: Case, drawn: Drawn, dtype: str, native: bool 
     return replace(
         job, inputs=inputs, batches=rounded(batches, dtype), training=settings, cotangents=cotangents, gradients=True
     )
-
-
-def check_names(what: str, names: Sequence[str] | str | None, known: Sequence[str]) -> list[str]:
-    """Return the chosen names in the order of the known ones; None takes all."""
-    from eca_multi.parity.define.runners import UsageError
-
-    names = [names] if isinstance(names, str) else names
-    for name in names or ():
-        if name not in known:
-            raise UsageError(f"{what} must be one of {', '.join(known)}. Received: {name!r}.")
-    return [name for name in known if names is None or name in names]
-
-
-__all__ = ["BASE", "CHECKS", "DEFAULT_CHECKS", "DTYPES", "Task", "check_names", "tasks"]

@@ -1,68 +1,78 @@
 """A worker: one process, one adapter. `python -m eca_multi.parity.execute.worker runner|reference module:Class`.
 
-It reads lines of JSON from standard input, each a list of requests, and writes a line for each result and one when a
-list is done (messages.py has all of them); null ends it. Frameworks print to standard output as they like, so the
-answers go out through a copy of it made before any framework is imported.
+It reads lines from standard input, each a list of requests, and writes a line for each answer and one when a list is
+done (messages.py has all of them). Frameworks print to standard output as they like, so the answers go out through a
+copy of it made before any framework is imported.
 """
 
-import json
 import os
 import queue
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from eca_multi.checkpoints.safetensors import read_safetensors
-from eca_multi.parity.define.adapters import unsupported
+from eca_multi.parity.define.adapters import Adapter, NumpyAdapter, unsupported
 from eca_multi.parity.define.axes import SpecError
-from eca_multi.parity.define.job import Job, Outputs, unpack_job
+from eca_multi.parity.define.job import Job, with_arrays
 from eca_multi.parity.define.loading import load_object
+from eca_multi.parity.define.tensor import Outputs, Solution, Tensor
 from eca_multi.parity.engines import ENGINES, REFERENCES
 from eca_multi.parity.engines.base import Unsupported
 
 from .descendants import MARK, end_marked
-from .messages import bounded
-from .results import write_arrays
+from .messages import (
+    Answer,
+    Computed,
+    Do,
+    Done,
+    Greeting,
+    Measured,
+    Raised,
+    Refused,
+    Request,
+    Said,
+    Unwritten,
+    WrongAdapter,
+    bounded,
+    encode,
+    parse_requests,
+)
+from .results import ERRORS, VALUES, write
+from .training import solve_training, train
 
-Send = Callable[[dict[str, Any]], None]
-Request = dict[str, Any]
+Send = Callable[[Said], object]
 
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
-    def send(message: dict[str, Any]) -> None:
-        answers.write(json.dumps(message) + "\n")
+    def send(message: Said) -> None:
+        answers.write(encode(message) + "\n")
 
-    # Before the engine, whose import may take long or hang: nobody has to wait until what is asked is read.
+    # Read before the engine is imported, which may take long or hang: the harness never waits to be read.
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     try:
         engine = make_engine(sys.argv[1], sys.argv[2])
     except SpecError as error:
-        send({"wrong": bounded(error)})
+        send(WrongAdapter(bounded(error)))
         sys.exit(str(error))  # one line on standard error is what the harness shows
-    send(
-        {
-            "versions": engine.versions(),
-            "budget": getattr(engine, "kind", ""),
-            "cannot": dict(engine.adapter.unsupported),
-        }
-    )
-    while (requests := json.loads(lines.get())) is not None:
+    send(Greeting(engine.versions(), getattr(engine, "kind", ""), dict(engine.adapter.unsupported)))
+    while (requests := parse_requests(lines.get())) is not None:
         answer_all(engine, requests, send)
-        send({"done": True})
+        send(Done())
 
 
 def _read(lines: "queue.Queue[str]") -> None:
-    """Pass lines on. Standard input closes when the harness is gone, however it went; then all here ends."""
+    """Pass lines on. When standard input closes, the harness has ended: end this process and all that it started."""
     rest = b""
     while data := os.read(0, 65536):  # not sys.stdin: its lock would be held when the interpreter ends
         *whole, rest = (rest + data).split(b"\n")
@@ -79,113 +89,116 @@ def make_engine(role: str, source: str) -> Any:
     Raises:
         SpecError: If there is no such adapter, or none that can do what it is for.
     """
-    from eca_multi.parity.define.adapters import Adapter, NumpyAdapter
-
-    found = load_object(source)
-    if not isinstance(found, type) and callable(found) and role == "reference":
-        function = found
-        found = type("Function", (NumpyAdapter,), {"build": lambda self, config: function})
-    if not (isinstance(found, type) and issubclass(found, Adapter)):
-        raise SpecError(f"{source} must be an adapter. Received: {found!r}. Subclass TorchAdapter or another one.")
-    if found.build is Adapter.build and getattr(found, "solve", None) is None:
+    adapter = load_object(source)
+    if not isinstance(adapter, type) and callable(adapter) and role == "reference":
+        function = adapter
+        adapter = type("Function", (NumpyAdapter,), {"build": lambda self, config: function})
+    if not (isinstance(adapter, type) and issubclass(adapter, Adapter)):
+        raise SpecError(f"{source} must be an adapter. Received: {adapter!r}. Subclass TorchAdapter or another one.")
+    if adapter.build is Adapter.build and getattr(adapter, "solve", None) is None:
         raise SpecError(f"{source} must have build(config), which returns the layer. It has none.")
     table = REFERENCES if role == "reference" else ENGINES
-    if found.engine not in table:
+    if adapter.engine not in table:
         raise SpecError(f"{source} must be a {' or '.join(sorted(table))} adapter to be the reference.")
-    module, _, name = table[found.engine].partition(":")
-    return getattr(import_module(module), name)(found())
+    module, _, name = table[adapter.engine].partition(":")
+    return getattr(import_module(module), name)(adapter())
 
 
 def answer_all(engine: Any, requests: Sequence[Request], send: Send) -> None:
     """Do all requests of a list: the evaluations together, since a compiler may take many as one."""
-    requests = [request for request in requests if not _refused(engine, request, send)]
-    evaluations = [request for request in requests if request["do"] == "evaluate"]
+    evaluations: list[Request] = []
+    others: list[Request] = []
+    for request in requests:
+        reason = unsupported(engine.adapter.unsupported, request.check, request.job.dtype if request.job else "")
+        if reason:
+            send(Refused(request.id, bounded(reason)))
+        else:
+            (evaluations if request.do is Do.EVALUATE else others).append(request)
     jobs = [_job(request) for request in evaluations]
     for number, result in engine.evaluate_all(jobs) if jobs else ():
-        _answer(send, evaluations[number], result)
-    for request in requests:
-        if request["do"] != "evaluate":
-            try:
-                result = _DO[request["do"]](engine, request)
-            except Exception as error:
-                result = error
-            _answer(send, request, result)
-
-
-def _refused(engine: Any, request: Request, send: Send) -> bool:
-    dtype = request.get("job", {}).get("dtype", "")
-    reason = unsupported(engine.adapter.unsupported, request.get("check", ""), dtype)
-    if reason:
-        send({"id": request["id"], "unsupported": bounded(reason)})
-    return bool(reason)
+        request = evaluations[number]
+        send(_fault(request, result) if isinstance(result, Exception) else _computed(request, {"": result}))
+    for request in others:
+        try:
+            answer = _DO[request.do](engine, request)
+        except Exception as error:
+            answer = _fault(request, error)
+        send(answer)
 
 
 def _job(request: Request) -> Job:
-    return unpack_job(request["job"], read_safetensors(request["inputs"])[0])
+    if request.job is None:
+        raise ValueError(f"a request to {request.do} must have a job. Received: none.")
+    return with_arrays(request.job, read_safetensors(request.inputs)[0])
 
 
-def _solve(engine: Any, request: Request) -> Any:
-    from eca_multi.parity.budget.noisy_array import whole_or_float64
-    from eca_multi.parity.define.job import Tensor
-
-    solved = engine.solve(_job(request))
-    values = {name: whole_or_float64(value) for name, (value, _) in solved.items()}
-    results = {name: Tensor(value, value.dtype.name) for name, value in values.items()}
-    errors = {f"{name}@error": Tensor(np.asarray(error, np.float64), "float64") for name, (_, error) in solved.items()}
-    return {**results, **errors}
+def _fingerprint(engine: Any, request: Request) -> Answer:
+    """Measure by name: the probes stand above this module, beside what explains them."""
+    probes = import_module("eca_multi.parity.explain.fingerprints")
+    return Measured(request.id, probes.measure(engine.probes))
 
 
-def _train(engine: Any, request: Request) -> Any:
-    from eca_multi.parity.judge.trajectories import reference_run, runner_run
-
-    job, is_reference = _job(request), hasattr(engine, "solve")
-    found: dict[str, Any] = dict((reference_run if is_reference else runner_run)(engine, job))
-    settings = job.training or {}
-    if settings.get("native") and not is_reference:
-        found["note"] = engine.optimizer(settings["optimizer"]).note
-    return found
+def _roundtrip(engine: Any, request: Request) -> Answer:
+    return _computed(request, {"": engine.roundtrip(_job(request))})
 
 
-def _power(engine: Any, request: Request) -> Any:
-    """Every mutant's results, under names that start with the mutant's."""
+def _solve(engine: Any, request: Request) -> Answer:
+    return _solved(request, engine.solve(_job(request)))
+
+
+def _solve_training(engine: Any, request: Request) -> Answer:
+    return _solved(request, solve_training(engine, _job(request)))
+
+
+def _train(engine: Any, request: Request) -> Answer:
+    outputs, note = train(engine, _job(request))
+    return _computed(request, {"": outputs}, note=note)
+
+
+def _power(engine: Any, request: Request) -> Answer:
     mutants = import_module("eca_multi.parity.mutants.layer").mutants
-    found = dict(mutants(engine, _job(request)))
-    results = {f"{mutant}|{name}": t for mutant, outputs in found.items() for name, t in (outputs or {}).items()}
-    return {**results, "not_applicable": [mutant for mutant, outputs in found.items() if outputs is None]}
+    by_mutant: dict[str, Outputs | None] = dict(mutants(engine, _job(request)))
+    not_applicable = tuple(mutant for mutant, outputs in by_mutant.items() if outputs is None)
+    return _computed(
+        request,
+        {mutant: outputs for mutant, outputs in by_mutant.items() if outputs is not None},
+        not_applicable=not_applicable,
+    )
 
 
-_DO: dict[str, Callable[[Any, Request], Any]] = {
-    "solve": _solve,
-    "train": _train,
-    "power": _power,
-    "roundtrip": lambda engine, request: engine.roundtrip(_job(request)),
-    "fingerprint": lambda engine, request: {"fingerprint": engine.fingerprint()},
+_DO: Mapping[Do, Callable[[Any, Request], Answer]] = {
+    Do.SOLVE: _solve,
+    Do.TRAIN: _train,
+    Do.SOLVE_TRAINING: _solve_training,
+    Do.POWER: _power,
+    Do.ROUNDTRIP: _roundtrip,
+    Do.FINGERPRINT: _fingerprint,
 }
 
 
-_BESIDE = {"power": "not_applicable", "train": "note"}  # what comes with the tensors, and is none
+def _solved(request: Request, solution: Solution) -> Answer:
+    values = {quantity: np.asarray(value) for quantity, (value, _) in solution.items()}
+    values = {q: value if value.dtype.kind in "biu" else value.astype(np.float64) for q, value in values.items()}
+    errors = {quantity: np.asarray(error, np.float64) for quantity, (_, error) in solution.items()}
+    groups = {VALUES: values, ERRORS: errors}
+    return _computed(
+        request, {group: {q: Tensor(a, a.dtype.name) for q, a in arrays.items()} for group, arrays in groups.items()}
+    )
 
 
-def _answer(send: Send, request: Request, result: Outputs | Exception) -> None:
-    message: dict[str, Any] = {"id": request["id"]}
-    if isinstance(result, Exception):
-        if isinstance(result, (Unsupported, SpecError)):
-            send({**message, "unsupported" if isinstance(result, Unsupported) else "error": bounded(result)})
-        else:
-            text = "".join(traceback.format_exception(result, limit=-3))
-            send({**message, "error": bounded(text)})
-    elif request["do"] == "fingerprint":
-        send({**message, **result})
-    else:
-        beside = _BESIDE.get(request["do"], "")
-        if beside in result:
-            message[beside] = result.pop(beside)
-        try:
-            write_arrays({name: tensor.values for name, tensor in result.items()}, request["out"])
-        except OSError as error:  # a full disk
-            send({**message, "unwritten": bounded(error)})
-            return
-        send({**message, "dtypes": {name: tensor.dtype for name, tensor in result.items()}})
+def _computed(request: Request, groups: Mapping[str, Outputs], **beside: Any) -> Answer:
+    """Write tensors and say so."""
+    try:
+        return Computed(request.id, write(groups, request.out), **beside)
+    except OSError as error:  # a full disk
+        return Unwritten(request.id, bounded(error))
+
+
+def _fault(request: Request, error: Exception) -> Answer:
+    if isinstance(error, Unsupported):
+        return Refused(request.id, bounded(error))
+    text = error if isinstance(error, SpecError) else "".join(traceback.format_exception(error, limit=-3))
+    return Raised(request.id, bounded(text))
 
 
 if __name__ == "__main__":

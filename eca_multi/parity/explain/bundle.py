@@ -1,10 +1,11 @@
-"""A failure in a folder: what it takes to run it again, elsewhere and later, and a short script that does."""
+"""A bundle: the folder with all that is needed to run a failure again, elsewhere and later, and a script that does."""
 
 import hashlib
 import json
 import math
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,14 +19,18 @@ from eca_multi._parsing import parse_json
 from eca_multi.checkpoints.safetensors import pack_safetensors, unpack_safetensors
 from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.dtypes import DTYPES
-from eca_multi.parity.define.job import Job, Outputs, pack_job, unpack_job
+from eca_multi.parity.define.job import Job, pack_job, unpack_job
 from eca_multi.parity.define.runners import Runner
 from eca_multi.parity.define.spec import Spec
-from eca_multi.parity.judge.verdicts import Judge, Solution
+from eca_multi.parity.judge.verdicts import Judge
+
+from .rerun import Rerun
 
 SCHEMA = 3
+ERROR = "@error"  # after the name of a tensor, that of its largest error
+REPLAY = ["eca-multi", "parity", "replay"]
 FILES = ("bundle.json", "job.safetensors", "results.safetensors", "reference.safetensors", "repro.py")
-SUMS = "SHA256SUMS"  # of all of them, as `sha256sum -c` reads it: against damage, since who forges a file renews it
+SUMS = "SHA256SUMS"  # of all files, as `sha256sum -c` reads it: against damage, and not against forgers, who renew it
 BUNDLE = Known("a bundle and nothing else", "bundle.json", re.compile("|".join(map(re.escape, (*FILES, SUMS)))))
 REPRO = '''"""Run the job of this bundle in one process; --trust runs an adapter that is not eca_multi's own."""
 
@@ -39,7 +44,7 @@ main([str(Path(__file__).parent), *sys.argv[1:]])
 
 @dataclass(frozen=True)
 class Bundle:
-    """A job, who failed it, and by what it was judged."""
+    """A job, the runner that failed it, and the reference and budget that judged it."""
 
     spec: dict[str, Any]
     runner: str
@@ -52,7 +57,7 @@ class Bundle:
     manual: dict[str, float] | None
     line: str
     job: Job
-    truth: dict[str, np.ndarray]  # the reference, with name@error beside a name
+    truth: dict[str, np.ndarray]  # the reference, with the error of y as y@error
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -67,23 +72,25 @@ _JOB_TYPES = {
 
 
 def write_bundle(
-    folder: Path, spec: Spec, runner: Runner, reference: Runner, by: Judge, line: str, job: Job, results: Outputs,
-    solution: Solution,
-) -> None:  # fmt: skip
-    """Write a bundle, whole or not at all, in the place of one of the same name. A folder of anything else stays.
+    folder: Path, spec: Spec, runner: Runner, reference: Runner, judge: Judge, line: str, evidence: Rerun
+) -> None:
+    """Write a bundle, whole or not at all, in the place of a bundle of the same name. Any other folder stays.
 
-    It holds bundle.json, the job's arrays, the runner's results, the reference with the errors E that are allowed
+    A bundle holds bundle.json, the job's arrays, the runner's results, the reference with the errors E that are allowed
     (by hand, or those of the analysis or the re-runs), repro.py, and the sums of all these.
 
     Raises:
-        OSError: If it cannot be written, or the folder holds what is no bundle's.
+        OSError: If the bundle cannot be written, or its folder holds anything that no bundle has.
     """
-    plain, arrays = pack_job(job)
-    truth = {name: value for name, (value, _) in solution.items()}
-    truth |= {f"{name}@error": by.budget(value, error) for name, (value, error) in solution.items()}
+    plain, arrays = pack_job(evidence.job)
+    truth: dict[str, np.ndarray] = {}
+    for quantity, (value, error) in evidence.solution.items():
+        truth |= {quantity.label: value, f"{quantity.label}{ERROR}": judge.budget(value, error)}
     files = {
         "job.safetensors": b"".join(pack_safetensors(arrays)),
-        "results.safetensors": b"".join(pack_safetensors({name: tensor.values for name, tensor in results.items()})),
+        "results.safetensors": b"".join(
+            pack_safetensors({q.label: tensor.values for q, tensor in evidence.results.items()})
+        ),
         "reference.safetensors": b"".join(pack_safetensors(truth)),
     }
     about = {
@@ -94,8 +101,8 @@ def write_bundle(
         "python": runner.python,
         "reference": reference.adapter,
         "env": dict(runner.env),
-        "kind": by.kind,
-        "c": by.c,
+        "kind": judge.kind,
+        "c": judge.c,
         "manual": asdict(spec.budget) if spec.budget else None,
         "line": line,
         "job": plain,
@@ -114,7 +121,7 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
     """Read a bundle. Nothing that it names is imported or run; `trust.check_trust` says what may be.
 
     Raises:
-        SpecError: If it is no complete bundle, or a file of it has changed.
+        SpecError: If the folder is no complete bundle, or one of its files has changed.
     """
     path = Path(folder)
     try:
@@ -133,15 +140,29 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
             job=job,
             truth=unpack_safetensors(files["reference.safetensors"], "reference.safetensors"),
         )
-    except Exception as error:  # whatever a file of others makes of the parsers
+    except Exception as error:  # a stranger's file may make the parsers raise anything
         raise SpecError(
             f"{folder} must be a complete bundle. Received: {type(error).__name__}: {error}. Write it again with "
             "`eca-multi parity run --bundles FOLDER`."
         ) from error
 
 
+def replay_command(folder: str) -> str:
+    """Return the command that runs a bundle again, for a shell."""
+    return shlex.join([*REPLAY, f"./{folder}" if folder.startswith("-") else folder])
+
+
+def is_replay_command(command: Any) -> bool:
+    """Return whether a text is "" or such a command: a report may come from anybody, and shows it to be copied."""
+    try:
+        words = shlex.split(command) if isinstance(command, str) else []
+    except ValueError:  # a quote that is not closed
+        words = []
+    return command == "" or (words[:-1] == REPLAY and words[-1][:1] != "-" and command == shlex.join(words))
+
+
 def _check_fields(about: Mapping[str, Any]) -> None:
-    """Check the types and the values of what is read: who forges a bundle writes anything."""
+    """Check the types and values of bundle.json, in which a forger may write anything."""
     _check_types(about, _TYPES, "")
     _check_types(about["spec"], _SPEC_TYPES, "spec.")
     _check_types(about["job"], _JOB_TYPES, "job.")
@@ -158,7 +179,7 @@ def _check_fields(about: Mapping[str, Any]) -> None:
 
 
 def _check_names(about: Mapping[str, Any]) -> None:
-    """Check texts; what goes to a command line or an environment must fit there."""
+    """Check texts; those that go to a command line or an environment must fit there."""
     job = about["job"]
     lists = [about["spec"]["taps"], job["outputs"], job["taps"], *job["axes"].values(), *job["weight_axes"].values()]
     if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
@@ -181,7 +202,7 @@ def _sums(files: Mapping[str, bytes]) -> str:
 
 
 def _regular(path: Path) -> bytes:
-    """Read a file; a pipe or a device in its place would never end."""
+    """Read a file; reading a pipe or a device would never end."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path.name} is no file")
     return path.read_bytes()

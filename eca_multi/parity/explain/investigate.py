@@ -1,199 +1,146 @@
-"""What follows a failure, while the workers are still there: fingerprint, localisation, shrinking, bundle."""
+"""The explanation of a runner's failures: run it again with taps, find the stage, shrink the case, write the bundle."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from eca_multi._printable import file_name
-from eca_multi.parity.define.job import Job, Outputs
-from eca_multi.parity.define.runners import Runner, runners_of
-from eca_multi.parity.execute.messages import Computed, Measured, bounded
-from eca_multi.parity.execute.tasks import BASE, Task
-from eca_multi.parity.judge.compare import Judgement, Verdict
-from eca_multi.parity.judge.verdicts import Solution
-from eca_multi.parity.report.report import Cell, Localisation, Power, replay_command
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.spec import Spec
+from eca_multi.parity.define.tensor import Solution
+from eca_multi.parity.execute.exchange import Failure
+from eca_multi.parity.execute.messages import Do, bounded
+from eca_multi.parity.execute.session import Session
+from eca_multi.parity.execute.tasks import Key, Task
+from eca_multi.parity.judge.cell import Cell
+from eca_multi.parity.judge.compare import Verdict
+from eca_multi.parity.judge.verdicts import Judge
 
-from . import localize
-from .bundle import write_bundle
+from .bundle import replay_command, write_bundle
 from .fingerprints import explain
+from .localisation import Localisation
+from .localize import FAILS, Stage, chain, culprit, is_failing, say
+from .rerun import Bench, Rerun
+from .shrink import axes_of, shrink
 
-if TYPE_CHECKING:
-    from eca_multi.parity.run import Session
-
-Answer = tuple[Outputs, Solution]
+Failing = Mapping[str, tuple[Cell, Task]]
 
 
-def investigate(session: "Session", bundles: Path | None) -> None:
-    """Localise the first failure of each runner and dtype."""
+def explain_failures(
+    session: Session, spec: Spec, tasks: Sequence[Task], judge: Judge, cells: Sequence[Cell], bundles: Path | None
+) -> list[Localisation]:
+    """Localise the first failure of each runner and dtype, while the workers are still there.
+
+    Args:
+        session, spec, tasks: Of the run.
+        judge: As it judged the run.
+        cells: Its verdicts.
+        bundles: Folder for what `replay` needs of each failure. None writes none.
+    """
+    localisations: list[Localisation] = []
     for runner in session.runners:
-        failures = [c for c in session.report.cells if c.runner == runner.name and c.verdict in localize.FAILS]
-        first = {cell.dtype: (cell, task) for cell in reversed(failures) if (task := _task(session, cell)) is not None}
-        if first and not session.states[runner.name].fingerprint:
-            take_fingerprint(session, runner)
-        for dtype in sorted(first):
-            cell, task = first[dtype]
+        failures = _first_failures([cell for cell in cells if cell.runner == runner.name], tasks)
+        if failures:
+            bench = Bench(session.exchange, runner, session.reference)
+            facts = session.fingerprint(runner)
+            localisations += _Investigation(spec, bench, judge, session.solutions, facts, bundles).localise(failures)
+    return localisations
+
+
+def _first_failures(cells: Sequence[Cell], tasks: Sequence[Task]) -> Failing:
+    """Return by dtype the first failing cell of a runner, with the task that can be run again."""
+    failing = [(cell, task) for cell in cells if cell.verdict in FAILS and (task := _task(cell, tasks)) is not None]
+    return {cell.dtype: (cell, task) for cell, task in reversed(failing)}
+
+
+def _task(cell: Cell, tasks: Sequence[Task]) -> Task | None:
+    """Return the evaluation of a cell's check, or the plain evaluation of its case where the check has none."""
+    evaluations = {task.key: task for task in tasks if task.do is Do.EVALUATE}
+    exact, plain = (evaluations.get((cell.case, cell.dtype, check)) for check in (cell.check, ""))
+    return exact or plain
+
+
+@dataclass(frozen=True)
+class _Investigation:
+    """The means to explain the failures of one runner, and what is known of it."""
+
+    spec: Spec
+    bench: Bench
+    judge: Judge
+    solutions: Mapping[Key, Solution]
+    fingerprint: Mapping[str, object]
+    bundles: Path | None
+
+    def localise(self, failures: Failing) -> Iterator[Localisation]:
+        """Explain the first failure in each dtype; the first dtype's case is shrunk."""
+        for dtype, (cell, task) in sorted(failures.items()):
             try:
-                found = _localise(session, runner, cell, task, shrink=dtype == min(first), bundles=bundles)
-            except (
-                Exception
-            ) as error:  # a full disk, or what a worker made up: it explains, and must not hide the verdict
-                line = f"{runner.name} {dtype} {cell.case}: first divergence: not found: {bounded(error)}"
-                found = Localisation(runner.name, cell.case, dtype, line)
-            session.report.localisations.append(found)
-    session.report.replay = next((found.replay for found in session.report.localisations if found.replay), "")
+                yield self._localise(cell, task, shrinks=dtype == min(failures))
+            except Exception as error:  # a full disk, or tensors that make no sense: the verdict must stand
+                yield self._result(cell, f"first divergence: not found: {bounded(error)}")
 
-
-def measure_power(session: "Session") -> None:
-    """Run mutants of the PyTorch layer through the same verdict; a case that kills none says nothing."""
-    from eca_multi.parity.judge.power import judge_power
-
-    torch = next((r for r in runners_of(session.spec) if "torch" in r.requires and r.name.startswith("torch")), None)
-    reason = "no torch adapter to mutate" if torch is None else torch.unavailable()
-    tasks = [task for task in session.plan if task.do == "evaluate" and not task.check]
-    # An empty batch is there to see that nothing breaks; no fault shows in it.
-    tasks = [task for task in tasks if all(array.size for array in task.job.inputs.values())]
-    if torch is None or reason:
-        session.report.cells += [
-            Cell("torch", t.case, t.job.dtype, "power", "", Judgement(Verdict.UNSUPPORTED), reason=reason or "")
-            for t in tasks
-        ]
-        return
-    judge = replace(session.judge, checks=BASE)
-    breeder = replace(torch, name="mutants")
-    for task in tasks:
-        solution = session.solutions.get(task.oracle or ("", "", ""))
-        [(answer, results)] = session.ask(breeder, [session.loose(replace(task.job, twice=False), "power")])
-        if solution is None or results is None or not isinstance(answer, Computed):
-            text = (
-                f"the reference {session.lost}" if solution is None else session.faults.get(breeder.name, "no answer")
-            )
-            session.report.cells.append(
-                Cell("torch", task.case, task.job.dtype, "power", "", Judgement(Verdict.ERROR), reason=text)
-            )
-            continue
-        by_mutant: dict[str, Outputs] = {}
-        for name, tensor in results.items():
-            mutant, _, rest = name.partition("|")
-            by_mutant.setdefault(bounded(mutant), {})[rest] = tensor
-        power = judge_power(judge, task, {**dict.fromkeys(answer.not_applicable), **by_mutant}, solution)
-        session.report.power.append(power)
-        if not power.killed:
-            session.report.cells = [_inconclusive(cell, power) for cell in session.report.cells]
-
-
-def _inconclusive(cell: Cell, power: Power) -> Cell:
-    if (cell.case, cell.dtype) != (power.case, power.dtype) or not cell.green:
-        return cell
-    reason = "this case kills no mutant: a wrong layer would pass it too"
-    return replace(cell, judgement=replace(cell.judgement, verdict=Verdict.INCONCLUSIVE), reason=reason)
-
-
-def take_fingerprint(session: "Session", runner: Runner) -> None:
-    """Measure how a runner computes, once."""
-    for answer, _ in session.ask(runner, [{"do": "fingerprint"}]):
-        if isinstance(answer, Measured):
-            session.states[runner.name].fingerprint = dict(answer.fingerprint)
-
-
-def _task(session: "Session", cell: Cell) -> Task | None:
-    """The task that a failing cell came from, if its job can be run again with taps."""
-    check = cell.check if cell.check in ("compiled", "mixed", "nonfinite") else ""
-    return next(
-        (t for t in session.plan if t.key == (cell.case, cell.dtype, check) and t.do == "evaluate"),
-        None,
-    )
-
-
-def _localise(
-    session: "Session", runner: Runner, cell: Cell, task: Task, *, shrink: bool, bundles: Path | None
-) -> Localisation:
-    job = replace(task.job, taps=tuple(session.spec.taps), compiled=False, twice=False, gradients=True)
-    answer = _both(session, runner, [job])[0]
-    stages: list[localize.Stage] = []
-    first = None
-    if answer is None:
-        line = f"first divergence: not found, since it cannot be run again: {_fault(session, runner)}"
-        smallest, answer = replace(task.job, twice=False), ({}, session.solutions[task.oracle or ("", "", "")])
-    else:
-        results, solution = answer
-        isolated = session.solve([localize.given(job, results)])[0]
-        stages = localize.chain(job, results, solution, isolated or solution, session.judge)
-        first = localize.culprit(stages)
-        if first is None and task.job.compiled and not any(s.propagated.verdict in localize.FAILS for s in stages):
+    def _localise(self, cell: Cell, task: Task, *, shrinks: bool) -> Localisation:
+        job = replace(task.job, taps=tuple(self.spec.taps), compiled=False, twice=False, gradients=True)
+        [rerun] = self.bench.run([job])
+        if isinstance(rerun, Failure):
+            line = f"first divergence: not found, since it cannot be run again: {rerun.reason}"
+            known = self.solutions.get(task.oracle, {}) if task.oracle else {}
+            return self._result(cell, line, evidence=Rerun(replace(task.job, twice=False), {}, known))
+        stages = chain(job, rerun.results, rerun.solution, self.bench.isolate(rerun), self.judge)
+        first = culprit(stages)
+        if first is None and task.job.compiled and not is_failing(stages):
             line = "first divergence: none when run eagerly: compiling changes the result"
-            # As it is: each size to try would be compiled anew, which takes minutes.
-            smallest, answer = _again(session, runner, replace(task.job, twice=False)) or (job, answer)
-        else:
-            why = explain(first.name, cell.dtype, session.states[runner.name].fingerprint) if first else None
-            line = localize.say(stages, why or "")
-            smaller = _shrink(session, runner, job, cell.tensor) if shrink else job
-            smallest, answer = (smaller is not job and _again(session, runner, smaller)) or (job, answer)
-    cut = smallest.config != job.config
-    sizes = {axis: int(smallest.config[axis]) for axis in localize.axes_of(job)} if cut else {}
-    folder, note = _bundle(session, runner, cell, line, bundles, smallest, answer)
-    return Localisation(
-        runner.name,
-        cell.case,
-        cell.dtype,
-        f"{runner.name} {cell.dtype} {cell.case}: {line}{note}",
-        first.name if first else None,
-        line.partition(" -> ")[2],
-        tuple(stage.plain() for stage in stages),
-        sizes,
-        folder,
-        replay_command(folder) if folder else "",
-    )
+            # Not shrunk: each size would be compiled, which takes minutes.
+            return self._result(cell, line, stages, evidence=self._again(replace(task.job, twice=False), rerun))
+        why = self._explanation(first, cell.dtype)
+        smaller = shrink(self.bench, self.judge, job, cell.tensor) if shrinks else job
+        evidence = rerun if smaller is job else self._again(smaller, rerun)
+        sizes = {axis: int(evidence.job.config[axis]) for axis in axes_of(job)} if evidence is not rerun else {}
+        return self._result(cell, say(stages, why), stages, why, sizes, evidence)
 
+    def _explanation(self, first: Stage | None, dtype: str) -> str:
+        """Return the fact of the runner's fingerprint that explains a culprit; "" where there is none."""
+        if first is None:
+            return ""
+        nonfinite = first.isolated.verdict is Verdict.NONFINITE_MISMATCH
+        return explain(first.quantity, dtype, self.fingerprint, nonfinite=nonfinite) or ""
 
-def _bundle(
-    session: "Session", runner: Runner, cell: Cell, line: str, bundles: Path | None, job: Job, answer: Answer
-) -> tuple[str, str]:
-    """Write what `replay` needs; return its folder, or else a note. The verdict stands either way."""
-    if bundles is None:
-        return "", ""
-    folder = bundles / "--".join(map(file_name, (runner.name, cell.case, cell.dtype)))
-    head = f"{runner.name} {cell.dtype} {cell.case} {cell.tensor}: {line}"
-    try:
-        write_bundle(folder, session.spec, runner, session.reference, session.judge, head, job, *answer)
-    except OSError as error:
-        return "", f"; no bundle was written: {error}"
-    return str(folder), ""
+    def _again(self, job: Job, otherwise: Rerun) -> Rerun:
+        [rerun] = self.bench.run([job])
+        return otherwise if isinstance(rerun, Failure) else rerun
 
+    def _result(
+        self,
+        cell: Cell,
+        line: str,
+        stages: Sequence[Stage] = (),
+        explanation: str = "",
+        shrunk: Mapping[str, int] | None = None,
+        evidence: Rerun | None = None,
+    ) -> Localisation:
+        folder, note = self._bundle(cell, line, evidence) if evidence is not None else ("", "")
+        first = culprit(stages)
+        return Localisation(
+            cell.runner,
+            cell.case,
+            cell.dtype,
+            f"{cell.runner} {cell.dtype} {cell.case}: {line}{note}",
+            first.quantity.label if first else None,
+            explanation,
+            tuple(stage.plain() for stage in stages),
+            dict(shrunk or {}),
+            folder,
+            replay_command(folder) if folder else "",
+        )
 
-def _fault(session: "Session", runner: Runner) -> str:
-    """Why a job has no answer: the runner says it, or else the reference."""
-    own, of_reference = (session.faults.get(name, "") for name in (runner.name, session.reference.name))
-    return own or f"the reference: {of_reference or 'no answer'}"
-
-
-def _again(session: "Session", runner: Runner, job: Job) -> tuple[Job, Answer] | None:
-    answer = _both(session, runner, [job])[0]
-    return None if answer is None else (job, answer)
-
-
-def _both(session: "Session", runner: Runner, jobs: Sequence[Job]) -> list[Answer | None]:
-    """Run jobs in the runner and in the reference; None where either cannot."""
-    session.faults.clear()
-    results = session.evaluate(runner, jobs)
-    solutions = session.solve([replace(job, compiled=False) for job in jobs])
-    return [(r, s) if r is not None and s is not None else None for r, s in zip(results, solutions, strict=True)]
-
-
-def _shrink(session: "Session", runner: Runner, job: Job, tensor: str) -> Job:
-    """Cut axis after axis to the smallest size at which a tensor still fails."""
-    plain = replace(job, taps=())
-    for axis in localize.axes_of(plain):
-        tries = [localize.smaller(plain, axis, size) for size in localize.candidates(plain, axis)]
-        for tried, answer in zip(tries, _both(session, runner, tries) if tries else [], strict=True):
-            if answer is not None and _fails(session, tried, answer, tensor):
-                plain = tried
-                break
-    return replace(plain, taps=job.taps) if plain.config != job.config else job
-
-
-def _fails(session: "Session", job: Job, answer: Answer, tensor: str) -> bool:
-    name = tensor if tensor in answer[1] else next(iter(job.outputs))
-    if name not in answer[0] or name not in answer[1]:
-        return False
-    return localize.judge_one(name, answer[0], answer[1], session.judge).verdict in localize.FAILS
+    def _bundle(self, cell: Cell, line: str, evidence: Rerun) -> tuple[str, str]:
+        """Write the bundle that `replay` needs; return its folder, or else a note. The verdict stands either way."""
+        if self.bundles is None:
+            return "", ""
+        folder = self.bundles / "--".join(map(file_name, (cell.runner, cell.case, cell.dtype)))
+        head = f"{cell.runner} {cell.dtype} {cell.case} {cell.tensor}: {line}"
+        try:
+            write_bundle(folder, self.spec, self.bench.runner, self.bench.reference, self.judge, head, evidence)
+        except OSError as error:
+            return "", f"; no bundle was written: {error}"
+        return str(folder), ""

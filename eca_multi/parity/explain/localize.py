@@ -1,80 +1,86 @@
-"""Finding where a failure begins: the taps in order, each judged as it came and in isolation.
+"""Where a failure begins: the stages of a layer in order, each judged as it came and in isolation.
 
-As it came (propagated): the tap against the reference's. In isolation: the tap against what the reference makes of the
-runner's own taps before it. The first that fails in isolation is the culprit; what follows it only carries it on.
+As it came (propagated): the stage against the reference's. In isolation: the stage against what the reference makes of
+the runner's own taps before it. The first stage that fails in isolation is the culprit; the later ones carry its error.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from eca_multi.parity.define.job import Job, Outputs, is_float
+from eca_multi.parity.define.job import Job, float_inputs
+from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Solution
 from eca_multi.parity.judge.compare import Judgement, Verdict, judge
-from eca_multi.parity.judge.verdicts import Judge, Solution
+from eca_multi.parity.judge.verdicts import Judge
 
 FAILS = (Verdict.EXCEEDS_BUDGET, Verdict.NONFINITE_MISMATCH, Verdict.SHAPE_MISMATCH)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A tap, an output or a gradient on the way through a layer."""
+    """A tap, an output, a state or a gradient on the way through a layer."""
 
-    name: str
-    direction: str  # forward or backward
+    quantity: Quantity
     propagated: Judgement
     isolated: Judgement
 
     def plain(self) -> dict[str, Any]:
+        """Return the stage as JSON's types."""
+        is_backward = self.quantity.kind in (Kind.TAP_GRADIENT, Kind.INPUT_GRADIENT, Kind.WEIGHT_GRADIENT)
         return {
-            "tap": self.name,
-            "direction": self.direction,
+            "tap": self.quantity.label,
+            "direction": "backward" if is_backward else "forward",
             "propagated": self.propagated.budget_use,
             "isolated": self.isolated.budget_use,
             "verdict": str(self.isolated.verdict),
         }
 
 
-def order(job: Job) -> list[tuple[str, str]]:
-    """The stages of a layer in the order in which they are computed, with their direction."""
-    forward = [*job.taps, *job.outputs, *(f"new_{name}" for name in job.state)]
-    backward = [f"d_{name}" for name in reversed(job.taps)]
-    ends = [f"d{name}" for name, array in job.inputs.items() if is_float(array)] + [f"d{name}" for name in job.weights]
-    return [(name, "forward") for name in forward] + [(name, "backward") for name in [*backward, *ends]]
-
-
-def given(job: Job, results: Outputs) -> Job:
-    """The reference's job for the isolated stages: the runner's own taps in the place of the reference's."""
-    names = [*job.taps, *(f"d_{name}" for name in job.taps)]
-    return replace(job, given={name: results[name].values for name in names if name in results})
+def in_order(job: Job) -> list[Quantity]:
+    """Return the stages of a layer in the order in which they are computed."""
+    names = {
+        Kind.TAP: job.taps,
+        Kind.OUTPUT: job.outputs,
+        Kind.STATE: tuple(job.state),
+        Kind.TAP_GRADIENT: tuple(reversed(job.taps)),
+        Kind.INPUT_GRADIENT: tuple(float_inputs(job)),
+        Kind.WEIGHT_GRADIENT: tuple(job.weights),
+    }
+    return [Quantity(kind, name, Cotangent.DRAWN) for kind, group in names.items() for name in group]
 
 
 def chain(job: Job, results: Outputs, solution: Solution, isolated: Solution, by: Judge) -> list[Stage]:
     """Judge every stage twice."""
     return [
-        Stage(name, direction, judge_one(name, results, solution, by), judge_one(name, results, isolated, by))
-        for name, direction in order(job)
-        if name in solution
+        Stage(quantity, judge_stage(quantity, results, solution, by), judge_stage(quantity, results, isolated, by))
+        for quantity in in_order(job)
+        if quantity in solution
     ]
 
 
-def judge_one(name: str, results: Outputs, solution: Mapping[str, Any], by: Judge) -> Judgement:
-    """Judge one tensor; the dtype is not looked at."""
-    if name not in results:
+def judge_stage(quantity: Quantity, results: Outputs, solution: Solution, by: Judge) -> Judgement:
+    """Judge one tensor, in whatever dtype it came."""
+    if quantity not in results:
         return Judgement(Verdict.MISSING_TAP)
-    value, error = solution[name]
-    return judge(results[name], value, by.budget(value, error), None, by.c)
+    value, error = solution[quantity]
+    return judge(results[quantity], value, by.budget(value, error), None, by.c)
 
 
-def culprit(stages: list[Stage]) -> Stage | None:
-    """The first stage that fails in isolation."""
+def culprit(stages: Sequence[Stage]) -> Stage | None:
+    """Return the first stage that fails in isolation."""
     return next((stage for stage in stages if stage.isolated.verdict in FAILS), None)
 
 
-def say(stages: list[Stage], explanation: str) -> str:
-    """One line: where the first divergence is, how large, and what explains it."""
+def is_failing(stages: Sequence[Stage]) -> bool:
+    """Return whether any stage fails as it came."""
+    return any(stage.propagated.verdict in FAILS for stage in stages)
+
+
+def say(stages: Sequence[Stage], explanation: str) -> str:
+    """Say in one line where the first divergence is, how large it is, and what explains it."""
     first = culprit(stages)
-    failing = [stage.name for stage in stages if stage.propagated.verdict in FAILS]
-    missing = [stage.name for stage in stages if stage.isolated.verdict is Verdict.MISSING_TAP]
+    failing = [stage.quantity.label for stage in stages if stage.propagated.verdict in FAILS]
+    missing = [stage.quantity.label for stage in stages if stage.isolated.verdict is Verdict.MISSING_TAP]
     without = f" (no tap {', '.join(missing)})" if missing else ""
     if first is None and not failing:
         return f"first divergence: none when it is run again with taps{without}"
@@ -83,31 +89,4 @@ def say(stages: list[Stage], explanation: str) -> str:
     use = first.isolated.budget_use
     size = f"isolated {use:.3g} x the budget" if use is not None else str(first.isolated.verdict)
     reason = f" -> {explanation}" if explanation else ""
-    return f"first divergence: {first.name} ({size}), upstream clean{without}{reason}"
-
-
-def smaller(job: Job, axis: str, size: int) -> Job:
-    """Cut every tensor of a job to the first `size` along an axis: data, weights and states."""
-    axes = {**job.axes, **job.weight_axes}
-
-    def cut(name: str, array: Any) -> Any:
-        named = axes.get(name, ())
-        return array[tuple(slice(size) if a == axis else slice(None) for a in named)] if axis in named else array
-
-    groups: dict[str, Any] = {
-        group: {name: cut(name, array) for name, array in getattr(job, group).items()}
-        for group in ("inputs", "weights", "state", "cotangents")
-    }
-    return replace(job, config={**job.config, axis: size}, **groups)
-
-
-def candidates(job: Job, axis: str) -> list[int]:
-    """The sizes to try along an axis, smallest first."""
-    now = int(job.config[axis])
-    return [size for size in sorted({1, 2, 3, 4, 8, now // 2}) if 0 < size < now]
-
-
-def axes_of(job: Job) -> list[str]:
-    """The axes of the inputs, in the order in which they are shrunk: the batch first, the channels last."""
-    names = dict.fromkeys(axis for name in job.inputs for axis in job.axes.get(name, ()) if not axis.isdigit())
-    return sorted((axis for axis in names if axis in job.config), key=lambda axis: (axis == "C", axis != "N"))
+    return f"first divergence: {first.quantity.label} ({size}), upstream clean{without}{reason}"

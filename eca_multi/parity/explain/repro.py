@@ -1,4 +1,4 @@
-"""A bundle in this process, where a debugger can follow: what the repro.py of a bundle calls."""
+"""A bundle's job in this process, where a debugger can follow: what the repro.py of a bundle calls."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import numpy as np
 from eca_multi._printable import printable
 from eca_multi.parity.define.axes import SpecError
 
-from .bundle import read_bundle
+from .bundle import ERROR, read_bundle
 from .trust import check_trust
 
 
@@ -23,11 +23,12 @@ def main(arguments: Sequence[str]) -> None:
     except SpecError as refusal:
         print(printable(refusal, lines=True), file=sys.stderr)
         sys.exit(2)
-    os.environ.update(bundle.env)  # before the framework is imported
+    os.environ.update(bundle.env)  # before the worker's module imports a framework
     from eca_multi.parity.execute.worker import make_engine
 
     results = make_engine("runner", bundle.adapter).evaluate(bundle.job)
-    for name in [name for name in results if name in bundle.truth]:
-        error = np.abs(results[name].values - bundle.truth[name])
-        share = (error / (bundle.c * bundle.truth[f"{name}@error"])).max()
-        print(printable(name), "error", error.max(), "x the budget", share)
+    for name, tensor in [(quantity.label, tensor) for quantity, tensor in results.items()]:
+        if name in bundle.truth:
+            error = np.abs(tensor.values - bundle.truth[name])
+            share = (error / (bundle.c * bundle.truth[name + ERROR])).max()
+            print(printable(name), "error", error.max(), "x the budget", share)

@@ -1,6 +1,6 @@
-"""What a bundle may run. It is data, and names code: this package's own runs, all other where the caller says so.
+"""Which code of a bundle may run. A bundle is data and names code: this package's own code runs, any other with trust.
 
-Nothing that a bundle names is imported to decide that: our own specifications say what is ours.
+The decision imports nothing that a bundle names: the specifications of this package say which code is its own.
 """
 
 import os
@@ -15,26 +15,26 @@ from eca_multi.parity.specs import SHIPPED
 from .bundle import Bundle
 
 HERE, OURS, YOURS, THEIRS = "this one", "of eca_multi", "yours", "NAMED BY THE BUNDLE"
-Part = tuple[str, str, str]  # what it is, its value as Python writes it, and whose it is
+Part = tuple[str, str, str]  # its kind, its value as Python writes it, and whose code it is
 
 
 class Untrusted(UsageError):
-    """A bundle names code that is not this package's, and nobody said that it may run."""
+    """A bundle names code that is not this package's, and the caller did not say that it may run."""
 
 
 def check_trust(bundle: Bundle, folder: str | os.PathLike[str], runners: Sequence[Runner] = ()) -> None:
-    """Refuse a bundle whose replay would run code that is not ours.
+    """Refuse a bundle whose replay would run code that is not this package's.
 
     Args:
-        bundle: What was read.
-        folder: Where it lies, for the message.
-        runners: The caller's own, in the place of the bundle's.
+        bundle: The bundle.
+        folder: Its folder, for the message.
+        runners: Runners that the caller names in the place of the bundle's.
 
     Raises:
-        Untrusted: With all that would run.
+        Untrusted: With all code that would run.
     """
     if any(whose == THEIRS for *_, whose in _parts(bundle, runners)):
-        # The caller's own adapter stands there already: it is the reference that is not ours.
+        # Where the caller has named an adapter, the reference alone is untrusted, and --runner does not replace it.
         other = "" if runners else ", or name an adapter of your own by --runner file.py:Class"
         raise Untrusted(
             "a bundle is data: the code that it names must be of this package, unless you trust it. "
@@ -44,17 +44,20 @@ def check_trust(bundle: Bundle, folder: str | os.PathLike[str], runners: Sequenc
 
 
 def what_runs(bundle: Bundle, runners: Sequence[Runner] = ()) -> str:
-    """Return what a replay runs: a line for each part, with whose it is."""
+    """Return the code that a replay runs: a line for each part, with whose code it is."""
     return "\n".join(f"  {part:<12} {value} ({whose})" for part, value, whose in _parts(bundle, runners))
 
 
 def _parts(bundle: Bundle, runners: Sequence[Runner]) -> list[Part]:
-    own = [("adapter", repr(runner.adapter), YOURS) for runner in runners]
-    return [*(own or _of_runner(bundle)), _of_reference(bundle)]
+    named = [("adapter", repr(runner.adapter), YOURS) for runner in runners]
+    return [*(named or _of_runner(bundle)), _of_reference(bundle)]
 
 
 def _of_runner(bundle: Bundle) -> list[Part]:
-    """Its three parts. The settings must be those of our own runner to the letter: one name can load any library."""
+    """Return the parts of its runner.
+
+    The settings must be those of this package's runner to the letter: one variable can load any library.
+    """
     same = [r for spec in _shipped(bundle.adapter) for r in runners_of(spec) if r.adapter == bundle.adapter]
     settings = ", ".join(f"{name}={value!r}" for name, value in bundle.env.items())
     is_ours = not settings or any(dict(runner.env) == bundle.env for runner in same)
@@ -71,7 +74,7 @@ def _of_reference(bundle: Bundle) -> Part:
 
 
 def _shipped(source: str) -> list[Spec]:
-    """The specifications of the module in "module:Class", if it is one of ours."""
+    """Return the specifications of the module in "module:Class", if the module is one of this package's."""
     home, _, name = source.partition(":")[0].rpartition(".")
     if home != "eca_multi.parity.specs" or name not in SHIPPED:
         return []

@@ -1,4 +1,4 @@
-"""Judge one array against the reference, by the budget; what else is measured is reported and never decides."""
+"""The judging of one array by its error budget. Other measures of the error are reported, and never decide."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,11 +8,11 @@ import ml_dtypes
 import numpy as np
 
 from eca_multi.parity.define.dtypes import DTYPES, quantise
-from eca_multi.parity.define.job import Tensor
+from eca_multi.parity.define.tensor import Tensor
 
 POINTS = 48  # of a profile: enough for a picture, chosen among about SAMPLED
 SAMPLED = 4096
-BINS = 10  # log2 bins of error / budget below 1, beside "exactly zero" and "above the budget"
+BINS = 10  # log2 bins of error / budget below 1; two more are for "exactly zero" and "above the budget"
 
 
 class Verdict(StrEnum):
@@ -60,8 +60,8 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str 
 
     Where the reference, rounded to `dtype`, is not finite, the result must be the same infinity or NaN. A `dtype` of
     None takes the result's own. Integers and booleans of the reference must be met exactly, by those of any width.
-    What equals the reference needs no budget; a budget that is infinite or NaN lets nothing else pass: the verdict is
-    INCONCLUSIVE then, unless another element exceeds its own.
+    An element that equals the reference needs no budget. Any other element with an infinite or NaN budget makes the
+    verdict INCONCLUSIVE, unless some element exceeds its own budget.
     """
     if actual.values.shape != reference.shape:
         return Judgement(Verdict.SHAPE_MISMATCH, None, (), str(tuple(reference.shape)), str(tuple(actual.values.shape)))
@@ -75,14 +75,14 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str 
     finite = np.isfinite(rounded)
     same = np.isfinite(values) if finite.all() else _same_class(values, rounded)
     if not same.all():
-        return Judgement(Verdict.NONFINITE_MISMATCH, None, *_at(np.argmin(same), rounded, values))
+        return Judgement(Verdict.NONFINITE_MISMATCH, None, *_element(np.argmin(same), rounded, values))
 
     error, limit = np.zeros_like(values), np.zeros_like(values)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         error[finite] = np.abs(values[finite] - reference[finite])
         limit[finite] = (c * budget)[finite]
         boundless = (error != 0.0) & ~np.isfinite(limit)
-        # Nothing is within a negative budget; what has none is not measured.
+        # Nothing is within a negative budget. An element without a finite budget is not measured.
         use = np.where((error == 0.0) | boundless, 0.0, error / np.maximum(limit, 0.0))
     worst = int(np.argmax(use)) if use.size else 0
     largest = float(use.flat[worst]) if use.size else 0.0
@@ -91,13 +91,13 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str 
     elif largest > 1.0:
         verdict = Verdict.EXCEEDS_BUDGET
     elif boundless.any():
-        return Judgement(Verdict.INCONCLUSIVE, None, *_at(np.argmax(boundless), reference, values))
+        return Judgement(Verdict.INCONCLUSIVE, None, *_element(np.argmax(boundless), reference, values))
     else:
         verdict = Verdict.WITHIN_BUDGET
     return Judgement(
         verdict,
         largest,
-        *(_at(worst, reference, values) if use.size else ((), "", "")),
+        *(_element(worst, reference, values) if use.size else ((), "", "")),
         _metrics(error[finite], reference[finite], actual.dtype, largest * c),
         _profile(error[finite], reference[finite], limit[finite], use[finite]),
     )
@@ -106,7 +106,7 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str 
 def bits_differ(first: Tensor, second: Tensor) -> Judgement:
     """Judge a repetition: the same bits, or else EXCEEDS_BUDGET at the first element that differs.
 
-    0 and -0 differ; one NaN is as good as another.
+    0 and -0 differ; all NaN are equal.
     """
     if first.values.shape != second.values.shape:
         shapes = str(first.values.shape), str(second.values.shape)
@@ -116,7 +116,7 @@ def bits_differ(first: Tensor, second: Tensor) -> Judgement:
     same = _same_bits(first.values, second.values)
     if same.all():
         return Judgement(Verdict.BITWISE, 0.0)
-    return Judgement(Verdict.EXCEEDS_BUDGET, None, *_at(np.argmin(same), first.values, second.values))
+    return Judgement(Verdict.EXCEEDS_BUDGET, None, *_element(np.argmin(same), first.values, second.values))
 
 
 def _judge_exactly(actual: Tensor, reference: np.ndarray, dtype: str | None) -> Judgement:
@@ -125,7 +125,7 @@ def _judge_exactly(actual: Tensor, reference: np.ndarray, dtype: str | None) -> 
     same = actual.values == reference
     if same.all():
         return Judgement(Verdict.BITWISE, 0.0)
-    return Judgement(Verdict.EXCEEDS_BUDGET, None, *_at(np.argmin(same), reference, actual.values))
+    return Judgement(Verdict.EXCEEDS_BUDGET, None, *_element(np.argmin(same), reference, actual.values))
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -139,7 +139,7 @@ def _same_class(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return same
 
 
-def _at(flat: int | np.intp, expected: np.ndarray, received: np.ndarray) -> tuple[tuple[int, ...], str, str]:
+def _element(flat: int | np.intp, expected: np.ndarray, received: np.ndarray) -> tuple[tuple[int, ...], str, str]:
     index = tuple(int(i) for i in np.unravel_index(flat, expected.shape))
     return index, f"{expected[index]:.9g}", f"{received[index]:.9g}"
 
@@ -165,7 +165,7 @@ def _metrics(error: np.ndarray, reference: np.ndarray, dtype: str, min_c: float)
 
 
 def _ulp(size: np.ndarray, dtype: str) -> np.ndarray:
-    """The distance between neighbours of a dtype at each value, that of the smallest normal number below it."""
+    """Return the distance between neighbours of a dtype at each value; below the smallest normal number, that at it."""
     info = ml_dtypes.finfo(DTYPES[dtype])
     exponent = np.frexp(np.maximum(size, float(info.smallest_normal)))[1] - 1
     ulp: np.ndarray = np.ldexp(float(info.eps), exponent)
@@ -173,7 +173,10 @@ def _ulp(size: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _profile(error: np.ndarray, reference: np.ndarray, limit: np.ndarray, use: np.ndarray) -> dict[str, Any]:
-    """Points of (|reference|, error, budget) spread over the sizes, the worst among them, and a histogram of use."""
+    """Return points of (|reference|, error, budget) spread over the sizes, and a histogram of use.
+
+    The worst element is among the points.
+    """
     if not error.size:
         return {}
     worst = int(np.argmax(use))

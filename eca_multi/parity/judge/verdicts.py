@@ -1,25 +1,26 @@
 """From what a worker returned to cells: every tensor that a check compares gets a verdict, or a reason."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
-from eca_multi.parity.define.axes import SpecError
+from eca_multi.parity.define.adapters import unsupported
 from eca_multi.parity.define.dtypes import SAFETY
-from eca_multi.parity.define.job import AGAIN, ONES, Job, Outputs, Tensor, is_float
+from eca_multi.parity.define.job import float_inputs
 from eca_multi.parity.define.spec import Manual
-from eca_multi.parity.execute.messages import Malformed, bounded
+from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Solution, Tensor
+from eca_multi.parity.execute.messages import Do, Raised, Refused, Unwritten, bounded
+from eca_multi.parity.execute.session import Outcome, Results, Unsolved
 from eca_multi.parity.execute.tasks import Task
-from eca_multi.parity.report.report import Cell, Trajectory
 
+from .cell import Cell
 from .compare import Judgement, Verdict, bits_differ, judge
-from .trajectories import PERTURBED, marks
 
-Solution = Mapping[str, tuple[np.ndarray, np.ndarray]]
-TRAINED = ("step", "free")  # what training returns for each weight
-SOLVED = ("w", "step", "free", *(f"band{seed}" for seed in range(PERTURBED)))  # and what the reference does
+Expected: TypeAlias = tuple[str, Quantity, str | None]  # a check, what it compares, and the dtype that it must have
+
+_GRADIENTS = (Kind.INPUT_GRADIENT, Kind.WEIGHT_GRADIENT)
 
 
 @dataclass(frozen=True)
@@ -37,159 +38,119 @@ class Judge:
     def budget(self, value: np.ndarray, error: np.ndarray) -> np.ndarray:
         return error if self.manual is None else self.manual.limit(value)
 
+    def outcome(self, runner: str, task: Task, outcome: Outcome, cannot: Mapping[str, str]) -> list[Cell]:
+        """Judge whatever came of a task. `cannot` holds the reasons of the runner's adapter, by check or dtype."""
+        match outcome:
+            case Refused(reason=reason):
+                return list(self.without_result(runner, task, Verdict.UNSUPPORTED, reason))
+            case Raised(text=reason) | Unwritten(reason=reason):
+                return list(self.without_result(runner, task, Verdict.ERROR, reason))
+            case Unsolved(reason=reason):
+                return list(self.without_result(runner, task, Verdict.INCONCLUSIVE, reason))
+            case Results(outputs=outputs, solution=solution, note=note):
+                cells = list(self.cells(runner, task, outputs, solution))
+                if note:  # whose optimizer trained, and how it differs from the textbook's
+                    return [replace(cell, reason=note) for cell in cells]
+                return [_excused(cell, cannot) for cell in cells]
+
     def cells(self, runner: str, task: Task, results: Outputs, solution: Solution) -> Iterator[Cell]:
         """Judge all that one task compares."""
-        if task.do == "roundtrip":
-            yield from self._roundtrip(runner, task, results)
-        elif task.do == "train":
-            yield from self._one_step(runner, task, results, solution)
-        else:
-            for check, tensor, dtype in self.expected(task):
-                yield self._cell(runner, task, check, tensor, results, solution, dtype)
-            if task.check == "" and "determinism" in self.checks:
-                yield from self._determinism(runner, task, results)
-
-    def expected(self, task: Task) -> Iterator[tuple[str, str, str | None]]:
-        """Name each tensor that a task must return, with the check that it belongs to and its dtype."""
-        job = task.job
-        if task.check == "taps":
-            for name in [*job.taps, *(f"d_{name}" for name in job.taps)]:
-                yield "taps", name, None
+        if task.do is Do.ROUNDTRIP:
+            yield from _roundtrip(runner, task, results)
             return
-        groups: dict[str, list[tuple[str, str | None]]] = {
-            "forward": [(name, job.dtype) for name in job.outputs] + [(f"new_{name}", None) for name in job.state],
-            "input_grad": [(f"d{n}{s}", job.dtype) for n, a in job.inputs.items() if is_float(a) for s in ("", ONES)],
-            "weight_grad": [(f"d{name}{s}", job.parameters) for name in job.weights for s in ("", ONES)],
-        }
-        for check, names in groups.items():
-            if (task.check or check) in self.checks and (check == "forward" or job.gradients):
-                for name, dtype in names:
-                    yield task.check or check, name, dtype
+        for check, quantity, dtype in self.expected(task):
+            yield self._cell(runner, task, check, quantity, results, solution, dtype)
+        if task.check == "" and "determinism" in self.checks:
+            yield from _determinism(runner, task, results)
+
+    def expected(self, task: Task) -> Iterator[Expected]:
+        """Name each tensor that a task must return."""
+        job = task.job
+        if task.do is Do.TRAIN:
+            yield from (("trajectory", Quantity(Kind.STEP, name), None) for name in job.weights)
+        elif task.do is Do.ROUNDTRIP:
+            yield from (("roundtrip", Quantity(Kind.STORED, name), None) for name in (*job.weights, *job.state))
+        elif task.check == "taps":
+            for kind in (Kind.TAP, Kind.TAP_GRADIENT):
+                yield from (("taps", Quantity(kind, name), None) for name in job.taps)
+        else:
+            groups: dict[str, list[tuple[Quantity, str | None]]] = {
+                "forward": [
+                    *((Quantity(Kind.OUTPUT, name), job.dtype) for name in job.outputs),
+                    *((Quantity(Kind.STATE, name), None) for name in job.state),
+                ],
+                "input_grad": [(q, job.dtype) for q in _gradients(Kind.INPUT_GRADIENT, float_inputs(job))],
+                "weight_grad": [(q, job.parameters) for q in _gradients(Kind.WEIGHT_GRADIENT, job.weights)],
+            }
+            for check, quantities in groups.items():
+                if (task.check or check) in self.checks and (check == "forward" or job.gradients):
+                    yield from ((task.check or check, quantity, dtype) for quantity, dtype in quantities)
+
+    def without_result(self, runner: str, task: Task, verdict: Verdict, reason: str) -> Iterator[Cell]:
+        """Give a cell without a comparison for each tensor of a task."""
+        for check, quantity, _ in self.expected(task):
+            yield Cell(runner, task.case, task.job.dtype, check, quantity.label, Judgement(verdict), reason=reason)
 
     def _cell(
         self,
         runner: str,
         task: Task,
         check: str,
-        tensor: str,
+        quantity: Quantity,
         results: Outputs,
         solution: Solution,
         dtype: str | None,
     ) -> Cell:
-        job = task.job
-        where = runner, job.case, job.dtype, check, tensor
-        if tensor not in solution:
-            reason = f"the reference gives no {tensor}: it needs gradients, or a TorchAdapter"
+        where = runner, task.job.case, task.job.dtype, check, quantity.label
+        if quantity not in solution:
+            reason = f"the reference gives no {quantity.label}: it needs gradients, or a TorchAdapter"
             return Cell(*where, Judgement(Verdict.UNSUPPORTED), reason=reason)
-        if tensor not in results and check == "taps":
-            if any(name in results for name in job.taps):
-                return Cell(*where, Judgement(Verdict.MISSING_TAP), reason=f"the adapter has no tap {tensor}")
-            return Cell(*where, Judgement(Verdict.UNSUPPORTED), reason="the adapter has no taps")
-        if tensor not in results:
-            gradients = any(name.startswith("d") and name[1:] in (*job.inputs, *job.weights) for name in results)
-            if tensor not in (*job.outputs, *(f"new_{name}" for name in job.state)) and not gradients:
-                return Cell(*where, Judgement(Verdict.UNSUPPORTED), reason="the adapter computes no gradients")
-            have = bounded(", ".join(results)) or "nothing"
-            reason = f"the adapter returned no {tensor}. It returned: {have}."
-            return Cell(*where, Judgement(Verdict.ERROR), reason=reason)
-        value, error = solution[tensor]
-        judgement = judge(results[tensor], value, self.budget(value, error), dtype, self.c)
-        return Cell(*where, judgement, self.kind, _reason(judgement))
-
-    def _roundtrip(self, runner: str, task: Task, results: Outputs) -> Iterator[Cell]:
-        for name, array in {**task.job.weights, **task.job.state}.items():
-            stored = results.get(name, Tensor(np.empty(0, np.float32), ""))
-            judgement = bits_differ(Tensor(array, stored.dtype), stored)
-            yield Cell(runner, task.case, task.job.dtype, "roundtrip", name, judgement, "bitwise")
-
-    def _determinism(self, runner: str, task: Task, results: Outputs) -> Iterator[Cell]:
-        for name in [name for name in results if f"{name}{AGAIN}" in results]:
-            judgement = bits_differ(results[name], results[f"{name}{AGAIN}"])
-            yield Cell(runner, task.case, task.job.dtype, "determinism", bounded(name), judgement, "bitwise")
-
-    def _one_step(self, runner: str, task: Task, results: Outputs, solution: Solution) -> Iterator[Cell]:
-        for name in task.job.weights:
-            value, error = solution[f"step.{name}"]
-            judgement = judge(results[f"step.{name}"], value, self.budget(value, error), None, self.c)
-            where = runner, task.case, task.job.dtype, "trajectory", f"step.{name}"
-            yield Cell(*where, judgement, self.kind, _reason(judgement))
-
-    def trajectory(self, runner: str, task: Task, results: Outputs, solution: Solution) -> Trajectory:
-        """Measure the drift of a free run at each mark, and its band."""
-        job = task.job
-        settings: Mapping[str, Any] = job.training or {}
-        at = marks(settings["steps"])
-        names = list(job.weights)
-
-        def distance(of: Mapping[str, np.ndarray], i: int) -> float:
-            return max(float(np.abs(of[n][i] - solution[f"free.{n}"][0][i]).max(initial=0.0)) for n in names)
-
-        def share(name: str, i: int) -> float:
-            value, error = (part[i] for part in solution[f"step.{name}"])
-            off = np.abs(results[f"step.{name}"].values[i] - value)
-            return float((off / (self.c * self.budget(value, error))).max(initial=0.0))
-
-        own = {n: results[f"free.{n}"].values.astype(np.float64) for n in names}
-        seeds = [key.split(".")[0] for key in solution if key.startswith("band") and key.endswith(f".{names[0]}")]
-        bands = [{n: solution[f"{seed}.{n}"][0] for n in names} for seed in seeds]
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # these are pictures, and no verdict
-            one_step = [max(share(name, i) for name in names) for i in range(settings["steps"])]
-            drift = [distance(own, i) for i in range(len(at))]
-        return Trajectory(
-            runner,
-            job.case,
-            job.dtype,
-            settings["optimizer"],
-            tuple(at),
-            tuple(drift),
-            tuple(max(distance(band, i) for band in bands) for i in range(len(at))),
-            tuple(float(f"{use:.4g}") for use in one_step),
-        )
+        if quantity not in results:
+            verdict, reason = _reason_of_absence(quantity, results)
+            return Cell(*where, Judgement(verdict), reason=reason)
+        value, error = solution[quantity]
+        judgement = judge(results[quantity], value, self.budget(value, error), dtype, self.c)
+        is_open = judgement.verdict is Verdict.INCONCLUSIVE
+        place = f"the budget is infinite or NaN at {list(judgement.index)}: anything would be within it"
+        return Cell(*where, judgement, self.kind, place if is_open else "")
 
 
-def _reason(judgement: Judgement) -> str:
-    is_open = judgement.verdict is Verdict.INCONCLUSIVE
-    return f"the budget is infinite or NaN at {list(judgement.index)}: anything would be within it" if is_open else ""
+def _gradients(kind: Kind, names: Iterable[str]) -> list[Quantity]:
+    return [Quantity(kind, name, cotangent) for name in names for cotangent in Cotangent]
 
 
-def check_finite(job: Job, solution: Solution) -> None:
-    """Refuse a reference that is NaN or infinite for finite data: nothing could be judged by it.
-
-    Raises:
-        SpecError: Naming the tensor and the place.
-    """
-    arrays = [*job.inputs.values(), *job.weights.values(), *job.state.values()]
-    if not all(np.isfinite(array).all() for array in arrays if is_float(array)):
-        return
-    for name, (value, _) in solution.items():
-        if not np.isfinite(value).all():
-            place = [int(i) for i in np.unravel_index(int(np.argmin(np.isfinite(value))), value.shape)]
-            raise SpecError(
-                f"the reference must be finite for finite inputs. Received: {name} of case {job.case} in {job.dtype} "
-                f"is {value[tuple(place)]} at {place}. Correct the reference or the case's data."
-            )
+def _reason_of_absence(quantity: Quantity, results: Outputs) -> tuple[Verdict, str]:
+    """Return the verdict on a tensor that an adapter did not return, and the reason."""
+    returned = {other.kind for other in results}
+    if quantity.kind in (Kind.TAP, Kind.TAP_GRADIENT):
+        if Kind.TAP in returned:
+            return Verdict.MISSING_TAP, f"the adapter has no tap {quantity.label}"
+        return Verdict.UNSUPPORTED, "the adapter has no taps"
+    if quantity.kind in _GRADIENTS and returned.isdisjoint(_GRADIENTS):
+        return Verdict.UNSUPPORTED, "the adapter computes no gradients"
+    have = bounded(", ".join(other.label for other in results)) or "nothing"
+    return Verdict.ERROR, f"the adapter returned no {quantity.label}. It returned: {have}."
 
 
-def check_trained(job: Job, shapes: Mapping[str, tuple[int, ...]], prefixes: Sequence[str]) -> None:
-    """Refuse what came back from training if it lacks a weight, or a step of one.
-
-    Raises:
-        Malformed: Naming the tensor.
-    """
-    steps = (job.training or {})["steps"]
-    for name, weight in job.weights.items():
-        for prefix in prefixes:
-            expected = (steps if prefix in ("w", "step") else len(marks(steps)), *weight.shape)
-            received = shapes.get(f"{prefix}.{name}")
-            if received != expected:
-                raise Malformed(f"{prefix}.{name} must have the shape {expected}. Received: {received or 'none'}.")
+def _roundtrip(runner: str, task: Task, results: Outputs) -> Iterator[Cell]:
+    for name, array in {**task.job.weights, **task.job.state}.items():
+        stored = results.get(Quantity(Kind.STORED, name), Tensor(np.empty(0, np.float32), ""))
+        judgement = bits_differ(Tensor(array, stored.dtype), stored)
+        yield Cell(runner, task.case, task.job.dtype, "roundtrip", name, judgement, "bitwise")
 
 
-def unavailable(runner: str, task: Task, judge: Judge, verdict: Verdict, reason: str) -> Iterator[Cell]:
-    """One cell for each tensor of a task that was not compared."""
-    if task.do == "evaluate":
-        names = [(check, tensor) for check, tensor, _ in judge.expected(task)]
-    else:
-        names = [(task.check, name) for name in task.job.weights]
-    for check, tensor in names:
-        yield Cell(runner, task.job.case, task.job.dtype, check, tensor, Judgement(verdict), reason=reason)
+def _determinism(runner: str, task: Task, results: Outputs) -> Iterator[Cell]:
+    for quantity, tensor in results.items():
+        again = replace(quantity, repeated=True)
+        if not quantity.repeated and again in results:
+            judgement = bits_differ(tensor, results[again])
+            name = bounded(quantity.label)
+            yield Cell(runner, task.case, task.job.dtype, "determinism", name, judgement, "bitwise")
+
+
+def _excused(cell: Cell, cannot: Mapping[str, str]) -> Cell:
+    """Return the cell, or the adapter's reason why it cannot do that check: one evaluation serves several checks."""
+    reason = unsupported(cannot, cell.check, cell.dtype)
+    if reason is None:
+        return cell
+    return replace(cell, judgement=Judgement(Verdict.UNSUPPORTED), budget="", reason=reason)

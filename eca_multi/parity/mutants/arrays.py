@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from eca_multi.parity.define.job import ONES, Job, Outputs, Tensor, is_float
-from eca_multi.parity.define.spec import SIZES
+from eca_multi.parity.define.job import Job, is_float
+from eca_multi.parity.define.sources import SIZES
+from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Tensor
 
 Array = np.ndarray
 Way = Callable[[Array], Array]
@@ -20,12 +21,12 @@ class Changed:
     """A job with other arrays, and the way back for each of its results."""
 
     job: Job
-    ways: Mapping[str, Way]
+    ways: Mapping[Quantity, Way]
 
     def back(self, results: Outputs) -> Outputs:
         return {
-            name: Tensor(self.ways[name](tensor.values), tensor.dtype) if name in self.ways else tensor
-            for name, tensor in results.items()
+            quantity: Tensor(self.ways[quantity](tensor.values), tensor.dtype) if quantity in self.ways else tensor
+            for quantity, tensor in results.items()
         }
 
 
@@ -38,11 +39,12 @@ def _weights(job: Job, choose: Callable[[Array], tuple[Array, Way] | None]) -> C
     if not chosen:
         return None
     weights = {**job.weights, **{name: array for name, (array, _) in chosen.items()}}
-    return Changed(replace(job, weights=weights), _gradients({name: way for name, (_, way) in chosen.items()}))
+    ways = _gradients(Kind.WEIGHT_GRADIENT, {name: way for name, (_, way) in chosen.items()})
+    return Changed(replace(job, weights=weights), ways)
 
 
-def _gradients(ways: Mapping[str, Way]) -> dict[str, Way]:
-    return {f"d{name}{suffix}": way for name, way in ways.items() for suffix in ("", ONES)}
+def _gradients(kind: Kind, ways: Mapping[str, Way]) -> dict[Quantity, Way]:
+    return {Quantity(kind, name, cotangent): way for name, way in ways.items() for cotangent in Cotangent}
 
 
 def kernel_flip(job: Job) -> Changed | None:
@@ -95,12 +97,15 @@ def exchanged_axes(job: Job) -> Changed | None:
     if not shapes:
         return None
     inputs = {name: _confused(array) if name in shapes else array for name, array in job.inputs.items()}
-    ways = _gradients(dict.fromkeys(shapes, _restored))
+    ways = _gradients(Kind.INPUT_GRADIENT, dict.fromkeys(shapes, _restored))
     of_inputs = set(shapes.values())
-    outputs = {n: _restored for n in job.outputs if n in job.cotangents and job.cotangents[n].shape in of_inputs}
+    outputs = [n for n in job.outputs if n in job.cotangents and job.cotangents[n].shape in of_inputs]
     # The cotangent goes the same way as its output.
     cotangents = {n: _confused(array) if n in outputs else array for n, array in job.cotangents.items()}
-    return Changed(replace(job, inputs=inputs, cotangents=cotangents), {**ways, **outputs})
+    return Changed(
+        replace(job, inputs=inputs, cotangents=cotangents),
+        {**ways, **{Quantity(Kind.OUTPUT, name): _restored for name in outputs}},
+    )
 
 
 def _axes(shape: tuple[int, ...]) -> tuple[int, int] | None:

@@ -1,7 +1,7 @@
 """Mutants: a specification's PyTorch layer with one fault put in, to measure what a case can see.
 
-Some faults replace operations as the layer runs (_mutant_mode.py), others change its weights and inputs
-(_mutant_arrays.py). Either way the gradients are those of the faulty layer. Nothing here is random.
+Some faults replace operations as the layer runs (mode.py), others change its weights and inputs (arrays.py). Either way
+the gradients are those of the faulty layer. Nothing here is random.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from eca_multi.parity.define.axes import order, parse
-from eca_multi.parity.define.job import Job, Outputs
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.tensor import Outputs
 from eca_multi.parity.engines.base import attempt
 from eca_multi.parity.engines.torch import TorchEngine
 
@@ -48,8 +49,8 @@ MUTANTS: dict[str, Mutant] = {
 def mutants(engine: TorchEngine, job: Job) -> Iterator[tuple[str, Outputs | None]]:
     """Yield the name of each mutant with its results, or with None where it does not apply.
 
-    It does not apply where the layer or the data have nothing that the fault could be in, or where the layer raises for
-    it: no verdict is needed to notice that. A mutant that applies and yet returns what the layer returns is a survivor.
+    A mutant does not apply where layer and data have no place for the fault, or where the layer raises because of
+    the fault: an error needs no verdict to be noticed. A mutant that applies and returns the right results survives.
     """
     job = replace(job, compiled=False, twice=False)
     for name, mutant in MUTANTS.items():
@@ -63,7 +64,7 @@ def run(engine: TorchEngine, job: Job, mutant: Mutant) -> Outputs | None:
         result = attempt(lambda: faulty.evaluate(job))
         if faulty.mode.applied:
             return None if isinstance(result, Exception) else result
-        if isinstance(result, Exception):  # without any fault: the layer's own, or one of these files'
+        if isinstance(result, Exception):  # no fault was put in: the error is the layer's own, or of these files
             raise result
     changed = mutant.arrays(job) if mutant.arrays is not None else None
     if changed is None:

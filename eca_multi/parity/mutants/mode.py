@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from eca_multi.parity.engines._private_torch import DisableTorchFunction
+
 
 @dataclass(frozen=True)
 class Call:
@@ -145,7 +147,7 @@ def _batch_norm(call: Call) -> Any:
     x, weight, bias, _, _, training, _, eps, *_ = call.args
     if not training:
         return NotImplemented
-    with torch.no_grad(), torch._C.DisableTorchFunction():
+    with torch.no_grad(), DisableTorchFunction():
         call.plain()  # for the running statistics
     axes = tuple(i for i in range(x.ndim) if i != 1)
     return _affine(_normalised(x, axes, eps), _per_channel(x, weight), _per_channel(x, bias), x)

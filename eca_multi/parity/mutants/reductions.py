@@ -4,7 +4,8 @@ import math
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_iter, tree_map
+
+from eca_multi.parity.engines._private_torch import tree_iter, tree_map
 
 from .mode import ANY, Call, Change, carries_data, each
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from eca_multi.parity.define.checks import DEFAULT_CHECKS, TESTED, check_names
+from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.define.runners import UsageError, find_runners
 from eca_multi.parity.define.spec import Case, Spec
-from eca_multi.parity.execute.tasks import CHECKS, DEFAULT_CHECKS, DTYPES, check_names
 from eca_multi.parity.specs import SHIPPED, find_spec
 
-TESTED = tuple(check for check in CHECKS if check != "power")  # which measures the cases, not a runner
 Place = tuple[str, str, str]  # case, dtype, check
 
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from eca_multi._printable import printable
 from eca_multi.parity.define.axes import SpecError
+from eca_multi.parity.define.runners import REFERENCE
+from eca_multi.parity.judge.cell import Cell, describe
 from eca_multi.parity.judge.compare import Verdict
-from eca_multi.parity.report.report import REFERENCE, Cell, ParityError, Report, describe
+from eca_multi.parity.report.report import ParityError, Report
 
 from .marks import ParityCase
 from .results import Results

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from eca_multi._files.file import write_atomically
 from eca_multi._printable import file_name
-from eca_multi.parity.report.report import Cell, Report, RunnerState, Trajectory
+from eca_multi.parity.execute.state import RunnerState
+from eca_multi.parity.judge.cell import Cell
+from eca_multi.parity.judge.drift import Trajectory
+from eca_multi.parity.report.report import Report
 
 from .marks import ParityCase, blocks, is_named
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Iterable
 
+from eca_multi.parity.execute.state import RunnerState
 from eca_multi.parity.judge.compare import Judgement
 
-from .report import Report, RunnerState
+from .report import Report
 
 AGREE, DISAGREE, WRONG_USAGE, CRASHED, INCONCLUSIVE = range(5)
 

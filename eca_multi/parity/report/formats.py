@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .html import to_html
+from .json import as_json
 from .junit import to_junit
-from .report import as_json
 
 FORMATS: dict[str, Callable[[dict[str, Any]], str]] = {"json": as_json, "html": to_html, "junit": to_junit}

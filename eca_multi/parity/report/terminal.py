@@ -7,11 +7,14 @@ from rich.table import Table
 from rich.text import Text
 
 from eca_multi._terminal import Terminal, lines, styled
+from eca_multi.parity.define.checks import BASE, CHECKS
 from eca_multi.parity.define.dtypes import DTYPES
-from eca_multi.parity.execute.tasks import BASE, CHECKS
+from eca_multi.parity.execute.state import RunnerState
+from eca_multi.parity.explain.localisation import Localisation
+from eca_multi.parity.judge.cell import Cell, describe
 from eca_multi.parity.judge.compare import Judgement, Verdict
 
-from .report import Cell, Localisation, Report, RunnerState, describe
+from .report import Report
 
 MOST = 20  # failing tensors that are listed; --json has all
 BUDGETS = {

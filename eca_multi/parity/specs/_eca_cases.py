@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.define.spec import Case, Rng, booleans
+from eca_multi.parity.define.sources import Rng, booleans
+from eca_multi.parity.define.spec import Case
 
 from ._images import photograph_features
 
@@ -76,6 +77,9 @@ def _signal(name: str, why: str, axes: str, config: Mapping[str, Any], **rest: A
     return Case(name, why, config, {"x": axes, **rest.pop("inputs", {})}, outputs={"y": axes}, **rest)
 
 
+# Layers have a path of their own for one sample, and for large maps: in PyTorch from 2^15 numbers on.
+LARGE_MAP = {"N": 2, "C": 20, "H": 31, "W": 29, "k": 5, "padding": "circular", "gate": "hard_sigmoid", "shared": False}
+
 CASES: tuple[Case, ...] = (
     Case(
         "photographs",
@@ -89,7 +93,7 @@ CASES: tuple[Case, ...] = (
     Case("fp16-range", "x up to 6e4, where a float16 sum overflows", draw=_fp16_range),
     Case("short-channels", "C < k: the kernel reaches over both ends", {"C": 3, "H": 5, "W": 4, "k": 7}),
     Case("one-channel", "C = 1", {"N": 3, "C": 1, "H": 6, "W": 5}),
-    Case("one-position", "H = W = 1: the mean is the value itself", {"C": 18, "H": 1, "W": 1}),
+    Case("one-position", "N = H = W = 1: the mean is the value itself", {"N": 1, "C": 18, "H": 1, "W": 1}),
     Case("empty-batch", "N = 0: nothing to compare in y, and dw is 0", {"N": 0, "C": 10, "H": 6, "W": 7}),
     Case(
         "circular",
@@ -127,10 +131,16 @@ CASES: tuple[Case, ...] = (
         draw=_infinite_padding,
     ),
     _signal("volume", "3-D", "N C D H W", {"C": 14, "D": 3, "H": 5, "W": 4}),
-    _signal(
+    Case(
+        "one-sample-circular",
+        "N = 1, circular",
+        {"N": 1, "C": 12, "H": 7, "W": 5, "k": 5, "padding": "circular", "gate": "2sigmoid"},
+    ),
+    Case("large-map", "a large map, circular, one kernel per channel", LARGE_MAP, weights={"w": "C k"}),
+    Case(
         "other-axis",
-        "channels last in torch, first in JAX and Keras",
-        "N C L",
-        {"C": 11, "L": 9, "channels": "other"},
+        "the same, channels last in torch, first in JAX and Keras",
+        {**LARGE_MAP, "channels": "other"},
+        weights={"w": "C k"},
     ),
 )

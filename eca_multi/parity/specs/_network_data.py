@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from eca_multi import reference
 from eca_multi.networks import Block, Conv, Network, Preprocessing, Tensor, find, preprocessing_of, tensors
-from eca_multi.parity.define.spec import Rng
+from eca_multi.parity.define.sources import Rng
 
 Array = np.ndarray
 EPS = 1e-5  # of every normalisation

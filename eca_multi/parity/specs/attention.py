@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from eca_multi.parity.define.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.define.spec import Case, Rng, Spec, Training, booleans, normal
+from eca_multi.parity.define.sources import Rng, booleans, normal
+from eca_multi.parity.define.spec import Case, Spec, Training
 from eca_multi.parity.define.taps import tap
 
 Config = Mapping[str, Any]

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from eca_multi.parity.define.adapters import KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.define.spec import Case, Rng, Spec, Training, normal, uniform
+from eca_multi.parity.define.sources import Rng, normal, uniform
+from eca_multi.parity.define.spec import Case, Spec, Training
 
 Config = Mapping[str, Any]
 

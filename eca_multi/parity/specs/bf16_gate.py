@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from eca_multi.parity.define.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.define.spec import Case, Rng, Spec, normal
+from eca_multi.parity.define.sources import Rng, normal
+from eca_multi.parity.define.spec import Case, Spec
 from eca_multi.parity.define.taps import tap
 
 Config = Mapping[str, Any]

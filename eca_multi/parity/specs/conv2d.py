@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from eca_multi.parity.define.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.define.spec import Case, Rng, Spec, Training, normal
+from eca_multi.parity.define.sources import Rng, normal
+from eca_multi.parity.define.spec import Case, Spec, Training
 
 Config = Mapping[str, Any]
 Arrays = dict[str, np.ndarray]

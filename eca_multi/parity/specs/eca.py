@@ -1,7 +1,7 @@
 """ECA in every framework of this package, against the NumPy oracle with its analytic budget."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -58,11 +58,19 @@ class Torch(_Here, TorchAdapter):
     def call(self, layer: Any, inputs: Tensors, config: Config) -> Any:
         return layer(inputs["x"], inputs.get("mask"))
 
-    def tapping(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def tapping(self) -> Iterator[None]:
+        from eca_multi.torch import _tensor_lines as lines
         from eca_multi.torch import functional
 
-        # The native code: an operation that does several steps in one has no seams.
-        return _tapping(functional, "convolve", is_eager=lambda x, weight: False)
+        gate = lines.named_gate
+        seams: dict[str, Any] = {
+            "convolve": _tapped(lines.convolve),
+            "named_gate": lambda name, z: tap("gate", gate(name, z)),
+        }
+        # Not eager: an operation of our own that does several steps in one has no seams.
+        with mock.patch.multiple(lines, **seams), mock.patch.multiple(functional, is_eager=lambda x, weight: False):
+            yield
 
 
 class Keras(_Here, KerasAdapter):
@@ -149,16 +157,17 @@ class Oracle(NumpyAdapter):
         return solve(job)
 
 
-def _tapping(functional: Any, name: str = "_convolve", **others: Any) -> AbstractContextManager[Any]:
-    """Tap a framework's own function at its two seams: the convolution of the means, by its name, and the gate."""
-    convolve, gates = getattr(functional, name), functional.GATES
-
+def _tapped(convolve: Callable[..., Any]) -> Callable[..., Any]:
     def tapped(pooled: Any, *arguments: Any) -> Any:
         return tap("conv", convolve(tap("pooled", pooled), *arguments))
 
-    named = {name: lambda logits, gate=gate: tap("gate", gate(logits)) for name, gate in gates.items()}
-    replaced: dict[str, Any] = {name: tapped, "GATES": named, **others}
-    return mock.patch.multiple(functional, **replaced)
+    return tapped
+
+
+def _tapping(functional: Any, **others: Any) -> AbstractContextManager[Any]:
+    """Tap a framework's own function at its two seams: the convolution of the means, and the gate."""
+    gates = {name: lambda z, gate=gate: tap("gate", gate(z)) for name, gate in functional.GATES.items()}
+    return mock.patch.multiple(functional, _convolve=_tapped(functional._convolve), GATES=gates, **others)
 
 
 SPEC = Spec(

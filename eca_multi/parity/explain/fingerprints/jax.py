@@ -1,14 +1,14 @@
-"""JAX's fingerprint. Each operation is a program of XLA's; `graph` is a jit over several."""
+"""JAX's fingerprint. XLA compiles each operation; `graph` compiles several as one."""
 
 import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from .common import Facts, Primitives, Value, fingerprint
+from .primitives import Facts, Primitives, Value
+from .table import fingerprint
 
 
 class JaxPrimitives(Primitives):
@@ -18,21 +18,6 @@ class JaxPrimitives(Primitives):
     def numpy(self, tensor: jax.Array) -> np.ndarray:
         return np.asarray(tensor)
 
-    def add(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        return a + b
-
-    def multiply(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        return a * b
-
-    def sum(self, x: jax.Array, axis: int) -> jax.Array:
-        return jnp.sum(x, axis)
-
-    def mean(self, x: jax.Array, axis: int) -> jax.Array:
-        return jnp.mean(x, axis)
-
-    def matmul(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        return a @ b
-
     def conv1d(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
 
@@ -40,7 +25,7 @@ class JaxPrimitives(Primitives):
         return jax.nn.sigmoid(x)
 
     def vjp(self, function: Callable[[Any], Any], at: Any, cotangent: Any) -> Any:
-        # Not under jit: what `function` closes over would be a constant, and XLA's constant folding is not its code.
+        # Not under jit, where XLA would fold the tensors that `function` closes over as constants, by other code.
         return jax.vjp(function, at)[1](cotangent)[0]
 
     def graph(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""Keras's fingerprint: its own operations on the backend of this process, and the backend's gradients and flags."""
+"""Keras's fingerprint: Keras's operations on the backend of this process, and that backend's gradients and flags."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -8,13 +8,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from .common import Facts, Primitives, Value, fingerprint
+from .primitives import Facts, Primitives, Value
+from .table import fingerprint
 
 BACKENDS = {"torch": "TorchPrimitives", "tensorflow": "TensorFlowPrimitives", "jax": "JaxPrimitives"}
 
 
 class KerasPrimitives(Primitives):
-    """Channels last on every backend, as Keras has them unless told otherwise."""
+    """Channels last on every backend, which is Keras's default."""
 
     def __init__(self) -> None:
         name = keras.backend.backend()

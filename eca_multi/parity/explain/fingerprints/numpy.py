@@ -1,11 +1,12 @@
-"""NumPy's fingerprint, with bfloat16 from ml_dtypes. It has no gradients, and no convolution but by windows."""
+"""NumPy's fingerprint, with bfloat16 from ml_dtypes. NumPy has no gradients, and convolves by windows."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .common import Facts, NotApplicable, Primitives, Value, fingerprint
+from .primitives import Facts, NotApplicable, Primitives, Value
+from .table import fingerprint
 
 
 class NumpyPrimitives(Primitives):
@@ -14,21 +15,6 @@ class NumpyPrimitives(Primitives):
 
     def numpy(self, tensor: np.ndarray) -> np.ndarray:
         return tensor
-
-    def add(self, a: np.ndarray, b: np.ndarray) -> Any:
-        return a + b
-
-    def multiply(self, a: np.ndarray, b: np.ndarray) -> Any:
-        return a * b
-
-    def sum(self, x: np.ndarray, axis: int) -> Any:
-        return x.sum(axis)
-
-    def mean(self, x: np.ndarray, axis: int) -> Any:
-        return x.mean(axis)
-
-    def matmul(self, a: np.ndarray, b: np.ndarray) -> Any:
-        return a @ b
 
     def conv1d(self, x: np.ndarray, kernel: np.ndarray) -> Any:
         size = len(kernel)

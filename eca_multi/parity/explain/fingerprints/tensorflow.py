@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from .common import Facts, Primitives, Value, fingerprint
+from .primitives import Facts, Primitives, Value
+from .table import fingerprint
 
 
 class TensorFlowPrimitives(Primitives):
@@ -17,20 +18,11 @@ class TensorFlowPrimitives(Primitives):
     def numpy(self, tensor: Any) -> np.ndarray:
         return np.asarray(tensor)
 
-    def add(self, a: Any, b: Any) -> Any:
-        return a + b
-
-    def multiply(self, a: Any, b: Any) -> Any:
-        return a * b
-
     def sum(self, x: Any, axis: int) -> Any:
         return tf.reduce_sum(x, axis)
 
     def mean(self, x: Any, axis: int) -> Any:
         return tf.reduce_mean(x, axis)
-
-    def matmul(self, a: Any, b: Any) -> Any:
-        return tf.matmul(a, b)
 
     def conv1d(self, x: Any, kernel: Any) -> Any:
         return tf.nn.conv1d(x, kernel, stride=1, padding="SAME")
@@ -62,11 +54,11 @@ class TensorFlowPrimitives(Primitives):
 
 
 def _threads(asked: int) -> int:
-    return asked or os.cpu_count() or 1  # 0 leaves it to TensorFlow, which takes one for each CPU
+    return asked or os.cpu_count() or 1  # for 0 TensorFlow takes one for each CPU
 
 
 def _onednn() -> bool:
-    from tensorflow.python.util import _pywrap_util_port  # no public function tells it
+    from tensorflow.python.util import _pywrap_util_port  # no public function tells whether oneDNN is on
 
     return bool(_pywrap_util_port.IsMklEnabled())
 

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.nn.functional import conv1d
 
-from .common import Facts, Primitives, Value, fingerprint
+from .primitives import Facts, Primitives, Value
+from .table import fingerprint
 
 
 class TorchPrimitives(Primitives):
@@ -26,21 +27,6 @@ class TorchPrimitives(Primitives):
             bits: np.ndarray = tensor.view(torch.int16).numpy()
             return bits.view(ml_dtypes.bfloat16)
         return tensor.numpy()
-
-    def add(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return a + b
-
-    def multiply(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return a * b
-
-    def sum(self, x: torch.Tensor, axis: int) -> torch.Tensor:
-        return x.sum(axis)
-
-    def mean(self, x: torch.Tensor, axis: int) -> torch.Tensor:
-        return x.mean(axis)
-
-    def matmul(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return a @ b
 
     def conv1d(self, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
         return conv1d(x, kernel.permute(2, 1, 0), padding=kernel.shape[0] // 2)
@@ -72,8 +58,7 @@ class TorchPrimitives(Primitives):
 
 
 def _onednn() -> bool:
-    there = torch.backends.mkldnn.is_available()
-    return bool(there and torch.backends.mkldnn.enabled)
+    return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
 
 
 def _kind(device: torch.device) -> str:

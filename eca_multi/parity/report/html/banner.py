@@ -1,6 +1,6 @@
 """The verdict: what came out, in one sentence, and the numbers behind it."""
 
-from eca_multi.parity.report.report import REFERENCE
+from eca_multi.parity.define.runners import REFERENCE
 
 from .formats import count
 from .markup import Markup, element

@@ -1,0 +1,163 @@
+"""Training for the trajectory check, by the harness's own update rule or by a framework's own optimizer.
+
+Teacher-forced: each step starts from the reference's weights and optimizer states, so that the error of one step can be
+judged, and not what errors grow to. Free-running: a runner goes on from its own weights, and how far it drifts is shown
+beside the reference's runs with noise.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from eca_multi.parity.define.dtypes import U_ACC, quantise, rounding
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.optimizers import OPTIMIZERS, Update
+from eca_multi.parity.define.tensor import Kind, Outputs, Quantity, Solution, Tensor
+from eca_multi.parity.engines.base import Unsupported
+
+Arrays = dict[str, np.ndarray]
+Gradients = Callable[[int, Arrays], Arrays]
+PERTURBED = 8  # reference runs with noise: the band of the free drift
+NUDGES = 16  # random signs of the gradients' errors that are sent through the update rule
+MARKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # steps at which the drift is kept
+
+
+def marks(steps: int) -> list[int]:
+    return sorted({step for step in MARKS if step < steps} | {steps})
+
+
+def train(engine: Any, job: Job) -> tuple[Outputs, str]:
+    """Return a runner's step from each start in `job.given`, the marks of a free run, and the optimizer's note.
+
+    With `native` in the training's settings the framework's own optimizer updates, from the same gradients, float32
+    copies of the weights, as mixed precision does; they are rounded to the weights' dtype as with the own rule.
+    """
+    settings = job.training or {}
+    native = engine.optimizer(settings["optimizer"]) if settings.get("native") else None
+    trainer = _Trainer(job, np.float32, native.update if native else OPTIMIZERS[settings["optimizer"]], job.parameters)
+    work = replace(job, given={}, training=None)
+
+    def gradients(step: int, weights: Arrays) -> Arrays:
+        results = engine.evaluate(_step_job(work, step, weights))
+        _check_trained(results, weights)
+        return {name: results[_gradient(name)].values.astype(np.float32) for name in weights}
+
+    slots = [quantity for quantity in job.given if quantity.kind is Kind.SLOT]
+    steps = []
+    for step in range(settings["steps"]):
+        weights = {name: job.given[Quantity(Kind.START, name)][step] for name in job.weights}
+        states = {quantity.name: job.given[quantity][step] for quantity in slots}
+        steps.append(trainer.update(weights, gradients(step, weights), states, step)[0])
+    results = {**_stacked(Kind.STEP, steps), **_stacked(Kind.FREE, trainer.at_marks(gradients))}
+    outputs = {q: Tensor(array.astype(np.float32), job.parameters) for q, array in results.items()}
+    return outputs, native.note if native else ""
+
+
+def solve_training(engine: Any, job: Job) -> Solution:
+    """Return the reference's starts, a step from each with its error, its free run, and the runs with noise."""
+    settings, u = job.training or {}, rounding(job.parameters).u
+    work = replace(job, training=None)
+    rule = OPTIMIZERS[settings["optimizer"]]
+    trainer, noise = _Trainer(job, np.float64, rule), np.random.default_rng(0)
+    kept: dict[Kind, list[Arrays]] = {kind: [] for kind in (Kind.START, Kind.SLOT, Kind.STEP)}
+    errors: list[Arrays] = []
+    weights: Arrays = {name: w.astype(np.float64) for name, w in job.weights.items()}
+    slots: Arrays = {}
+    for step in range(settings["steps"]):
+        solved = engine.solve(_step_job(work, step, weights))
+        _check_trained(solved, weights)
+        grads, off = ({n: np.asarray(solved[_gradient(n)][part], np.float64) for n in weights} for part in (0, 1))
+        new, new_slots = trainer.update(weights, grads, slots, step)
+        error = {n: u * np.abs(w) + rounding(job.parameters).tiny for n, w in new.items()}
+        for _ in range(NUDGES):  # through the update rule, whatever its shape
+            moved = {n: g + off[n] * noise.choice([-1.0, 1.0], g.shape) for n, g in grads.items()}
+            other, _ = trainer.update(weights, moved, slots, step)
+            error = {n: np.maximum(error[n], np.abs(other[n] - new[n]) + u * np.abs(new[n])) for n in new}
+        # The rule's own roundings in float32, which outlast the result where the update all but cancels the weight.
+        errors.append({n: e + 2 * U_ACC * np.abs(new[n] - weights[n]) for n, e in error.items()})
+        kept[Kind.START].append(weights)
+        kept[Kind.SLOT].append(slots or {n: np.zeros_like(s) for n, s in new_slots.items()})
+        kept[Kind.STEP].append(new)
+        weights = {n: quantise(w, job.parameters) for n, w in new.items()}
+        slots = {n: s.astype(np.float32).astype(np.float64) for n, s in new_slots.items()}
+    exact = {q: array for kind in (Kind.START, Kind.SLOT) for q, array in _stacked(kind, kept[kind]).items()}
+
+    def exactly(step: int, weights: Arrays) -> Arrays:
+        solved = engine.exact(replace(_step_job(work, step, weights), weights=weights))
+        return {n: solved[_gradient(n)] for n in weights}
+
+    exact |= _stacked(Kind.FREE, trainer.at_marks(exactly))
+    for seed in range(PERTURBED):
+
+        def noisily(step: int, weights: Arrays, seed: int = seed) -> Arrays:
+            here = replace(_step_job(work, step, weights), weights=weights)
+            solved = engine.perturbed(here, seed * settings["steps"] + step)
+            return {n: solved[_gradient(n)] for n in weights}
+
+        band = replace(trainer, noise=(u, np.random.default_rng(seed)))
+        exact |= {replace(q, run=seed): array for q, array in _stacked(Kind.BAND, band.at_marks(noisily)).items()}
+    solution = {quantity: (array, np.zeros_like(array)) for quantity, array in exact.items()}
+    of_steps = _stacked(Kind.STEP, errors)
+    return {**solution, **{q: (array, of_steps[q]) for q, array in _stacked(Kind.STEP, kept[Kind.STEP]).items()}}
+
+
+def _gradient(weight: str) -> Quantity:
+    return Quantity(Kind.WEIGHT_GRADIENT, weight)
+
+
+def _check_trained(results: Collection[Quantity], weights: Iterable[str]) -> None:
+    for name in weights:
+        if _gradient(name) not in results:
+            raise Unsupported(f"the adapter computes no gradient of {name}, without which nothing is trained")
+
+
+def _step_job(job: Job, step: int, weights: Mapping[str, np.ndarray]) -> Job:
+    """The evaluation of one step of training."""
+    inputs = {name: array[step] for name, array in job.batches.items()}
+    return replace(job, inputs=inputs, weights={n: w.astype(np.float32) for n, w in weights.items()}, batches={})
+
+
+def _stacked(kind: Kind, points: list[Arrays]) -> dict[Quantity, np.ndarray]:
+    """Stack arrays of several steps along a first axis."""
+    return {Quantity(kind, name): np.stack([point[name] for point in points]) for name in points[0]}
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """An update rule in a dtype; where `round_to` is given, weights are rounded to that dtype after each update.
+
+    `noise` is u and a generator: each weight is moved by u times its size after each update.
+    """
+
+    job: Job
+    dtype: Any
+    rule: Update
+    round_to: str = ""
+    noise: tuple[float, np.random.Generator] | None = None
+
+    def update(self, weights: Arrays, grads: Arrays, slots: Arrays, step: int) -> tuple[Arrays, Arrays]:
+        """Return the weights and optimizer states after one step."""
+        rate = (self.job.training or {})["rate"]
+        w, g, s = ({n: np.asarray(a, self.dtype) for n, a in arrays.items()} for arrays in (weights, grads, slots))
+        new, new_slots = self.rule(w, g, s, step + 1, self.dtype(rate))
+        if self.round_to:
+            new = {n: quantise(w, self.round_to).astype(self.dtype) for n, w in new.items()}
+        return new, new_slots
+
+    def at_marks(self, gradients: Gradients) -> list[Arrays]:
+        """Train from the job's weights; return the weights at the marks."""
+        steps = (self.job.training or {})["steps"]
+        kept = marks(steps)
+        return [weights for step, weights in self._run(gradients, steps) if step in kept]
+
+    def _run(self, gradients: Gradients, steps: int) -> Iterator[tuple[int, Arrays]]:
+        weights: Arrays = {name: w.astype(self.dtype) for name, w in self.job.weights.items()}
+        slots: Arrays = {}
+        for step in range(steps):
+            weights, slots = self.update(weights, gradients(step, weights), slots, step)
+            if self.noise:
+                u, rng = self.noise
+                weights = {n: w + u * np.abs(w) * rng.choice([-1.0, 1.0], w.shape) for n, w in weights.items()}
+            yield step + 1, weights
