@@ -262,6 +262,8 @@ def _bar() -> Iterator[Callable[[str, int, int], None]]:
 def _check(files: dict[str, Path | None]) -> None:
     for name, file in files.items():
         check_file(file, f"--{name}")
+    if files.get("html"):
+        guard(lambda parity: import_module("eca_multi.parity.report.html").check_installed())
 
 
 def _write(files: dict[str, Path | None], content: dict[str, Any], status: int) -> int:

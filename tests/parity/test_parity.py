@@ -130,7 +130,7 @@ def test_a_crash_is_exit_3_with_the_last_words_and_costs_only_its_own_cells():
     assert done.exit_code == 3
     assert "exit status 7" in done.output
     assert "last words" in done.output
-    assert "5 of 5 tensors within budget, 1 of 2 runners ran" in done.output
+    assert "5 of 10 tensors within budget, 5 without a result, 1 of 2 runners ran" in done.output
 
 
 @pytest.mark.slow

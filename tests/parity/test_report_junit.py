@@ -126,7 +126,7 @@ def test_a_failure_says_which_tensors_where_and_by_how_much():
     )
     failure = case.find("failure")
     assert failure.get("type") == "EXCEEDS_BUDGET"
-    assert failure.get("message").startswith("dw: EXCEEDS_BUDGET, 51.2 x the budget, at [1], expected ")
+    assert failure.get("message").startswith("dw: EXCEEDS_BUDGET, 51.2 x the budget at [1]: expected ")
     assert [line.split(":")[0] for line in failure.text.splitlines()] == ["dw", "dw@ones"]
     assert "passes from c = 102" in failure.text
 
@@ -167,10 +167,10 @@ def test_a_required_runner_that_the_report_does_not_know_is_a_failure():
 @pytest.mark.parametrize(
     ("report", "message"),
     [
-        ({}, "nothing was compared"),
-        ({"exit_code": 4}, "nothing was compared"),
-        (one("BITWISE") | {"exit_code": 3}, "the run ended with exit code 3"),
-        (one("INCONCLUSIVE") | {"exit_code": 4}, "nothing conclusive"),
+        ({}, "No outcome is recorded"),
+        ({"exit_code": 4}, "Nothing was compared"),
+        (one("BITWISE") | {"exit_code": 3}, "A runner raised, crashed or timed out"),
+        (one("INCONCLUSIVE") | {"exit_code": 4}, "A case is inconclusive"),
     ],
     ids=["empty", "nothing", "red", "inconclusive"],
 )
@@ -186,13 +186,14 @@ def test_a_green_report_is_green():
     assert (root.get("failures"), root.get("errors")) == ("0", "0")
 
 
-def test_versions_are_properties():
+def test_versions_and_what_has_no_result_are_properties():
     suite = parse(REPORT).find("testsuite[@name='parity.ECA.nnx']")
     assert {p.get("name"): p.get("value") for p in suite.iter("property")} == {
         "flax": "0.12.1",
         "jax": "0.10.2",
         "jaxlib": "0.10.2",
         "state": "ran",
+        "without_result": "6",
     }
 
 

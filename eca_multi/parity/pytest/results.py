@@ -4,14 +4,15 @@ import fcntl
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 
+from eca_multi._errors import NotInstalled
 from eca_multi._files.file import write_atomically
 from eca_multi._printable import file_name
 from eca_multi.parity.execute.state import RunnerState
 from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.drift import Trajectory
+from eca_multi.parity.report.formats import FORMATS
 from eca_multi.parity.report.report import Report
 
 from .marks import ParityCase, blocks, is_named
@@ -123,16 +124,13 @@ class Results:
             taken.append(name)
             name += f"-{taken.count(name)}" if taken.count(name) > 1 else ""
             plain = report.to_dict()
-            for suffix, module, function in _FORMATS:
-                text = getattr(import_module(f"eca_multi.parity.{module}"), function)(plain)
+            for name_of_format, suffix in (("json", "json"), ("html", "html"), ("junit", "xml")):
                 try:
+                    text = FORMATS[name_of_format](plain)
                     write_atomically(folder / f"{name}.{suffix}", text.encode(errors="backslashreplace"))
-                except OSError as error:  # the other files and the summary may still succeed
+                except (OSError, NotInstalled) as error:  # the other files and the summary may still succeed
                     faults.append(f"{folder / f'{name}.{suffix}'} could not be written: {error}")
         return faults
-
-
-_FORMATS = (("json", "report", "as_json"), ("html", "html", "to_html"), ("xml", "junit", "to_junit"))
 
 
 def join(reports: Sequence[Report]) -> Report:

@@ -1,4 +1,4 @@
-"""The report as JUnit XML, which continuous integration shows without being taught: a suite for each runner.
+"""The report as JUnit XML, which continuous integration shows without an extension: a suite for each runner.
 
 A test is a case in a dtype under a check. What was not shown to be right never counts as passed: unsupported and
 inconclusive tensors are skipped tests, and a report that is red for another reason than a test has an error of its own.
@@ -10,16 +10,13 @@ from xml.etree import ElementTree as ET
 
 from eca_multi._printable import printable
 
-from .html.formats import index, plain, use
-from .html.read import Row, mapping, number, rows, runner_names, sequence, text
-from .html.verdicts import OPEN, fails
+from .view import View
+from .view.results import Result
 
-UNRUN = {"crashed": "error", "timed out": "error", "unavailable": "skipped"}  # what a runner's state counts as
-COUNTS = {
-    "failure": "failures",
-    "error": "errors",
-    "skipped": "skipped",
-}  # an outcome, and the attribute with its number
+# The outcome of a test that stands for a runner, by the runner's state.
+UNRUN = {"crashed": "error", "timed out": "error", "unavailable": "skipped"}
+# The outcomes of a test, and the attributes with their numbers.
+COUNTS = {"failure": "failures", "error": "errors", "skipped": "skipped"}
 
 
 def to_junit(report: Mapping[str, Any]) -> str:
@@ -35,82 +32,64 @@ def to_junit(report: Mapping[str, Any]) -> str:
         <testsuites name="eca-multi parity" tests="0" failures="0" errors="0" />
         <BLANKLINE>
     """
+    view = View(report)
     root = ET.Element("testsuites", name="eca-multi parity")
-    package = f"parity.{text(mapping(report, 'spec'), 'name') or 'spec'}"
-    states = {text(state, "name"): state for state in rows(report, "runners")}
-    required = [str(name) for name in sequence(report, "required")]
-    results: dict[str, list[Row]] = {name: [] for name in dict.fromkeys([*runner_names(report), *sorted(required)])}
-    for result in rows(report, "results"):
-        results[text(result, "runner")].append(result)
-    for runner, own in results.items():
-        state = states.get(runner, {} if own else {"state": "unavailable"})
-        root.append(_suite(f"{package}.{runner}", runner, state, own, runner in required))
+    package = f"parity.{view.name or 'spec'}"
+    for runner in dict.fromkeys([*view.runner_names, *view.required]):
+        root.append(_suite(view, runner, f"{package}.{runner}"))
     red = any(suite.get(name) != "0" for suite in root for name in ("failures", "errors"))
-    if report.get("exit_code") != 0 and not red:
-        root.append(_outcome(package, report.get("exit_code"), any(results.values())))
+    if not view.agrees and not red:
+        root.append(_outcome(view, package))
     for name in ("tests", "failures", "errors"):  # no "skipped": the schema of Jenkins has it on suites alone
         root.set(name, str(sum(int(suite.get(name, 0)) for suite in root)))
     ET.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
 
 
-def _suite(name: str, runner: str, state: Row, results: Sequence[Row], required: bool) -> ET.Element:
+def _suite(view: View, runner: str, name: str) -> ET.Element:
     suite = ET.Element("testsuite", name=_legal(name))
-    ended = text(state, "state") or "ran"
+    state = next((item for item in view.runners if item.name == runner), None)
+    ended = view.state_of(runner)
     properties = ET.SubElement(suite, "properties")
-    facts = {"state": ended, **mapping(state, "versions")}
+    facts: dict[str, Any] = {"state": ended, **(state.versions if state else {})}
+    if without := view.without_result_of(runner):
+        facts["without_result"] = without
     for key in sorted(facts):
         ET.SubElement(properties, "property", name=_legal(key), value=_legal(facts[key]))
-    jobs: dict[str, list[Row]] = {}
-    for result in results:
-        job = "-".join(text(result, key) or "unnamed" for key in ("case", "dtype", "check"))
+    jobs: dict[str, list[Result]] = {}
+    for result in (result for result in view.results if result.runner == runner):
+        job = "-".join(part or "unnamed" for part in (result.case, result.dtype, result.check))
         jobs.setdefault(job, []).append(result)
-    for job, own in jobs.items():
-        _judge(ET.SubElement(suite, "testcase", name=_legal(job), classname=_legal(name)), own)
+    for job, results in jobs.items():
+        _judge(ET.SubElement(suite, "testcase", name=_legal(job), classname=_legal(name)), results)
     if ended in UNRUN:
-        missing = required and ended == "unavailable"
+        missing = runner in view.missing
         case = ET.SubElement(suite, "testcase", name="runner", classname=_legal(name))
         message = f"{runner}: {'required, but ' if missing else ''}{ended}"
-        _mark(case, "failure" if missing else UNRUN[ended], ended, message, text(state, "detail").strip())
+        _mark(case, "failure" if missing else UNRUN[ended], ended, message, state.detail.strip() if state else "")
     return _counted(suite)
 
 
-def _outcome(package: str, code: object, compared: bool) -> ET.Element:
-    """A suite with one error, for a report that is red although none of its tests is."""
+def _outcome(view: View, package: str) -> ET.Element:
+    """Return a suite with one error, for a report that is red although none of its tests is."""
     suite = ET.Element("testsuite", name=_legal(package))
     case = ET.SubElement(suite, "testcase", name="outcome", classname=_legal(package))
-    reason = "nothing conclusive" if code == 4 else f"the run ended with exit code {code}"
-    _mark(case, "error", "outcome", reason if compared else "nothing was compared", "")
+    _mark(case, "error", "outcome", view.outcome, ", ".join(view.counts))
     return _counted(suite)
 
 
-def _judge(case: ET.Element, results: Sequence[Row]) -> None:
+def _judge(case: ET.Element, results: Sequence[Result]) -> None:
     """Mark a test by the worst of its tensors: a disagreement, then an error, then what was not judged."""
-    errors = [result for result in results if text(result, "verdict") == "ERROR"]
-    failed = [result for result in results if fails(result) and result not in errors]
-    skipped = [result for result in results if text(result, "verdict") in OPEN]
-    kind, found = next(
-        ((kind, found) for kind, found in (("failure", failed), ("error", errors), ("skipped", skipped)) if found),
-        ("", []),
-    )
-    if found:
-        shown = found + errors if kind == "failure" else found
-        lines = [_describe(result, text(result, "reason").strip()) for result in shown]
-        summary = _describe(found[0], text(found[0], "reason").strip().rpartition("\n")[2])
-        _mark(case, kind, text(found[0], "verdict"), summary, "\n".join(lines))
-
-
-def _describe(result: Row, reason: str) -> str:
-    """What is wrong with a tensor, where and by how much, and why."""
-    parts = [f"{text(result, 'tensor')}: {text(result, 'verdict')}"]
-    measured, least, place = number(result, "budget_use"), number(result, "min_c"), index(result.get("index"))
-    if fails(result):
-        budget = "tolerance set by hand" if text(result, "budget") == "manual" else "budget"
-        parts += [] if measured is None else [f"{use(measured)} x the {budget}"]
-        parts += [f"at {place}"] if place else []
-        parts += [f"{key} {text(result, key)}" for key in ("expected", "received") if text(result, key)]
-        parts += [] if least is None else [f"passes from c = {plain(least)}"]
-    return ", ".join(parts) + (f": {reason}" if reason else "")
+    errors = [result for result in results if result.verdict == "ERROR"]
+    failed = [result for result in results if result.fails and result not in errors]
+    skipped = [result for result in results if result.is_open]
+    for kind, marked in (("failure", failed), ("error", errors), ("skipped", skipped)):
+        if marked:
+            shown = failed + errors if kind == "failure" else marked
+            lines = [f"{result.tensor}: {result.describe(traceback=True)}" for result in shown]
+            summary = f"{marked[0].tensor}: {marked[0].describe()}"
+            return _mark(case, kind, marked[0].verdict, summary, "\n".join(lines))
+    return None
 
 
 def _mark(case: ET.Element, kind: str, type_: str, message: str, content: str) -> None:
@@ -127,5 +106,5 @@ def _counted(suite: ET.Element) -> ET.Element:
 
 
 def _legal(value: object) -> str:
-    """The text as it is to be seen: XML 1.0 cannot write controls and half characters at all."""
+    """Return the text as it is to be seen: XML 1.0 cannot hold controls and half characters at all."""
     return printable(str(value).replace("\r\n", "\n"), lines=True)

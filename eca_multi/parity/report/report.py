@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
@@ -99,12 +98,6 @@ class Report:
         if errors or any(r.state in ("crashed", "timed out") for r in self.runners):
             return 3
         return 4 if self.inconclusive or not self.compared else 0
-
-    def worst(self, runner: str, dtype: str, checks: Iterable[str] = ()) -> Cell | None:
-        """Return the cell of the largest budget use, a failure first; None if there is no cell."""
-        wanted = set(checks)
-        cells = [c for c in self.cells if (c.runner, c.dtype) == (runner, dtype) and (not wanted or c.check in wanted)]
-        return max(cells, key=_severity, default=None)
 
     def raise_for_status(self) -> None:
         """Raise ParityError if a runner disagrees, or RuntimeError if one crashed or nothing was conclusive."""

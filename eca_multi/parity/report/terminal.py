@@ -1,20 +1,26 @@
 """What the command line prints: the matrix, then only what failed, then the environment."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from eca_multi._terminal import Terminal, lines, styled
-from eca_multi.parity.define.checks import BASE, CHECKS
+from eca_multi.parity.define.checks import BASE, TABLE
 from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.execute.state import RunnerState
 from eca_multi.parity.explain.localisation import Localisation
-from eca_multi.parity.judge.cell import Cell, describe
-from eca_multi.parity.judge.compare import Judgement, Verdict
+from eca_multi.parity.judge.compare import Judgement
 
+from .json import finite
 from .report import Report
+from .view import View
+from .view.localised import read_localised
+from .view.reading import text
+from .view.results import Group
+from .view.wording import use
 
 MOST = 20  # failing tensors that are listed; --json has all
 BUDGETS = {
@@ -25,148 +31,127 @@ BUDGETS = {
 
 
 def render(report: Report, console: Terminal, seconds: float) -> None:
-    console.print(matrix(report))
-    kind = report.spec.get("budget", "")
+    view = View(report.to_dict())
+    console.print(matrix(view))
+    kind = text(view.spec, "budget")
     if kind in BUDGETS:
         console.print(
             f"Largest share of the error budget that was used (above 1 fails), and where. "
-            f"Budget: {report.spec['c']:g} x {BUDGETS[kind]}.",
+            f"Budget: {view.spec['c']:g} x {BUDGETS[kind]}.",
             style="dim",
         )
-    _print_failures(report, console)
-    if report.power:
+    _print_failures(view, console)
+    if view.power:
         print_power(report, console)
-    for line in _environment(report):
+    for line in _environment(view):
         console.print(line, style="dim")
-    console.print(styled(*_verdict(report), f" {seconds:.0f} s."))
+    colour = "bold green" if view.agrees else "bold red"
+    console.print(styled((view.outcome, colour), f": {', '.join(view.counts)}. {seconds:.0f} s."))
 
 
-def matrix(report: Report) -> Table:
+def matrix(view: View) -> Table:
     """One row for each runner, and one more for each check beside outputs and gradients; a column for each dtype."""
-    present = {cell.dtype for cell in report.cells}
-    dtypes = [dtype for dtype in DTYPES if dtype in present]
+    dtypes = view.dtypes()
     table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     table.add_column("runner", no_wrap=True)
-    for dtype in dtypes:
-        table.add_column(dtype)
-    table.add_column("")
-    for state in report.runners:
-        checks = {cell.check for cell in report.cells if cell.runner == state.name}
-        rows: list[tuple[str, tuple[str, ...]]] = [("", BASE)] if checks & set(BASE) or not checks else []
-        rows += [(check, (check,)) for check in CHECKS if check in checks and check not in BASE]
+    for name in (*dtypes, ""):
+        table.add_column(name, overflow="fold")
+    for runner in view.runner_names:
+        checks = view.checks_of(runner)
+        rows: list[tuple[str, tuple[str, ...]]] = [("", BASE)] if set(checks) & set(BASE) or not checks else []
+        rows += [(check, (check,)) for check in checks if check not in BASE]
+        state = view.state_of(runner)
         for number, (label, group) in enumerate(rows):
-            cells = [_cell(report.worst(state.name, dtype, group)) for dtype in dtypes]
-            name = state.name if number == 0 else ""
-            title = f"{name or ' ' * len(state.name)}{f' {label}' if label else ''}"
-            table.add_row(title, *cells, "" if state.state == "ran" or number else styled(_state(state)))
+            cells = [_cell(view.group(runner, dtype, group)) for dtype in dtypes]
+            title = f"{runner if number == 0 else ' ' * len(runner)}{f' {label}' if label else ''}"
+            table.add_row(title, *cells, "" if state == "ran" or number else styled(_state(state)))
     return table
 
 
-def _cell(cell: Cell | None) -> Text:
-    if cell is None:
+def _cell(group: Group | None) -> Text:
+    if group is None:
         return styled(("-", "dim"))
-    if cell.verdict is Verdict.UNSUPPORTED:
+    worst = group.worst
+    if worst.verdict == "UNSUPPORTED":
         return styled(("unsupported", "dim"))
-    use = cell.judgement.budget_use
-    colour = "green" if cell.green else "bold red"
-    if cell.budget == "bitwise" and cell.green:
+    colour = "green" if worst.is_green else "bold red"
+    if group.is_bitwise:
         return styled(("=", colour))
-    short = use is not None and (cell.green or cell.verdict is Verdict.EXCEEDS_BUDGET)
-    text = (f"{use:.2f}" if use < 100 else f"{use:.0e}") if short and use is not None else cell.verdict.value
-    return styled((text, colour), f" {cell.case} {cell.tensor}")
+    has_share = worst.is_green or worst.verdict == "EXCEEDS_BUDGET"
+    return styled((use(worst.budget_use) if has_share else worst.verdict, colour), f" {worst.case} {worst.tensor}")
 
 
-def _state(state: RunnerState) -> tuple[str, str]:
-    return state.state, "yellow" if state.state == "unavailable" else "red"
+def _state(state: str) -> tuple[str, str]:
+    return state, "yellow" if state == "unavailable" else "red"
 
 
-def _print_failures(report: Report, console: Terminal) -> None:
-    for state in report.runners:
+def _print_states(states: Sequence[Any], console: Terminal) -> None:
+    for state in states:
         if state.detail:
-            console.print(styled(_state(state), f" {state.name}: ") + lines(state.detail))
-    for cell in report.failures[:MOST]:
-        console.print(styled(("FAIL", "red"), f" {describe(cell)}"), soft_wrap=True)
-    if len(report.failures) > MOST:
-        console.print(f"... and {len(report.failures) - MOST} more; --json FILE lists all.")
-    for found in report.localisations:
-        console.print(styled((found.line, "bold")), soft_wrap=True)
-        if found.shrunk:
-            sizes = ", ".join(f"{axis}={size}" for axis, size in found.shrunk.items())
-            console.print(f"  still fails with {sizes}")
-        if found.replay:
-            console.print(f"  run it again: {found.replay}", soft_wrap=True)
-    reasons = dict.fromkeys(
-        f"{cell.runner} {cell.check}: {cell.reason}" for cell in report.cells if cell.verdict is Verdict.UNSUPPORTED
-    )
+            console.print(styled(_state(state.state), f" {state.name}: ") + lines(state.detail))
+
+
+def _print_failures(view: View, console: Terminal) -> None:
+    _print_states(view.runners, console)
+    failures = [result for results in view.failures.values() for result in results] + view.inconclusive
+    for result in failures[:MOST]:
+        check = "" if result.check in BASE else f" {result.check}"
+        head = f"{result.runner} {result.dtype} {result.case}{check} {result.tensor}"
+        console.print(styled(("FAIL", "red"), f" {head}: {result.describe()}"), soft_wrap=True)
+    if len(failures) > MOST:
+        console.print(f"... and {len(failures) - MOST} more; --json FILE lists all.")
+    for localised in view.localisations:
+        console.print(styled((localised.line, "bold")), soft_wrap=True)
+        if localised.sizes:
+            console.print(f"  still fails with {localised.sizes}")
+        if localised.replay:
+            console.print(f"  run it again: {localised.replay}", soft_wrap=True)
+    unsupported = (result for result in view.results if result.verdict == "UNSUPPORTED")
+    reasons = dict.fromkeys(f"{result.runner} {result.check}: {result.reason}" for result in unsupported)
     for reason in list(reasons)[:MOST]:
         console.print(styled(("unsupported", "dim"), f" {reason}"), soft_wrap=True)
 
 
-def _environment(report: Report) -> tuple[str, str]:
-    versions: dict[str, str] = {}
-    for state in report.runners:
-        versions |= state.versions
-    environment = report.environment
-    parts = [f"python {environment['python']}", *(f"{name} {versions[name]}" for name in sorted(versions))]
-    return ", ".join(parts), f"{environment['platform']}, {environment['processor']}"
-
-
-def _verdict(report: Report) -> tuple[tuple[str, str], str]:
-    total, green = len(report.compared), sum(1 for cell in report.cells if cell.green)
-    ran = f"{len(report.ran)} of {len(report.asked)} runners ran"
-    counts = f"{green} of {total} tensors within budget, {ran}"
-    if report.exit_code == 0:
-        return ("All agree", "bold green"), f": {counts}."
-    reasons = {
-        "They do not agree": report.disagreements,
-        "A required runner is missing": report.missing,
-        "A runner raised, crashed or timed out": report.exit_code == 3,
-        "A case is inconclusive": report.inconclusive,
-        "Nothing was compared": report.exit_code == 4 and not report.compared and not report.inconclusive,
-    }
-    reason = ". ".join(text for text, holds in reasons.items() if holds)
-    return (reason, "bold red"), f": {counts}."
+def _environment(view: View) -> tuple[str, str]:
+    versions: dict[str, Any] = {}
+    for runner in view.runners:
+        versions |= runner.versions
+    python, platform, processor = (text(view.environment, key) for key in ("python", "platform", "processor"))
+    parts = [f"python {python}", *(f"{name} {versions[name]}" for name in sorted(versions))]
+    return ", ".join(parts), f"{platform}, {processor}"
 
 
 def print_chain(found: Localisation, console: Terminal) -> None:
-    table = Table(title=found.line, title_justify="left", box=None, header_style="bold")
-    for name in ("stage", "direction", "as it came", "in isolation", "verdict"):
-        table.add_column(name)
-    for stage in found.chain:
-        mark = ("<-- here" if stage["tap"] == found.culprit else "", "bold red")
-        numbers = ["-" if stage[k] is None else f"{stage[k]:.3g}" for k in ("propagated", "isolated")]
-        table.add_row(stage["tap"], stage["direction"], *numbers, styled(f"{stage['verdict']} ", mark))
+    localised = read_localised(finite(asdict(found)))
+    names = ("stage", "direction", "as it came", "in isolation", "verdict")
+    table = _table(*names, title=localised.line, title_justify="left")
+    for tap in localised.taps:
+        mark = ("<-- here" if tap.name == localised.culprit else "", "bold red")
+        shares = ["-" if share is None else f"{share:.3g}" for share in (tap.propagated, tap.isolated)]
+        table.add_row(tap.name, tap.direction, *shares, styled(f"{tap.verdict} ", mark))
     console.print(table)
 
 
 def print_comparison(result: Mapping[str, Judgement], console: Terminal) -> None:
-    table = Table(box=None, header_style="bold")
-    for name in (
-        "tensor",
-        "verdict",
-        "budget use",
-        "max abs",
-        "max rel",
-        "max ULP",
-        "RMSE",
-        "SNR dB",
-        "worst",
-        "values",
-    ):
-        table.add_column(name)
+    """Print a row for each tensor, or where the terminal is too narrow for that, a paragraph for each."""
+    heads = ("budget use", "max abs", "max rel", "max ULP", "RMSE", "SNR dB", "worst", "values")
+    table, paragraphs = _table("tensor", "verdict", *heads), []
     for name, j in result.items():
         metrics = [j.metrics.get(key) for key in ("max_abs", "max_rel", "max_ulp", "rmse", "snr_db")]
-        numbers = ["-" if value is None else f"{value:.3g}" for value in (j.budget_use, *metrics)]
-        colour = "green" if j.verdict.green else "bold red"
-        values = f"{j.received} for {j.expected}" if j.received or j.expected else ""
-        table.add_row(name, styled((j.verdict, colour)), *numbers, str(list(j.index)), values)
-    console.print(table)
+        cells = ["-" if value is None else f"{value:.3g}" for value in (j.budget_use, *metrics)]
+        cells += [str(list(j.index)), f"{j.received} for {j.expected}" if j.received or j.expected else ""]
+        verdict = styled((j.verdict, "green" if j.verdict.green else "bold red"))
+        table.add_row(name, verdict, *cells)
+        said = ", ".join(f"{head} {cell}" for head, cell in zip(heads, cells, strict=True) if cell)
+        paragraphs.append(styled(f"{name} ") + verdict + styled(f": {said}"))
+    unbounded = console.options.update(max_width=10**6)
+    fits = console.measure(table, options=unbounded).maximum <= console.width
+    for part in (table,) if fits else paragraphs:
+        console.print(part, overflow="fold")
 
 
 def print_power(report: Report, console: Terminal) -> None:
-    table = Table(box=None, header_style="bold")
-    for name in ("case", "dtype", "killed", "survived", "not applicable"):
-        table.add_column(name)
+    table = _table("case", "dtype", "killed", "survived", "not applicable")
     for power in report.power:
         survived = styled((", ".join(power.survived), "yellow"))
         killed = styled(f"{len(power.killed)}" if power.killed else ("none", "bold red"))
@@ -178,19 +163,13 @@ def print_fingerprints(states: Sequence[RunnerState], console: Terminal) -> None
     from eca_multi.parity.explain.fingerprints import PROBES
 
     ran = [state for state in states if state.fingerprint]
-    table = Table(box=None, header_style="bold")
-    table.add_column("probe")
-    for state in ran:
-        table.add_column(state.name)
-    table.add_column("what it measures")
+    table = _table("probe", *(state.name for state in ran), "what it measures")
     for probe, meaning in PROBES.items():
         values = [_value(state.fingerprint.get(probe)) for state in ran]
         said = styled((meaning, "not bold"))
         table.add_row(probe, *values, said, style="bold" if len(set(values)) > 1 else "dim")
     console.print(table)
-    for state in states:
-        if state.detail:
-            console.print(styled(_state(state), f" {state.name}: ") + lines(state.detail))
+    _print_states(states, console)
 
 
 def _value(value: Any) -> str:
@@ -199,22 +178,22 @@ def _value(value: Any) -> str:
 
 def print_doctor(findings: Sequence[Any], console: Terminal) -> None:
     colours = {"ok": "green", "missing": "yellow", "fault": "bold red"}
-    table = Table(box=None, show_header=False)
+    table = _table("", "", "", show_header=False)
     for finding in findings:
         table.add_row(styled((finding.state, colours[finding.state])), finding.what, lines(finding.detail))
     console.print(table)
 
 
 def print_summary(content: Mapping[str, Any], console: Terminal) -> None:
-    """Show a report that was read from a file."""
-    counts: dict[str, int] = {}
-    for result in content["results"]:
-        counts[result["verdict"]] = counts.get(result["verdict"], 0) + 1
-    console.print(f"{content['spec'].get('name', '')}: exit status {content['exit_code']}")
-    for verdict, count in sorted(counts.items()):
-        console.print(f"  {verdict} {count}")
-    for found in content["localisations"]:
-        console.print(f"  {found['line']}", soft_wrap=True)
+    """Print a report that was read from a file."""
+    view = View(content)
+    console.print(f"{view.name}: exit status {view.exit_code}")
+    verdicts = [result.verdict for result in view.results]
+    for verdict in sorted(set(verdicts)):
+        console.print(f"  {verdict} {verdicts.count(verdict)}")
+    console.print(f"  {view.outcome}: {', '.join(view.counts)}")
+    for localised in view.localisations:
+        console.print(f"  {localised.line}", soft_wrap=True)
 
 
 def print_list(wanted: str, console: Terminal) -> None:
@@ -222,15 +201,23 @@ def print_list(wanted: str, console: Terminal) -> None:
     from eca_multi.parity.specs import SHIPPED, find_spec
 
     spec, _ = find_spec(wanted)
-    table = Table(box=None, show_header=False)
+    table = _table("", "", "", show_header=False)
     for name, what in SHIPPED.items():
         table.add_row("spec", name, what)
     for runner in runners_of(spec):
         table.add_row("runner", runner.name, runner.unavailable() or "")
     for case in spec.cases:
         table.add_row("case", case.name, case.why)
-    for check in CHECKS:
-        table.add_row("check", check, "")
+    for check in TABLE:
+        table.add_row("check", check.name, check.compares)
     for dtype in DTYPES:
         table.add_row("dtype", dtype, "")
     console.print(table)
+
+
+def _table(*columns: str, **options: Any) -> Table:
+    """Return a table without lines; a word that is too long for its column goes on in the next line."""
+    table = Table(box=None, header_style="bold", **options)
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table

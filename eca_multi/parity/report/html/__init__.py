@@ -1,8 +1,44 @@
-"""The report as one HTML file: pictures and tables that need no network, no script and no second file.
+"""The report as one HTML file: Jinja2 writes the page, matplotlib the pictures; no network, script or second file.
 
-Made of text alone, so that it can be written where no framework and no drawing library is installed.
+Both packages come with the extra `parity`, and are imported when a page is written.
 """
 
-from .page import to_html as to_html
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
 
-__all__ = ["to_html"]
+from eca_multi._errors import NotInstalled, not_installed
+
+
+def to_html(report: Mapping[str, Any]) -> str:
+    """Return the report as one HTML page that stands alone: equal reports give equal bytes.
+
+    Args:
+        report: The JSON report, schema 2. What it lacks is left out.
+
+    Raises:
+        NotInstalled: If Jinja2 or matplotlib is not installed.
+
+    Example:
+        >>> from eca_multi.parity.report.html import to_html
+        >>> to_html({"exit_code": 4}).startswith("<!doctype html>")
+        True
+    """
+    check_installed()
+    from .page import render
+
+    return render(report)
+
+
+def check_installed() -> None:
+    """Check that a page can be written here.
+
+    Raises:
+        NotInstalled: If Jinja2 or matplotlib is not installed.
+    """
+    for module in ("jinja2", "matplotlib"):
+        if find_spec(module) is None:
+            raise NotInstalled(not_installed("The HTML report", module, "parity"))
+
+
+__all__ = ["check_installed", "to_html"]

@@ -1,144 +1,138 @@
 """The page: the sections that have something to show, in the order in which a reader asks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from .banner import banner
-from .chain import chain
-from .drift import drift
-from .facts import cases, environment, runners
-from .failures import failures
-from .fingerprint import fingerprint
-from .histogram import histogram
-from .markup import Markup, element, join
-from .matrix import matrix
-from .power import power
-from .read import Row, mapping, text
-from .scatter import scatter
-from .undecided import undecided
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from eca_multi.parity.define.dtypes import DTYPES
+from eca_multi.parity.explain.fingerprints import PROBES
+from eca_multi.parity.report.view import View, elements, wording
+from eca_multi.parity.report.view.reading import in_order
+from eca_multi.parity.report.view.results import Group, Result
+
+from .pictures import SIGNS, Pictures
+from .svg import clean, shorten
 
 # Nothing is fetched, nothing runs: the browser is told so too.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+EDGES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 4.0, 16.0)  # of the budget use, where a cell's colour changes
+INFORM = {
+    "max_abs": "Max error",
+    "max_ulp": "Max ULP",
+    "max_rel": "Max relative",
+    "snr_db": "SNR (dB)",
+    "peer_ratio": "Peer ratio",
+}
+OPENLY = 8  # failures of a runner that are shown before the rest is folded
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page. `draw` returns None where there is nothing to show; `how` says how to read it."""
+    """A part of the page; `templates/ID.html.j2` shows what `content` finds, if anything."""
 
     id: str
     title: str
-    how: str
-    draw: Callable[[Row], Markup | None]
+    content: Callable[[View], Any]
 
 
 SECTIONS = (
-    Section(
-        "matrix",
-        "Budget use",
-        "Each cell is the largest share of its error budget that any tensor of a runner used, in one check and dtype. "
-        "1 is the whole budget; more fails. Blue cells pass, orange ones with a ring and a cross fail. "
-        "Its worst case and tensor show when it is pointed at, and in the table.",
-        matrix,
-    ),
-    Section(
-        "failures",
-        "Failures",
-        "One row for each tensor, the worst of each runner first. “Use” is the share of the budget, “min c” the safety "
-        "factor with which the tensor would pass; the place and both values are those of its worst element. What is to "
-        "the right of them informs and decides nothing.",
-        failures,
-    ),
-    Section(
-        "undecided",
-        "Without a verdict",
-        "Not supported, as the runner declares; or inconclusive, because the case could not have shown a fault.",
-        undecided,
-    ),
-    Section(
-        "chain",
-        "First divergence",
-        "The values on the way through the layer (↓) and back (↑), from top to bottom. A hollow circle is the error as "
-        "it arrives, a full one the error that this step adds when it is given correct input, both as a share of the "
-        "budget; the dashed line is the limit. The first step whose own error is over it is the culprit (✕).",
-        chain,
-    ),
-    Section(
-        "scatter",
-        "Error against magnitude",
-        "The elements of the tensors that use most of their budget, two in each dtype. A dot is within its budget, a "
-        "cross is over it; the dashed line is the budget, the tinted region above it fails. Both axes are logarithmic; "
-        "zero has a place of its own at their beginning.",
-        scatter,
-    ),
-    Section(
-        "histogram",
-        "Error as a share of the budget",
-        "Bars: this tensor. Line: all tensors of the dtype that were recorded. Each bin is twice as wide as the one "
-        "before; exact elements stand on the left, those over the budget on the right. A fault of method moves the "
-        "whole shape to the right, a fault in few elements leaves a tail.",
-        histogram,
-    ),
-    Section(
-        "drift",
-        "Drift in training",
-        "How far the weights of a runner are from the reference's as training goes on. The shaded band is how far "
-        "rounding alone would carry them; a line that leaves it is bold and named. Of lines that coincide the last one "
-        "is seen. Both axes are logarithmic. The verdict rests on single steps, in the table below.",
-        drift,
-    ),
-    Section(
-        "fingerprint",
-        "Differences in numerics",
-        "Probes of how a runner calculates, as far as the answers differ. ◆ marks the runners that are alone or few.",
-        fingerprint,
-    ),
-    Section(
-        "power",
-        "Power of the cases",
-        "Faults planted on purpose, and how many of them a case finds. ◆ marks those that it misses: it could not have "
-        "seen them in a runner either.",
-        power,
-    ),
-    Section("cases", "Cases", "What each case is there to show.", cases),
-    Section("runners", "Runners", "How each runner ended, and the versions that it stood on.", runners),
-    Section("environment", "Environment", "The machine, the specification and the error model.", environment),
+    Section("matrix", "Budget use", lambda view: view.cells),
+    Section("failures", "Failures", lambda view: view.failures),
+    Section("undecided", "Without a verdict", lambda view: view.open_reasons),
+    Section("chain", "First divergence", lambda view: view.localisations),
+    Section("scatter", "Error against magnitude", lambda view: elements.shown([p for p in view.profiles if p.points])),
+    Section("histogram", "Error as a share of the budget", lambda view: histograms(view)),
+    Section("drift", "Drift in training", lambda view: view.trainings),
+    Section("fingerprint", "Differences in numerics", lambda view: fingerprints(view)),
+    Section("power", "Power of the cases", lambda view: {(p.case, p.dtype): p for p in view.power}),
+    Section("cases", "Cases", lambda view: view.cases),
+    Section("runners", "Runners", lambda view: view.runners),
+    Section("environment", "Environment", lambda view: view.facts),
 )
 
 
-def to_html(report: Mapping[str, Any]) -> str:
-    """Return the report as one HTML page that stands alone: equal reports give equal bytes.
+def render(report: Mapping[str, Any]) -> str:
+    """Return the page of a JSON report."""
+    view = View(report)
+    sections = [(section, content) for section in SECTIONS if (content := section.content(view))]
+    return templates().get_template("page.html.j2").render(view=view, sections=sections, pictures=Pictures())
 
-    Args:
-        report: The JSON report, schema 2. What it lacks is left out.
 
-    Example:
-        >>> from eca_multi.parity.report.html import to_html
-        >>> to_html({"exit_code": 4}).startswith("<!doctype html>")
-        True
+@cache
+def templates() -> Environment:
+    """Return the templates. Text of a report is cleaned and escaped where it is put into one, and nowhere else."""
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else "" if value is None else clean(value),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    style = files(__package__).joinpath("templates/style.css").read_text(encoding="utf-8")
+    environment.globals.update(
+        policy=POLICY, style=Markup(style), colour=colour, inform=INFORM, openly=OPENLY, signs=SIGNS, dash=wording.NONE,
+        probes=PROBES, merged=merged, in_order=in_order, all_dtypes=DTYPES,
+    )  # fmt: skip
+    environment.filters.update(
+        use=wording.use, plain=wording.plain, words=wording.words, value=wording.value_text,
+        short_dtype=wording.short_dtype, shorten=shorten, counted=wording.count,
+    )  # fmt: skip
+    return environment
+
+
+def colour(group: Group) -> str:
+    """Return the step of the colour scale; no pass has one from beyond the limit, no failure one from below it."""
+    worst, limit = group.worst, EDGES.index(1.0)
+    if worst.is_open:
+        return "open"
+    if worst.verdict == "BITWISE":
+        return "u0"
+    step = sum((worst.budget_use or 0.0) > edge for edge in EDGES)
+    if worst.is_green:
+        return f"u{min(step, limit)}"
+    return f"u{len(EDGES) if worst.budget_use is None else max(step, limit + 1)}"
+
+
+def merged(results: Sequence[Result]) -> list[tuple[Result, str]]:
+    """Return the failures with the names of their tensors; the errors of one job have one cause and are one row."""
+    jobs: dict[object, list[Result]] = {}
+    for place, result in enumerate(results):
+        job = (result.case, result.dtype, result.check, result.reason)
+        jobs.setdefault(job if result.verdict == "ERROR" else place, []).append(result)
+    return [(job[0], ", ".join(sorted({result.tensor for result in job}))) for job in jobs.values()]
+
+
+def histograms(view: View) -> list[tuple[elements.Profile, list[float]]]:
+    """Return the profiles to show, each with the counts of all tensors of its dtype."""
+    counted = [profile for profile in view.profiles if profile.counts]
+    sums = {
+        dtype: [sum(column) for column in zip(*(p.counts for p in counted if p.result.dtype == dtype), strict=True)]
+        for dtype in {profile.result.dtype for profile in counted}
+    }
+    return [(profile, sums[profile.result.dtype]) for profile in elements.shown(counted)]
+
+
+def fingerprints(view: View) -> tuple[dict[str, dict[str, list[str]]], int] | None:
+    """Return the runners of each answer to each probe that runners differ in, and the number of all probes.
+
+    The most common answer comes first; a runner without an answer ("n/a") is left out. None where no two differ.
     """
-    drawn = [(section, content) for section in SECTIONS if (content := section.draw(report))]
-    title = f"Numeric parity of {text(mapping(report, 'spec'), 'name') or 'a layer'}"
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", title),
-        element("style", Markup(files(__package__).joinpath("style.css").read_text(encoding="utf-8"))),
-    )
-    links = [element("li", element("a", section.title, href=f"#{section.id}")) for section, _ in drawn]
-    contents = element("nav", element("ul", *links), aria_label="Sections") if links else None
-    main = element("main", *(_section(section, content) for section, content in drawn))
-    page = element("html", head, element("body", banner(report), contents, main), lang="en")
-    return join(Markup("<!doctype html>\n"), page, "\n")
-
-
-def _section(section: Section, content: Markup) -> Markup:
-    heading = f"{section.id}-title"
-    how = element("p", section.how, class_="how")
-    return element(
-        "section", element("h2", section.title, id=heading), how, content, id=section.id, aria_labelledby=heading
-    )
+    probes: dict[str, dict[str, list[str]]] = {}
+    for runner in view.runners:
+        for probe, answer in runner.fingerprint.items():
+            answers = probes.setdefault(str(probe), {})
+            if answer != "n/a":
+                answers.setdefault(wording.value_text(answer), []).append(runner.name)
+    differing = {
+        probe: dict(sorted(probes[probe].items(), key=lambda answer: (-len(answer[1]), answer[0])))
+        for probe in sorted(probes)
+        if len(probes[probe]) > 1
+    }
+    return (differing, len(probes)) if differing else None
