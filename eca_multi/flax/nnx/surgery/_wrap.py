@@ -21,8 +21,6 @@ from eca_multi.flax.nnx.layers import ECA, ECAParam
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.plan import ECAPlan
 
-from ._find.classes import Shape, variables
-
 NAME = "eca"
 
 
@@ -118,7 +116,7 @@ def _become(module: nnx.Module, cls: type, attributes: dict[str, Any]) -> None:
     vars(module).update(attributes)
 
 
-def layer_for(module: nnx.Module, entry: ECAEntry, plan: ECAPlan, stack: Shape) -> ECA:
+def layer_for(module: nnx.Module, entry: ECAEntry, plan: ECAPlan, stack: tuple[int, ...]) -> ECA:
     """Return the ECA for a site, in the dtype and on the devices of the site's own parameters.
 
     A uniform kernel is drawn from a key that follows from the path; no random stream of the model is used.
@@ -145,7 +143,7 @@ def layer_for(module: nnx.Module, entry: ECAEntry, plan: ECAPlan, stack: Shape) 
     return layer
 
 
-def _kernel(entry: ECAEntry, init: str, shape: Shape, dtype: Any, like: nnx.Variable | None) -> Any:
+def _kernel(entry: ECAEntry, init: str, shape: tuple[int, ...], dtype: Any, like: nnx.Variable | None) -> Any:
     value = like.get_value() if like is not None else None
     if isinstance(value, jax.ShapeDtypeStruct):  # the site of an abstract model (nnx.eval_shape)
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -165,3 +163,16 @@ def _beside(kernel: jax.Array, value: Any) -> jax.Array:
     if isinstance(sharding, jax.sharding.NamedSharding):
         sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
     return jax.device_put(kernel, sharding)
+
+
+def variables(module: nnx.Module) -> dict[str, nnx.Variable]:
+    """Return a module's own variables by name; without any, the first variable below by its dotted path."""
+    own = {name: value for name, value in vars(module).items() if isinstance(value, nnx.Variable)}
+    if own:
+        return own
+    below = ((dotted(path), value) for path, value in nnx.iter_graph(module) if isinstance(value, nnx.Variable))
+    return dict([first] if (first := next(below, None)) else [])
+
+
+def dotted(path: tuple[Any, ...]) -> str:
+    return ".".join(map(str, path))

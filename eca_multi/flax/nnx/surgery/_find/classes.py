@@ -63,16 +63,3 @@ def _variable(module: Any, path: str) -> nnx.Variable | None:
     for key in path.split("."):
         module = next((child for name, child in nnx.iter_children(module) if str(name) == key), vars(module).get(key))
     return module if isinstance(module, nnx.Variable) else None
-
-
-def variables(module: nnx.Module) -> dict[str, nnx.Variable]:
-    """Return a module's own variables by name; without any, the first variable below by its dotted path."""
-    own = {name: value for name, value in vars(module).items() if isinstance(value, nnx.Variable)}
-    if own:
-        return own
-    below = ((dotted(path), value) for path, value in nnx.iter_graph(module) if isinstance(value, nnx.Variable))
-    return dict([first] if (first := next(below, None)) else [])
-
-
-def dotted(path: tuple[Any, ...]) -> str:
-    return ".".join(map(str, path))

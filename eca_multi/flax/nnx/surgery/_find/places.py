@@ -9,11 +9,9 @@ import jax
 from flax import nnx
 
 from eca_multi.flax.nnx.layers import ECA
-from eca_multi.flax.nnx.surgery._wrap import NAME, ReplacingECA, base_class, is_gated
+from eca_multi.flax.nnx.surgery._wrap import NAME, ReplacingECA, base_class, dotted, is_gated
 from eca_multi.surgery.candidate import Candidate, Place, by_module
 from eca_multi.surgery.infer import Kernel
-
-from .classes import dotted
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,10 @@ from flax import nnx
 
 from eca_multi.flax._jaxpr.flow import Flow
 from eca_multi.flax._jaxpr.tags import tag, tag_input
-from eca_multi.flax.nnx.surgery._wrap import become, subclass
+from eca_multi.flax.nnx.surgery._wrap import become, subclass, variables
 from eca_multi.surgery.errors import UnsupportedModelError
 
-from .classes import Shape, variables
+from .classes import Shape
 from .places import places
 
 PATH = "eca_multi_path"
