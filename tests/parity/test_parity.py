@@ -11,10 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from eca_multi import parity, reference
-from eca_multi.cli.main import app
 from eca_multi.parity.define.draw import draw
 from eca_multi.parity.define.dtypes import DTYPES, quantise
 from eca_multi.parity.define.runners import find_runners
@@ -24,14 +22,11 @@ from eca_multi.parity.judge.compare import Verdict, judge
 from eca_multi.parity.specs._eca_oracle import solve
 from eca_multi.parity.specs._images import photograph_features
 from eca_multi.parity.specs.eca import CASES, SPEC
+from tests.support.parity_runs import cli
 
 MUTANTS = Path(__file__).parents[1].joinpath("support", "mutants.py")
 BASE = ("--check", "forward,input_grad,weight_grad")
 CASE = ("--case", "same-sign", *BASE)
-
-
-def cli(*args: str):
-    return CliRunner().invoke(app, ["parity", *map(str, args)], env={"COLUMNS": "200"})
 
 
 def mutant(name: str) -> str:

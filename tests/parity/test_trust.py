@@ -15,16 +15,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from typer.testing import CliRunner
 
 from eca_multi import parity
 from eca_multi._pytest_plugin import pytest_configure_node
-from eca_multi.cli.main import app
 from eca_multi.parity import NumpyAdapter, Spec, SpecError
 from eca_multi.parity.define.runners import Runner, reference_of, runners_of
 from eca_multi.parity.explain.bundle import FILES, SUMS, Bundle, read_bundle
 from eca_multi.parity.explain.trust import Untrusted, check_trust, what_runs
 from eca_multi.parity.specs import SHIPPED
+from tests.support.parity_runs import cli
 
 HERE = Path(__file__)
 OURS = {"runner": "jax", "adapter": "eca_multi.parity.specs.eca:Jax", "reference": "eca_multi.parity.specs.eca:Oracle"}
@@ -72,10 +71,6 @@ def seal(folder: Path) -> None:
     """Renew the sums, as an attacker does."""
     sums = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in FILES]
     (folder / SUMS).write_text("".join(sums))
-
-
-def cli(*args, columns=200):
-    return CliRunner().invoke(app, ["parity", *map(str, args)], env={"COLUMNS": str(columns)})
 
 
 def _adapter(folder: Path) -> dict[str, object]:
