@@ -24,7 +24,7 @@ class Runner:
         adapter: "module:Class", "file.py:Class" or, in a `Spec`, the class.
         requires: Packages that must be there; `extra` is what to install where one is missing.
         env: Set before the worker imports anything.
-        python: Interpreter of another environment, to compare two versions of a framework. It needs numpy, safetensors
+        python: Interpreter of another environment, to compare two versions of a framework. It needs numpy
             and ml_dtypes beside the framework.
     """
 
