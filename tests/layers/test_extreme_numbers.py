@@ -69,8 +69,7 @@ def test_where_a_sum_overflows_a_tap_of_zero_gives_nan(framework):
 @cache
 def fingerprint(name, dtype):
     """What the fingerprint says of subnormal numbers, without the rest of its measurements."""
-    primitives = {"torch": "Torch", "jax": "Jax", "tensorflow": "TensorFlow"}[name] + "Primitives"
-    return subnormals(getattr(import_module(f"eca_multi.parity.explain.fingerprints.{name}"), primitives)(), dtype)
+    return subnormals(import_module(f"eca_multi.parity.explain.fingerprints.{name}").Framework(), dtype)
 
 
 @pytest.mark.only("torch", "keras", "jax")

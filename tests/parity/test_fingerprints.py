@@ -15,7 +15,7 @@ import torch
 
 from eca_multi.parity.define.tensor import Cotangent, Kind, Quantity
 from eca_multi.parity.explain.fingerprints import PROBES, accumulation, explain, facts
-from eca_multi.parity.explain.fingerprints.numpy import NumpyPrimitives
+from eca_multi.parity.explain.fingerprints.numpy import Framework
 from eca_multi.parity.explain.fingerprints.primitives import DTYPES, NotApplicable
 from eca_multi.parity.explain.fingerprints.table import fingerprint
 from tests.support.processor import float16_arithmetic
@@ -27,9 +27,9 @@ RUNNERS = ("torch", "tensorflow", "jax", "numpy", "keras-torch", "keras-tensorfl
 FRAMEWORKS = {"torch", "tensorflow", "jax", "keras"}
 PROBE = """
 import json, sys
-from eca_multi.parity.explain.fingerprints.{module} import probe
+from eca_multi.parity.explain.fingerprints import measure
 {setting}
-values = probe()
+values = measure("{module}")
 print("VALUES" + json.dumps({{"values": values, "loaded": sorted(sys.modules)}}, allow_nan=False))
 """
 
@@ -214,7 +214,7 @@ def test_the_rows_are_what_they_need_to_be(n):
 # --- the probes, on a framework with one fault ------------------------------------------------------------------------
 
 
-class Exact(NumpyPrimitives):
+class Exact(Framework):
     """Wide sums in both layouts, and gradients of what is linear in a broadcast gate: nothing to be found."""
 
     def sum(self, x, axis):

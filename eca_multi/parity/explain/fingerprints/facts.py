@@ -21,7 +21,7 @@ def explain(
         quantity: The first tensor that fails. y, dx, dw and the taps of an ECA are known; a user's own tap or output is
             known by words such as "conv" in its name.
         dtype: The dtype in which the tensor fails.
-        fingerprint: What `probe()` returned in that runner's process.
+        fingerprint: What `measure` returned in that runner's process.
         nonfinite: Whether the tensor fails by NaN or infinity, which leaks and overflows alone explain.
 
     Returns:
@@ -40,6 +40,9 @@ def explain(
         if dtype in fact.dtypes and fact.nonfinite == nonfinite and fact.explains(value):
             return fact.line.format(dtype=dtype, value=value, partly="partly " if value == "mixed" else "")
     return None
+
+
+_PLACES = r"[+-]\d+( [+-]\d+)*"
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,8 @@ def _cliff(line: str) -> _Fact:
 
 
 def _leaks() -> _Fact:
-    def explains(value: object) -> bool:
-        return isinstance(value, str) and re.fullmatch(r"[+-]\d+( [+-]\d+)*", value) is not None
-
     line = "{dtype} conv1d leaks NaN and Inf to {value}, outside of what its kernel covers"
-    return _Fact("leak.conv1d.{}", explains, line, nonfinite=True)
+    return _Fact("leak.conv1d.{}", lambda value: re.fullmatch(_PLACES, str(value)) is not None, line, nonfinite=True)
 
 
 # By operation forwards, and by an ECA's tap backwards.
@@ -102,20 +102,14 @@ _RESULTS: Mapping[tuple[Kind, str], tuple[_Fact, ...]] = {
     (Kind.WEIGHT_GRADIENT, "w"): (*_BACKWARD["gate"], *_BACKWARD["conv"], *_OF_KERNEL),
 }
 
-# The beginning of a word in the name of a user's tap -> the operation. The first that fits decides.
+# The operation of a user's tap, by the beginnings of words in the tap's name. The first that fits decides.
 _WORDS = {
-    "max": "",
-    "mean": "pooled",
-    "avg": "pooled",
-    "average": "pooled",
-    "pool": "pooled",
-    "conv": "conv",
-    "gate": "gate",
-    "sigmoid": "gate",
-    "sum": "sum",
-    "dense": "matmul",
-    "linear": "matmul",
-    "matmul": "matmul",
+    "": ("max",),
+    "pooled": ("mean", "avg", "average", "pool"),
+    "conv": ("conv",),
+    "gate": ("gate", "sigmoid"),
+    "sum": ("sum",),
+    "matmul": ("dense", "linear", "matmul"),
 }
 
 
@@ -134,4 +128,4 @@ def _facts(quantity: Quantity) -> tuple[_Fact, ...]:
 def _operation(name: str) -> str:
     """Return the operation whose result a name seems to be; "" where no word tells it."""
     words = re.findall("[a-z]+", name.lower())
-    return next((operation for start, operation in _WORDS.items() if any(w.startswith(start) for w in words)), "")
+    return next((op for op, starts in _WORDS.items() if any(word.startswith(starts) for word in words)), "")

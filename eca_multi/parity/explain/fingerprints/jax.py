@@ -7,11 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from .primitives import Facts, Primitives, Value
-from .table import fingerprint
+from .primitives import Facts, Primitives
 
 
-class JaxPrimitives(Primitives):
+class Framework(Primitives):
+    sigmoid = staticmethod(jax.nn.sigmoid)
+
     def tensor(self, array: np.ndarray) -> Any:
         return jax.device_put(array)  # jnp.asarray would compile a program for each shape
 
@@ -20,9 +21,6 @@ class JaxPrimitives(Primitives):
 
     def conv1d(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
-
-    def sigmoid(self, x: jax.Array) -> jax.Array:
-        return jax.nn.sigmoid(x)
 
     def vjp(self, function: Callable[[Any], Any], at: Any, cotangent: Any) -> Any:
         # Not under jit, where XLA would fold the tensors that `function` closes over as constants, by other code.
@@ -40,10 +38,4 @@ class JaxPrimitives(Primitives):
             "device.platform": lambda: device.platform,
             "device.kind": lambda: device.device_kind,
             "version.framework": lambda: f"jax {jax.__version__}",
-            "version.numpy": lambda: np.__version__,
         }
-
-
-def probe() -> dict[str, Value]:
-    """Return the fingerprint of JAX in this process."""
-    return fingerprint(JaxPrimitives())

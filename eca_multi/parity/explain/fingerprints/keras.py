@@ -8,18 +8,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from .primitives import Facts, Primitives, Value
-from .table import fingerprint
-
-BACKENDS = {"torch": "TorchPrimitives", "tensorflow": "TensorFlowPrimitives", "jax": "JaxPrimitives"}
+from .primitives import Facts, Primitives
 
 
-class KerasPrimitives(Primitives):
+class Framework(Primitives):
     """Channels last on every backend, which is Keras's default."""
 
     def __init__(self) -> None:
-        name = keras.backend.backend()
-        self.backend: Primitives = getattr(import_module(f"{__package__}.{name}"), BACKENDS[name])()
+        self.backend: Primitives = import_module(f"{__package__}.{keras.backend.backend()}").Framework()
 
     def tensor(self, array: np.ndarray) -> Any:
         return ops.convert_to_tensor(array, array.dtype.name)
@@ -27,26 +23,15 @@ class KerasPrimitives(Primitives):
     def numpy(self, tensor: Any) -> np.ndarray:
         return np.asarray(ops.convert_to_numpy(tensor))
 
-    def add(self, a: Any, b: Any) -> Any:
-        return ops.add(a, b)
-
-    def multiply(self, a: Any, b: Any) -> Any:
-        return ops.multiply(a, b)
-
-    def sum(self, x: Any, axis: int) -> Any:
-        return ops.sum(x, axis)
-
-    def mean(self, x: Any, axis: int) -> Any:
-        return ops.mean(x, axis)
-
-    def matmul(self, a: Any, b: Any) -> Any:
-        return ops.matmul(a, b)
+    add = staticmethod(ops.add)
+    multiply = staticmethod(ops.multiply)
+    sum = staticmethod(ops.sum)
+    mean = staticmethod(ops.mean)
+    matmul = staticmethod(ops.matmul)
+    sigmoid = staticmethod(ops.sigmoid)
 
     def conv1d(self, x: Any, kernel: Any) -> Any:
         return ops.conv(x, kernel, strides=1, padding="same", data_format="channels_last")
-
-    def sigmoid(self, x: Any) -> Any:
-        return ops.sigmoid(x)
 
     def vjp(self, function: Callable[[Any], Any], at: Any, cotangent: Any) -> Any:
         return self.backend.vjp(function, at, cotangent)
@@ -61,8 +46,3 @@ class KerasPrimitives(Primitives):
             "keras.floatx": keras.config.floatx,
             "keras.policy": lambda: keras.config.dtype_policy().name,
         }
-
-
-def probe() -> dict[str, Value]:
-    """Return the fingerprint of Keras on the backend that KERAS_BACKEND chose."""
-    return fingerprint(KerasPrimitives())

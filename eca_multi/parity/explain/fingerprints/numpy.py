@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from .primitives import Facts, NotApplicable, Primitives, Value
-from .table import fingerprint
+from .primitives import Facts, NotApplicable, Primitives
 
 
-class NumpyPrimitives(Primitives):
+class Framework(Primitives):
     def tensor(self, array: np.ndarray) -> np.ndarray:
         return array
 
@@ -33,10 +32,4 @@ class NumpyPrimitives(Primitives):
             "device.platform": lambda: "cpu",
             "device.kind": lambda: "cpu",
             "version.framework": lambda: f"numpy {np.__version__}",
-            "version.numpy": lambda: np.__version__,
         }
-
-
-def probe() -> dict[str, Value]:
-    """Return the fingerprint of NumPy in this process."""
-    return fingerprint(NumpyPrimitives())

@@ -57,8 +57,7 @@ class Primitives(ABC):
     def conv1d(self, x: Tensor, kernel: Tensor) -> Tensor:
         """Correlate (N, L, 1), or (N, 1, L) where channel_axis is 1, with (k, 1, 1): stride 1, zero padding to L."""
 
-    @abstractmethod
-    def sigmoid(self, x: Tensor) -> Tensor: ...
+    sigmoid: Callable[[Tensor], Tensor]
 
     @abstractmethod
     def vjp(self, function: Callable[[Tensor], Tensor], at: Tensor, cotangent: Tensor) -> Tensor:

@@ -30,9 +30,7 @@ class Probe:
 def fingerprint(primitives: Primitives) -> dict[str, Value]:
     """Run all probes. The value of a probe that raises is its error; the other probes run."""
     with np.errstate(all="ignore"):  # some probes provoke overflow and NaN
-        return {
-            probe.name: _attempt(partial(probe.measure or partial(_fact, probe.name), primitives)) for probe in TABLE
-        }
+        return {p.name: _attempt(partial(p.measure or partial(_fact, p.name), primitives)) for p in TABLE}
 
 
 def _fact(name: str, primitives: Primitives) -> Value:
@@ -62,6 +60,8 @@ def _by_op(name: str, meaning: str, measure: Callable[..., Value], *ops: str) ->
 
 
 _ALL = tuple(DTYPES)
+_GATE_ERROR = "largest relative error of a {} gate's gradient over 56x56, all of one sign"
+_BATCHES = "whether a sample's {} has the same bits alone and among eight"
 _SUMS = "what a {} of {{}} is accumulated in: float32, the dtype itself, or mixed"
 TABLE: tuple[Probe, ...] = (
     *_by_dtype("accumulation.mean", _SUMS.format("mean"), partial(reduction, op="mean"), HALVES),
@@ -70,12 +70,7 @@ TABLE: tuple[Probe, ...] = (
     *_by_dtype("accumulation.conv1d", _SUMS.format("convolution"), conv1d, HALVES),
     *_by_dtype("accumulation.gate_gradient", _SUMS.format("broadcast gate's gradient"), gate_gradient, HALVES),
     *_by_dtype("accumulation.kernel_gradient", _SUMS.format("convolution kernel's gradient"), kernel_gradient, HALVES),
-    *_by_dtype(
-        "error.gate_gradient",
-        "largest relative error of a {} gate's gradient over 56x56, all of one sign",
-        gate_gradient_error,
-        HALVES,
-    ),
+    *_by_dtype("error.gate_gradient", _GATE_ERROR, gate_gradient_error, HALVES),
     *_by_op("overflow.{}.float16", "whether a {} within float16 overflows on the way", overflow, "mean", "sum"),
     *_by_dtype("sigmoid.cliff", "the {} at and below which a sigmoid is exactly 0", sigmoid_cliff, _ALL),
     *_by_dtype("sigmoid.ulp", "largest error of a {} sigmoid on -12..-10, in ULP", sigmoid_ulp, _ALL),
@@ -83,14 +78,7 @@ TABLE: tuple[Probe, ...] = (
     *_by_dtype("leak.conv1d", "where NaN and Inf come out of a {} convolution that cannot see them", leak, _ALL),
     *_by_dtype("excess", "whether a {} product is kept wider for the sum that follows it", excess, _ALL),
     *_by_op("inputs.{}.float32", "what a float32 {} rounds its inputs to", input_precision, "matmul", "conv1d"),
-    *_by_op(
-        "batch_invariant.{}",
-        "whether a sample's {} has the same bits alone and among eight",
-        batch_invariant,
-        "mean",
-        "matmul",
-        "conv1d",
-    ),
+    *_by_op("batch_invariant.{}", _BATCHES, batch_invariant, "mean", "matmul", "conv1d"),
     Probe("repeatable", "whether a second run gives the same bits", repeatable),
     Probe("flag.matmul_precision", "the precision asked for in float32 matrix products"),
     Probe("flag.tf32.matmul", "whether float32 matrix products may use TF32 on a GPU"),
@@ -103,7 +91,7 @@ TABLE: tuple[Probe, ...] = (
     Probe("device.platform", "cpu, gpu, cuda or tpu"),
     Probe("device.kind", "the device's name, or the CPU's instructions"),
     Probe("version.framework", "the framework's version"),
-    Probe("version.numpy", "NumPy's version"),
+    Probe("version.numpy", "NumPy's version", lambda _: np.__version__),
     Probe("version.keras", "Keras's version"),
     Probe("keras.floatx", "Keras's default dtype"),
     Probe("keras.policy", "Keras's dtype policy"),

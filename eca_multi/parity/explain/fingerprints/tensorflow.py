@@ -7,28 +7,22 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from .primitives import Facts, Primitives, Value
-from .table import fingerprint
+from .primitives import Facts, Primitives
 
 
-class TensorFlowPrimitives(Primitives):
+class Framework(Primitives):
     def tensor(self, array: np.ndarray) -> Any:
         return tf.constant(array)
 
     def numpy(self, tensor: Any) -> np.ndarray:
         return np.asarray(tensor)
 
-    def sum(self, x: Any, axis: int) -> Any:
-        return tf.reduce_sum(x, axis)
-
-    def mean(self, x: Any, axis: int) -> Any:
-        return tf.reduce_mean(x, axis)
+    sum = staticmethod(tf.reduce_sum)
+    mean = staticmethod(tf.reduce_mean)
+    sigmoid = staticmethod(tf.sigmoid)
 
     def conv1d(self, x: Any, kernel: Any) -> Any:
         return tf.nn.conv1d(x, kernel, stride=1, padding="SAME")
-
-    def sigmoid(self, x: Any) -> Any:
-        return tf.sigmoid(x)
 
     def vjp(self, function: Callable[[Any], Any], at: Any, cotangent: Any) -> Any:
         with tf.GradientTape() as tape:
@@ -44,17 +38,13 @@ class TensorFlowPrimitives(Primitives):
             "flag.tf32.conv": tf32,
             "flag.onednn": _onednn,
             "flag.x64": lambda: True,
-            "threads.intra": lambda: _threads(threading.get_intra_op_parallelism_threads()),
-            "threads.inter": lambda: _threads(threading.get_inter_op_parallelism_threads()),
+            # For 0, TensorFlow takes a thread for each CPU.
+            "threads.intra": lambda: threading.get_intra_op_parallelism_threads() or os.cpu_count() or 1,
+            "threads.inter": lambda: threading.get_inter_op_parallelism_threads() or os.cpu_count() or 1,
             "device.platform": lambda: _platform(sample),
             "device.kind": lambda: _kind(sample),
             "version.framework": lambda: f"tensorflow {tf.__version__}",
-            "version.numpy": lambda: np.__version__,
         }
-
-
-def _threads(asked: int) -> int:
-    return asked or os.cpu_count() or 1  # for 0 TensorFlow takes one for each CPU
 
 
 def _onednn() -> bool:
@@ -73,8 +63,3 @@ def _kind(sample: Any) -> str:
         return _platform(sample)
     gpu = tf.config.list_physical_devices("GPU")[0]
     return str(tf.config.experimental.get_device_details(gpu)["device_name"])
-
-
-def probe() -> dict[str, Value]:
-    """Return the fingerprint of TensorFlow in this process."""
-    return fingerprint(TensorFlowPrimitives())

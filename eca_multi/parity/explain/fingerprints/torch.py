@@ -1,18 +1,19 @@
 """PyTorch's fingerprint, run eagerly on the default device."""
 
 from collections.abc import Callable
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import torch
 from torch.nn.functional import conv1d
 
-from .primitives import Facts, Primitives, Value
-from .table import fingerprint
+from .primitives import Facts, Primitives
 
 
-class TorchPrimitives(Primitives):
+class Framework(Primitives):
     channel_axis = 1
+    sigmoid = staticmethod(torch.sigmoid)
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
         if array.dtype == ml_dtypes.bfloat16:  # unknown to from_numpy
@@ -31,12 +32,7 @@ class TorchPrimitives(Primitives):
     def conv1d(self, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
         return conv1d(x, kernel.permute(2, 1, 0), padding=kernel.shape[0] // 2)
 
-    def sigmoid(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(x)
-
-    def vjp(
-        self, function: Callable[[torch.Tensor], torch.Tensor], at: torch.Tensor, cotangent: torch.Tensor
-    ) -> torch.Tensor:
+    def vjp(self, function: Callable[[Any], Any], at: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
         at = at.detach().requires_grad_()
         return torch.autograd.grad(function(at), at, cotangent)[0]
 
@@ -46,27 +42,17 @@ class TorchPrimitives(Primitives):
             "flag.matmul_precision": torch.get_float32_matmul_precision,
             "flag.tf32.matmul": lambda: torch.backends.cuda.matmul.allow_tf32,
             "flag.tf32.conv": lambda: torch.backends.cudnn.allow_tf32,
-            "flag.onednn": _onednn,
+            "flag.onednn": lambda: torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled,
             "flag.x64": lambda: True,
             "threads.intra": torch.get_num_threads,
             "threads.inter": torch.get_num_interop_threads,
             "device.platform": lambda: device.type,
             "device.kind": lambda: _kind(device),
             "version.framework": lambda: f"torch {torch.__version__}",
-            "version.numpy": lambda: np.__version__,
         }
-
-
-def _onednn() -> bool:
-    return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)
 
 
 def _kind(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else device.type
-
-
-def probe() -> dict[str, Value]:
-    """Return the fingerprint of PyTorch in this process."""
-    return fingerprint(TorchPrimitives())
