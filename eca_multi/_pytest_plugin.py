@@ -194,7 +194,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for report in config.stash[RESULTS].joined() if RESULTS in config.stash else ():
         terminal = {"width": shutil.get_terminal_size().columns, "colour": terminalreporter.hasmarkup}
         terminalreporter.section(printable(f"parity of {report.spec['name']}"))
-        terminalreporter.write_line(_harness("pytest.summary").summary(report, **terminal))
+        terminalreporter.write_line(_harness("report.terminal").summary(report, **terminal))
 
 
 # --- shared

@@ -22,10 +22,10 @@ from .engines.base import Unsupported
 from .execute.messages import Do
 from .execute.tasks import Task, rounded
 from .explain.fingerprints import explain, measure
-from .judge.cell import Cell, describe
+from .judge.cell import Cell
 from .judge.compare import Verdict, judge
 from .judge.verdicts import Judge
-from .report.report import ParityError
+from .report.report import ParityError, describe
 
 Call = Callable[[Any, Any], Any]
 ArrayLike = Any

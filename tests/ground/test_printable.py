@@ -32,10 +32,10 @@ from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Judgement
 from eca_multi.parity.judge.power import Power
 from eca_multi.parity.pytest.outcome import Outcome, failure
-from eca_multi.parity.pytest.summary import summary
 from eca_multi.parity.report.html import to_html
 from eca_multi.parity.report.json import as_json, check_content
 from eca_multi.parity.report.junit import to_junit
+from eca_multi.parity.report.terminal import summary
 from eca_multi.surgery.entry import ECAEntry, Skipped
 from eca_multi.surgery.errors import PlanMismatchError
 from eca_multi.surgery.plan import ECAPlan

@@ -181,7 +181,9 @@ def test_the_place_and_the_share_of_the_budget_are_named():
     said = fails({"torch": scale, "jax": off}, X, V)
     expected, received = X[1, 2] * V[2], X[1, 2] * V[2] + 0.5
     found = re.fullmatch(
-        r"jax float32 inputs y: EXCEEDS_BUDGET, (\S+) x the budget at \[1, 2\]: expected (\S+), received (\S+)", said
+        r"jax float32 inputs y: EXCEEDS_BUDGET, (\S+) x the budget at \[1, 2\]: "
+        r"expected (\S+), received (\S+), passes from c = \S+",
+        said,
     )
     assert float(found[1]) > 1e4
     assert float(found[2]) == pytest.approx(expected, rel=1e-6)

@@ -9,7 +9,7 @@ import pytest
 from eca_multi import parity
 from eca_multi.parity import NumpyAdapter, Spec, TorchAdapter, Training, UsageError
 from eca_multi.parity.define.optimizers import OPTIMIZERS
-from eca_multi.parity.judge.cell import describe
+from eca_multi.parity.report.report import describe
 
 OURS = [pytest.param("torch"), *(pytest.param(name, marks=pytest.mark.slow) for name in ("optax", "nnx", "keras"))]
 EXACT = 1e-6  # of a step, in float32

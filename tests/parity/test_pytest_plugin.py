@@ -249,7 +249,7 @@ def test_a_right_layer_passes_and_reports_are_written(run, mark, pytester):
     result = run("--parity-report=out/here", "--junit-xml=pytest.xml", "-rs")
     result.assert_outcomes(passed=1, skipped=1)
     text = result.stdout.str()
-    assert re.search(r"= parity of Scale =.*\nnumpy +0\.\d\d small y.*1 tensors agree", text, re.DOTALL)
+    assert re.search(r"= parity of Scale =.*\nnumpy +0\.\d\d small y.*1 of 1 tensors within budget", text, re.DOTALL)
     assert 'absent: no_such_package not installed; pip install "eca-multi[absent]"' in text
     folder = pytester.path / "out/here"
     report = json.loads((folder / "Scale.json").read_text())
@@ -306,7 +306,7 @@ def test_a_report_that_cannot_be_written_costs_neither_the_others_nor_the_summar
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     text = result.stdout.str()
     assert re.search(r"^--parity-report: .*out/Scale\.html could not be written: \[Errno 21\]", text, re.MULTILINE)
-    assert "1 tensors agree" in text
+    assert "1 of 1 tensors within budget" in text
     assert json.loads((pytester.path / "out/Scale.json").read_text())["exit_code"] == 0
     assert "parity.Scale.numpy" in (pytester.path / "out/Scale.xml").read_text()
 

@@ -21,7 +21,7 @@ def drawn(*words):
         for place, text in enumerate(words):
             figure.text(0.1, 0.1 + 0.2 * place, text)
 
-    return svg.draw(paint, 100, 60, "words", "salt")
+    return svg.draw(paint, (), (100, 60), "words", "salt")
 
 
 def words_in(picture):
@@ -95,7 +95,7 @@ def test_a_colour_that_is_not_the_pages_would_be_found():
     def paint(figure):
         figure.text(0.1, 0.1, "word", color="#123456")
 
-    assert "#123456" in svg.draw(paint, 100, 60, "words", "salt")
+    assert "#123456" in svg.draw(paint, (), (100, 60), "words", "salt")
 
 
 def test_text_is_text():
@@ -106,7 +106,7 @@ def test_text_is_text():
 
 
 def test_the_label_of_a_picture_is_escaped_and_printable():
-    picture = svg.draw(lambda figure: None, 100, 60, 'a"><script>\x1b\u202e', "salt")
+    picture = svg.draw(lambda figure: None, (), (100, 60), 'a"><script>\x1b\u202e', "salt")
     assert "script" not in Outline(picture).tags()
     (label,) = [a["aria-label"] for tag, a in Outline(picture).elements if tag == "svg"]
     assert label == 'a"><script>\\x1b\\u202e'

@@ -6,20 +6,19 @@ from html.parser import HTMLParser
 
 import pytest
 
-from eca_multi.parity.report.html import pictures, to_html
+from eca_multi.parity.report.html import svg, to_html
 from tests.support import report_fixture
 from tests.support.report_fixture import HOSTILE
 
 REPORT = report_fixture.make()
 
-
-_DRAWN = cache(pictures.drawn)
+_DRAW = cache(svg.draw)
 
 
 @pytest.fixture
 def same_pictures_are_drawn_once(monkeypatch):
     """Pictures are slow to draw, and most of the reports that a test changes have the same ones."""
-    monkeypatch.setattr(pictures, "drawn", lambda *args: _DRAWN(*args[:3], "a label", "a salt"))
+    monkeypatch.setattr(svg, "draw", lambda *args: _DRAW(*args[:3], "a label", "a salt"))
 
 
 @cache

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from eca_multi.parity.define.checks import BASE
-
 from .compare import Judgement, Verdict
 
 
@@ -41,16 +39,3 @@ class Cell:
     def is_without_result(self) -> bool:
         """Whether the tensor was asked for and could not be judged: its runner raised, or the reference has died."""
         return self.verdict in (Verdict.ERROR, Verdict.INCONCLUSIVE) and not self.budget
-
-
-def describe(cell: Cell) -> str:
-    """Say in one line what disagrees, where and by how much."""
-    j = cell.judgement
-    check = "" if cell.check in BASE else f" {cell.check}"
-    head = f"{cell.runner} {cell.dtype} {cell.case}{check} {cell.tensor}: {j.verdict}"
-    if cell.reason and cell.verdict is not Verdict.EXCEEDS_BUDGET:
-        return f"{head}: {cell.reason.strip().splitlines()[-1]}"
-    tail = f"expected {j.expected}, received {j.received}" + (f" ({cell.reason})" if cell.reason else "")
-    if j.budget_use is not None:
-        return f"{head}, {j.budget_use:.3g} x the budget at {list(j.index)}: {tail}"
-    return f"{head}{f' at {list(j.index)}' if j.index else ''}: {tail}"

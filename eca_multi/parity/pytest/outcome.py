@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from eca_multi._printable import printable
 from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.runners import REFERENCE
-from eca_multi.parity.judge.cell import Cell, describe
+from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Verdict
-from eca_multi.parity.report.report import ParityError, Report
+from eca_multi.parity.report.report import ParityError, Report, describe
 
 from .marks import ParityCase
 from .results import Results

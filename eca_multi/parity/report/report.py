@@ -12,12 +12,13 @@ from eca_multi._printable import PrintableError, printable
 from eca_multi.parity.define.runners import REFERENCE
 from eca_multi.parity.execute.state import RunnerState
 from eca_multi.parity.explain.localisation import Localisation
-from eca_multi.parity.judge.cell import Cell, describe
+from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Judgement, Verdict
 from eca_multi.parity.judge.drift import Trajectory
 from eca_multi.parity.judge.power import Power
 
 from .json import SCHEMA, as_json, finite
+from .view.results import read_result
 
 
 class ParityError(PrintableError, AssertionError):
@@ -82,12 +83,7 @@ class Report:
     def ran(self) -> list[str]:
         """Names of the runners that ran; one that raised in every cell did not."""
         raised = {cell.runner for cell in self.cells} - {c.runner for c in self.cells if c.verdict is not Verdict.ERROR}
-        return [runner.name for runner in self.asked if runner.state == "ran" and runner.name not in raised]
-
-    @property
-    def asked(self) -> list[RunnerState]:
-        """The runners, without the reference, which is in `runners` where its process has ended."""
-        return [runner for runner in self.runners if runner.name != REFERENCE]
+        return [r.name for r in self.runners if r.state == "ran" and r.name not in {*raised, REFERENCE}]
 
     @property
     def exit_code(self) -> int:
@@ -154,6 +150,12 @@ class Report:
             if cell.judgement.profile and (key not in worst or _severity(cell) > _severity(worst[key])):
                 worst[key] = cell
         return list(worst.values())
+
+
+def describe(cell: Cell) -> str:
+    """Say in one line what disagrees, where and by how much."""
+    result = read_result(_plain(cell, with_profile=False))
+    return f"{result.name}: {result.describe()}"
 
 
 def _severity(cell: Cell) -> tuple[bool, float]:

@@ -49,6 +49,15 @@ def render(report: Report, console: Terminal, seconds: float) -> None:
     console.print(styled((view.outcome, colour), f": {', '.join(view.counts)}. {seconds:.0f} s."))
 
 
+def summary(report: Report, *, width: int, colour: bool) -> str:
+    """Return the matrix and the counts as text, for the end of a pytest run."""
+    view = View(report.to_dict())
+    console = Terminal(width=width, force_terminal=colour)
+    with console.capture() as captured:
+        console.print(matrix(view))
+    return f"{captured.get()}{', '.join(view.counts)}"
+
+
 def matrix(view: View) -> Table:
     """One row for each runner, and one more for each check beside outputs and gradients; a column for each dtype."""
     dtypes = view.dtypes()
@@ -95,9 +104,7 @@ def _print_failures(view: View, console: Terminal) -> None:
     _print_states(view.runners, console)
     failures = [result for results in view.failures.values() for result in results] + view.inconclusive
     for result in failures[:MOST]:
-        check = "" if result.check in BASE else f" {result.check}"
-        head = f"{result.runner} {result.dtype} {result.case}{check} {result.tensor}"
-        console.print(styled(("FAIL", "red"), f" {head}: {result.describe()}"), soft_wrap=True)
+        console.print(styled(("FAIL", "red"), f" {result.name}: {result.describe()}"), soft_wrap=True)
     if len(failures) > MOST:
         console.print(f"... and {len(failures) - MOST} more; --json FILE lists all.")
     for localised in view.localisations:

@@ -1,7 +1,6 @@
 """The page: the sections that have something to show, in the order in which a reader asks."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -22,44 +21,33 @@ from .svg import clean, shorten
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 EDGES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 4.0, 16.0)  # of the budget use, where a cell's colour changes
 INFORM = {
-    "max_abs": "Max error",
-    "max_ulp": "Max ULP",
-    "max_rel": "Max relative",
-    "snr_db": "SNR (dB)",
+    "max_abs": "Max error", "max_ulp": "Max ULP", "max_rel": "Max relative", "snr_db": "SNR (dB)",
     "peer_ratio": "Peer ratio",
-}
+}  # fmt: skip
 OPENLY = 8  # failures of a runner that are shown before the rest is folded
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the page; `templates/ID.html.j2` shows what `content` finds, if anything."""
-
-    id: str
-    title: str
-    content: Callable[[View], Any]
-
-
-SECTIONS = (
-    Section("matrix", "Budget use", lambda view: view.cells),
-    Section("failures", "Failures", lambda view: view.failures),
-    Section("undecided", "Without a verdict", lambda view: view.open_reasons),
-    Section("chain", "First divergence", lambda view: view.localisations),
-    Section("scatter", "Error against magnitude", lambda view: elements.shown([p for p in view.profiles if p.points])),
-    Section("histogram", "Error as a share of the budget", lambda view: histograms(view)),
-    Section("drift", "Drift in training", lambda view: view.trainings),
-    Section("fingerprint", "Differences in numerics", lambda view: fingerprints(view)),
-    Section("power", "Power of the cases", lambda view: {(p.case, p.dtype): p for p in view.power}),
-    Section("cases", "Cases", lambda view: view.cases),
-    Section("runners", "Runners", lambda view: view.runners),
-    Section("environment", "Environment", lambda view: view.facts),
+# Id, title and content of each section; `templates/ID.html.j2` shows the content, if there is any.
+SECTIONS: tuple[tuple[str, str, Callable[[View], Any]], ...] = (
+    ("matrix", "Budget use", lambda view: view.cells),
+    ("failures", "Failures", lambda view: view.failures),
+    ("undecided", "Without a verdict", lambda view: view.open_reasons),
+    ("chain", "First divergence", lambda view: view.localisations),
+    ("scatter", "Error against magnitude", lambda view: elements.shown([p for p in view.profiles if p.points])),
+    ("histogram", "Error as a share of the budget", lambda view: histograms(view)),
+    ("drift", "Drift in training", lambda view: view.trainings),
+    ("fingerprint", "Differences in numerics", lambda view: fingerprints(view)),
+    ("power", "Power of the cases", lambda view: {(p.case, p.dtype): p for p in view.power}),
+    ("cases", "Cases", lambda view: view.cases),
+    ("runners", "Runners", lambda view: view.runners),
+    ("environment", "Environment", lambda view: view.facts),
 )
 
 
 def render(report: Mapping[str, Any]) -> str:
     """Return the page of a JSON report."""
     view = View(report)
-    sections = [(section, content) for section in SECTIONS if (content := section.content(view))]
+    sections = [(name, title, content) for name, title, find in SECTIONS if (content := find(view))]
     return templates().get_template("page.html.j2").render(view=view, sections=sections, pictures=Pictures())
 
 

@@ -21,17 +21,13 @@ WIDTH, HEIGHT = 360, 264  # of a chart: about pixels, on a desktop and on a tele
 MARKERS = "os^Dv"
 SIGNS = "●■▲◆▼"  # the same for the legend of the page
 ROW, HEAD, FOOT = 26.0, 30.0, 30.0  # of the chain
-_COLUMNS = (
-    (8, "value", "left"),
-    (155, f"{TIMES} budget", "center"),
-    (284, "propagated", "right"),
-    (356, "isolated", "right"),
-)
+_COLUMNS = {
+    "value": (8, "left"), f"{TIMES} budget": (155, "center"), "propagated": (284, "right"), "isolated": (356, "right"),
+}  # fmt: skip
 LIMIT: dict[str, Any] = {"color": COLOURS["text"], "linestyle": (0, (4, 2.5)), "linewidth": 1.25}
 GRID: dict[str, Any] = {"color": COLOURS["grid"], "linewidth": 1}
 NAMED = 4  # runners outside of the band whose names stand in the chart
 LONGEST = 26  # letters of a name in a chart
-Paint = Callable[[Figure, Any], None]
 
 
 class Pictures:
@@ -46,7 +42,7 @@ class Pictures:
 
     def scatter(self, profile: Profile) -> Markup:
         """Draw the error of each element against its magnitude, and the budget."""
-        return self._draw(_scatter, profile.points, profile.label)
+        return self._draw(_scatter, (profile.points,), profile.label)
 
     def histogram(self, profile: Profile, background: Sequence[float]) -> Markup:
         """Draw the share of elements in each bin; `background` counts those of all tensors of the dtype."""
@@ -56,24 +52,19 @@ class Pictures:
         """Draw the drift of each runner over the steps, and the band."""
         return self._draw(_drift, (training.drifts, tuple(runners)), training.label)
 
-    def _draw(self, paint: Paint, content: object, label: str, height: float = HEIGHT) -> Markup:
+    def _draw(self, paint: Callable[..., None], content: tuple[Any, ...], label: str, height: float = HEIGHT) -> Markup:
         self.drawn += 1
-        return drawn(paint, content, height, label, f"picture {self.drawn}")
-
-
-def drawn(paint: Paint, content: object, height: float, label: str, salt: str) -> Markup:
-    return svg.draw(lambda figure: paint(figure, content), WIDTH, height, label, salt)
+        return svg.draw(paint, content, (WIDTH, height), label, f"picture {self.drawn}")
 
 
 # --- the chain -------------------------------------------------------------------------------------------------------
 
 
-def _chain(figure: Figure, content: tuple[Sequence[Tap], str]) -> None:
-    taps, culprit = content
+def _chain(figure: Figure, taps: Sequence[Tap], culprit: str) -> None:
     bottom = HEAD + ROW * len(taps)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(bottom + FOOT, 0))
     axes.axis("off")
-    for place, words, align in _COLUMNS:
+    for words, (place, align) in _COLUMNS.items():
         axes.text(place, HEAD - 12, words, ha=align, va="center", color=COLOURS["soft"])
     _point(axes, 209, HEAD - 12, hollow=True)
     _point(axes, 299, HEAD - 12)
@@ -93,14 +84,8 @@ def _chain(figure: Figure, content: tuple[Sequence[Tap], str]) -> None:
 
 def _tap(axes: Axes, tap: Tap, y: float, *, is_culprit: bool) -> None:
     if is_culprit:
-        axes.axhspan(
-            y - ROW / 2 + 1,
-            y + ROW / 2 - 1,
-            color=COLOURS["fail-soft"],
-            linewidth=0,
-            zorder=0.1,
-            gid="class:culprit-row",
-        )
+        band: dict[str, Any] = {"color": COLOURS["fail-soft"], "linewidth": 0, "zorder": 0.1}
+        axes.axhspan(y - ROW / 2 + 1, y + ROW / 2 - 1, gid="class:culprit-row", **band)
     name = ("✕ " if is_culprit else "") + tap.arrow + shorten(tap.name, 13)
     axes.text(8, y, name, va="center", fontweight=700, color=COLOURS["fail" if is_culprit else "text"])
     for place, share in ((284, tap.propagated), (356, tap.isolated)):
@@ -137,8 +122,8 @@ def _scatter(figure: Figure, points: Sequence[tuple[float, float, float]]) -> No
         axes.plot(across, upward, style, color=colour, ms=6 - (not is_over), mew=1.75 * is_over, clip_on=False)
 
 
-def _histogram(figure: Figure, counts: tuple[Sequence[float], Sequence[float]]) -> None:
-    shares, background = ([number / sum(column) for number in column] for column in counts)
+def _histogram(figure: Figure, counts: Sequence[float], all_counts: Sequence[float]) -> None:
+    shares, background = ([number / sum(column) for number in column] for column in (counts, all_counts))
     most = max(*shares, *background)
     step = next(step for step in (0.05, 0.1, 0.2, 0.25) if most <= 5 * step or step == 0.25)
     top = math.ceil(most / step - 1e-9)
@@ -155,7 +140,7 @@ def _histogram(figure: Figure, counts: tuple[Sequence[float], Sequence[float]]) 
         edges = [left[place] for place in places] + [left[places[-1]] + 1]
         values = [background[place] for place in places]
         axes.stairs(values, edges, baseline=None, color=COLOURS["text"], linewidth=1.25, zorder=3)
-    if over := int(counts[0][-1]):  # one element of a million has no height
+    if over := int(counts[-1]):  # one element of a million has no height
         height = min(shares[-1] + 0.02 * top * step, 0.93 * top * step)
         style: dict[str, Any] = {"ha": "right", "color": COLOURS["fail"], "fontweight": 700}
         axes.text(left[-1] + 0.95 if over < 100 else left[-1] - 0.1, height, f"{over:,} ✕", **style)
@@ -164,8 +149,7 @@ def _histogram(figure: Figure, counts: tuple[Sequence[float], Sequence[float]]) 
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-def _drift(figure: Figure, content: tuple[Sequence[Drift], Sequence[str]]) -> None:
-    drifts, runners = content
+def _drift(figure: Figure, drifts: Sequence[Drift], runners: Sequence[str]) -> None:
     pairs = [pair for drift in drifts for pair in (*drift.line, *drift.band)]
     outside = [drift for drift in drifts if drift.leaves_the_band]
     room = [10 * max(value for _, value in pairs)] if outside else []  # for the names
@@ -183,17 +167,13 @@ def _drift(figure: Figure, content: tuple[Sequence[Drift], Sequence[str]]) -> No
         style: dict[str, Any] = {"color": COLOURS[f"s{place % 6}"], "marker": MARKERS[place % len(MARKERS)], "ms": 5.5}
         style |= {"mec": COLOURS["page"], "mew": 0.75, "linewidth": 2.5 if drift.leaves_the_band else 1.5}
         axes.plot(across, upward, clip_on=False, gid="class:drift", **style)
-    for number, drift in enumerate(_last_first(outside)[:NAMED]):
+    farthest = sorted(outside, key=lambda drift: drift.line[-1][1], reverse=True)
+    for number, drift in enumerate(farthest[:NAMED]):
         place = runners.index(drift.runner)
         words = f"{shorten(drift.runner, LONGEST)} {SIGNS[place % len(SIGNS)]}"
         style = {"ha": "right", "va": "top", "color": COLOURS["fail"], "fontweight": 700, "gid": "class:outside"}
-        axes.annotate(
-            words, (1, 1), (0, -2 - 14 * number), xycoords="axes fraction", textcoords="offset points", **style
-        )
-
-
-def _last_first(drifts: Sequence[Drift]) -> list[Drift]:
-    return sorted(drifts, key=lambda drift: drift.line[-1][1], reverse=True)
+        style |= {"xycoords": "axes fraction", "textcoords": "offset points"}
+        axes.annotate(words, (1, 1), (0, -2 - 14 * number), **style)
 
 
 # --- the frame -------------------------------------------------------------------------------------------------------

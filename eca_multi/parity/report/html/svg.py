@@ -29,12 +29,15 @@ _STYLE: Any = {
 _UNIT = 72  # of the figures' dots in an inch, and so one unit of the SVG is one dot
 
 
-def draw(paint: Callable[[Figure], None], width: float, height: float, label: str, salt: str) -> Markup:
+def draw(
+    paint: Callable[..., None], content: tuple[Any, ...], size: tuple[float, float], label: str, salt: str
+) -> Markup:
     """Return a picture as markup.
 
     Args:
-        paint: Draws into the figure, with `COLOURS` alone.
-        width, height: The size in units of the SVG, about a pixel each.
+        paint: Draws the content into the figure that is its first argument, with `COLOURS` alone.
+        content: The other arguments of `paint`.
+        size: Width and height in units of the SVG, about a pixel each.
         label: The picture in words.
         salt: What the ids within this picture are made of; each picture of a page needs its own.
     """
@@ -43,10 +46,10 @@ def draw(paint: Callable[[Figure], None], width: float, height: float, label: st
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # the browser has other fonts
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE | {"svg.hashsalt": salt})
-        figure = Figure(figsize=(width / _UNIT, height / _UNIT), dpi=_UNIT)
-        paint(figure)
+        figure = Figure(figsize=(size[0] / _UNIT, size[1] / _UNIT), dpi=_UNIT)
+        paint(figure, *content)
         figure.savefig(drawn, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(clean(label))}">'
+    head = f'<svg viewBox="0 0 {size[0]:g} {size[1]:g}" role="img" aria-label="{escape(clean(label))}">'
     body = re.sub(r"^.*?<svg[^>]*>|<style.*?</style>", "", drawn.getvalue(), flags=re.DOTALL)
     return Markup(head + re.sub("<[^<>]+>", _adapted, body).strip())  # text has no < and >: matplotlib escapes it
 

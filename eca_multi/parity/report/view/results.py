@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.judge.compare import Verdict
 
 from .reading import Row, read, sequence
@@ -82,6 +83,12 @@ class Result:
         rank = 3 if self.fails else 2 if self.verdict == "INCONCLUSIVE" else 1 if self.is_green else 0
         unmeasured = math.inf if rank == 3 else -1.0  # a failure without a number is worse than any number
         return rank, unmeasured if self.budget_use is None else self.budget_use
+
+    @property
+    def name(self) -> str:
+        """The runner, dtype, case, check and tensor; forward and gradients go without the name of their check."""
+        check = () if self.check in BASE else (self.check,)
+        return " ".join((self.runner, self.dtype, self.case, *check, self.tensor))
 
     def describe(self, *, traceback: bool = False) -> str:
         """Return the verdict, by how much and where the tensor fails, and the reason or its last line."""
