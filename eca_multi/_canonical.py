@@ -112,15 +112,11 @@ def check_weights(
             faults.append(f"{name!r} is unexpected")
         elif not np.isfinite(array).all():
             faults.append(f"{name!r} is not finite")
-        elif _is_wider(array, dtype) and array.size and float(np.abs(array).max()) > _LARGEST[dtype]:
+        elif _LARGEST[array.dtype.name] > _LARGEST[dtype] and float(np.abs(array).max(initial=0)) > _LARGEST[dtype]:
             faults.append(f"{name!r} is too large for {dtype}")
     if faults:
         raise ValueError(f"weights do not fit: {'; '.join(faults)}. Nothing was changed.")
     return arrays
-
-
-def _is_wider(array: np.ndarray, dtype: str) -> bool:
-    return _LARGEST[array.dtype.name] > _LARGEST[dtype]
 
 
 def _float_array(name: str, value: np.ndarray) -> np.ndarray:

@@ -50,17 +50,11 @@ def check_odd(name: str, value: SupportsIndex) -> int:
 
 
 def check_gamma(value: object) -> Fraction:
-    number = _rational("gamma", value)
-    if number <= 0:
-        raise ValueError(_text("gamma", "a finite number > 0", f"gamma={value!r}", "The paper uses 2."))
-    return number
+    return _rational("gamma", value, "a finite number > 0", operator.gt, "The paper uses 2.")
 
 
 def check_beta(value: object) -> Fraction:
-    number = _rational("beta", value)
-    if number < 0:
-        raise ValueError(_text("beta", "a finite number >= 0", f"beta={value!r}", "The paper uses 1."))
-    return number
+    return _rational("beta", value, "a finite number >= 0", operator.ge, "The paper uses 1.")
 
 
 def _integer(name: str, value: SupportsIndex, expected: str, remedy: str) -> int:
@@ -72,16 +66,19 @@ def _integer(name: str, value: SupportsIndex, expected: str, remedy: str) -> int
     raise TypeError(_text(name, expected, f"{name}={value!r}", remedy))
 
 
-def _rational(name: str, value: Any) -> Fraction:
-    bound = ">= 0" if name == "beta" else "> 0"
+def _rational(name: str, value: Any, expected: str, compare: Callable[[Any, Any], bool], remedy: str) -> Fraction:
+    """Return `value` exactly, if it compares so with 0."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real | Decimal):
-        raise TypeError(_text(name, f"a finite number {bound}", f"{name}={value!r}", "Pass an int or a float."))
+        raise TypeError(_text(name, expected, f"{name}={value!r}", "Pass an int or a float."))
     try:
         # The shortest decimal of a float is what its author wrote: 0.1 means one tenth, so ties fall as written.
-        return value if isinstance(value, Fraction) else Fraction(str(value))
+        number = value if isinstance(value, Fraction) else Fraction(str(value))
     except ValueError:  # nan and inf are the only floats that are no decimal
         remedy = "NaN and infinity have no kernel size."
-        raise ValueError(_text(name, f"a finite number {bound}", f"{name}={value!r}", remedy)) from None
+        raise ValueError(_text(name, expected, f"{name}={value!r}", remedy)) from None
+    if not compare(number, 0):
+        raise ValueError(_text(name, expected, f"{name}={value!r}", remedy))
+    return number
 
 
 # --- options -----------------------------------------------------------------------------------------------------

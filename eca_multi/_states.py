@@ -49,12 +49,10 @@ def check_fits(
         if received[key] is not None and received[key] != expected[key]:
             texts.append(f"{name(key)}: shape {received[key]}, the model's {expected[key]}")
     if texts:
-        what, function = (
-            ("kernels of the inserted ECAs", "eca_state") if of_eca else ("state of the plain network", "base_state")
-        )
+        what = "kernels of the inserted ECAs" if of_eca else "state of the plain network"
         raise ValueError(
             f"state must be the {what}. Received: {len(texts)} differences: {printable('; '.join(texts))}. "
-            f"Pass what {function} returns of the same network; nothing was loaded."
+            f"Pass what {'eca' if of_eca else 'base'}_state returns of the same network; nothing was loaded."
         )
 
 
@@ -110,21 +108,13 @@ def kind_of(dtype: str) -> str:
 
 
 def check_kind(dtype: str, expected: str) -> None:
-    """Check that a state's dtype is of the same kind as the model's: a conversion would drop a part or guess.
-
-    Raises:
-        WrongKind: If the kinds (floating point, integer, boolean, complex, or another dtype) differ.
-    """
+    """Raise WrongKind unless both dtypes are of one kind of number: a conversion would drop a part or guess."""
     if kind_of(dtype) != kind_of(expected):
         raise WrongKind(f"{dtype}, the model's {expected}")
 
 
 def check_range(lowest: int, highest: int, low: int, high: int, dtype: str) -> None:
-    """Check that integers from `lowest` to `highest` do not wrap around in `dtype`, which holds `low` to `high`.
-
-    Raises:
-        WrongValue
-    """
+    """Raise WrongValue if integers from `lowest` to `highest` wrap around in `dtype`, which holds `low` to `high`."""
     if lowest < low or highest > high:
         raise WrongValue(f"out of the range of {dtype}")
 

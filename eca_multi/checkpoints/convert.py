@@ -136,7 +136,7 @@ def convert(
     """
     source, target = os.fsdecode(source), os.fsdecode(target)
     _check_places(source, target, to)
-    tell = progress or _silent
+    tell = progress or (lambda *_: None)
     kind = detect(source)
     sha256 = sha256_of(source, lambda done, total: tell("hash", done, total))
     tell("read", 0, 1)
@@ -186,10 +186,6 @@ def _first_facts(facts: Mapping[str, str]) -> str:
     if "facts" in facts:
         return facts["facts"]
     return json.dumps({name: text for name, text in facts.items() if name != "format"})
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    pass
 
 
 def _load(name: str, tensor: Any) -> np.ndarray:

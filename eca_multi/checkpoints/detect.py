@@ -56,13 +56,7 @@ def _archive(name: str, start: bytes) -> str:
     try:
         with zipfile.ZipFile(name) as archive:
             names = set(archive.namelist())
-    except (
-        zipfile.BadZipFile,
-        NotImplementedError,
-        ValueError,
-        RuntimeError,
-        struct.error,
-    ):  # everything that zipfile raises
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, RuntimeError, struct.error):  # all that zipfile raises
         names = {start[30 : 30 + int.from_bytes(start[26:28], "little")].decode(errors="replace")}
     if names & {"config.json", "metadata.json", "model.weights.h5"}:
         return "keras"
@@ -89,14 +83,11 @@ def _first_key(start: bytes) -> str:
 
 def _keys_of_folder(folder: Path) -> list[str]:
     """Return the first keys of the tree that orbax wrote, which may lie in a folder inside."""
-    for place in sorted((folder / "_METADATA", *folder.glob("*/_METADATA"))):
-        if place.is_file():
-            return _tree_keys(folder, place)
-    raise _unknown(os.fspath(folder), "a folder without orbax's _METADATA")
-
-
-def _tree_keys(folder: Path, place: Path) -> list[str]:
-    with parsing(lambda _: _unknown(os.fspath(folder), f"orbax's {place.name} is broken")):
+    places = (place for place in sorted((folder / "_METADATA", *folder.glob("*/_METADATA"))) if place.is_file())
+    place = next(places, None)
+    if place is None:
+        raise _unknown(os.fspath(folder), "a folder without orbax's _METADATA")
+    with parsing(lambda _: _unknown(os.fspath(folder), "orbax's _METADATA is broken")):
         tree: Any = parse_json(place.read_bytes())["tree_metadata"]
         return [str(entry["key_metadata"][0]["key"]) for entry in tree.values()]
 

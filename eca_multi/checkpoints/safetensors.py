@@ -11,10 +11,9 @@ import numpy as np
 from eca_multi._files.file import whole_file
 from eca_multi._parsing import parse_json
 
-from .dtypes import DTYPES
 from .errors import CheckpointError, reading
 from .source import Source, open_source
-from .stored import Stored, check_count, check_total
+from .stored import DTYPES, Stored, check_count, check_total
 
 # The format's code of each dtype.
 _CODES = {

@@ -4,15 +4,17 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
+from operator import mul
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from .dtypes import BFLOAT16
 from .errors import CheckpointError
-from .stored import Stored
+from .stored import BFLOAT16, Stored
 
 _MOST_AXES = 32  # no network has more than four; NumPy has a limit of its own
+_WINDOW = 1 << 16  # bytes of a stream's buffer, and the longest line
 _SPREAD = 64  # a tensor that is a part of a larger one may be spread over so many times its own bytes
 
 
@@ -128,6 +130,41 @@ def open_source(path: str | os.PathLike[str], mmap: bool = False) -> Iterator[So
             )
 
 
+class Stream:
+    """The bytes of a file between `start` and `end`, for a parser that reads them from front to back.
+
+    Memory is never allocated for more bytes than the file has.
+    """
+
+    def __init__(self, source: Source, start: int, end: int) -> None:
+        self._source, self._end = source, end
+        self._start, self._buffer, self._place = start, b"", 0
+
+    def tell(self) -> int:
+        return self._start + self._place
+
+    def read(self, count: int) -> bytes:
+        self._fill(count)
+        data = self._buffer[self._place : self._place + count]
+        self._place += len(data)
+        return data
+
+    def readline(self) -> bytes:
+        self._fill(_WINDOW)
+        end = self._buffer.find(b"\n", self._place)
+        return self.read((end + 1 if end >= 0 else len(self._buffer)) - self._place)
+
+    def skip(self, count: int) -> None:
+        self._place += count
+
+    def _fill(self, count: int) -> None:
+        """Read the next `count` bytes into the buffer, or as many as the file has."""
+        if self._place + count > len(self._buffer):
+            self._start, self._place = self.tell(), 0
+            wanted = max(min(max(count, _WINDOW), self._end - self._start), 0)
+            self._buffer = self._source.read(self._start, wanted)
+
+
 def _extents(shape: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(shape, list | tuple) or len(shape) > _MOST_AXES:
         raise ValueError("a tensor without a shape")
@@ -137,11 +174,8 @@ def _extents(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    steps, step = [], 1
-    for extent in reversed(shape):
-        steps.append(step)
-        step *= max(extent, 1)
-    return tuple(reversed(steps))
+    steps = accumulate((max(extent, 1) for extent in reversed(shape)), mul, initial=1)
+    return tuple(steps)[: len(shape)][::-1]
 
 
 def _steps(shape: tuple[int, ...], strides: Sequence[int]) -> tuple[int, ...]:

@@ -1,11 +1,19 @@
-"""A tensor in a file, before its values are read; and how much of them a file may declare."""
+"""A tensor in a file, before its values are read: its dtype and shape, and how much of them a file may declare."""
 
+import math
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+# The dtypes that files of tensors hold, by their common name: how NumPy writes them, little-endian.
+BFLOAT16 = "bfloat16"  # NumPy has none: `Source.tensor` widens its numbers to float32, which is exact
+DTYPES = {
+    "float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": BFLOAT16, "bool": "?",
+    "int64": "<i8", "int32": "<i4", "int16": "<i2", "int8": "i1",
+    "uint64": "<u8", "uint32": "<u4", "uint16": "<u2", "uint8": "u1",
+}  # fmt: skip
 _MOST_TENSORS = 50_000  # the largest network has 1,008, and an optimizer two or three for each of them
 # The bytes of all tensors are at most FACTOR times those of the file, plus MORE. In a plain file, bfloat16 is widened
 # to twice its size, and two tensors may share a storage. A single compressed tensor of zeros keeps a thousandth of its
@@ -29,10 +37,7 @@ class Stored:
 
     @property
     def size(self) -> int:
-        size = 1
-        for extent in self.shape:
-            size *= extent
-        return size
+        return math.prod(self.shape)
 
     @property
     def itemsize(self) -> int:

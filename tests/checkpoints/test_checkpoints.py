@@ -9,10 +9,10 @@ import safetensors.numpy
 
 from eca_multi.checkpoints import CheckpointError
 from eca_multi.checkpoints.compare import Report
-from eca_multi.checkpoints.dtypes import DTYPES
 from eca_multi.checkpoints.identify import identify
 from eca_multi.checkpoints.names import canonical_names
 from eca_multi.checkpoints.safetensors import read_safetensors, write_safetensors
+from eca_multi.checkpoints.stored import DTYPES
 from eca_multi.checkpoints.take import take
 from eca_multi.networks import NETWORKS, find, kernel_sizes, tensors
 

@@ -81,7 +81,7 @@ def test_nothing_is_fetched_and_nothing_runs():
 
 
 def test_all_sections_are_there_in_their_order():
-    assert sections(full_page()) == [item.id for item in page_module.SECTIONS] == list(SOURCES)
+    assert sections(full_page()) == [name for name, _, _ in page_module.SECTIONS] == list(SOURCES)
 
 
 @pytest.mark.usefixtures("same_pictures_are_drawn_once")

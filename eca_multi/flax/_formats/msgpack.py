@@ -11,10 +11,8 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # it has none
 from flax import serialization
 
-from eca_multi.checkpoints.dtypes import DTYPES
-from eca_multi.checkpoints.source import Source
-from eca_multi.checkpoints.stored import Stored
-from eca_multi.checkpoints.stream import Stream
+from eca_multi.checkpoints.source import Source, Stream
+from eca_multi.checkpoints.stored import DTYPES, Stored
 
 _MOST_VALUES = 200_000  # the largest network with its optimizer has 5,000
 _DEEPEST = 32  # a TrainState is 8 deep

@@ -6,9 +6,8 @@ import numpy as np
 
 from eca_multi._parsing import parse_json
 from eca_multi.checkpoints.archive import open_archive, place_of
-from eca_multi.checkpoints.dtypes import BFLOAT16
 from eca_multi.checkpoints.source import Source
-from eca_multi.checkpoints.stored import Stored, check_total
+from eca_multi.checkpoints.stored import BFLOAT16, Stored, check_total
 from eca_multi.keras._network_weights import VARIABLES, canonical_view, names_in
 
 from .hdf5 import File, Node

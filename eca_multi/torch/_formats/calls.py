@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.checkpoints.dtypes import DTYPES
+from eca_multi.checkpoints.stored import DTYPES
 
 from .values import CodeError, Name, Other, Pickled, Storage
 

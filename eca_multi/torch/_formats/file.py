@@ -6,9 +6,8 @@ import numpy as np
 
 from eca_multi.checkpoints.archive import open_archive, place_of
 from eca_multi.checkpoints.errors import CheckpointError
-from eca_multi.checkpoints.source import Source
+from eca_multi.checkpoints.source import Source, Stream
 from eca_multi.checkpoints.stored import Stored
-from eca_multi.checkpoints.stream import Stream
 
 from .pickle import read_pickle
 from .values import CodeError, Other, Pickled

@@ -14,7 +14,7 @@ import pickletools
 from collections.abc import Callable
 from typing import Any
 
-from eca_multi.checkpoints.stream import Stream
+from eca_multi.checkpoints.source import Stream
 
 from .calls import STORAGES, Dtype, called, known_name, safe_key
 from .values import CodeError, Name, Other, Storage
