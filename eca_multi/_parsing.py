@@ -53,9 +53,8 @@ def reason_of(error: BaseException) -> str:
 def parse_json(text: str | bytes) -> Any:
     """Return what JSON text holds.
 
-    Raises:
-        ValueError: If the text is no JSON in UTF-8, is nested too deeply, or has NaN, infinity or a number that becomes
-            infinity (1e999, or 400 digits).
+    Raises ValueError if the text is no JSON in UTF-8, is nested too deeply, or has NaN, infinity or a number that
+    becomes infinity (1e999, or 400 digits).
     """
     try:
         return json.loads(text, parse_float=_finite, parse_constant=_finite, parse_int=_whole)

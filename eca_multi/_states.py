@@ -135,8 +135,7 @@ def not_finite() -> WrongValue:
 def read(value: Any, to_numpy: Callable[[Any], Any] = np.asarray) -> np.ndarray:
     """Return an entry's values, as a view if possible.
 
-    Raises:
-        WrongKind: If the entry is no array, or its values are missing or deleted.
+    Raises WrongKind if the entry is no array, or its values are missing or deleted.
     """
     array = as_numpy(value, to_numpy)
     if array.dtype.kind in "OSU":  # objects or text
@@ -145,11 +144,7 @@ def read(value: Any, to_numpy: Callable[[Any], Any] = np.asarray) -> np.ndarray:
 
 
 def as_numpy(value: Any, to_numpy: Callable[[Any], Any] = np.asarray) -> np.ndarray:
-    """Return the value as NumPy reads it, of any dtype.
-
-    Raises:
-        WrongKind: If NumPy cannot read the value.
-    """
+    """Return the value as NumPy reads it, of any dtype. Raises WrongKind if NumPy cannot read the value."""
     try:
         return np.asarray(to_numpy(value))
     except MemoryError:

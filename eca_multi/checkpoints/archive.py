@@ -27,8 +27,7 @@ def open_archive(source: Source) -> Iterator[zipfile.ZipFile]:
 def place_of(source: Source, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[int, int]:
     """Return where the bytes of a member start and end, after a check of its checksum.
 
-    Raises:
-        zipfile.BadZipFile: If the member is compressed or incomplete, or has another checksum.
+    Raises zipfile.BadZipFile if the member is compressed or incomplete, or has another checksum.
     """
     if entry.compress_type != zipfile.ZIP_STORED:
         raise zipfile.BadZipFile(f"{entry.filename} is compressed, which neither torch nor Keras does")

@@ -13,8 +13,7 @@ _NUMBERED = re.compile(r"(features\.\d+\.conv\.\d+)\.conv\.weight$")
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
     """Return {canonical name: name in the source}, without batch norm's counters `num_batches_tracked`.
 
-    Raises:
-        ValueError: If two tensors have one canonical name.
+    Raises ValueError if two tensors have one canonical name.
     """
     sources = [name for name in names if not name.endswith("num_batches_tracked")]
     cut = 0

@@ -48,8 +48,7 @@ def read_safetensors(
 def unpack_safetensors(data: bytes, name: str) -> dict[str, np.ndarray]:
     """Return the tensors in the bytes of a file; `name` is for messages.
 
-    Raises:
-        CheckpointError: If they are no complete `.safetensors` file, or hold a tensor of another dtype.
+    Raises CheckpointError if they are no complete `.safetensors` file, or hold a tensor of another dtype.
     """
     tensors, _ = list_safetensors(Source(name, io.BytesIO(data), len(data)))
     return {key: tensor.load() for key, tensor in tensors.items()}
@@ -58,8 +57,7 @@ def unpack_safetensors(data: bytes, name: str) -> dict[str, np.ndarray]:
 def list_safetensors(source: Source) -> tuple[dict[str, Stored], dict[str, str]]:
     """Return the tensors of an open file, not yet read, and its metadata.
 
-    Raises:
-        CheckpointError: If it is no complete `.safetensors` file, or holds a tensor of another dtype.
+    Raises CheckpointError if it is no complete `.safetensors` file, or holds a tensor of another dtype.
     """
     with reading(".safetensors file", "Copy the file again.", source.name):
         length = int.from_bytes(source.read(0, 8), "little")
@@ -112,8 +110,7 @@ def pack_safetensors(
 ) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a file, one array at a time; the arguments are those of `write_safetensors`.
 
-    Raises:
-        KeyError: If an array is of a dtype that the format does not have.
+    Raises KeyError if an array is of a dtype that the format does not have.
     """
     itemsizes = {name: array.itemsize for name, array in weights.items()}
     ordered = sorted(itemsizes, key=lambda name: -itemsizes[name])  # so that each lies at a multiple of its item's size

@@ -40,8 +40,7 @@ def check_suffix(path: str | os.PathLike[str], suffixes: tuple[str, ...], instea
 def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
     """Return the texts that a file keeps beside the weights.
 
-    Raises:
-        TypeError: If `metadata` is no mapping of strings to strings.
+    Raises TypeError if `metadata` is no mapping of strings to strings.
     """
     texts = dict(metadata or {})
     if not all(isinstance(text, str) for item in texts.items() for text in item):

@@ -17,25 +17,28 @@ from typer.core import TyperGroup
 from eca_multi._printable import printable
 from eca_multi._terminal import Terminal, say
 
-from .doctor import doctor
 from .files import check_file, check_folder, write
 from .guard import finish, guard, wrong
-from .options import (
-    Bundle,
-    Bundles,
-    Cases,
-    Dtypes,
-    Html,
-    Json,
-    Junit,
-    OtherRunner,
-    Runners,
-    Spec,
-    Timeout,
-    Trust,
-    Workers,
-    split,
-)
+
+# The arguments and options that several commands share.
+Spec = Annotated[
+    str, typer.Argument(help="A specification by name (`list` shows them), or file.py[:NAME].", metavar="[SPEC]")
+]
+Bundle = Annotated[Path, typer.Argument(help="A folder that --bundles wrote.")]
+Runners = Annotated[
+    list[str] | None,
+    typer.Option("--runner", "-r", help="Only these, as in torch,linen. A file.py:Adapter is your own."),
+]
+OtherRunner = Annotated[str | None, typer.Option("--runner", "-r", help="Another one: file.py:Adapter.")]
+Dtypes = Annotated[list[str] | None, typer.Option("--dtype", help="Only these dtypes.")]
+Cases = Annotated[list[str] | None, typer.Option("--case", help="Only these cases.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the report to this file.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Write one self-contained page to this file.")]
+Junit = Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML to this file.")]
+Timeout = Annotated[float, typer.Option(min=1, help="Seconds that a worker may say nothing.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes at a time. [default: processors]")]
+Trust = Annotated[bool, typer.Option("--trust", help="Let the code run that the bundle names and that is not ours.")]
+Bundles = Annotated[Path | None, typer.Option(help="Folder for what `replay` needs of each failure.")]
 
 EXITS = (
     "Exit status: 0 all agree; 1 one does not, or a required one is missing; 2 wrong usage; 3 a runner or the "
@@ -88,14 +91,14 @@ def run(
     """
     files = {"json": json_file, "html": html_file, "junit": junit_file}
     check_folder(bundles, "--bundles")
-    checks = split(check)
+    checks = _split(check)
     options = {
-        "runners": split(runner),
-        "dtypes": split(dtype),
-        "cases": split(case),
+        "runners": _split(runner),
+        "dtypes": _split(dtype),
+        "cases": _split(case),
         "checks": "all" if checks == ["all"] else checks,
         "optimizer": optimizer,
-        "require": split([require]) or (),
+        "require": _split([require]) or (),
         "timeout": timeout,
         "workers": workers,
         "bundles": bundles,
@@ -160,7 +163,7 @@ def compare(
 @app.command(epilog=EXITS)
 def power(spec: Spec = "eca", dtype: Dtypes = None, case: Cases = None, timeout: Timeout = 180) -> None:
     """Run seeded mutants of the PyTorch layer through the same verdict: what would each case catch?"""
-    options = {"dtypes": split(dtype), "cases": split(case), "checks": ["power"], "timeout": timeout}
+    options = {"dtypes": _split(dtype), "cases": _split(case), "checks": ["power"], "timeout": timeout}
     report = guard(lambda parity: parity.run(spec, runners=[], **options))
     from eca_multi.parity.report.exit_status import of_power
     from eca_multi.parity.report.terminal import print_power
@@ -172,7 +175,7 @@ def power(spec: Spec = "eca", dtype: Dtypes = None, case: Cases = None, timeout:
 def fingerprint(spec: Spec = "eca", runner: Runners = None, json_file: Json = None, timeout: Timeout = 180) -> None:
     """Measure how each framework computes here: accumulators, subnormals, sigmoid's end, threads, versions."""
     check_file(json_file, "--json")
-    states = guard(lambda parity: parity.fingerprints(spec, runners=split(runner), timeout=timeout))
+    states = guard(lambda parity: parity.fingerprints(spec, runners=_split(runner), timeout=timeout))
     from eca_multi.parity.report.exit_status import of_runners
     from eca_multi.parity.report.terminal import print_fingerprints
 
@@ -183,7 +186,14 @@ def fingerprint(spec: Spec = "eca", runner: Runners = None, json_file: Json = No
     finish(status, lambda: print_fingerprints(states, Terminal()))
 
 
-app.command()(doctor)
+@app.command()
+def doctor(spec: Spec = "eca", timeout: Timeout = 60) -> None:
+    """Check this machine: interpreter, frameworks, compiler, disk; start each worker once."""
+    findings = guard(lambda parity: import_module("eca_multi.parity.doctor").examine(spec, timeout=timeout))
+    from eca_multi.parity.report.terminal import print_doctor
+
+    status = 3 if any(finding.state == "fault" for finding in findings) else 0
+    finish(status, lambda: print_doctor(findings, Terminal()))
 
 
 @app.command()
@@ -230,6 +240,11 @@ def init(
 def list_(spec: Spec = "eca") -> None:
     """List the specifications that come with the package, and the runners, cases and checks of one."""
     guard(lambda parity: import_module("eca_multi.parity.report.terminal").print_list(spec, Terminal()))
+
+
+def _split(values: list[str] | None) -> list[str] | None:
+    """Return repeated and comma-separated names as one list; None without a name."""
+    return [name.strip() for value in values or () for name in value.split(",") if name.strip()] or None
 
 
 def _announce(what: str) -> None:

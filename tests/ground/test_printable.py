@@ -27,7 +27,7 @@ from eca_multi.checkpoints.compare import Report
 from eca_multi.cli.main import app
 from eca_multi.parity import Case, NumpyAdapter, Spec, SpecError, Verdict
 from eca_multi.parity.execute.state import RunnerState
-from eca_multi.parity.explain.localisation import Localisation
+from eca_multi.parity.explain.localize import Localisation
 from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Judgement
 from eca_multi.parity.judge.power import Power

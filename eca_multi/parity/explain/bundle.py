@@ -77,10 +77,8 @@ def write_bundle(
     """Write a bundle, whole or not at all, in the place of a bundle of the same name. Any other folder stays.
 
     A bundle holds bundle.json, the job's arrays, the runner's results, the reference with the errors E that are allowed
-    (by hand, or those of the analysis or the re-runs), repro.py, and the sums of all these.
-
-    Raises:
-        OSError: If the bundle cannot be written, or its folder holds anything that no bundle has.
+    (by hand, or those of the analysis or the re-runs), repro.py, and the sums of all these. Raises OSError if the
+    bundle cannot be written, or its folder holds anything that no bundle has.
     """
     plain, arrays = pack_job(evidence.job)
     truth: dict[str, np.ndarray] = {}
@@ -120,8 +118,7 @@ def write_bundle(
 def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
     """Read a bundle. Nothing that it names is imported or run; `trust.check_trust` says what may be.
 
-    Raises:
-        SpecError: If the folder is no complete bundle, or one of its files has changed.
+    Raises SpecError if the folder is no complete bundle, or one of its files has changed.
     """
     path = Path(folder)
     try:

@@ -18,8 +18,7 @@ from eca_multi.parity.judge.verdicts import Judge
 
 from .bundle import replay_command, write_bundle
 from .fingerprints import explain
-from .localisation import Localisation
-from .localize import FAILS, Stage, chain, culprit, is_failing, say
+from .localize import FAILS, Localisation, Stage, chain, culprit, is_failing, say
 from .rerun import Bench, Rerun
 from .shrink import axes_of, shrink
 
@@ -31,11 +30,7 @@ def explain_failures(
 ) -> list[Localisation]:
     """Localise the first failure of each runner and dtype, while the workers are still there.
 
-    Args:
-        session, spec, tasks: Of the run.
-        judge: As it judged the run.
-        cells: Its verdicts.
-        bundles: Folder for what `replay` needs of each failure. None writes none.
+    `bundles` is the folder for what `replay` needs of each failure; None writes none.
     """
     localisations: list[Localisation] = []
     for runner in session.runners:
@@ -48,16 +43,17 @@ def explain_failures(
 
 
 def _first_failures(cells: Sequence[Cell], tasks: Sequence[Task]) -> Failing:
-    """Return by dtype the first failing cell of a runner, with the task that can be run again."""
-    failing = [(cell, task) for cell in cells if cell.verdict in FAILS and (task := _task(cell, tasks)) is not None]
-    return {cell.dtype: (cell, task) for cell, task in reversed(failing)}
+    """Return by dtype the first failing cell of a runner, with the task to run again.
 
-
-def _task(cell: Cell, tasks: Sequence[Task]) -> Task | None:
-    """Return the evaluation of a cell's check, or the plain evaluation of its case where the check has none."""
+    The task is the evaluation of the cell's check, or the plain evaluation of its case where the check has none.
+    """
     evaluations = {task.key: task for task in tasks if task.do is Do.EVALUATE}
-    exact, plain = (evaluations.get((cell.case, cell.dtype, check)) for check in (cell.check, ""))
-    return exact or plain
+    failures: dict[str, tuple[Cell, Task]] = {}
+    for cell in cells:
+        exact, plain = (evaluations.get((cell.case, cell.dtype, check)) for check in (cell.check, ""))
+        if cell.verdict in FAILS and (task := exact or plain):
+            failures.setdefault(cell.dtype, (cell, task))
+    return failures
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ the runner's own taps before it. The first stage that fails in isolation is the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from eca_multi.parity.define.job import Job, float_inputs
@@ -34,6 +34,31 @@ class Stage:
             "isolated": self.isolated.budget_use,
             "verdict": str(self.isolated.verdict),
         }
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """Where the first failure of a runner in a dtype begins, and how to run the failure again.
+
+    Attributes:
+        line: The answer in one line, or why it is not known.
+        culprit: The first stage that fails in isolation.
+        explanation: The fact of the runner's fingerprint that explains the culprit; "" where there is none.
+        chain: The stages as JSON's types.
+        shrunk: The sizes of the smallest case that still fails.
+        bundle, replay: The folder of the bundle, and the command that runs it.
+    """
+
+    runner: str
+    case: str
+    dtype: str
+    line: str
+    culprit: str | None = None
+    explanation: str = ""
+    chain: tuple[dict[str, Any], ...] = ()
+    shrunk: dict[str, int] = field(default_factory=dict)
+    bundle: str = ""
+    replay: str = ""
 
 
 def in_order(job: Job) -> list[Quantity]:

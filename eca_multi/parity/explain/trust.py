@@ -50,7 +50,8 @@ def what_runs(bundle: Bundle, runners: Sequence[Runner] = ()) -> str:
 
 def _parts(bundle: Bundle, runners: Sequence[Runner]) -> list[Part]:
     named = [("adapter", repr(runner.adapter), YOURS) for runner in runners]
-    return [*(named or _of_runner(bundle)), _of_reference(bundle)]
+    ours = any(reference_of(spec).adapter == bundle.reference for spec in _shipped(bundle.reference))
+    return [*(named or _of_runner(bundle)), ("reference", repr(bundle.reference), OURS if ours else THEIRS)]
 
 
 def _of_runner(bundle: Bundle) -> list[Part]:
@@ -66,11 +67,6 @@ def _of_runner(bundle: Bundle) -> list[Part]:
         ("environment", settings or "nothing is set", OURS if is_ours else THEIRS),
         ("adapter", repr(bundle.adapter), OURS if same else THEIRS),
     ]
-
-
-def _of_reference(bundle: Bundle) -> Part:
-    ours = any(reference_of(spec).adapter == bundle.reference for spec in _shipped(bundle.reference))
-    return "reference", repr(bundle.reference), OURS if ours else THEIRS
 
 
 def _shipped(source: str) -> list[Spec]:

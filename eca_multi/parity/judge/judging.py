@@ -28,8 +28,7 @@ class Judged:
 def judge_session(session: Session, tasks: Sequence[Task], checks: tuple[str, ...], manual: Manual | None) -> Judged:
     """Run a session, and judge each outcome as it comes: tensors are not kept.
 
-    Raises:
-        SpecError: If the reference cannot be right.
+    Raises SpecError if the reference cannot be right.
     """
     judged = Judged(Judge(checks, "manual" if manual else "", manual))
     for runner, task, outcome in session.run(tasks):

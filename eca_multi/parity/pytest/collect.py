@@ -39,8 +39,7 @@ def parametrize(metafunc: pytest.Metafunc, mark: pytest.Mark, results: Results) 
 def leave_out(config: pytest.Config, items: list[pytest.Item], results: Results) -> None:
     """Deselect the tests that --parity-runners, --parity-dtypes and --parity-checks do not name.
 
-    Raises:
-        pytest.UsageError: If a runner is named that no mark asks for.
+    Raises pytest.UsageError if a runner is named that no mark asks for.
     """
     wanted = {name: names_of(config, name) for name in ("runners", "dtypes", "checks")}
     check_option("runners", wanted["runners"], list(results.known))

@@ -53,8 +53,7 @@ def asked(
 ) -> list[ParityCase]:
     """Return the cells of a mark with these arguments; paths are relative to the file of the test's module.
 
-    Raises:
-        SpecError: If there is no such specification, or a name is unknown (UsageError).
+    Raises SpecError if there is no such specification, or a name is unknown (UsageError).
     """
     folder = Path(str(module.__file__)).parent
     found, source = _find(spec, folder, module)

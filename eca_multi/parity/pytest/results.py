@@ -63,8 +63,7 @@ class Results:
     def report_of(self, cell: ParityCase) -> Report:
         """Return the report of a cell's run; the first call for a run makes it.
 
-        Raises:
-            SpecError: If the reference fails, or the data of a case cannot be right.
+        Raises SpecError if the reference fails, or the data of a case cannot be right.
         """
         run = self._runs[id(cell.spec), cell]
         if run.error is not None:

@@ -11,7 +11,7 @@ from eca_multi.parity.execute.pool import processors
 from eca_multi.parity.execute.session import Session
 from eca_multi.parity.execute.state import RunnerState
 from eca_multi.parity.execute.tasks import Task
-from eca_multi.parity.explain.localisation import Localisation
+from eca_multi.parity.explain.localize import Localisation
 from eca_multi.parity.judge.judging import Judged
 
 from .report import Report

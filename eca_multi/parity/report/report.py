@@ -11,7 +11,7 @@ from eca_multi._files.file import write_atomically
 from eca_multi._printable import PrintableError, printable
 from eca_multi.parity.define.runners import REFERENCE
 from eca_multi.parity.execute.state import RunnerState
-from eca_multi.parity.explain.localisation import Localisation
+from eca_multi.parity.explain.localize import Localisation
 from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Judgement, Verdict
 from eca_multi.parity.judge.drift import Trajectory

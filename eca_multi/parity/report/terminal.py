@@ -11,7 +11,7 @@ from eca_multi._terminal import Terminal, lines, styled
 from eca_multi.parity.define.checks import BASE, TABLE
 from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.execute.state import RunnerState
-from eca_multi.parity.explain.localisation import Localisation
+from eca_multi.parity.explain.localize import Localisation
 from eca_multi.parity.judge.compare import Judgement
 
 from .json import finite

@@ -12,7 +12,9 @@ _LARGEST = 1e300  # JSON may hold any integer, and charts go on to the next powe
 
 def read(kind: type[Record], row: Row, **derived: Any) -> Record:
     """Return a dataclass whose fields are those of the JSON, each read by its type, but for those that are derived."""
-    readers = {str: text, float | None: number, tuple[str, ...]: names, Row: mapping}
+    readers: dict[Any, Callable[[Row, str], Any]] = {
+        str: text, float | None: number, tuple[str, ...]: names, dict[str, str]: mapping, dict[str, Any]: mapping,
+    }  # fmt: skip
     declared = ((field.name, readers.get(field.type)) for field in fields(kind))  # type: ignore[arg-type]  # a dataclass
     return kind(**{name: reader(row, name) for name, reader in declared if reader and name not in derived}, **derived)
 

@@ -1,42 +1,20 @@
 """A report as its reader sees it: the outcome, the counts, the matrix, the failures, and what explains them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from eca_multi.parity.define.checks import CHECKS
 from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.define.runners import REFERENCE
+from eca_multi.parity.execute.state import RunnerState
+from eca_multi.parity.judge.power import Power
 
 from .elements import Profile, read_profile
 from .localised import Localised, read_localised
 from .reading import Row, in_order, mapping, names, number, ranking, read, rows, text
 from .results import Group, Result, read_result, worst_first
 from .training import Training, read_trainings
-
-
-@dataclass(frozen=True)
-class Runner:
-    """How a runner ended; the fields are those of the JSON."""
-
-    name: str
-    state: str
-    detail: str
-    versions: Row
-    fingerprint: Row
-    unanswered: int
-
-
-@dataclass(frozen=True)
-class Power:
-    """The seeded faults that a case in a dtype found, missed, and could not have."""
-
-    case: str
-    dtype: str
-    killed: tuple[str, ...]
-    survived: tuple[str, ...]
-    not_applicable: tuple[str, ...]
 
 
 class View:
@@ -214,6 +192,6 @@ class View:
         return {name: value for name, value in known.items() if value}
 
 
-def _runner(row: Row) -> Runner:
+def _runner(row: Row) -> RunnerState:
     unanswered = max(0, int(number(row, "unanswered") or 0))
-    return read(Runner, row, state=text(row, "state") or "ran", unanswered=unanswered)
+    return read(RunnerState, row, state=text(row, "state") or "ran", unanswered=unanswered)
