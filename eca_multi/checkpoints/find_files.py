@@ -78,50 +78,32 @@ def _choose(name: str, get: Callable[[str], Path | None]) -> Files:
 def _download(name: str, file: str, revision: str | None, hub: Hub) -> Path | None:
     """Return the path in the cache of a repository's file; None if the repository has no such file."""
     try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            GatedRepoError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-            OfflineModeIsEnabled,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
+        from huggingface_hub import errors, hf_hub_download
     except ModuleNotFoundError as error:
         if error.name != "huggingface_hub":
             raise
         raise NotInstalled(not_installed(f"from_pretrained({name!r})", "huggingface_hub", "hub")) from error
     place = f"{name!r} at revision {revision!r}" if revision else repr(name)
     try:
-        return Path(
-            hf_hub_download(
-                name,
-                file,
-                revision=revision,
-                cache_dir=None if hub.cache_dir is None else os.fspath(hub.cache_dir),
-                local_files_only=hub.local_files_only,
-                token=hub.token,
-                endpoint=hub.endpoint,
-            )
-        )
-    except HFValidationError as error:
+        options = {**vars(hub), "revision": revision, "cache_dir": hub.cache_dir and os.fspath(hub.cache_dir)}
+        return Path(hf_hub_download(name, file, **options))
+    except errors.HFValidationError as error:
         raise ValueError(
             f"name must be a folder, a file, or a repository as in 'timm/ecaresnet50d.miil_in1k'. Received: {name!r}. "
             "There is no such folder, and it is no repository's name."
         ) from error
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise PermissionError(f"{place} asks for its terms to be accepted. Accept them, and pass token.") from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(
             f"name must be a repository that exists. Received: {place}. Of a private one pass token."
         ) from error
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(
             f"revision must be a branch, tag or commit. Received: {place}. Look at its history."
         ) from error
-    except LocalEntryNotFoundError as error:
-        if not hub.local_files_only and not isinstance(error.__cause__, OfflineModeIsEnabled):
+    except errors.LocalEntryNotFoundError as error:
+        if not hub.local_files_only and not isinstance(error.__cause__, errors.OfflineModeIsEnabled):
             raise ConnectionError(
                 f"the hub cannot be reached for {place}, and {file} is not in the cache. Connect, or pass a folder."
             ) from error
@@ -131,9 +113,9 @@ def _download(name: str, file: str, revision: str | None, hub: Hub) -> Path | No
                 f"{os.fspath(hub.cache_dir) if hub.cache_dir else 'the usual cache'}. Download it once."
             ) from error
         return None
-    except EntryNotFoundError:
+    except errors.EntryNotFoundError:
         return None
+    except OSError:
+        raise
     except Exception as error:
-        if isinstance(error, OSError):
-            raise
         raise ConnectionError(f"the hub broke off while {file} of {place} was read ({error}). Try again.") from error

@@ -84,13 +84,9 @@ def write_bundle(
     truth: dict[str, np.ndarray] = {}
     for quantity, (value, error) in evidence.solution.items():
         truth |= {quantity.label: value, f"{quantity.label}{ERROR}": judge.budget(value, error)}
-    files = {
-        "job.safetensors": b"".join(pack_safetensors(arrays)),
-        "results.safetensors": b"".join(
-            pack_safetensors({q.label: tensor.values for q, tensor in evidence.results.items()})
-        ),
-        "reference.safetensors": b"".join(pack_safetensors(truth)),
-    }
+    results = {quantity.label: tensor.values for quantity, tensor in evidence.results.items()}
+    tensors = {"job": arrays, "results": results, "reference": truth}
+    files = {f"{name}.safetensors": b"".join(pack_safetensors(content)) for name, content in tensors.items()}
     about = {
         "schema": SCHEMA,
         "spec": {"name": spec.name, "layout": spec.layout, "taps": list(spec.taps)},

@@ -8,6 +8,7 @@ import numpy as np
 
 from eca_multi._printable import printable
 from eca_multi.parity.define.axes import SpecError
+from eca_multi.parity.define.tensor import labelled
 
 from .bundle import ERROR, read_bundle
 from .trust import check_trust
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str]) -> None:
     from eca_multi.parity.execute.worker import make_engine
 
     results = make_engine("runner", bundle.adapter).evaluate(bundle.job)
-    for name, tensor in [(quantity.label, tensor) for quantity, tensor in results.items()]:
+    for name, tensor in labelled(results).items():
         if name in bundle.truth:
             error = np.abs(tensor.values - bundle.truth[name])
             share = (error / (bundle.c * bundle.truth[name + ERROR])).max()

@@ -1,7 +1,7 @@
 """Shrinking: axis after axis, the smallest size of a failing case at which the same tensor still fails."""
 
-from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -38,20 +38,14 @@ def cut(job: Job, axis: str, size: int) -> Job:
     axes = {**job.axes, **job.weight_axes}
 
     def part(name: str, array: np.ndarray) -> np.ndarray:
-        index = tuple(slice(size) if other == axis else slice(None) for other in axes.get(name, ()))
-        return array[index] if axis in axes.get(name, ()) else array
+        index = [slice(size) if other == axis else slice(None) for other in axes.get(name, ())]
+        return array[(*index, ...)]
 
-    def parts(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: part(name, array) for name, array in arrays.items()}
-
-    return replace(
-        job,
-        config={**job.config, axis: size},
-        inputs=parts(job.inputs),
-        weights=parts(job.weights),
-        state=parts(job.state),
-        cotangents=parts(job.cotangents),
-    )
+    parts: dict[str, Any] = {
+        group: {name: part(name, array) for name, array in getattr(job, group).items()}
+        for group in ("inputs", "weights", "state", "cotangents")
+    }
+    return replace(job, config={**job.config, axis: size}, **parts)
 
 
 def candidates(job: Job, axis: str) -> list[int]:

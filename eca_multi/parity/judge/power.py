@@ -78,12 +78,13 @@ def judge_power(judge: Judge, task: Task, by_mutant: Mapping[str, Outputs | None
 def without_power(cells: Iterable[Cell], powers: Iterable[Power]) -> list[Cell]:
     """Make the green cells of each case that kills no mutant inconclusive."""
     powerless = {(power.case, power.dtype) for power in powers if not power.killed}
-    return [_inconclusive(cell) if cell.green and (cell.case, cell.dtype) in powerless else cell for cell in cells]
-
-
-def _inconclusive(cell: Cell) -> Cell:
     reason = "this case kills no mutant: a wrong layer would pass it too"
-    return replace(cell, judgement=replace(cell.judgement, verdict=Verdict.INCONCLUSIVE), reason=reason)
+    return [
+        replace(cell, judgement=replace(cell.judgement, verdict=Verdict.INCONCLUSIVE), reason=reason)
+        if cell.green and (cell.case, cell.dtype) in powerless
+        else cell
+        for cell in cells
+    ]
 
 
 def _unmeasured(task: Task, verdict: Verdict, reason: str) -> Cell:

@@ -19,6 +19,7 @@ from .cell import Cell
 from .compare import Judgement, Verdict, bits_differ, judge
 
 Expected: TypeAlias = tuple[str, Quantity, str | None]  # a check, what it compares, and the dtype that it must have
+Where: TypeAlias = tuple[str, str, str, str, str]  # runner, case, dtype, check and tensor
 
 _GRADIENTS = (Kind.INPUT_GRADIENT, Kind.WEIGHT_GRADIENT)
 
@@ -59,7 +60,8 @@ class Judge:
             yield from _roundtrip(runner, task, results)
             return
         for check, quantity, dtype in self.expected(task):
-            yield self._cell(runner, task, check, quantity, results, solution, dtype)
+            where = runner, task.job.case, task.job.dtype, check, quantity.label
+            yield self._cell(where, quantity, dtype, results, solution)
         if task.check == "" and "determinism" in self.checks:
             yield from _determinism(runner, task, results)
 
@@ -91,17 +93,7 @@ class Judge:
         for check, quantity, _ in self.expected(task):
             yield Cell(runner, task.case, task.job.dtype, check, quantity.label, Judgement(verdict), reason=reason)
 
-    def _cell(
-        self,
-        runner: str,
-        task: Task,
-        check: str,
-        quantity: Quantity,
-        results: Outputs,
-        solution: Solution,
-        dtype: str | None,
-    ) -> Cell:
-        where = runner, task.job.case, task.job.dtype, check, quantity.label
+    def _cell(self, where: Where, quantity: Quantity, dtype: str | None, results: Outputs, solution: Solution) -> Cell:
         if quantity not in solution:
             reason = f"the reference gives no {quantity.label}: it needs gradients, or a TorchAdapter"
             return Cell(*where, Judgement(Verdict.UNSUPPORTED), reason=reason)

@@ -88,11 +88,7 @@ def belongs(cell: Cell, case: ParityCase) -> bool:
 
 
 def worst(cells: Sequence[Cell]) -> Cell:
-    def severity(cell: Cell) -> tuple[bool, float]:
-        use = cell.judgement.budget_use
-        return cell.verdict.disagrees, math.inf if use is None else use
-
-    return max(cells, key=severity)
+    return max(cells, key=lambda c: (c.verdict.disagrees, math.inf if (use := c.judgement.budget_use) is None else use))
 
 
 def failure(case: ParityCase, report: Report, cells: Sequence[Cell], bad: Sequence[Cell], node: str) -> str:

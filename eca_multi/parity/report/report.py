@@ -112,7 +112,8 @@ class Report:
         groups: dict[tuple[str, ...], list[Cell]] = {}
         for cell in self.cells:
             groups.setdefault((cell.case, cell.dtype, cell.check, cell.tensor), []).append(cell)
-        self.cells = sorted((_beside(c, g) for g in groups.values() for c in g), key=_order)
+        cells = (_beside(cell, group) for group in groups.values() for cell in group)
+        self.cells = sorted(cells, key=lambda c: (c.runner, c.dtype, c.case, c.check, c.tensor))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write `to_json` to a file, whole or not at all."""
@@ -161,10 +162,6 @@ def describe(cell: Cell) -> str:
 def _severity(cell: Cell) -> tuple[bool, float]:
     use = cell.judgement.budget_use
     return cell.fails, (math.inf if cell.fails else -1.0) if use is None else use
-
-
-def _order(cell: Cell) -> tuple[str, ...]:
-    return (cell.runner, cell.dtype, cell.case, cell.check, cell.tensor)
 
 
 def _beside(cell: Cell, group: list[Cell]) -> Cell:

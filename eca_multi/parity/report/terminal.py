@@ -172,15 +172,12 @@ def print_fingerprints(states: Sequence[RunnerState], console: Terminal) -> None
     ran = [state for state in states if state.fingerprint]
     table = _table("probe", *(state.name for state in ran), "what it measures")
     for probe, meaning in PROBES.items():
-        values = [_value(state.fingerprint.get(probe)) for state in ran]
+        values = [state.fingerprint.get(probe) for state in ran]
+        values = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
         said = styled((meaning, "not bold"))
         table.add_row(probe, *values, said, style="bold" if len(set(values)) > 1 else "dim")
     console.print(table)
     _print_states(states, console)
-
-
-def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def print_doctor(findings: Sequence[Any], console: Terminal) -> None:
