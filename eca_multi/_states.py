@@ -32,16 +32,13 @@ Shape = tuple[int, ...] | None
 def check_fits(
     expected: Mapping[Key, Shape], received: Mapping[Key, Shape], of_eca: bool, name: Callable[[Key], str] = str
 ) -> None:
-    """Compare names and shapes.
+    """Compare names and shapes, and raise one ValueError with all differences.
 
     Args:
         expected: Shapes in the model; None for an entry without a shape.
         received: Shapes in the state; None for an entry that is no tensor, which `converted` reports.
         of_eca: Whether the state is that of the inserted ECAs, or of the network without them.
         name: Text of a key.
-
-    Raises:
-        ValueError: With all differences.
     """
     texts = [f"{name(key)}: missing" for key in expected if key not in received]
     texts += [f"{name(key)}: unexpected" for key in received if key not in expected]
@@ -67,15 +64,12 @@ def converted(
     convert: Callable[[Any, Like], New],
     name: Callable[[Key], str] = str,
 ) -> dict[Key, New]:
-    """Convert all entries, or raise one error that names each entry that does not fit.
+    """Convert all entries, or raise one TypeError or ValueError that names each entry that does not fit.
 
     Args:
         entries: By key: the state's value and the model's present one.
         convert: Returns the new tensor, or raises WrongKind or WrongValue with the reason.
         name: Text of a key.
-
-    Raises:
-        TypeError: If an entry is no tensor of the model's kind. ValueError: If numbers are not finite or out of range.
     """
     new: dict[Key, New] = {}
     kinds, values = [], []
@@ -133,10 +127,7 @@ def not_finite() -> WrongValue:
 
 
 def read(value: Any, to_numpy: Callable[[Any], Any] = np.asarray) -> np.ndarray:
-    """Return an entry's values, as a view if possible.
-
-    Raises WrongKind if the entry is no array, or its values are missing or deleted.
-    """
+    """Return an entry's values, as a view if possible; raise WrongKind if the entry is no array with values."""
     array = as_numpy(value, to_numpy)
     if array.dtype.kind in "OSU":  # objects or text
         raise WrongKind(f"a {type(value).__name__}, no array with values")
@@ -144,7 +135,7 @@ def read(value: Any, to_numpy: Callable[[Any], Any] = np.asarray) -> np.ndarray:
 
 
 def as_numpy(value: Any, to_numpy: Callable[[Any], Any] = np.asarray) -> np.ndarray:
-    """Return the value as NumPy reads it, of any dtype. Raises WrongKind if NumPy cannot read the value."""
+    """Return the value as NumPy reads it, of any dtype; raise WrongKind if NumPy cannot read the value."""
     try:
         return np.asarray(to_numpy(value))
     except MemoryError:
@@ -157,15 +148,10 @@ def as_numpy(value: Any, to_numpy: Callable[[Any], Any] = np.asarray) -> np.ndar
 def owned_array(
     value: np.ndarray, shape: tuple[int, ...], dtype: Any, current: Callable[[], np.ndarray | None]
 ) -> np.ndarray:
-    """Return a checked copy of a NumPy array in `dtype`; bfloat16 and its like are those of ml_dtypes.
+    """Return a checked copy of a NumPy array in the model's shape and dtype, or raise WrongKind or WrongValue.
 
-    Args:
-        value: Of any shape and dtype.
-        shape, dtype: The model's.
-        current: Returns the model's values, None for a model without values; called only if `value` is not finite.
-
-    Raises:
-        WrongKind, WrongValue
+    bfloat16 and its like are those of ml_dtypes. `current` returns the model's values, None for a model without values;
+    the function is called only if `value` is not finite.
     """
     dtype = np.dtype(dtype)
     check_kind(value.dtype.name, dtype.name)

@@ -11,11 +11,7 @@ UNPRINTED = 3  # exit status of a command that succeeded and could not print
 
 
 class Output:
-    """The state of standard output.
-
-    Attributes:
-        failure: Its first error; None without one.
-    """
+    """The state of standard output: `failure` is its first error; None without one."""
 
     failure: OSError | None = None
 

@@ -7,12 +7,9 @@ from typing import Any
 
 @contextmanager
 def undone_on_error(steps: Sequence[Callable[[], Any]]) -> Iterator[None]:
-    """Run the steps back, the last one first, if the block raises, Ctrl-C included.
+    """Run the steps back, the last one first, if the block raises, Ctrl-C included. All steps run, even if one raises.
 
-    Put the block's `return` into the block: an exception after the block undoes nothing.
-
-    Args:
-        steps: The caller appends one before each change. All steps run, even if one raises.
+    The block appends a step before each change. Its `return` stands in the block: an exception after it undoes nothing.
     """
     try:
         yield

@@ -31,11 +31,7 @@ def find(path: str | os.PathLike[str]) -> tuple[Path, os.stat_result | None]:
 def exchange(one: Path, other: Path) -> bool:
     """Exchange two names in one step, so that nobody ever sees one of them missing.
 
-    Returns:
-        Whether they are exchanged; False if the system or the file system has no such call.
-
-    Raises:
-        OSError: If the system has the call and refused.
+    Returns False if the system or the file system has no such call; raises OSError if the system refused.
     """
     try:
         call = ctypes.CDLL(None, use_errno=True).renameat2
@@ -51,13 +47,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def take_after(new: Path, place: Path, old: os.stat_result) -> None:
-    """Give a new file or folder the owner, group and permissions of the old one, and nobody more than before.
-
-    Args:
-        new: The new file or folder.
-        place: The old one, which it replaces.
-        old: The status of the old one.
-    """
+    """Give a new file or folder the owner, group and permissions of the old one at `place`, and nobody more rights."""
     mode = stat.S_IMODE(old.st_mode)
     whole = own(new, old)
     if not whole:

@@ -65,9 +65,7 @@ def whole_folder(path: str | os.PathLike[str], known: Known) -> Iterator[Path]:
 def check_replaceable(path: str | os.PathLike[str], known: Known) -> None:
     """Find out before the work whether `whole_folder` would refuse to replace a folder.
 
-    Raises:
-        FileExistsError: If the folder holds an unknown file.
-        NotADirectoryError: If the path names no folder.
+    Raises FileExistsError if the folder holds an unknown file, or NotADirectoryError if the path names no folder.
     """
     place, old = find(path)
     if old is None:

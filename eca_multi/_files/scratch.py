@@ -29,11 +29,9 @@ except ImportError:  # not POSIX: no locks, and nothing is cleared
 
 @contextlib.contextmanager
 def temporary_file(folder: Path, mode: int) -> Iterator[tuple[Path, IO[bytes]]]:
-    """Give a new file to write to, with its path; remove the file at the end if it still has that name.
+    """Give a new file and its path, and remove the file at the end if it still has that name.
 
-    Args:
-        folder: Where to make the file; the leavings of killed processes there are removed first.
-        mode: Its permissions, before the umask.
+    The file has the permissions `mode`, before the umask. Leavings of killed processes in the folder are removed first.
     """
     clear(folder)
     while True:
@@ -59,8 +57,7 @@ def scratch_folder(prefix: str = ".eca", parent: str | os.PathLike[str] | None =
 
     Args:
         prefix: The start of its name: ".eca", or "eca-" and letters.
-        parent: Where to make the folder; None is the system's place for temporary files. The leavings of killed
-            processes there are removed first.
+        parent: Where to make the folder; None is the system's place for temporary files. Leavings there go first.
     """
     place = Path(parent or os.environ.get(PLACE) or tempfile.gettempdir())
     clear(place)
@@ -108,11 +105,9 @@ def _clear(path: Path) -> None:
 
 
 def _lock(path: Path, file: IO[bytes] | None = None) -> int | None:
-    """Lock a new file or folder.
+    """Lock a new file or folder, and return the handle that holds the lock until it is closed.
 
-    Returns:
-        A handle, which holds the lock until it is closed; None if another process has removed the file or folder, which
-        looked like a leaving before it was locked.
+    Returns None if another process has removed the file or folder, which looked like a leaving before it was locked.
     """
     if fcntl is None:
         return os.open(os.devnull, os.O_RDONLY)

@@ -11,9 +11,7 @@ _PIECE = 1 << 22
 def sha256_of(path: str | os.PathLike[str], tell: Callable[[int, int], None]) -> str:
     """Return the sha256 of a file, or of the relative name, size and bytes of each file in a folder, sorted by name.
 
-    Args:
-        path: The file or the folder.
-        tell: Called with the number of bytes done and the number of all bytes.
+    `tell` is called with the number of bytes done and the number of all bytes.
     """
     place = Path(path)
     done, total, digest = 0, size_of(place), sha256()

@@ -25,11 +25,7 @@ class CheckpointError(PrintableError, ValueError):
 def reading(what: str, remedy: str, name: str, fault: str = "") -> Iterator[None]:
     """Turn whatever a parser raises into a CheckpointError that names the file; a CheckpointError passes unchanged.
 
-    Args:
-        what: The kind of file that was expected.
-        remedy: What the user can do.
-        name: Path of the file.
-        fault: Text in front of the parser's reason.
+    `what` is the kind of file that was expected; `fault` stands in front of the parser's reason.
     """
 
     def refuse(reason: str) -> CheckpointError:

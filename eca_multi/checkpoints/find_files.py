@@ -24,13 +24,7 @@ class Hub:
 
 @dataclass(frozen=True)
 class Files:
-    """A checkpoint and the files beside it.
-
-    Args:
-        weights: The file of weights.
-        config: The config.json; None without one.
-        revision: The commit of both; "" without a repository.
-    """
+    """A file of weights, the config.json beside it if there is one, and the commit of both; "" without a repository."""
 
     weights: Path
     config: Path | None = None

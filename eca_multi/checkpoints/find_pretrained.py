@@ -21,14 +21,7 @@ _LONGEST_NAME = 100  # characters: the search for the nearest names takes time i
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A checkpoint, and the options that the user asked for.
-
-    Args:
-        checkpoint: The weights and their network.
-        preprocessing: How to prepare images for the network.
-        num_classes: The user's, or the checkpoint's own.
-        features_only, global_pool: The user's.
-    """
+    """A checkpoint, how to prepare images for its network, and the options of the builder that the user asked for."""
 
     checkpoint: Checkpoint
     preprocessing: Preprocessing
@@ -54,8 +47,7 @@ class Pretrained:
     def weights(self, fresh: Callable[[], Weights]) -> Weights:
         """Return the weights to load, strictly.
 
-        Args:
-            fresh: Returns the weights of the new network, whose classifier is kept for another number of classes.
+        `fresh` returns the weights of the new network, which keeps its classifier for another number of classes.
         """
         if self.features_only or self.global_pool is None or not self.num_classes:
             return self.checkpoint.backbone(features_only=self.features_only)
@@ -79,8 +71,7 @@ def find_pretrained(
     Args:
         name: A repository on the hub, a folder with the same layout, or a file of weights.
         hub: How to ask for a repository.
-        num_classes: None takes the checkpoint's.
-        features_only, global_pool: Options of the builders.
+        num_classes, features_only, global_pool: Options of the builders; `num_classes` of None takes the checkpoint's.
 
     Raises:
         ImportError, OSError, CheckpointError, TypeError, ValueError: As `find_files` and `read_checkpoint` say.

@@ -16,10 +16,8 @@ class Identified:
     """A network, and the options that build it for a checkpoint's tensors.
 
     Args:
-        network: One of NETWORKS.
         kernel_sizes: One per ECA, from the kernels' shapes.
         num_classes: 0 without a classifier.
-        in_channels, dims: Channels and spatial axes of the input.
         features_only: Whether the last convolutions are missing as well.
         names: Canonical name to name in the source.
         tensors: The network's canonical tensors.

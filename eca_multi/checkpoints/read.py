@@ -62,12 +62,7 @@ def read_checkpoint(
 def open_tensors(
     kind: str, path: str | os.PathLike[str], *, key: str | None = None, mmap: bool = False
 ) -> Iterator[tuple[dict[str, Stored], dict[str, str]]]:
-    """Give the tensors of a checkpoint, which `load` reads while it is open, and the texts beside them.
-
-    Args:
-        kind: As `detect` returns it.
-        path, key, mmap: As for `read_checkpoint`.
-    """
+    """Give the tensors of a checkpoint, which `load` reads while it is open, and the texts beside them."""
     if key is not None and kind != "torch":
         raise ValueError(f"key must be None for a file of {kind}. Received: key={key!r}. Only torch's files have one.")
     if kind == "safetensors":

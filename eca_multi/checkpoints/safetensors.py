@@ -46,10 +46,7 @@ def read_safetensors(
 
 
 def unpack_safetensors(data: bytes, name: str) -> dict[str, np.ndarray]:
-    """Return the tensors in the bytes of a file; `name` is for messages.
-
-    Raises CheckpointError if they are no complete `.safetensors` file, or hold a tensor of another dtype.
-    """
+    """Return the tensors in the bytes of a file, as `read_safetensors` does; `name` is for messages."""
     tensors, _ = list_safetensors(Source(name, io.BytesIO(data), len(data)))
     return {key: tensor.load() for key, tensor in tensors.items()}
 

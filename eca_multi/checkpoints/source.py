@@ -19,12 +19,11 @@ _SPREAD = 64  # a tensor that is a part of a larger one may be spread over so ma
 
 
 class Source:
-    """A file that is open for reading.
+    """A file that is open for reading, unbuffered.
 
     Args:
         name: Path, for messages.
-        file: The open file, unbuffered.
-        size: Its bytes.
+        file, size: The file, and its bytes.
         mmap: Whether tensors are mapped into memory instead of read.
     """
 
@@ -52,13 +51,12 @@ class Source:
         *,
         fills: bool = False,
     ) -> Stored:
-        """Return the tensor that lies between two places of the file.
+        """Return the tensor that lies between two places of the file, in bytes.
 
         Args:
             dtype: NumPy's name with the byte order, "<f4", or BFLOAT16.
             shape: Extents.
-            start: Place of the first number, in bytes.
-            end: Place behind the last number, or later.
+            start, end: Place of the first number, and a place behind the last one.
             strides: In numbers; None for a contiguous tensor.
             fills: Whether the tensor must take all bytes between the two places.
 

@@ -24,12 +24,7 @@ _PACKED_FACTOR, _PACKED_MORE = 100, 64 << 20
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file, with the function that reads its values.
-
-    Args:
-        shape, dtype: Of the array that `load` returns.
-        load: Reads the values from the file, again at each call.
-    """
+    """A tensor in a file: shape and dtype of the array that `load` reads from the file, again at each call."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -55,10 +50,7 @@ class Stored:
 
 
 def check_total(tensors: Mapping[str, Stored], size: int, *, packed: bool = False) -> None:
-    """Refuse tensors with more bytes than a file of `size` bytes can hold, before any tensor is read.
-
-    Args:
-        packed: Whether the file is compressed.
+    """Refuse tensors with more bytes than a file of `size` bytes can hold, compressed if `packed`, before any is read.
 
     Raises:
         ValueError: With the number of bytes.
@@ -71,10 +63,6 @@ def check_total(tensors: Mapping[str, Stored], size: int, *, packed: bool = Fals
 
 
 def check_count(tensors: Sized) -> None:
-    """Refuse more tensors than any network has, before an object is made for each.
-
-    Raises:
-        ValueError: With their number.
-    """
+    """Refuse, by a ValueError, more tensors than any network has, before an object is made for each."""
     if len(tensors) > _MOST_TENSORS:
         raise ValueError(f"{len(tensors)} tensors, more than any network has")

@@ -22,14 +22,7 @@ def write_checkpoint(
 
 
 def check_suffix(path: str | os.PathLike[str], suffixes: tuple[str, ...], instead: str = "") -> str:
-    """Return the path as text, if it ends in one of the suffixes.
-
-    Args:
-        instead: Text of what else the path may be.
-
-    Raises:
-        ValueError: With the suffixes.
-    """
+    """Return the path as text if it ends in one of the suffixes, or raise ValueError. `instead` names what else fits."""
     name = os.fsdecode(path)
     if not name.endswith(suffixes):
         expected = " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]])) + instead
@@ -38,10 +31,7 @@ def check_suffix(path: str | os.PathLike[str], suffixes: tuple[str, ...], instea
 
 
 def check_metadata(metadata: Mapping[str, str] | None) -> dict[str, str]:
-    """Return the texts that a file keeps beside the weights.
-
-    Raises TypeError if `metadata` is no mapping of strings to strings.
-    """
+    """Return the texts that a file keeps beside the weights; raise TypeError if they are no strings by name."""
     texts = dict(metadata or {})
     if not all(isinstance(text, str) for item in texts.items() for text in item):
         raise TypeError(f"metadata must be strings by name. Received: {texts!r}. Convert them with str.")

@@ -120,7 +120,7 @@ def run_tasks(
         batches: The runners, each with those of the tasks that it gets.
         checks: Names of the checks that the tasks are for.
         require, timeout, workers, progress, bundles: As for `run`.
-        with_fingerprints: Whether the fingerprint of every runner is measured, and not only that of one that fails.
+        with_fingerprints: Whether every runner is fingerprinted, and not only those that fail.
     """
     states = {runner.name: state_of(runner) for runner, _ in batches}
     available = [(runner, batch) for runner, batch in batches if states[runner.name].state == "ran"]

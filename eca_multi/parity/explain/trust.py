@@ -23,15 +23,9 @@ class Untrusted(UsageError):
 
 
 def check_trust(bundle: Bundle, folder: str | os.PathLike[str], runners: Sequence[Runner] = ()) -> None:
-    """Refuse a bundle whose replay would run code that is not this package's.
+    """Raise Untrusted, with all code that would run, if a replay would run code that is not this package's.
 
-    Args:
-        bundle: The bundle.
-        folder: Its folder, for the message.
-        runners: Runners that the caller names in the place of the bundle's.
-
-    Raises:
-        Untrusted: With all code that would run.
+    `folder` is the bundle's, for the message. `runners` are those that the caller names in the place of the bundle's.
     """
     if any(whose == THEIRS for *_, whose in _parts(bundle, runners)):
         # Where the caller has named an adapter, the reference alone is untrusted, and --runner does not replace it.

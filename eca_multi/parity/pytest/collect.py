@@ -67,11 +67,7 @@ def names_of(config: pytest.Config, option: str) -> list[str]:
 
 
 def check_option(option: str, names: list[str] | tuple[str, ...], known: list[str]) -> None:
-    """Refuse an unknown name.
-
-    Raises:
-        pytest.UsageError: With the known names.
-    """
+    """Refuse an unknown name by a pytest.UsageError with the known names."""
     for name in names:
         if not any(is_named(other, [name]) for other in known):
             raise pytest.UsageError(f"--parity-{option} must be one of {', '.join(known)}. Received: {name!r}.")

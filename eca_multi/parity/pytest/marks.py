@@ -19,11 +19,7 @@ Place = tuple[str, str, str]  # case, dtype, check
 class ParityCase:
     """The cell of one test: a runner, a case, a dtype and a check of a specification.
 
-    Args:
-        runner, case, dtype, check: Their names.
-        spec: The specification.
-        source: The command line's name for the specification; "" without one.
-        argument: The command line's name for the runner.
+    `source` and `argument` are the command line's names for the specification ("" without one) and for the runner.
     """
 
     runner: str

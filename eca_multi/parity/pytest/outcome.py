@@ -24,11 +24,9 @@ class Outcome:
     """The outcome of one test.
 
     Args:
-        skip: The reason to skip; "" without one.
-        crash: The text of a failure before any comparison; "" without one.
+        skip, crash: The reason to skip, and the text of a failure before any comparison; "" without one.
         error: The exception that the assertion raises; None if the tensors agree.
-        verdict: The worst verdict.
-        budget_use: The largest use of an error budget.
+        verdict, budget_use: The worst verdict, and the largest use of an error budget.
     """
 
     skip: str = ""

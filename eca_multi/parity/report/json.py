@@ -36,11 +36,7 @@ def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def check_content(content: Any) -> dict[str, Any]:
-    """Return the content of a file, if it is a whole report.
-
-    Raises:
-        ValueError: Naming what it lacks.
-    """
+    """Return the content of a file if it is a whole report; else raise ValueError, naming what the content lacks."""
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         schema = content.get("schema") if isinstance(content, dict) else None
         raise ValueError(f"schema {schema!r}, expected {SCHEMA}")

@@ -31,7 +31,7 @@ def to_html(report: Mapping[str, Any]) -> str:
 
 
 def check_installed() -> None:
-    """Check that a page can be written here. Raises NotInstalled if Jinja2 or matplotlib is not installed."""
+    """Raise NotInstalled if Jinja2 or matplotlib is not installed here."""
     for module in ("jinja2", "matplotlib"):
         if find_spec(module) is None:
             raise NotInstalled(not_installed("The HTML report", module, "parity"))

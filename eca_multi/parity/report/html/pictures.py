@@ -57,9 +57,6 @@ class Pictures:
         return svg.draw(paint, content, (WIDTH, height), label, f"picture {self.drawn}")
 
 
-# --- the chain -------------------------------------------------------------------------------------------------------
-
-
 def _chain(figure: Figure, taps: Sequence[Tap], culprit: str) -> None:
     bottom = HEAD + ROW * len(taps)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(bottom + FOOT, 0))
@@ -98,9 +95,6 @@ def _tap(axes: Axes, tap: Tap, y: float, *, is_culprit: bool) -> None:
 def _point(axes: Axes, x: float, y: float, *, hollow: bool = False) -> None:
     face, size = (COLOURS["page"], 7.5) if hollow else (COLOURS["mark"], 5)
     axes.plot([x], [y], "o", ms=size, mfc=face, mec=COLOURS["mark"], mew=1.75, clip_on=False, zorder=3 - hollow)
-
-
-# --- elements --------------------------------------------------------------------------------------------------------
 
 
 def _scatter(figure: Figure, points: Sequence[tuple[float, float, float]]) -> None:
@@ -146,9 +140,6 @@ def _histogram(figure: Figure, counts: Sequence[float], all_counts: Sequence[flo
         axes.text(left[-1] + 0.95 if over < 100 else left[-1] - 0.1, height, f"{over:,} ✕", **style)
 
 
-# --- training --------------------------------------------------------------------------------------------------------
-
-
 def _drift(figure: Figure, drifts: Sequence[Drift], runners: Sequence[str]) -> None:
     pairs = [pair for drift in drifts for pair in (*drift.line, *drift.band)]
     outside = [drift for drift in drifts if drift.leaves_the_band]
@@ -174,9 +165,6 @@ def _drift(figure: Figure, drifts: Sequence[Drift], runners: Sequence[str]) -> N
         style = {"ha": "right", "va": "top", "color": COLOURS["fail"], "fontweight": 700, "gid": "class:outside"}
         style |= {"xycoords": "axes fraction", "textcoords": "offset points"}
         axes.annotate(words, (1, 1), (0, -2 - 14 * number), **style)
-
-
-# --- the frame -------------------------------------------------------------------------------------------------------
 
 
 def _axes(figure: Figure, x_limits: tuple[float, float], y_limits: tuple[float, float]) -> Axes:

@@ -38,8 +38,6 @@ class View:
         self.power = [read(Power, row) for row in rows(report, "power")]
         self.replay = text(report, "replay")
 
-    # --- the outcome ---------------------------------------------------------------------------------------------
-
     @property
     def agrees(self) -> bool:
         return self.exit_code == 0
@@ -111,8 +109,6 @@ class View:
     def detail_of(self, runner: str) -> str:
         return next((item.detail for item in self.runners if item.name == runner), "")
 
-    # --- what was compared ---------------------------------------------------------------------------------------
-
     @cached_property
     def runner_names(self) -> list[str]:
         """The runners in the order in which they were asked for, then any others that have results."""
@@ -159,8 +155,6 @@ class View:
             if result.is_open:
                 reasons.setdefault((result.verdict, result.reason), []).append(result)
         return dict(sorted(reasons.items()))
-
-    # --- explanations -------------------------------------------------------------------------------------------
 
     @cached_property
     def profiles(self) -> list[Profile]:
