@@ -15,15 +15,15 @@ class Output:
 
     failure: OSError | None = None
 
-    def status(self, own: int) -> int:
-        """Return the exit status of a command with status `own`, and report an error on standard error.
+    def status(self, command: int) -> int:
+        """Return the exit status of a command with status `command`, and report an error on standard error.
 
         A reader such as `head` closes the pipe when it has enough: that is no failure.
         """
         if self.failure is None or self.failure.errno == errno.EPIPE:
-            return own
+            return command
         print(f"The output could not be printed: {self.failure}", file=sys.stderr)
-        return own or UNPRINTED
+        return command or UNPRINTED
 
 
 class _Stream(io.RawIOBase):

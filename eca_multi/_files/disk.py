@@ -28,7 +28,7 @@ def find(path: str | os.PathLike[str]) -> tuple[Path, os.stat_result | None]:
         return place, None
 
 
-def exchange(one: Path, other: Path) -> bool:
+def exchange(first: Path, second: Path) -> bool:
     """Exchange two names in one step, so that nobody ever sees one of them missing.
 
     Returns False if the system or the file system has no such call; raises OSError if the system refused.
@@ -38,19 +38,18 @@ def exchange(one: Path, other: Path) -> bool:
     except (AttributeError, OSError, TypeError):  # a C library without it
         return False
     call.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
-    if call(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0:
+    if call(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
     if number in _UNKNOWN:
         return False
-    raise OSError(number, os.strerror(number), str(one), None, str(other))
+    raise OSError(number, os.strerror(number), str(first), None, str(second))
 
 
 def take_after(new: Path, place: Path, old: os.stat_result) -> None:
     """Give a new file or folder the owner, group and permissions of the old one at `place`, and nobody more rights."""
     mode = stat.S_IMODE(old.st_mode)
-    whole = own(new, old)
-    if not whole:
+    if not give_owner(new, old):
         mode &= ~stat.S_ISUID
     if os.stat(new).st_gid != old.st_gid or not _copy_lists(place, new):
         both = mode >> 3 & mode & 0o007  # only what the old group and everybody else could do
@@ -59,7 +58,7 @@ def take_after(new: Path, place: Path, old: os.stat_result) -> None:
         os.chmod(new, mode)
 
 
-def own(new: Path, old: os.stat_result) -> bool:
+def give_owner(new: Path, old: os.stat_result) -> bool:
     """Give a new file or folder the owner and the group of the old one; return whether both could be given."""
     now = os.stat(new)
     if (now.st_uid, now.st_gid) == (old.st_uid, old.st_gid):
@@ -88,7 +87,7 @@ def _copy_lists(place: Path, new: Path) -> bool:
 
 
 def give_to_owner(folder: Path, old: os.stat_result) -> None:
-    """Give the owner of a user's folder what root has written into it."""
+    """Give what root has written into a user's folder to that user."""
     if hasattr(os, "geteuid") and os.geteuid() == 0 and old.st_uid != 0:
         for path in tree(folder):
             with contextlib.suppress(OSError):  # root of a container, or of another machine, may not

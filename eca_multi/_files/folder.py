@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .disk import exchange, find, give_to_owner, own, sync_folder, sync_tree, take_after
+from .disk import exchange, find, give_owner, give_to_owner, sync_folder, sync_tree, take_after
 from .scratch import scratch_folder
 
 
@@ -49,7 +49,7 @@ def whole_folder(path: str | os.PathLike[str], known: Known) -> Iterator[Path]:
     place, old = find(path)
     with scratch_folder(parent=place.parent) as scratch:
         if old is not None and old.st_mode & stat.S_ISGID:  # files in the new folder then get the group of the old one
-            own(scratch, old)
+            give_owner(scratch, old)
             os.chmod(scratch, stat.S_ISGID | 0o700)
         new = scratch / "new"
         yield new
@@ -104,8 +104,8 @@ def _strange(folder: Path, known: Known, inside: str = "") -> str | None:
         name = inside + entry.name + ("/" if is_folder else "")
         if not known.names.fullmatch(name) or not (is_folder or entry.is_file(follow_symlinks=False)):
             return name
-        if is_folder and (found := _strange(Path(entry.path), known, name)) is not None:
-            return found
+        if is_folder and (strange := _strange(Path(entry.path), known, name)) is not None:
+            return strange
     return None
 
 

@@ -141,24 +141,25 @@ def convert(
     sha256 = sha256_of(source, lambda done, total: tell("hash", done, total))
     tell("read", 0, 1)
     with open_tensors(kind, source, key=key) as (tensors, facts):
-        chosen, found = choose(tensors, arch)
+        chosen, identified = choose(tensors, arch)
         for name, tensor in chosen.items():
             _load(name, tensor)
         tell("read", 1, 1)
         metadata = {
             "source": os.path.basename(os.path.abspath(source)),
             "sha256": sha256,
-            "architecture": found.network.name,
-            "kernel_sizes": json.dumps(found.kernel_sizes),
-            "num_classes": str(found.num_classes),
-            "facts": _first_facts(facts),
+            "architecture": identified.network.name,
+            "kernel_sizes": json.dumps(identified.kernel_sizes),
+            "num_classes": str(identified.num_classes),
+            # The facts of the first source stay the same through any number of conversions.
+            "facts": facts.get("facts") or json.dumps({key: text for key, text in facts.items() if key != "format"}),
             "eca_multi": __version__,
         }
         weights = _Watched(chosen, tell)
-        write_checkpoint(to, Checkpoint(weights, found, facts), target, metadata)
-        weights.end()
+        write_checkpoint(to, Checkpoint(weights, identified, facts), target, metadata)
+        tell("write", weights.total, weights.total)
     return ConversionReport(
-        source, target, kind, to, sha256, found.network.name, found.kernel_sizes, found.report,
+        source, target, kind, to, sha256, identified.network.name, identified.kernel_sizes, identified.report,
         metadata,
     )  # fmt: skip
 
@@ -181,13 +182,6 @@ def _check_places(source: str, target: str, to: str) -> None:
         check_replaceable(target, ORBAX)
 
 
-def _first_facts(facts: Mapping[str, str]) -> str:
-    """Return the facts of the first source, which stay the same through any number of conversions."""
-    if "facts" in facts:
-        return facts["facts"]
-    return json.dumps({name: text for name, text in facts.items() if name != "format"})
-
-
 def _load(name: str, tensor: Any) -> np.ndarray:
     """Read a tensor and check it."""
     return check_weights({name: tensor.load()})[name]
@@ -207,6 +201,3 @@ class _Watched(dict[str, Any]):
         self.tell("write", self.done, self.total)
         self.done = min(self.done + tensor.nbytes, self.total)
         return _load(name, tensor)  # checks again, because the file is read again
-
-    def end(self) -> None:
-        self.tell("write", self.total, self.total)

@@ -92,8 +92,8 @@ def _attempt(network: Network, names: dict[str, str], shapes: dict[str, tuple[in
 
 def _size(shape: Sequence[int], default: int) -> int:
     """Return k of a kernel (1, 1, k) or (k,). Any other shape gets the published size, so that the report lists it."""
-    one = len(shape) == 1 or tuple(shape[:-1]) == (1, 1)
-    return shape[-1] if one and len(shape) in (1, 3) and shape[-1] % 2 else default
+    is_kernel = len(shape) == 1 or tuple(shape[:-1]) == (1, 1)
+    return shape[-1] if is_kernel and len(shape) in (1, 3) and shape[-1] % 2 else default
 
 
 def _misfit(arch: str | None, attempts: list[Identified], fitting: list[Identified]) -> CheckpointError:

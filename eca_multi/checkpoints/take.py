@@ -32,14 +32,14 @@ class Checkpoint:
 
         For another number of classes load `{**to_canonical(model), **checkpoint.backbone()}`, which is still strict.
         """
-        found = self.found
+        identified = self.found
         listed = tensors(
-            found.network,
-            found.kernel_sizes,
+            identified.network,
+            identified.kernel_sizes,
             num_classes=0,
-            in_channels=found.in_channels,
-            dims=found.dims,
-            features_only=features_only or found.features_only,
+            in_channels=identified.in_channels,
+            dims=identified.dims,
+            features_only=features_only or identified.features_only,
         )
         return {name: self.weights[name] for name in listed}
 
@@ -55,12 +55,12 @@ def take(
         CheckpointError: If they are not exactly the tensors of a network.
         TypeError, ValueError: If `arch` is no network's name, or a tensor is not of floating point or not finite.
     """
-    chosen, found = choose(arrays, arch)
+    chosen, identified = choose(arrays, arch)
     weights = {name: array.load() if isinstance(array, Stored) else array for name, array in chosen.items()}
     checked = check_weights(weights)
     for array in checked.values():
         _drop_pages(array)
-    return Checkpoint(checked, found, dict(facts or {}))
+    return Checkpoint(checked, identified, dict(facts or {}))
 
 
 def choose(
@@ -72,8 +72,10 @@ def choose(
         CheckpointError: If they are not exactly the tensors of a network.
         TypeError, ValueError: If `arch` is no network's name.
     """
-    found = identify({name: array.shape for name, array in arrays.items()}, arch)
-    return {name: _shaped(arrays[found.names[name]], tensor.shape) for name, tensor in found.tensors.items()}, found
+    identified = identify({name: array.shape for name, array in arrays.items()}, arch)
+    return {
+        name: _shaped(arrays[identified.names[name]], tensor.shape) for name, tensor in identified.tensors.items()
+    }, identified
 
 
 def _shaped(array: np.ndarray | Stored, shape: tuple[int, ...]) -> np.ndarray | Stored:

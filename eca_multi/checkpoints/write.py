@@ -22,7 +22,7 @@ def write_checkpoint(
 
 
 def check_suffix(path: str | os.PathLike[str], suffixes: tuple[str, ...], instead: str = "") -> str:
-    """Return the path as text if it ends in one of the suffixes, or raise ValueError. `instead` names what else fits."""
+    """Return the path as text if it ends in one of the suffixes; or raise ValueError. `instead` says what else fits."""
     name = os.fsdecode(path)
     if not name.endswith(suffixes):
         expected = " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]])) + instead

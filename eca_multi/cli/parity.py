@@ -283,7 +283,7 @@ def _check(files: dict[str, Path | None]) -> None:
 
 def _write(files: dict[str, Path | None], content: dict[str, Any], status: int) -> int:
     """Write a report in each format that was asked for, whatever becomes of the others; return the exit status."""
-    from eca_multi.parity.report.formats import FORMATS
+    from eca_multi.parity.report import FORMATS
 
     for name, file in files.items():
         if file is not None:

@@ -64,13 +64,13 @@ def replay(
         budget=Manual(**content.manual) if content.manual else None,
     )
     chosen = find_runners(spec, [runner] if runner else None)
-    named_by_caller = [] if runner is None else [one for one in chosen if one not in runners_of(spec)]
+    named_by_caller = [] if runner is None else [candidate for candidate in chosen if candidate not in runners_of(spec)]
     if not trust:
         check_trust(content, bundle, named_by_caller)
     if announce is not None:
         announce(what_runs(content, named_by_caller))
     task = Task("", Do.EVALUATE, job.case, job, (job.case, job.dtype, ""))
-    batches = [(one, [task]) for one in chosen]
+    batches = [(candidate, [task]) for candidate in chosen]
     return run_tasks(spec, str(bundle), [task], batches, BASE, timeout=timeout, progress=progress)
 
 

@@ -114,18 +114,19 @@ def bits_differ(first: Tensor, second: Tensor) -> Judgement:
     if first.dtype != second.dtype:
         return Judgement(Verdict.DTYPE_MISMATCH, None, (), first.dtype, second.dtype)
     same = _same_bits(first.values, second.values)
-    if same.all():
-        return Judgement(Verdict.BITWISE, 0.0)
-    return Judgement(Verdict.EXCEEDS_BUDGET, None, *_element(np.argmin(same), first.values, second.values))
+    return _judge_equality(same, first.values, second.values)
 
 
 def _judge_exactly(actual: Tensor, reference: np.ndarray, dtype: str | None) -> Judgement:
     if dtype is not None and actual.values.dtype.kind not in "biu":
         return Judgement(Verdict.DTYPE_MISMATCH, None, (), reference.dtype.name, actual.dtype)
-    same = actual.values == reference
+    return _judge_equality(actual.values == reference, reference, actual.values)
+
+
+def _judge_equality(same: np.ndarray, expected: np.ndarray, received: np.ndarray) -> Judgement:
     if same.all():
         return Judgement(Verdict.BITWISE, 0.0)
-    return Judgement(Verdict.EXCEEDS_BUDGET, None, *_element(np.argmin(same), reference, actual.values))
+    return Judgement(Verdict.EXCEEDS_BUDGET, None, *_element(np.argmin(same), expected, received))
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -180,9 +181,10 @@ def _profile(error: np.ndarray, reference: np.ndarray, limit: np.ndarray, use: n
     if not error.size:
         return {}
     worst = int(np.argmax(use))
-    some = np.append(np.arange(0, len(use), max(1, len(use) // SAMPLED)), worst)
-    some = some[np.argsort(np.abs(reference[some]), kind="stable")]
-    chosen = some[np.unique(np.append(np.linspace(0, len(some) - 1, POINTS - 1).astype(int), np.argmax(use[some])))]
+    sample = np.append(np.arange(0, len(use), max(1, len(use) // SAMPLED)), worst)
+    sample = sample[np.argsort(np.abs(reference[sample]), kind="stable")]
+    spread = np.linspace(0, len(sample) - 1, POINTS - 1).astype(int)
+    chosen = sample[np.unique(np.append(spread, np.argmax(use[sample])))]
     points = [[float(f"{abs(v):.4g}") for v in (reference[i], error[i], limit[i])] for i in chosen]
     # frexp: use in (2^(e-1), 2^e] for all but the powers of two themselves
     exponents = np.clip(np.frexp(use)[1], -BINS + 1, 1) + BINS - 1

@@ -6,21 +6,21 @@ import pytest
 
 from eca_multi.parity.define.axes import SpecError
 
-from .marks import ParityCase, asked, is_named
+from .marks import ParityCase, cells_of_mark, is_named
 from .results import Results
 
 
 def parametrize(metafunc: pytest.Metafunc, mark: pytest.Mark, results: Results) -> None:
     """Give a marked test its cells, each with an id of its own."""
-    own = [mark.name for mark in getattr(metafunc.function, "pytestmark", ())].count("parity")
+    marks_named_parity = [mark.name for mark in getattr(metafunc.function, "pytestmark", ())].count("parity")
     if "parity_case" not in metafunc.fixturenames:
-        if own:  # a mark on a class or module is for those of its tests that take the fixture
+        if marks_named_parity:  # a mark on a class or module is for those of its tests that take the fixture
             _fail(metafunc, "must take the fixture `parity` and call it, or take `parity_case`; it would test nothing")
         return
-    if own > 1:
+    if marks_named_parity > 1:
         _fail(metafunc, "must have one parity mark; write another test for another specification")
     try:
-        cells = asked(*mark.args, **mark.kwargs, module=metafunc.module)
+        cells = cells_of_mark(*mark.args, **mark.kwargs, module=metafunc.module)
     except TypeError as error:
         _fail(metafunc, f"has a parity mark with wrong arguments: {error}")
     except SpecError as error:

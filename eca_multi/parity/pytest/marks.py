@@ -38,7 +38,7 @@ class ParityCase:
         return self.case, self.dtype, self.check
 
 
-def asked(
+def cells_of_mark(
     spec: Spec | str,
     runners: Sequence[str] | str | None = None,
     dtypes: Sequence[str] | str | None = None,
@@ -52,23 +52,23 @@ def asked(
     Raises SpecError if there is no such specification, or a name is unknown (UsageError).
     """
     folder = Path(str(module.__file__)).parent
-    found, source = _find(spec, folder, module)
+    parsed, source = _find(spec, folder, module)
     names = [_absolute(name, folder) for name in _names(runners) or ()]
     files = [name for name in names if ".py:" in name]
-    chosen = find_runners(found, None if runners is None else names)
-    own = {runner.name: given for given in files for runner in find_runners(found, [given])}
+    chosen = find_runners(parsed, None if runners is None else names)
+    arguments = {runner.name: file for file in files for runner in find_runners(parsed, [file])}
     wanted = check_names("check", None if checks in (None, "all") else _names(checks), TESTED)
-    kinds = check_names("dtype", found.dtypes if dtypes is None else _names(dtypes), list(DTYPES))
-    known = check_names("case", _names(cases), [case.name for case in found.cases])
+    kinds = check_names("dtype", parsed.dtypes if dtypes is None else _names(dtypes), list(DTYPES))
+    known = check_names("case", _names(cases), [case.name for case in parsed.cases])
     cells = []
     for runner in chosen:
-        here = [c for c in wanted if c in DEFAULT_CHECKS and c not in runner.slow] if checks is None else wanted
-        real = comparable(found, known, kinds, here)
-        for place in [(case, dtype, check) for case in known for dtype in kinds for check in here]:
-            if place in real:
-                cells.append(ParityCase(runner.name, *place, found, source, own.get(runner.name, runner.name)))
+        compared = [c for c in wanted if c in DEFAULT_CHECKS and c not in runner.slow] if checks is None else wanted
+        tasks = comparable(parsed, known, kinds, compared)
+        for place in [(case, dtype, check) for case in known for dtype in kinds for check in compared]:
+            if place in tasks:
+                cells.append(ParityCase(runner.name, *place, parsed, source, arguments.get(runner.name, runner.name)))
     if not cells:
-        raise UsageError(f"a mark must ask for what {found.name} compares. Received: {checks=}, {dtypes=}, {cases=}.")
+        raise UsageError(f"a mark must ask for what {parsed.name} compares. Received: {checks=}, {dtypes=}, {cases=}.")
     return cells
 
 
@@ -103,19 +103,19 @@ def is_named(runner: str, names: Collection[str]) -> bool:
 def blocks(spec: Spec, wanted: Collection[Place]) -> list[tuple[set[str], set[str], set[str]]]:
     """Cover the wanted cells by few products of cases, dtypes and checks, none with an unwanted cell."""
     rest = set(wanted)
-    found: list[tuple[set[str], set[str], set[str]]] = []
+    products: list[tuple[set[str], set[str], set[str]]] = []
     for place in sorted(rest):
         case, dtype, check = place
-        if any(_covers(block, place) for block in found):
+        if any(_covers(block, place) for block in products):
             continue
-        for number, (cases, dtypes, checks) in enumerate(found):
+        for number, (cases, dtypes, checks) in enumerate(products):
             larger = cases | {case}, dtypes | {dtype}, checks | {check}
             if comparable(spec, *larger) == {other for other in rest if _covers(larger, other)}:
-                found[number] = larger
+                products[number] = larger
                 break
         else:
-            found.append(({case}, {dtype}, {check}))
-    return found
+            products.append(({case}, {dtype}, {check}))
+    return products
 
 
 def _covers(block: tuple[set[str], set[str], set[str]], place: Place) -> bool:

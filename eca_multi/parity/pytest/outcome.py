@@ -95,10 +95,10 @@ def failure(case: ParityCase, report: Report, cells: Sequence[Cell], bad: Sequen
     raised = next((cell.reason for cell in bad if cell.verdict is Verdict.ERROR), "")
     if raised:
         parts.append("\n".join(raised.strip().splitlines()[-MOST:]))
-    found = [x for x in report.localisations if (x.runner, x.dtype) == (case.runner, case.dtype)]
+    localisations = [x for x in report.localisations if (x.runner, x.dtype) == (case.runner, case.dtype)]
     # One case of each runner and dtype is localised; its answer says where to look in the other cases too.
-    found = [x for x in found if x.case.split("+")[0] == case.case] or found
-    parts += [item.line for item in found[:1]]
+    localisations = [x for x in localisations if x.case.split("+")[0] == case.case] or localisations
+    parts += [item.line for item in localisations[:1]]
     return printable("\n\n".join([*parts, f"again: {command(case, node)}"]), lines=True)
 
 

@@ -12,7 +12,7 @@ from eca_multi._printable import file_name
 from eca_multi.parity.execute.state import RunnerState
 from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.drift import Trajectory
-from eca_multi.parity.report.formats import FORMATS
+from eca_multi.parity.report import FORMATS
 from eca_multi.parity.report.report import Report
 
 from .marks import ParityCase, blocks, is_named

@@ -128,8 +128,8 @@ def _environment(view: View) -> tuple[str, str]:
     return ", ".join(parts), f"{platform}, {processor}"
 
 
-def print_chain(found: Localisation, console: Terminal) -> None:
-    localised = read_localised(finite(asdict(found)))
+def print_chain(localisation: Localisation, console: Terminal) -> None:
+    localised = read_localised(finite(asdict(localisation)))
     names = ("stage", "direction", "as it came", "in isolation", "verdict")
     table = _table(*names, title=localised.line, title_justify="left")
     for tap in localised.taps:

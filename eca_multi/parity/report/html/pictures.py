@@ -36,9 +36,10 @@ class Pictures:
     def __init__(self) -> None:
         self.drawn = 0
 
-    def chain(self, found: Localised) -> Markup:
+    def chain(self, localised: Localised) -> Markup:
         """Draw each tap of the chain with its propagated and its isolated error as shares of the budget."""
-        return self._draw(_chain, (found.taps, found.culprit), found.label, HEAD + ROW * len(found.taps) + FOOT)
+        height = HEAD + ROW * len(localised.taps) + FOOT
+        return self._draw(_chain, (localised.taps, localised.culprit), localised.label, height)
 
     def scatter(self, profile: Profile) -> Markup:
         """Draw the error of each element against its magnitude, and the budget."""

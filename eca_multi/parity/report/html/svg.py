@@ -65,9 +65,9 @@ def shorten(text: object, most: int) -> str:
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
 
-def _adapted(found: re.Match[str]) -> str:
+def _adapted(match: re.Match[str]) -> str:
     """Return a tag with the page's colours, without ids that other pictures have too and with our own as classes."""
-    tag = re.sub("#0000[0-9a-f]{2}", lambda colour: _VARIABLES.get(colour[0], "currentColor"), found[0])
+    tag = re.sub("#0000[0-9a-f]{2}", lambda colour: _VARIABLES.get(colour[0], "currentColor"), match[0])
     tag = re.sub(r"font-family: [^;\"]*(; )?", "", tag.replace("xlink:href", "href"))
     if not tag.startswith("<g"):
         return tag

@@ -64,5 +64,5 @@ def ranking(known: Iterable[str]) -> Callable[[str], tuple[int, str]]:
     return lambda name: (ranks.get(name, len(ranks)), name)
 
 
-def in_order(found: Iterable[str], known: Iterable[str]) -> list[str]:
-    return sorted(set(found), key=ranking(known))
+def in_order(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    return sorted(set(names), key=ranking(known))

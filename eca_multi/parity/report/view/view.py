@@ -159,14 +159,14 @@ class View:
     @cached_property
     def profiles(self) -> list[Profile]:
         """The tensors of which the report holds single elements."""
-        found = zip(self.results, rows(self.report, "results"), strict=True)
-        return [read_profile(result, mapping(row, "profile")) for result, row in found if mapping(row, "profile")]
+        results = zip(self.results, rows(self.report, "results"), strict=True)
+        return [read_profile(result, mapping(row, "profile")) for result, row in results if mapping(row, "profile")]
 
     @cached_property
     def trainings(self) -> list[Training]:
-        found = read_trainings(rows(self.report, "trajectories"), ranking(self.runner_names))
+        trainings = read_trainings(rows(self.report, "trajectories"), ranking(self.runner_names))
         case, dtype = ranking(name for name, _ in self.cases), ranking(DTYPES)
-        return sorted(found, key=lambda item: (item.optimizer, case(item.case), dtype(item.dtype)))
+        return sorted(trainings, key=lambda item: (item.optimizer, case(item.case), dtype(item.dtype)))
 
     @property
     def facts(self) -> dict[str, str]:
