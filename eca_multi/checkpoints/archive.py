@@ -1,5 +1,6 @@
 """Zip archives of torch and Keras. Both write members uncompressed, so a member is a contiguous part of the file."""
 
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,10 +36,8 @@ def place_of(source: Source, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -
         with archive.open(entry) as member:
             while member.read(1 << 20):  # zipfile compares the checksum at the end
                 pass
-    lengths = source.read(entry.header_offset + _HEADER - 4, 4)
-    start = (
-        entry.header_offset + _HEADER + int.from_bytes(lengths[:2], "little") + int.from_bytes(lengths[2:], "little")
-    )
+    lengths = struct.unpack("<HH", source.read(entry.header_offset + _HEADER - 4, 4))  # of the name and the extras
+    start = entry.header_offset + _HEADER + sum(lengths)
     if start + entry.file_size > source.size:
         raise zipfile.BadZipFile(f"{entry.filename} ends behind the end of the file")
     return start, start + entry.file_size

@@ -77,59 +77,56 @@ def find_pretrained(
         ImportError, OSError, CheckpointError, TypeError, ValueError: As `find_files` and `read_checkpoint` say.
     """
     files = find_files(name, hub)
-    config = _read_config(files.config)
-    checkpoint = read_checkpoint(files.weights, _architecture(config, files.config))
+
+    def broken(reason: str) -> CheckpointError:
+        path = str(files.config)
+        return CheckpointError(f"config.json must be as timm writes it. Received: {path!r} ({reason}). Remove it.")
+
+    with parsing(broken):
+        config = _read_config(files.config)
+        arch = _architecture(config)
+    checkpoint = read_checkpoint(files.weights, arch)
     facts = {**checkpoint.facts, **({"revision": files.revision} if files.revision else {})}
     network = checkpoint.found.network.name
     tag = Path(os.path.abspath(name)).name  # the repository's or the folder's
     usual = preprocessing_of(tag if tag in RELEASED and tag.split(".")[0] == network else network)
     classes = checkpoint.found.num_classes if num_classes is None else num_classes
-    prepared = _preprocessing(config, usual, files.config)
+    with parsing(broken):
+        prepared = _preprocessing(config, usual)
     return Pretrained(replace(checkpoint, facts=facts), prepared, classes, features_only, global_pool)
 
 
 def _read_config(path: Path | None) -> Mapping[str, Any]:
-    if path is None:
-        return {}
-    with parsing(lambda reason: _broken(path, reason)):
-        content = parse_json(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError(f"a {type(content).__name__}")
-        return content
+    content = {} if path is None else parse_json(path.read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError(f"a {type(content).__name__}")
+    return content
 
 
-def _architecture(config: Mapping[str, Any], path: Path | None) -> str | None:
+def _architecture(config: Mapping[str, Any]) -> str | None:
     """Return the network that a config names, without the tag of its weights; None if it names none."""
     arch = config.get("architecture")
-    if not isinstance(arch, str):
-        return None
-    with parsing(lambda reason: _broken(path, reason)):
-        return find(arch.split(".")[0][:_LONGEST_NAME]).name
+    return find(arch.split(".")[0][:_LONGEST_NAME]).name if isinstance(arch, str) else None
 
 
-def _preprocessing(config: Mapping[str, Any], usual: Preprocessing, path: Path | None) -> Preprocessing:
+def _preprocessing(config: Mapping[str, Any], usual: Preprocessing) -> Preprocessing:
     """Read from timm's config how to prepare images; a missing entry takes the usual value."""
     data = config.get("pretrained_cfg", config)
-    with parsing(lambda reason: _broken(path, reason)):
-        size = data.get("test_input_size") or data.get("input_size") or (3, usual.size, usual.size)
-        prepared = Preprocessing(
-            size=int(size[-1]),
-            crop=float(data.get("test_crop_pct") or data.get("crop_pct") or usual.crop),
-            interpolation=str(data.get("interpolation") or usual.interpolation),
-            mean=_three(data.get("mean") or usual.mean),
-            std=_three(data.get("std") or usual.std),
-        )
-        if not all(0 < number <= _LARGEST for number in (prepared.size, prepared.crop, *prepared.std)):
-            raise ValueError("a size, crop or std that is not positive")
-        if not all(abs(number) <= _LARGEST for number in prepared.mean):
-            raise ValueError("a mean of no pixels")
-        return prepared
+    size = data.get("test_input_size") or data.get("input_size") or (3, usual.size, usual.size)
+    prepared = Preprocessing(
+        size=int(size[-1]),
+        crop=float(data.get("test_crop_pct") or data.get("crop_pct") or usual.crop),
+        interpolation=str(data.get("interpolation") or usual.interpolation),
+        mean=_three(data.get("mean") or usual.mean),
+        std=_three(data.get("std") or usual.std),
+    )
+    if not all(0 < number <= _LARGEST for number in (prepared.size, prepared.crop, *prepared.std)):
+        raise ValueError("a size, crop or std that is not positive")
+    if not all(abs(number) <= _LARGEST for number in prepared.mean):
+        raise ValueError("a mean of no pixels")
+    return prepared
 
 
 def _three(values: Any) -> tuple[float, float, float]:
     first, second, third = map(float, values)
     return first, second, third
-
-
-def _broken(path: Path | None, reason: str) -> CheckpointError:
-    return CheckpointError(f"config.json must be as timm writes it. Received: {str(path)!r} ({reason}). Remove it.")

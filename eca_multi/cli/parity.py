@@ -150,10 +150,10 @@ def compare(
     is infinite or NaN.
     """
     judgements = guard(lambda parity: parity.compare(first, second, rtol=rtol, atol=atol))
-    from eca_multi.parity.report.exit_status import of_comparison
+    from eca_multi.parity.report.report import status_of_comparison
     from eca_multi.parity.report.terminal import print_comparison
 
-    status = of_comparison(judgements.values())
+    status = status_of_comparison(judgements.values())
     if not judgements:
         say(f"Nothing was compared: {first} and {second} hold no tensors.", err=True)
         raise typer.Exit(status)
@@ -165,10 +165,10 @@ def power(spec: Spec = "eca", dtype: Dtypes = None, case: Cases = None, timeout:
     """Run seeded mutants of the PyTorch layer through the same verdict: what would each case catch?"""
     options = {"dtypes": _split(dtype), "cases": _split(case), "checks": ["power"], "timeout": timeout}
     report = guard(lambda parity: parity.run(spec, runners=[], **options))
-    from eca_multi.parity.report.exit_status import of_power
+    from eca_multi.parity.report.report import status_of_power
     from eca_multi.parity.report.terminal import print_power
 
-    finish(of_power(report), lambda: print_power(report, Terminal()))
+    finish(status_of_power(report), lambda: print_power(report, Terminal()))
 
 
 @app.command()
@@ -176,10 +176,10 @@ def fingerprint(spec: Spec = "eca", runner: Runners = None, json_file: Json = No
     """Measure how each framework computes here: accumulators, subnormals, sigmoid's end, threads, versions."""
     check_file(json_file, "--json")
     states = guard(lambda parity: parity.fingerprints(spec, runners=_split(runner), timeout=timeout))
-    from eca_multi.parity.report.exit_status import of_runners
+    from eca_multi.parity.report.report import status_of_runners
     from eca_multi.parity.report.terminal import print_fingerprints
 
-    status = of_runners(states)
+    status = status_of_runners(states)
     if json_file is not None:
         content = {state.name: {"versions": state.versions, "fingerprint": state.fingerprint} for state in states}
         status = write(json_file, lambda: json.dumps(content, indent=1) + "\n", status, "--json")

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
 from typing import Any
@@ -19,6 +20,8 @@ from eca_multi.parity.judge.power import Power
 
 from .json import SCHEMA, as_json, finite
 from .view.results import read_result
+
+AGREE, DISAGREE, WRONG_USAGE, CRASHED, INCONCLUSIVE = range(5)  # exit statuses
 
 
 class ParityError(PrintableError, AssertionError):
@@ -159,6 +162,26 @@ def describe(cell: Cell) -> str:
     return f"{result.name}: {result.describe()}"
 
 
+def status_of_comparison(judgements: Collection[Judgement]) -> int:
+    """Return the status of `compare`: no tensors, or a tensor without a verdict, are inconclusive."""
+    verdicts = [judgement.verdict for judgement in judgements]
+    if any(verdict.disagrees for verdict in verdicts):
+        return DISAGREE
+    return AGREE if verdicts and all(verdict.green for verdict in verdicts) else INCONCLUSIVE
+
+
+def status_of_power(report: Report) -> int:
+    """Return the status of `power`: a case that kills no mutant is inconclusive."""
+    if report.exit_code == CRASHED:  # the reference or the worker of the mutants
+        return CRASHED
+    return AGREE if report.power and all(power.killed for power in report.power) else INCONCLUSIVE
+
+
+def status_of_runners(states: Iterable[RunnerState]) -> int:
+    """Return the status of `fingerprint`: a runner that is not installed is no fault."""
+    return CRASHED if any(state.state in ("crashed", "timed out") for state in states) else AGREE
+
+
 def _severity(cell: Cell) -> tuple[bool, float]:
     use = cell.judgement.budget_use
     return cell.fails, (math.inf if cell.fails else -1.0) if use is None else use
@@ -176,11 +199,9 @@ def _beside(cell: Cell, group: list[Cell]) -> Cell:
 
 
 def _plain(cell: Cell, with_profile: bool) -> dict[str, Any]:
-    content = {k: v for k, v in asdict(replace(cell, judgement=Judgement(cell.verdict))).items() if k != "judgement"}
-    j = cell.judgement
-    content |= {"verdict": j.verdict, "budget_use": j.budget_use, "index": j.index}
-    content |= {"expected": j.expected, "received": j.received, **j.metrics}
-    if with_profile:
-        content["profile"] = j.profile
+    judgement = cell.judgement
+    fields = {**vars(cell), **vars(judgement)}
+    content = {name: fields[name] for name in fields if name not in ("judgement", "metrics", "profile")}
+    content |= judgement.metrics | ({"profile": judgement.profile} if with_profile else {})
     cleaned: dict[str, Any] = finite(content)
     return cleaned

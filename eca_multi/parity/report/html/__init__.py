@@ -35,6 +35,3 @@ def check_installed() -> None:
     for module in ("jinja2", "matplotlib"):
         if find_spec(module) is None:
             raise NotInstalled(not_installed("The HTML report", module, "parity"))
-
-
-__all__ = ["check_installed", "to_html"]
