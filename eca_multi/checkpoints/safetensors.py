@@ -1,4 +1,4 @@
-"""`.safetensors` files of any size: tensors are read and written one after another."""
+"""`.safetensors` files of any size, of canonical weights or of any tensors, read and written one after another."""
 
 import io
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from eca_multi._canonical import Weights, check_weights
 from eca_multi._files.file import whole_file
 from eca_multi._parsing import parse_json
 
@@ -24,6 +25,51 @@ _CODES = {
 _NAMES = {code: name for name, code in _CODES.items()}
 _LONGEST_HEADER = 100 << 20  # bytes, as in the safetensors library
 Layout = Mapping[str, tuple[str, tuple[int, ...]]]
+
+
+def save_file(
+    weights: Mapping[str, np.ndarray], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write canonical weights to a `.safetensors` file, whole or not at all.
+
+    The file is written beside its final name and renamed, so a full disk or a crash leaves the old file.
+
+    Args:
+        weights: Canonical names to floating-point arrays, as `to_canonical` returns.
+        path: Where to write; an existing file is replaced.
+        metadata: Strings to keep in the file's header.
+
+    Raises:
+        TypeError, ValueError: If a tensor is not a finite floating-point array; nothing is written.
+        OSError: If the folder is missing or cannot be written to.
+
+    Example:
+        >>> import numpy as np
+        >>> from eca_multi.checkpoints import load_file, save_file
+        >>> save_file({"weight": np.array([0.1, 0.2, 0.3])}, "eca.safetensors")
+        >>> load_file("eca.safetensors")["weight"].shape
+        (3,)
+    """
+    write_safetensors(check_weights(weights), path, metadata)
+
+
+def load_file(path: str | os.PathLike[str]) -> Weights:
+    """Read canonical weights from a `.safetensors` file.
+
+    Raises:
+        OSError: If the file cannot be read.
+        CheckpointError: If it is no complete `.safetensors` file, or holds a tensor of a dtype that NumPy lacks.
+        ValueError: If it holds a tensor that is not finite.
+        TypeError: If it holds a tensor that is not float16, bfloat16 (widened to float32), float32 or float64.
+
+    Example:
+        >>> import numpy as np
+        >>> from eca_multi.checkpoints import load_file, save_file
+        >>> save_file({"weight": np.array([0.5, 0.25, 0.125])}, "eca.safetensors")
+        >>> load_file("eca.safetensors")
+        {'weight': array([0.5  , 0.25 , 0.125])}
+    """
+    return check_weights(read_safetensors(path)[0])
 
 
 def read_safetensors(

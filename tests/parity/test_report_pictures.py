@@ -8,7 +8,7 @@ import matplotlib
 import pytest
 
 from eca_multi.parity.report.html import svg, to_html
-from eca_multi.parity.report.html.axis import LogAxis
+from eca_multi.parity.report.html.pictures import LogAxis
 from tests.support.report_pages import REPORT, Outline, full_page, section, tiny
 
 PICTURES = re.compile("<svg.*?</svg>", re.DOTALL)

@@ -1,7 +1,7 @@
 """The pictures of a page, drawn by matplotlib: the chain, errors against magnitude, the histogram, and the drift."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -14,7 +14,6 @@ from eca_multi.parity.report.view.training import Drift, Training
 from eca_multi.parity.report.view.wording import NONE, TIMES, power, use
 
 from . import svg
-from .axis import LogAxis
 from .svg import COLOURS, shorten
 
 WIDTH, HEIGHT = 360, 264  # of a chart: about pixels, on a desktop and on a telephone
@@ -28,6 +27,46 @@ LIMIT: dict[str, Any] = {"color": COLOURS["text"], "linestyle": (0, (4, 2.5)), "
 GRID: dict[str, Any] = {"color": COLOURS["grid"], "linewidth": 1}
 NAMED = 4  # runners outside of the band whose names stand in the chart
 LONGEST = 26  # letters of a name in a chart
+ZERO = 0.8  # decades between zero and the smallest number on an axis
+
+
+class LogAxis:
+    """A logarithmic axis: from numbers to places, with a place for zero below the smallest number, and the ticks."""
+
+    def __init__(self, values: Iterable[float], *, tight: bool = False) -> None:
+        numbers = list(values)
+        logs = [math.log10(value) for value in numbers if value > 0] or [0.0]
+        low, high = (min(logs), max(logs)) if tight else (math.floor(min(logs)), math.ceil(max(logs)))
+        self.low, self.high = low, max(high, low + 1)
+        self.zero = low - ZERO * max(1.0, (self.high - low) / 8)
+        self.has_zero = any(value <= 0 for value in numbers)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        return (self.zero - (self.low - self.zero) / 2 if self.has_zero else self.low), self.high
+
+    def __call__(self, value: float) -> float:
+        return math.log10(value) if value > 0 else self.zero
+
+    def decades(self, most: int = 6) -> dict[float, str]:
+        """Return the places and labels of whole powers of ten, about `most`, and of zero where there is one."""
+        powers = range(math.ceil(self.low), math.floor(self.high) + 1)
+        stride = math.ceil(len(powers) / most) or 1
+        return self._zero() | {float(p): power(10, p) for p in powers if p % stride == 0}
+
+    def round_numbers(self, most: int = 9) -> dict[float, str]:
+        """Return the places and labels of 1, 2, 5, 10, 20 ..., as far apart as `most` of them would be."""
+        places = self._zero()
+        apart = (self.high - self.low) / most
+        for exponent in range(math.floor(self.low), math.floor(self.high) + 1):
+            for digit in (1, 2, 5):
+                place = exponent + math.log10(digit)
+                if self.low <= place <= self.high + 1e-9 and place - max(places, default=-math.inf) >= apart:
+                    places[place] = f"{digit}e{exponent}" if abs(exponent) > 4 else f"{digit * 10.0**exponent:g}"
+        return places
+
+    def _zero(self) -> dict[float, str]:
+        return {self.zero: "0"} if self.has_zero else {}
 
 
 class Pictures:
