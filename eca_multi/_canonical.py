@@ -147,5 +147,4 @@ def pick(framework: str, params: Mapping[str, T]) -> T:
 
 
 def without_weight(what: str, remedy: str) -> ValueError:
-    """The error for a layer that has no weight yet."""
     return ValueError(f"layer_or_params must have its weight. Received: {what}, which has none yet. {remedy}")

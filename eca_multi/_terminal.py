@@ -10,7 +10,6 @@ from ._printable import printable
 
 
 def say(text: object, *, err: bool = False) -> None:
-    """Print text of one or more lines."""
     typer.echo(printable(text, lines=True), err=err)
 
 

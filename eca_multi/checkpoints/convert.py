@@ -183,7 +183,6 @@ def _check_places(source: str, target: str, to: str) -> None:
 
 
 def _load(name: str, tensor: Any) -> np.ndarray:
-    """Read a tensor and check it."""
     return check_weights({name: tensor.load()})[name]
 
 

@@ -28,7 +28,6 @@ def sha256_of(path: str | os.PathLike[str], tell: Callable[[int, int], None]) ->
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder."""
     return sum(file.stat().st_size for file in _files(path))
 
 

@@ -31,7 +31,6 @@ class Pretrained:
 
     @property
     def name(self) -> str:
-        """The name of the builder."""
         return self.checkpoint.found.network.name
 
     @property

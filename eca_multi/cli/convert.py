@@ -45,7 +45,6 @@ def convert(
 
 @contextmanager
 def _bar(source: Path) -> Iterator[Callable[[str, int, int], None] | None]:
-    """Show a progress bar on the terminal for a large source."""
     if not source.exists() or size_of(source) < _LARGE:
         yield None
         return

@@ -49,7 +49,6 @@ def cut(job: Job, axis: str, size: int) -> Job:
 
 
 def candidates(job: Job, axis: str) -> list[int]:
-    """Return the sizes to try along an axis, the smallest first."""
     now = int(job.config[axis])
     return [size for size in sorted({1, 2, 3, 4, 8, now // 2}) if 0 < size < now]
 

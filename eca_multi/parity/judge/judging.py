@@ -17,8 +17,6 @@ from .verdicts import Judge
 
 @dataclass
 class Judged:
-    """What the judging of a run gives."""
-
     judge: Judge
     cells: list[Cell] = field(default_factory=list)
     trajectories: list[Trajectory] = field(default_factory=list)

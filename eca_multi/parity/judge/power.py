@@ -76,7 +76,6 @@ def judge_power(judge: Judge, task: Task, by_mutant: Mapping[str, Outputs | None
 
 
 def without_power(cells: Iterable[Cell], powers: Iterable[Power]) -> list[Cell]:
-    """Make the green cells of each case that kills no mutant inconclusive."""
     powerless = {(power.case, power.dtype) for power in powers if not power.killed}
     reason = "this case kills no mutant: a wrong layer would pass it too"
     return [

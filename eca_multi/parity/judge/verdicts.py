@@ -55,7 +55,6 @@ class Judge:
                 return [_excused(cell, cannot) for cell in cells]
 
     def cells(self, runner: str, task: Task, results: Outputs, solution: Solution) -> Iterator[Cell]:
-        """Judge all that one task compares."""
         if task.do is Do.ROUNDTRIP:
             yield from _roundtrip(runner, task, results)
             return

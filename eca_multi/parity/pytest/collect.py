@@ -61,7 +61,6 @@ def leave_out(config: pytest.Config, items: list[pytest.Item], results: Results)
 
 
 def names_of(config: pytest.Config, option: str) -> list[str]:
-    """Return the names in a --parity- option."""
     text = str(config.getoption(f"parity_{option}"))
     return [part.strip() for part in text.split(",") if part.strip()]
 

@@ -103,7 +103,6 @@ def failure(case: ParityCase, report: Report, cells: Sequence[Cell], bad: Sequen
 
 
 def table(cells: Sequence[Cell]) -> str:
-    """Return one line for each tensor."""
     head = ("tensor", "verdict", "budget use", "worst index", "expected", "received")
     rows = [head]
     for cell in cells:

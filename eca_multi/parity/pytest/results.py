@@ -103,11 +103,9 @@ class Results:
         return report
 
     def gather(self, folder: Path) -> None:
-        """Read the reports of all workers."""
         self.reports += [pickle.loads(path.read_bytes()) for path in sorted(folder.glob("*.pickle"))]
 
     def joined(self) -> list[Report]:
-        """Return one report for each specification."""
         groups: dict[tuple[str, ...], list[Report]] = {}
         for report in self.reports:
             key = tuple(str(report.spec.get(name)) for name in ("name", "source", "hash"))

@@ -19,7 +19,6 @@ _ROWS = {"runners": ("name", "state"), "results": ("runner", "verdict"), "locali
 
 
 def as_json(content: dict[str, Any]) -> str:
-    """Return the text of a report's file."""
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 

@@ -79,7 +79,6 @@ class Report:
 
     @property
     def missing(self) -> list[RunnerState]:
-        """The required runners that could not run."""
         return [r for r in self.runners if r.name in self.required and r.state == "unavailable"]
 
     @property

@@ -189,7 +189,6 @@ def print_doctor(findings: Sequence[Any], console: Terminal) -> None:
 
 
 def print_summary(content: Mapping[str, Any], console: Terminal) -> None:
-    """Print a report that was read from a file."""
     view = View(content)
     console.print(f"{view.name}: exit status {view.exit_code}")
     verdicts = [result.verdict for result in view.results]

@@ -45,7 +45,6 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], Any]], ...] = (
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """Return the page of a JSON report."""
     view = View(report)
     sections = [(name, title, content) for name, title, find in SECTIONS if (content := find(view))]
     return templates().get_template("page.html.j2").render(view=view, sections=sections, pictures=Pictures())

@@ -34,12 +34,10 @@ class Profile:
 
     @property
     def rows(self) -> list[list[str]]:
-        """The single elements, for the table behind the picture."""
         return [[*map(plain, point), "✕ over" if point[1] > point[2] else "within"] for point in self.points]
 
     @property
     def label(self) -> str:
-        """The picture of the single elements in words."""
         over = sum(error > budget for _, error, budget in self.points)
         return (
             f"Absolute error against the absolute reference, {self.result.dtype}, {self.note}. "
@@ -48,7 +46,6 @@ class Profile:
 
     @property
     def histogram_label(self) -> str:
-        """The picture of the counts in words."""
         total, over, exact = (int(number) for number in (sum(self.counts), self.counts[-1], self.counts[0]))
         return (
             f"Histogram of error over budget, {self.result.dtype}, {self.note}. "

@@ -49,13 +49,11 @@ class Localised:
 
     @property
     def label(self) -> str:
-        """The picture of the chain in words."""
         first = f"first divergence {self.culprit or 'none by itself'}"
         return f"Chain of {len(self.taps)} values, {self.where}: {first}"
 
     @property
     def rows(self) -> list[list[str]]:
-        """The taps, for the table behind the picture."""
         return [[t.arrow + t.name, plain(t.propagated), plain(t.isolated), words(t.verdict)] for t in self.taps]
 
 

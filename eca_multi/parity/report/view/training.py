@@ -40,7 +40,6 @@ class Training:
 
     @property
     def label(self) -> str:
-        """The picture of the drifts in words."""
         return (
             f"Drift of the weights over the training steps, {self.dtype}, {self.optimizer}, case {self.case}. "
             f"Outside of the band: {', '.join(sorted(self.outside)) or 'no runner'}."
@@ -52,7 +51,6 @@ class Training:
 
     @property
     def rows(self) -> list[list[str]]:
-        """The drifts and bands at each step, for the table behind the picture."""
         pairs = [dict(values) for drift in self.drifts for values in (drift.line, drift.band)]
         steps = sorted({step for drift in self.drifts for step, _ in drift.line})
         return [[plain(step), *(plain(values.get(step)) for values in pairs)] for step in steps]

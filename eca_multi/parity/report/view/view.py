@@ -44,7 +44,6 @@ class View:
 
     @property
     def outcome(self) -> str:
-        """The outcome in words."""
         if self.agrees:
             return "All agree"
         if self.exit_code not in (1, 3, 4):
@@ -92,7 +91,6 @@ class View:
 
     @property
     def missing(self) -> list[str]:
-        """The required runners that could not run."""
         return [name for name in self.required if self.state_of(name) == "unavailable"]
 
     @property

@@ -40,7 +40,6 @@ def short_dtype(dtype: str) -> str:
 
 
 def words(name: str) -> str:
-    """Return the words of a check's or verdict's name."""
     return name.replace("_", " ").lower()
 
 
