@@ -27,6 +27,8 @@ LIMIT: dict[str, Any] = {"color": COLOURS["text"], "linestyle": (0, (4, 2.5)), "
 GRID: dict[str, Any] = {"color": COLOURS["grid"], "linewidth": 1}
 NAMED = 4  # runners outside of the band whose names stand in the chart
 LONGEST = 26  # letters of a name in a chart
+Limits = tuple[tuple[float, float], tuple[float, float]]  # of the horizontal and the vertical axis
+Ticks = tuple[dict[float, str], dict[float, str]]  # place and label of each
 ZERO = 0.8  # decades between zero and the smallest number on an axis
 
 
@@ -139,8 +141,8 @@ def _point(axes: Axes, x: float, y: float, *, hollow: bool = False) -> None:
 
 def _scatter(figure: Figure, points: Sequence[tuple[float, float, float]]) -> None:
     x, y = LogAxis(p[0] for p in points), LogAxis(v for _, error, budget in points for v in (error, budget))
-    axes = _axes(figure, x.limits, y.limits)
-    _frame(axes, x.decades(), y.decades(), "|reference|", "|error|, in the unit of the tensor")
+    names = ("|reference|", "|error|, in the unit of the tensor")
+    axes = _chart(figure, (x.limits, y.limits), (x.decades(), y.decades()), names)
     curve = sorted((x(reference), y(budget)) for reference, _, budget in points if budget > 0)
     if curve:
         edge = [(x.limits[0], curve[0][1]), *curve, (x.limits[1], curve[-1][1])]
@@ -163,11 +165,11 @@ def _histogram(figure: Figure, counts: Sequence[float], all_counts: Sequence[flo
     top = math.ceil(most / step - 1e-9)
     # Exact elements and those over the budget stand beside the scale.
     left = [0.0, *(0.4 + place for place in range(1, BINS - 1)), BINS - 1 + 0.8]
-    axes = _axes(figure, (-0.1, left[-1] + 1.1), (0, top * step))
     powers = {left[place] + 1: power(2, place - BINS + 2) for place in range(1, BINS - 1, 3)}
     x_ticks = {0.5: "0", **powers, left[-1] + 0.5: ">1"}
     y_ticks = {step * mark: f"{step * mark:.0%}" for mark in range(top + 1)}
-    _frame(axes, x_ticks, y_ticks, "|error| / budget", "share of the elements", vertical=False)
+    limits, names = ((-0.1, left[-1] + 1.1), (0, top * step)), ("|error| / budget", "share of the elements")
+    axes = _chart(figure, limits, (x_ticks, y_ticks), names, vertical=False)
     colours = [COLOURS["mark"]] * (BINS - 1) + [COLOURS["fail"]]
     axes.bar([edge + 0.5 for edge in left], shares, 0.92, color=colours, zorder=2)
     for places in ((0,), range(1, BINS - 1), (BINS - 1,)):
@@ -186,8 +188,8 @@ def _drift(figure: Figure, drifts: Sequence[Drift], runners: Sequence[str]) -> N
     room = [10 * max(value for _, value in pairs)] if outside else []  # for the names
     x, y = LogAxis((step for step, _ in pairs), tight=True), LogAxis([*(value for _, value in pairs), *room])
     margin = 0.02 * (x.limits[1] - x.limits[0])
-    axes = _axes(figure, (x.limits[0] - margin, x.limits[1] + margin), y.limits)
-    _frame(axes, x.round_numbers(), y.decades(), "training step", "drift of the weights")
+    limits = ((x.limits[0] - margin, x.limits[1] + margin), y.limits)
+    axes = _chart(figure, limits, (x.round_numbers(), y.decades()), ("training step", "drift of the weights"))
     for band in sorted({drift.band for drift in drifts} - {()}):
         across, upward = [x(step) for step, _ in band], [y(value) for _, value in band]
         axes.fill_between(across, upward, y.limits[0], color=COLOURS["band"], linewidth=0, zorder=0)
@@ -207,31 +209,25 @@ def _drift(figure: Figure, drifts: Sequence[Drift], runners: Sequence[str]) -> N
         axes.annotate(words, (1, 1), (0, -2 - 14 * number), **style)
 
 
-def _axes(figure: Figure, x_limits: tuple[float, float], y_limits: tuple[float, float]) -> Axes:
-    left, right, top, bottom = 48, 346, 30, 218
-    place = (left / WIDTH, 1 - bottom / HEIGHT, (right - left) / WIDTH, (bottom - top) / HEIGHT)
-    axes = figure.add_axes(place, xlim=x_limits, ylim=y_limits)
-    axes.axis("off")
-    return axes
-
-
-def _frame(
-    axes: Axes, x_ticks: dict[float, str], y_ticks: dict[float, str], x_name: str, y_name: str, *, vertical: bool = True
-) -> None:
+def _chart(figure: Figure, limits: Limits, ticks: Ticks, names: tuple[str, str], *, vertical: bool = True) -> Axes:
     """Draw the grid, the ticks and the names of both axes; the vertical axis has its name over its end.
 
     matplotlib's own ticks would take most of the time that a page takes.
     """
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    place = (48 / WIDTH, 1 - 218 / HEIGHT, 298 / WIDTH, 188 / HEIGHT)  # left, bottom, width, height
+    (left, right), (bottom, top) = limits
+    axes = figure.add_axes(place, xlim=limits[0], ylim=limits[1])
+    axes.axis("off")
     if vertical:
-        axes.vlines(list(x_ticks), bottom, top, zorder=0.5, **GRID)
-    axes.hlines(list(y_ticks), left, right, zorder=0.5, **GRID)
-    if y_ticks:
+        axes.vlines(list(ticks[0]), bottom, top, zorder=0.5, **GRID)
+    axes.hlines(list(ticks[1]), left, right, zorder=0.5, **GRID)
+    if ticks[1]:
         axes.hlines([bottom], left, right, color=COLOURS["soft"], linewidth=1, zorder=0.6)
     style: dict[str, Any] = {"textcoords": "offset points", "color": COLOURS["soft"]}
-    for place, label in x_ticks.items():
-        axes.annotate(label, (place, bottom), (0, -17), ha="center", **style)
-    for place, label in y_ticks.items():
-        axes.annotate(label, (left, place), (-7, -4), ha="right", **style)
-    axes.annotate(x_name, (right, bottom), (0, -36), ha="right", **style)
-    axes.annotate(y_name, (left, top), (-44, 14), ha="left", **style)
+    for x, label in ticks[0].items():
+        axes.annotate(label, (x, bottom), (0, -17), ha="center", **style)
+    for y, label in ticks[1].items():
+        axes.annotate(label, (left, y), (-7, -4), ha="right", **style)
+    axes.annotate(names[0], (right, bottom), (0, -36), ha="right", **style)
+    axes.annotate(names[1], (left, top), (-44, 14), ha="left", **style)
+    return axes
