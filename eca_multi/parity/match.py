@@ -89,8 +89,7 @@ def assert_match(
     flat_inputs, flat_weights = rounded(flatten("x", inputs), dtype), rounded(flatten("w", weights), dtype)
     job = Job("inputs", dtype, {}, {}, (), inputs=flat_inputs, weights=flat_weights)
     solution, job, kind = _solve(chosen, job, like, gradients)
-    faults: list[str] = []
-    undecided: list[str] = []
+    faults, undecided = [], []
     for function in known:
         engine = _engine(function, like, ENGINES)
         try:
@@ -145,11 +144,10 @@ def assert_close(
         )
     limit = Manual(rtol or 0.0, atol).limit(reference) if budget is None else _limit(host(budget), reference)
     array = host(actual)
-    tensor = Tensor(array, array.dtype.name)
-    judgement = judge(tensor, reference, limit, None)
+    judgement = judge(Tensor(array, array.dtype.name), reference, limit, None)
     if not judgement.verdict.green:
         label = "manual" if budget is None else "budget"
-        raise ParityError(describe(Cell("actual", "ref64", tensor.dtype, "forward", "array", judgement, label)))
+        raise ParityError(describe(Cell("actual", "ref64", array.dtype.name, "forward", "array", judgement, label)))
 
 
 def _limit(budget: np.ndarray, reference: np.ndarray) -> np.ndarray:

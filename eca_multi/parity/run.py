@@ -149,10 +149,7 @@ def fingerprints(
     spec, _ = find_spec(spec)
     chosen = find_runners(spec, runners)
     states = {runner.name: state_of(runner) for runner in chosen}
-    with (
-        scratch_folder("eca-parity") as folder,
-        Pool(folder, workers=processors(), timeout=timeout) as pool,
-    ):
+    with scratch_folder("eca-parity") as folder, Pool(folder, workers=processors(), timeout=timeout) as pool:
         available = [runner for runner in chosen if states[runner.name].state == "ran"]
         for runner, reply in Exchange(pool, folder).measure(available):
             state = states[runner.name]

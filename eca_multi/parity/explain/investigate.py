@@ -92,7 +92,7 @@ class _Investigation:
         smaller = shrink(self.bench, self.judge, job, cell.tensor) if shrinks else job
         evidence = rerun if smaller is job else self._again(smaller, rerun)
         sizes = {axis: int(evidence.job.config[axis]) for axis in axes_of(job)} if evidence is not rerun else {}
-        return self._result(cell, say(stages, why), stages, why, sizes, evidence)
+        return replace(self._result(cell, say(stages, why), stages, evidence), explanation=why, shrunk=sizes)
 
     def _explanation(self, first: Stage | None, dtype: str) -> str:
         """Return the fact of the runner's fingerprint that explains a culprit; "" where there is none."""
@@ -106,13 +106,7 @@ class _Investigation:
         return otherwise if isinstance(rerun, Failure) else rerun
 
     def _result(
-        self,
-        cell: Cell,
-        line: str,
-        stages: Sequence[Stage] = (),
-        explanation: str = "",
-        shrunk: Mapping[str, int] | None = None,
-        evidence: Rerun | None = None,
+        self, cell: Cell, line: str, stages: Sequence[Stage] = (), evidence: Rerun | None = None
     ) -> Localisation:
         folder, note = self._bundle(cell, line, evidence) if evidence is not None else ("", "")
         first = culprit(stages)
@@ -121,12 +115,10 @@ class _Investigation:
             cell.case,
             cell.dtype,
             f"{cell.runner} {cell.dtype} {cell.case}: {line}{note}",
-            first.quantity.label if first else None,
-            explanation,
-            tuple(stage.plain() for stage in stages),
-            dict(shrunk or {}),
-            folder,
-            replay_command(folder) if folder else "",
+            culprit=first.quantity.label if first else None,
+            chain=tuple(stage.plain() for stage in stages),
+            bundle=folder,
+            replay=replay_command(folder) if folder else "",
         )
 
     def _bundle(self, cell: Cell, line: str, evidence: Rerun) -> tuple[str, str]:
