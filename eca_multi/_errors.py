@@ -67,7 +67,7 @@ def _integer(name: str, value: SupportsIndex, expected: str, remedy: str) -> int
 
 
 def _rational(name: str, value: Any, expected: str, compare: Callable[[Any, Any], bool], remedy: str) -> Fraction:
-    """Return `value` exactly, if it compares so with 0."""
+    """Return `value` exactly, after a check that `compare(value, 0)` holds."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real | Decimal):
         raise TypeError(_text(name, expected, f"{name}={value!r}", "Pass an int or a float."))
     try:

@@ -97,7 +97,7 @@ def _size(shape: Sequence[int], default: int) -> int:
 
 
 def _misfit(arch: str | None, attempts: list[Identified], fitting: list[Identified]) -> CheckpointError:
-    """The verdict first, then the nearest network's differences."""
+    """Return the error: the verdict, then the differences from the nearest network."""
     nearest = sorted(attempts, key=lambda attempt: attempt.report.differences)[:3]
     compared = next((attempt for attempt in attempts if attempt.network.name == arch), nearest[0])
     expected = f"the tensors of {arch or 'a network of this package'}"

@@ -100,5 +100,5 @@ def _count(suite: ET.Element) -> None:
 
 
 def _legal(value: object) -> str:
-    """Return the text as it is to be seen: XML 1.0 cannot hold controls and half characters at all."""
+    """Return printable text: XML 1.0 cannot hold control characters or half characters."""
     return printable(str(value).replace("\r\n", "\n"), lines=True)

@@ -55,7 +55,7 @@ def draw(
 
 
 def clean(text: object) -> str:
-    """Return text as it is to be seen, lines as lines. No document may hold other controls or half characters."""
+    """Return printable text. Line ends stay; a document may hold no other control characters and no half characters."""
     return printable(str(text).replace("\r\n", "\n"), lines=True)
 
 

@@ -59,7 +59,7 @@ class Result:
 
     @property
     def fails(self) -> bool:
-        """Whether the result is red; a verdict that this version does not know is."""
+        """Whether the result is red. A verdict that this version does not know is red too."""
         return not self.is_green and not self.is_open
 
     @property
@@ -91,7 +91,7 @@ class Result:
         return " ".join((self.runner, self.dtype, self.case, *check, self.tensor))
 
     def describe(self, *, traceback: bool = False) -> str:
-        """Return the verdict, by how much and where the tensor fails, and the reason or its last line."""
+        """Return the verdict, the place and size of the failure, and the reason (its last line without `traceback`)."""
         said = self.verdict
         if self.fails:
             values = [f"{key} {value}" for key in ("expected", "received") if (value := getattr(self, key))]
@@ -117,7 +117,7 @@ class Group:
 
     @cached_property
     def worst(self) -> Result:
-        """The most severe result; of equals the first by case and tensor."""
+        """The most severe result; among equals, the first by case and tensor."""
         ordered = sorted(self.results, key=lambda result: (result.case, result.tensor))
         return max(ordered, key=lambda result: result.severity)
 
