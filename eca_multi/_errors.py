@@ -22,10 +22,6 @@ def _text(name: str, expected: str, received: object, remedy: str) -> str:
     return f"{name} must be {expected}. Received: {received}. {remedy}"
 
 
-def _names(values: Sequence[str]) -> str:
-    return " or ".join(repr(value) for value in values)
-
-
 # --- numbers -----------------------------------------------------------------------------------------------------
 
 
@@ -84,21 +80,20 @@ def _rational(name: str, value: Any, expected: str, compare: Callable[[Any, Any]
 # --- options -----------------------------------------------------------------------------------------------------
 
 
-def _name_error(value: object) -> type[Exception]:
-    return ValueError if isinstance(value, str) else TypeError
+def _check_name(name: str, value: object, names: Sequence[str], remedy: str, *others: str) -> None:
+    if value not in names:
+        expected = " or ".join((*map(repr, names), *others))
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(_text(name, expected, f"{name}={value!r}", remedy))
 
 
 def check_padding(padding: str) -> None:
-    if padding not in PADDINGS:
-        text = _text("padding", _names(PADDINGS), f"padding={padding!r}", "The paper uses 'zeros'.")
-        raise _name_error(padding)(text)
+    _check_name("padding", padding, PADDINGS, "The paper uses 'zeros'.")
 
 
 def check_gate(gate: str | Callable[..., Any]) -> None:
-    if callable(gate) or gate in GATES:
-        return
-    expected = _names(GATES) + " or a callable"
-    raise _name_error(gate)(_text("gate", expected, f"gate={gate!r}", "The paper uses 'sigmoid'."))
+    if not callable(gate):
+        _check_name("gate", gate, GATES, "The paper uses 'sigmoid'.", "a callable")
 
 
 def check_gate_shape(received: Sequence[Any], logits: Sequence[Any]) -> None:
@@ -126,9 +121,7 @@ def check_axis_names(axis_name: str | tuple[str, ...] | None, channel_axis_name:
 
 def check_init(init: str, gate: str | Callable[..., Any], name: str = "init", *others: str) -> None:
     """Check the name of an initial kernel; `others` say what else the layer takes there."""
-    if init not in INITS:
-        expected = " or ".join((_names(INITS), *others))
-        raise _name_error(init)(_text(name, expected, f"{name}={init!r}", "The default is 'uniform'."))
+    _check_name(name, init, INITS, "The default is 'uniform'.", *others)
     if init == "identity" and gate != "2sigmoid":
         remedy = "Only 2*sigmoid is exactly 1 at zero; with another gate a zero kernel would change the output."
         raise ValueError(_text("gate", f"'2sigmoid' when {name}='identity'", f"gate={gate!r}", remedy))

@@ -166,7 +166,7 @@ def _metrics(error: np.ndarray, reference: np.ndarray, dtype: str, min_c: float)
 
 
 def _ulp(size: np.ndarray, dtype: str) -> np.ndarray:
-    """Return the gap between neighbours of a dtype at each value; a subnormal value takes that of the smallest normal."""
+    """Return the gap between neighbours of a dtype at each value; of a subnormal value, that of the smallest normal."""
     info = ml_dtypes.finfo(DTYPES[dtype])
     exponent = np.frexp(np.maximum(size, float(info.smallest_normal)))[1] - 1
     ulp: np.ndarray = np.ldexp(float(info.eps), exponent)
