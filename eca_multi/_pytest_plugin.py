@@ -69,9 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, constant in (("dtypes", "DTYPES"), ("checks", "TESTED")):
         if config.getoption(f"parity_{name}"):
             collect = _harness("pytest.collect")
-            collect.check_option(
-                name, collect.names_of(config, name), list(getattr(_harness("pytest.marks"), constant))
-            )
+            known = list(getattr(_harness("pytest.marks"), constant))
+            collect.check_option(name, collect.names_of(config, name), known)
     if config.getoption("parity_report") and not _in_xdist_worker(config):
         try:
             _report_folder(config).mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ def outcome(results: Results, case: ParityCase, node: str) -> Outcome:
     reference = next((state for state in report.runners if state.name == REFERENCE), None)
     if reference is not None and any(cell.verdict is Verdict.INCONCLUSIVE for cell in cells):  # it has died
         return Outcome(crash=f"the reference {reference.state}: {reference.detail}", verdict=reference.state)
-    bad = [cell for cell in cells if not cell.green and cell.verdict is not Verdict.UNSUPPORTED]
+    bad = [cell for cell in cells if cell.fails]
     uses = [cell.judgement.budget_use for cell in cells if cell.judgement.budget_use is not None]
     use = max(uses, default=None)
     if bad:
