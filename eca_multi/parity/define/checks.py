@@ -1,4 +1,4 @@
-"""The checks: what a run can compare. Whoever lists checks reads this table."""
+"""The table of checks: the one list of what a run can compare."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,10 @@ class Check:
     """One kind of comparison.
 
     Attributes:
-        name: Its name in options, cells and reports.
-        compares: What it compares, in one line.
-        is_default: Whether a run does it when no check is named.
-        is_base: Whether the results of one plain evaluation are enough for it.
-        of_cases: Whether it measures the cases, and not a runner.
+        compares: One line for reports.
+        is_default: Whether a run does this check when the caller names none.
+        is_base: Whether one plain evaluation gives all results that this check needs.
+        of_cases: Whether the check measures the cases, and not a runner.
     """
 
     name: str
@@ -42,7 +41,7 @@ TABLE = (
 CHECKS = tuple(check.name for check in TABLE)
 DEFAULT_CHECKS = tuple(check.name for check in TABLE if check.is_default)
 BASE = tuple(check.name for check in TABLE if check.is_base)
-TESTED = tuple(check.name for check in TABLE if not check.of_cases)  # those that a test of one runner can ask for
+TESTED = tuple(check.name for check in TABLE if not check.of_cases)  # a test of one runner can ask for these
 
 
 def check_names(what: str, names: Sequence[str] | str | None, known: Sequence[str]) -> list[str]:

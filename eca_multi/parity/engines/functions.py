@@ -1,16 +1,17 @@
-"""TensorFlow functions of (inputs, weights), in this process; and what Keras's functions take."""
+"""TensorFlow functions of (inputs, weights), in this process."""
 
 from typing import Any
 
+from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.job import Job, is_float
 from eca_multi.parity.define.tensor import Cotangent, Tensor
 
-from .base import Computed, Engine, Native, Unsupported
+from .base import Computed, Engine, Native
 from .weight_map import function_weights, match
 
 
 def backend_of(name: str) -> str:
-    """Whose arrays a function takes, by its name: a Keras one takes those of the backend of this process."""
+    """Return the framework of a function's arrays, from the function's name; "keras" is the backend of this process."""
     if name in ("tf", "tensorflow", "keras-tensorflow") or name.startswith(("tf-", "tensorflow-")):
         return "tensorflow"
     if name.startswith("keras"):
@@ -19,8 +20,6 @@ def backend_of(name: str) -> str:
         return str(keras.backend.backend())
     if name.startswith(("linen", "nnx", "flax")):
         return "jax"
-    from eca_multi.parity.define.axes import SpecError
-
     raise SpecError(
         f"functions must have names that start with torch, jax, tensorflow, keras or numpy. Received: {name!r}."
     )
@@ -46,12 +45,12 @@ class TensorFlowFunctions(Engine):
         done = Computed(outputs, slots)
         heads = {n: t for n, t in outputs.items() if n in job.cotangents and t.dtype.is_floating}
         for cotangent in Cotangent if job.gradients else ():
-            given = [
+            cotangents = [
                 tf.ones_like(t) if cotangent is Cotangent.ONES else tensor(job.cotangents[n], t.dtype.name)
                 for n, t in heads.items()
             ]
             by_input, by_weight = tape.gradient(
-                list(heads.values()), [floats, weights], given, unconnected_gradients=tf.UnconnectedGradients.ZERO
+                list(heads.values()), [floats, weights], cotangents, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
             done.input_grads[cotangent], done.weight_grads[cotangent] = by_input, by_weight
         return done
@@ -61,6 +60,3 @@ class TensorFlowFunctions(Engine):
 
         wide = tf.cast(tensor, tf.float32) if tensor.dtype in (tf.float16, tf.bfloat16) else tensor
         return Tensor(wide.numpy(), tensor.dtype.name)
-
-    def save_and_load(self, job: Job) -> Native:
-        raise Unsupported("a function keeps no weights")

@@ -72,23 +72,23 @@ class KerasEngine(Engine):
                 taps[name] = tf.identity(value)
                 return taps[name]
 
-            leaves = {name: tensor for name, tensor in inputs.items() if tensor.dtype.is_floating}
+            floats = {name: tensor for name, tensor in inputs.items() if tensor.dtype.is_floating}
             with tf.GradientTape() as tape, self.listening(record if job.taps else None):
-                tape.watch(list(leaves.values()))
+                tape.watch(list(floats.values()))
                 outputs = self.named_outputs(job, self.adapter.call(layer, inputs, settings))
             if not job.gradients:
                 return outputs, taps, ()
             heads = {n: t for n, t in outputs.items() if n in job.outputs and t.dtype.is_floating}
-            given = [
+            weighted = [
                 # An output of a wrong shape gets a verdict, so differentiating it must not raise.
                 tf.cast(cotangents[n], t.dtype)
                 if n in cotangents and cotangents[n].shape == t.shape
                 else tf.ones_like(t)
                 for n, t in heads.items()
             ]
-            sought = [leaves, {n: v.value for n, v in weights.items()}, taps]
+            leaves = [floats, {n: v.value for n, v in weights.items()}, taps]
             grads = tape.gradient(
-                list(heads.values()), sought, given, unconnected_gradients=tf.UnconnectedGradients.ZERO
+                list(heads.values()), leaves, weighted, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
             return outputs, taps, grads
 
@@ -111,7 +111,7 @@ class KerasEngine(Engine):
 
 
 def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile by XLA, which refuses what it cannot compile, and prove by the count of traces that it did."""
+    """Compile by XLA, which refuses a layer that it cannot compile; the count of traces proves that it compiled."""
     program = tf.function(run, jit_compile=True, autograph=False)
 
     def call(*arguments: Any) -> Any:

@@ -1,14 +1,14 @@
 """Ending every process that a worker started, by a mark in the environment that each descendant inherits.
 
-A process group is not enough: `setsid` leaves it. On Linux /proc shows the environment with which each process began;
-elsewhere, and for a descendant with another environment, only the group ends with the worker.
+A process group is not enough: `setsid` leaves it. On Linux /proc shows the environment with which each process began.
+Elsewhere, only the worker's process group ends with the worker; a descendant that cleared its environment lives on.
 """
 
 import os
 import signal
 from pathlib import Path
 
-MARK = "ECA_MULTI_WORKER"  # its value names one worker of this machine
+MARK = "ECA_MULTI_WORKER"  # the value names one worker of this machine
 _ROUNDS = 5  # a descendant may start another one during a round
 
 

@@ -1,4 +1,4 @@
-"""How the process of a runner ended."""
+"""The state of a runner in a run."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,14 +8,14 @@ from eca_multi.parity.define.runners import Runner
 
 @dataclass
 class RunnerState:
-    """What became of one runner in a run.
+    """The state of one runner.
 
     Attributes:
         state: "ran", "unavailable", "crashed" or "timed out".
-        detail: Why, and the remedy.
-        versions: The packages that its process imported.
-        fingerprint: How its framework computes here; empty where nothing was measured.
-        unanswered: The number of tensors that it was asked for and never gave, because its process ended.
+        detail: The reason, and the remedy.
+        versions: Those of the packages that its process imported.
+        fingerprint: How its framework computes on this machine; empty where no one measured it.
+        unanswered: The number of tensors that its process owed when it ended.
     """
 
     name: str

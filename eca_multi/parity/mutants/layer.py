@@ -61,7 +61,7 @@ def run(engine: TorchEngine, job: Job, mutant: Mutant) -> Outputs | None:
     """Return a mutant's results, or None where it does not apply."""
     if mutant.operations is not None:
         faulty = MutatedEngine(engine, mutant.operations)
-        result = attempt(lambda: faulty.evaluate(job))
+        result = attempt(faulty.evaluate, job)
         if faulty.mode.applied:
             return None if isinstance(result, Exception) else result
         if isinstance(result, Exception):  # no fault was put in: the error is the layer's own, or of these files
@@ -69,7 +69,7 @@ def run(engine: TorchEngine, job: Job, mutant: Mutant) -> Outputs | None:
     changed = mutant.arrays(job) if mutant.arrays is not None else None
     if changed is None:
         return None
-    result = attempt(lambda: engine.evaluate(changed.job))
+    result = attempt(engine.evaluate, changed.job)
     return None if isinstance(result, Exception) else changed.back(result)
 
 
