@@ -1,4 +1,4 @@
-"""What NumPy's operations do: which copy or select, which round once, and of how many products a result is a sum."""
+"""NumPy's operations: those that copy or select, those that round once, and the number of products in each sum."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,15 +13,9 @@ EXACT_UFUNCS = words(
     "negative positive absolute fabs sign maximum minimum fmax fmin floor ceil trunc rint copysign heaviside conjugate "
     "nextafter spacing clip frexp modf"
 )
-
-
-# Rounded once; any other elementwise operation counts as transcendental.
+# Elementwise operations that round once; all others count as transcendental.
 ARITHMETIC_UFUNCS = words("add subtract multiply divide reciprocal sqrt square fmod remainder floor_divide ldexp")
-
-
 PRODUCTS = words("matmul vecdot matvec vecmat")
-
-
 # Functions that copy, select or make arrays.
 EXACT_FUNCTIONS = words(
     """
