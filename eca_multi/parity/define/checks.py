@@ -8,20 +8,13 @@ from .runners import UsageError
 
 @dataclass(frozen=True)
 class Check:
-    """One kind of comparison.
-
-    Attributes:
-        compares: One line for reports.
-        is_default: Whether a run does this check when the caller names none.
-        is_base: Whether one plain evaluation gives all results that this check needs.
-        of_cases: Whether the check measures the cases, and not a runner.
-    """
+    """One kind of comparison."""
 
     name: str
-    compares: str
-    is_default: bool = False
-    is_base: bool = False
-    of_cases: bool = False
+    compares: str  # one line for reports
+    is_default: bool = False  # whether a run does this check when the caller names none
+    is_base: bool = False  # whether one plain evaluation gives all results that the check needs
+    of_cases: bool = False  # whether the check measures the cases, and not a runner
 
 
 # In the order in which reports show them.

@@ -12,11 +12,7 @@ from .axes import SpecError
 
 
 def load_object(source: str) -> Any:
-    """Import "module:name" or "file.py:name" and return the object.
-
-    Raises:
-        SpecError: If the module does not import, or lacks the name.
-    """
+    """Import "module:name" or "file.py:name", and return the object or raise SpecError."""
     place, _, name = source.rpartition(":")
     module = load_module(place)
     thing: Any = module

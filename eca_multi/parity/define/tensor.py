@@ -61,22 +61,13 @@ _LABELS: Mapping[Kind, str] = {
 
 @dataclass(frozen=True)
 class Quantity:
-    """One tensor of a comparison.
-
-    Attributes:
-        kind: Its role.
-        name: The specification's name of the output, tap, state, input or weight. For a slot, the name of the
-            optimizer's state stands before it: "m.w".
-        cotangent: Of a gradient.
-        repeated: Whether the tensor comes from a second run on the same data.
-        run: Of a band, the number of the run with noise.
-    """
+    """One tensor of a comparison, named after an output, tap, state, input or weight of the specification."""
 
     kind: Kind
-    name: str
+    name: str  # of a slot, with the optimizer's state before it: "m.w"
     cotangent: Cotangent = Cotangent.DRAWN
-    repeated: bool = False
-    run: int = 0
+    repeated: bool = False  # whether the tensor comes from a second run on the same data
+    run: int = 0  # of a band, the number of the run with noise
 
     @property
     def label(self) -> str:

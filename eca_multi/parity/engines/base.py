@@ -41,17 +41,11 @@ class Computed:
 
 
 class Engine(ABC):
-    """Runs jobs with one adapter.
+    """Runs jobs with one adapter."""
 
-    Attributes:
-        distributions: The packages whose versions the report shows.
-        probes: The module of explain.fingerprints that measures this framework.
-        optimizers: The module of this folder that has the framework's own optimizers.
-    """
-
-    distributions: tuple[str, ...] = ()
-    probes = ""
-    optimizers = ""
+    distributions: tuple[str, ...] = ()  # the packages whose versions a report shows
+    probes = ""  # the module of explain.fingerprints that measures this framework
+    optimizers = ""  # the module of this folder with the framework's own optimizers
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter

@@ -33,11 +33,7 @@ def build(adapter: Adapter, job: Job, inputs: Native) -> Any:
 
 
 def variables(layer: Any) -> dict[str, Any]:
-    """Return the layer's variables by their path within it; the seeds of random layers are no weights.
-
-    Raises:
-        SpecError: If two have the same path.
-    """
+    """Return the layer's variables by their path within it; the seeds of random layers are no weights."""
     by_path: dict[str, Any] = {}
     for variable in layer.variables:
         path = str(variable.path).removeprefix(f"{layer.path or layer.name}/")

@@ -26,11 +26,7 @@ class Slot:
 
 
 def slots_of(adapter: Adapter, job: Job, native: Mapping[str, Any]) -> dict[str, Slot]:
-    """Match the layer's parameters and buffers with the specification's weights and states, shapes too.
-
-    Raises:
-        SpecError: If the map leaves one out on either side, or a shape does not fit.
-    """
+    """Match the layer's parameters and buffers with the specification's weights and states, shapes too."""
     slots = match(adapter, job, native)
     canonical = {**job.weights, **job.state}
     for name, slot in slots.items():
@@ -44,7 +40,7 @@ def slots_of(adapter: Adapter, job: Job, native: Mapping[str, Any]) -> dict[str,
 
 
 def match(adapter: Adapter, job: Job, native: Collection[str]) -> dict[str, Slot]:
-    """Match native names with the specification's, each exactly once."""
+    """Match native names with the specification's, each exactly once, or raise SpecError."""
     who = type(adapter).__name__
     canonical = {**job.weights, **job.state}
     declared = adapter.weights_for(job.config)

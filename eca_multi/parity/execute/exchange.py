@@ -54,8 +54,7 @@ class Exchange:
     def stream(self, batches: Sequence[Batch]) -> Iterator[tuple[Runner, Task | None, Reply]]:
         """Ask every runner for its tasks, and yield the replies as they come; a greeting and an end have no task.
 
-        Raises:
-            OSError: If there is no room for the inputs.
+        A full disk raises OSError.
         """
         requests = [(runner, [self._request(task) for task in batch]) for runner, batch in batches]
         paths = {request.id: request.out for _, batch in requests for request in batch}

@@ -37,21 +37,14 @@ class Do(StrEnum):
 
 @dataclass(frozen=True)
 class Request:
-    """A request to a worker.
-
-    Attributes:
-        id: A number that the answer repeats.
-        check: The check that needs the answer; the adapter may refuse the check.
-        job: The data, whose arrays lie in the file `inputs`. A fingerprint needs no job.
-        out: The file for the tensors of the answer.
-    """
+    """A request to a worker. The answer repeats its number, and the adapter may refuse its check."""
 
     id: int
     do: Do
     check: str = ""
-    job: Job | None = None
-    inputs: Path = Path()
-    out: Path = Path()
+    job: Job | None = None  # a fingerprint needs none
+    inputs: Path = Path()  # the file with the arrays of the job
+    out: Path = Path()  # the file for the tensors of the answer
 
 
 @dataclass(frozen=True)

@@ -22,21 +22,13 @@ VALUES, ERRORS = "values", "errors"
 
 
 def write_arrays(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> None:
-    """Write arrays to a file.
-
-    Raises:
-        OSError: If the disk is full.
-    """
+    """Write arrays to a file; raise OSError if the disk is full."""
     with open(path, "wb") as file:
         file.writelines(pack_safetensors(arrays))
 
 
 def write(groups: Mapping[str, Outputs], path: Path) -> dict[str, str]:
-    """Write an answer's tensors, and return the dtype of each by its name in the file.
-
-    Raises:
-        OSError: If there is no room.
-    """
+    """Write an answer's tensors, and return the dtype of each by its name in the file."""
     named = {f"{group}|{q.key}": tensor for group, outputs in groups.items() for q, tensor in outputs.items()}
     write_arrays({name: tensor.values for name, tensor in named.items()}, path)
     return {name: tensor.dtype for name, tensor in named.items()}

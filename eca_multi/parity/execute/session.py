@@ -47,16 +47,7 @@ Finished: TypeAlias = tuple[Runner, Task, Outcome]
 
 
 class Session:
-    """The exchange of one run, and its results.
-
-    Attributes:
-        states: By name, the state of each runner, with its versions and the end of its process.
-        cannot: By runner, check or dtype -> why its adapter cannot do it.
-        budget: Kind of the reference's budget; "" before its greeting.
-        solutions: The reference's, by the key of their tasks.
-        lost: The end of the reference's process, if it has ended.
-        open: By runner, the tasks that its process left without an answer.
-    """
+    """The exchange of one run, and its results."""
 
     def __init__(
         self, exchange: Exchange, reference: Runner, batches: Sequence[Batch], progress: Progress | None = None
@@ -64,11 +55,11 @@ class Session:
         self.exchange, self.reference, self._batches = exchange, reference, batches
         self.runners = [runner for runner, _ in batches]
         self.states = {runner.name: RunnerState(runner.name) for runner, _ in batches}
-        self.cannot: dict[str, dict[str, str]] = {}
-        self.budget = ""
+        self.cannot: dict[str, dict[str, str]] = {}  # by runner, check or dtype -> why its adapter cannot do it
+        self.budget = ""  # the kind of the reference's budget, after its greeting
         self.solutions: dict[Key, Solution] = {}
-        self.lost: RunnerState | None = None
-        self.open: dict[str, list[Task]] = {runner.name: [] for runner, _ in batches}
+        self.lost: RunnerState | None = None  # the end of the reference's process
+        self.open: dict[str, list[Task]] = {runner.name: [] for runner, _ in batches}  # left without an answer
         self._waiting: dict[Key, list[tuple[Runner, Task, Delivery]]] = {}
         self._progress, self._done, self._total = progress, 0, sum(len(tasks) for _, tasks in batches)
 

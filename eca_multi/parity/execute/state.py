@@ -8,22 +8,14 @@ from eca_multi.parity.define.runners import Runner
 
 @dataclass
 class RunnerState:
-    """The state of one runner.
-
-    Attributes:
-        state: "ran", "unavailable", "crashed" or "timed out".
-        detail: The reason, and the remedy.
-        versions: Those of the packages that its process imported.
-        fingerprint: How its framework computes on this machine; empty where no one measured it.
-        unanswered: The number of tensors that its process owed when it ended.
-    """
+    """The state of one runner: "ran", "unavailable", "crashed" or "timed out"."""
 
     name: str
     state: str = "ran"
-    detail: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-    fingerprint: dict[str, Any] = field(default_factory=dict)
-    unanswered: int = 0
+    detail: str = ""  # the reason, and the remedy
+    versions: dict[str, str] = field(default_factory=dict)  # of the packages that its process imported
+    fingerprint: dict[str, Any] = field(default_factory=dict)  # how its framework computes here; empty if not measured
+    unanswered: int = 0  # the number of tensors that its process owed when it ended
 
 
 def state_of(runner: Runner) -> RunnerState:

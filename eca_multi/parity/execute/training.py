@@ -5,8 +5,9 @@ of one step, before errors grow. Free-running: a runner goes on from its own wei
 beside that of the reference's runs with noise.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -34,11 +35,7 @@ def marks(steps: int) -> list[int]:
 
 
 def check_trained(job: Job, shapes: Mapping[Quantity, tuple[int, ...]], kinds: Iterable[Kind]) -> None:
-    """Refuse tensors of training that lack a weight, or a step of one.
-
-    Raises:
-        Malformed: Naming the tensor.
-    """
+    """Raise Malformed for tensors of training that lack a weight, or a step of one."""
     steps = (job.training or {})["steps"]
     for (name, weight), kind in product(job.weights.items(), kinds):
         first = steps if kind in (Kind.START, Kind.STEP) else len(marks(steps))
@@ -104,20 +101,17 @@ def solve_training(engine: Any, job: Job) -> Solution:
         slots = {n: s.astype(np.float32).astype(np.float64) for n, s in new_slots.items()}
     exact = {q: array for kind in (Kind.START, Kind.SLOT) for q, array in _stacked(kind, kept[kind]).items()}
 
-    def exactly(step: int, weights: Arrays) -> Arrays:
-        solved = engine.exact(replace(_step_job(work, step, weights), weights=weights))
+    def reference_gradients(step: int, weights: Arrays, run: int | None = None) -> Arrays:
+        of_step = replace(_step_job(work, step, weights), weights=weights)  # in float64
+        seed = None if run is None else run * settings["steps"] + step
+        solved = engine.exact(of_step) if seed is None else engine.perturbed(of_step, seed)
         return {n: solved[_gradient(n)] for n in weights}
 
-    exact |= _stacked(Kind.FREE, trainer.at_marks(exactly))
-    for seed in range(PERTURBED):
-
-        def noisily(step: int, weights: Arrays, seed: int = seed) -> Arrays:
-            here = replace(_step_job(work, step, weights), weights=weights)
-            solved = engine.perturbed(here, seed * settings["steps"] + step)
-            return {n: solved[_gradient(n)] for n in weights}
-
-        band = replace(trainer, noise=(u, np.random.default_rng(seed)))
-        exact |= {replace(q, run=seed): array for q, array in _stacked(Kind.BAND, band.at_marks(noisily)).items()}
+    exact |= _stacked(Kind.FREE, trainer.at_marks(reference_gradients))
+    for run in range(PERTURBED):
+        noisy = replace(trainer, noise=(u, np.random.default_rng(run)))
+        band = _stacked(Kind.BAND, noisy.at_marks(partial(reference_gradients, run=run)))
+        exact |= {replace(quantity, run=run): array for quantity, array in band.items()}
     solution = {quantity: (array, np.zeros_like(array)) for quantity, array in exact.items()}
     of_steps = _stacked(Kind.STEP, errors)
     return {**solution, **{q: (array, of_steps[q]) for q, array in _stacked(Kind.STEP, kept[Kind.STEP]).items()}}
@@ -169,10 +163,7 @@ class _Trainer:
     def at_marks(self, gradients: Gradients) -> list[Arrays]:
         """Train from the job's weights; return the weights at the marks."""
         steps = (self.job.training or {})["steps"]
-        kept = marks(steps)
-        return [weights for step, weights in self._run(gradients, steps) if step in kept]
-
-    def _run(self, gradients: Gradients, steps: int) -> Iterator[tuple[int, Arrays]]:
+        kept: list[Arrays] = []
         weights: Arrays = {name: w.astype(self.dtype) for name, w in self.job.weights.items()}
         slots: Arrays = {}
         for step in range(steps):
@@ -180,4 +171,6 @@ class _Trainer:
             if self.noise:
                 u, rng = self.noise
                 weights = {n: w + u * np.abs(w) * rng.choice([-1.0, 1.0], w.shape) for n, w in weights.items()}
-            yield step + 1, weights
+            if step + 1 in marks(steps):
+                kept.append(weights)
+        return kept

@@ -85,11 +85,7 @@ def _read(lines: "queue.Queue[str]") -> None:
 
 
 def make_engine(role: str, source: str) -> Any:
-    """Import an adapter, and the engine that it names.
-
-    Raises:
-        SpecError: If there is no such adapter, or the adapter cannot play the role.
-    """
+    """Import an adapter and its engine; raise SpecError if the adapter does not exist or cannot play the role."""
     adapter = load_object(source)
     if not isinstance(adapter, type) and callable(adapter) and role == "reference":
         function = adapter
