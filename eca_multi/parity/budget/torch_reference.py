@@ -28,10 +28,10 @@ class TorchReference(TorchEngine):
     _backward: dict[Quantity, torch.Tensor]
     _narrows = False
 
-    def solve(self, job: Job, samples: int = 16) -> Solution:
+    def solve(self, job: Job) -> Solution:
         """Return the reference and the error E of each result; a tap in `job.given` replaces the layer's."""
         wide, levels = self._widened(job), rounding(job.dtype)
-        values, errors = budget(lambda: self._tensors(wide), levels.u, U_ACC, levels.tiny, samples=samples)
+        values, errors = budget(lambda: self._tensors(wide), levels.u, U_ACC, levels.tiny)
         return {quantity: (values[quantity], errors[quantity]) for quantity in values}
 
     def exact(self, job: Job) -> dict[Quantity, np.ndarray]:

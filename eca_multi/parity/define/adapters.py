@@ -1,4 +1,4 @@
-"""Adapters: what a user writes to bring a layer of one framework into the harness.
+"""Adapters: a user writes one to bring a layer of one framework into the harness.
 
 An adapter names the framework (by its base class), the layer (`build`), the framework's order of axes (`layout`) and
 its names of the weights (`weights`). `build` imports the framework, so that a worker imports no other framework of the

@@ -1,4 +1,4 @@
-"""The table of checks: the one list of what a run can compare."""
+"""The table of checks: the one list of the comparisons of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

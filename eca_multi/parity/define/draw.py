@@ -83,7 +83,7 @@ def _draw(name: str, source: Source, rng: Rng, config: Mapping[str, Any], offset
     if isinstance(source, Draw):
         return np.asarray(source.make(rng, shape))
     values = rng.normal(size=shape)
-    if offsets and "C" in axes:  # equal means would hide what mixes channels
+    if offsets and "C" in axes:  # equal means would hide a mix of channels
         axis = axes.index("C")
         values = values + rng.uniform(-2, 2, [n if i == axis else 1 for i, n in enumerate(shape)])
     return values

@@ -121,7 +121,7 @@ class Engine(ABC):
         return Rearrangement(axes, order(axes, parse(layout)))
 
     def named_outputs(self, job: Job, returned: Any) -> Native:
-        """Give what a layer returned the names of the specification's outputs."""
+        """Give a layer's return values the names of the specification's outputs."""
         if isinstance(returned, Mapping):
             return dict(returned)
         values = list(returned) if isinstance(returned, (tuple, list)) else [returned]

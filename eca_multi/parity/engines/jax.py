@@ -1,4 +1,4 @@
-"""The engine for JAX functions; Flax and Keras on JAX are reduced to it.
+"""The engine for JAX functions, which also runs Flax and Keras on JAX.
 
 Whatever the framework, a layer becomes a pure function apply(weights, state, inputs) -> (outputs, state), with weights
 and state as dicts by native name, and is differentiated by `jax.vjp`.

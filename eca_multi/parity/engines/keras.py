@@ -4,6 +4,7 @@ The engine calls the layer as a user does, `layer(x)`, so that a run compares it
 StatelessScope lends it the weights.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -18,6 +19,7 @@ from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.tensor import Tensor
 
 from .base import Native, no_sublayer, tap_output
+from .weight_map import Slot, native_weights
 
 
 def build(adapter: Adapter, job: Job, inputs: Native) -> Any:
@@ -45,6 +47,12 @@ def variables(layer: Any) -> dict[str, Any]:
         if "seed_generator" not in variable.path:
             by_path[path] = variable
     return by_path
+
+
+def assign(job: Job, slots: Mapping[str, Slot], variables: Native) -> None:
+    """Assign the job's values to the variables; a call may have changed a state."""
+    for name, array in native_weights(job, slots).items():
+        variables[name].assign(array)
 
 
 def trained(variables: dict[str, Any]) -> list[str]:

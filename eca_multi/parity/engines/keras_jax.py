@@ -10,7 +10,7 @@ from eca_multi.parity.define.job import Job
 from . import keras as _keras
 from .base import Native
 from .jax import Apply, JaxEngine
-from .weight_map import check_trained, native_weights, slots_of
+from .weight_map import check_trained, slots_of
 
 
 class KerasEngine(JaxEngine):
@@ -42,7 +42,5 @@ class KerasEngine(JaxEngine):
 
     def save_and_load(self, job: Job) -> Native:
         layer, variables, inputs = self.built(job)
-        slots = slots_of(self.adapter, job, variables)
-        for name, array in native_weights(job, slots).items():
-            variables[name].assign(array)
+        _keras.assign(job, slots_of(self.adapter, job, variables), variables)
         return _keras.save_and_load(self.adapter, job, layer, inputs)

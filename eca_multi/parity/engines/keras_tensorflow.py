@@ -1,6 +1,6 @@
 """Keras on TensorFlow: GradientTape, eagerly and under `tf.function(jit_compile=True)`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -11,7 +11,7 @@ from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from . import keras as _keras
 from .base import Computed, Engine, Native
-from .weight_map import Slot, check_trained, native_weights, slots_of
+from .weight_map import check_trained, slots_of
 
 
 class KerasEngine(Engine):
@@ -27,7 +27,7 @@ class KerasEngine(Engine):
     def compute(self, job: Job) -> Computed:
         layer, variables = self.layer(job)
         slots = slots_of(self.adapter, job, variables)
-        self.restore(job, slots, variables)
+        _keras.assign(job, slots, variables)
         self.check_loaded(job, slots, {name: variable.value for name, variable in variables.items()})
         check_trained(self.adapter, job, slots, _keras.trained(variables))
         weights = {n: v for n, v in variables.items() if n in slots and slots[n].name in job.weights}
@@ -38,16 +38,11 @@ class KerasEngine(Engine):
         done = Computed(returned, slots, state, taps=taps)
         if job.gradients:
             done.input_grads[Cotangent.DRAWN], done.weight_grads[Cotangent.DRAWN], done.tap_grads = grads
-            self.restore(job, slots, variables)
+            _keras.assign(job, slots, variables)
             ones = {name: tf.ones_like(cotangent) for name, cotangent in cotangents.items()}
             *_, again = run(self.tensors(job), ones)  # half as much to compile as both in one
             done.input_grads[Cotangent.ONES], done.weight_grads[Cotangent.ONES], _ = again
         return done
-
-    def restore(self, job: Job, slots: Mapping[str, Slot], variables: Native) -> None:
-        """Assign the job's values to the variables, since a call may have changed a state."""
-        for name, array in native_weights(job, slots).items():
-            variables[name].assign(array)
 
     def layer(self, job: Job) -> tuple[Any, dict[str, Any]]:
         if job.structure not in self._layers:
@@ -105,8 +100,7 @@ class KerasEngine(Engine):
 
     def save_and_load(self, job: Job) -> Native:
         layer, variables = self.layer(job)
-        slots = slots_of(self.adapter, job, variables)
-        self.restore(job, slots, variables)
+        _keras.assign(job, slots_of(self.adapter, job, variables), variables)
         return _keras.save_and_load(self.adapter, job, layer, self.tensors(job))
 
 

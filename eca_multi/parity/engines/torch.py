@@ -75,43 +75,33 @@ class TorchEngine(Engine):
         taps: Native = {}
         with self.listening(self.recorder(jobs[0], taps)), self.precision(jobs[0]):
             returned = forward(calls)
-        results = [
-            self.backward(job, self.named_outputs(job, values), inputs, slots, native, taps)
-            for job, values, (_, _, inputs, _), (_, slots, native) in zip(jobs, returned, calls, loaded, strict=True)
-        ]
+        results = []
+        for job, values, call, (_, slots, native) in zip(jobs, returned, calls, loaded, strict=True):
+            state = {n: native[n].detach().clone() for n, slot in slots.items() if slot.name in job.state}
+            results.append(Computed(self.named_outputs(job, values), slots, state, taps=taps))
+            if job.gradients:
+                self.differentiate(job, call[2], native, results[-1])
         if jobs[0].compiled and not counters["stats"]["unique_graphs"]:
             raise RuntimeError("torch.compile compiled nothing and ran eagerly")
         return results
 
-    def backward(
-        self,
-        job: Job,
-        outputs: Native,
-        inputs: dict[str, torch.Tensor],
-        slots: Mapping[str, Slot],
-        native: Native,
-        taps: Native,
-    ) -> Computed:
-        state = {n: native[n].detach().clone() for n, slot in slots.items() if slot.name in job.state}
-        done = Computed(outputs, slots, state, taps=taps)
-        if not job.gradients:
-            return done
-        weights = {n: native[n] for n, slot in slots.items() if slot.name in job.weights}
-        inputs = {name: tensor for name, tensor in inputs.items() if tensor.requires_grad}
-        heads = {
-            n: t for n, t in outputs.items() if n in job.outputs and isinstance(t, torch.Tensor) and t.requires_grad
-        }
-        differentiable = {name: tensor for name, tensor in taps.items() if tensor.requires_grad}
-        groups = (inputs, weights, differentiable)
+    def differentiate(self, job: Job, inputs: dict[str, torch.Tensor], native: Native, computed: Computed) -> None:
+        """Add the gradients to the results of a forward pass."""
+        weights = {n: native[n] for n, slot in computed.slots.items() if slot.name in job.weights}
+        tensors = {n: t for n, t in computed.outputs.items() if n in job.outputs and isinstance(t, torch.Tensor)}
+        inputs, heads, taps = (
+            {name: tensor for name, tensor in group.items() if tensor.requires_grad}
+            for group in (inputs, tensors, computed.taps)
+        )
+        groups = (inputs, weights, taps)
         leaves = [tensor for group in groups for tensor in group.values()]
         for cotangent in Cotangent:
             cotangents = [self.cotangent(job, name, head, cotangent) for name, head in heads.items()]
             grads = iter(gradients(list(heads.values()), leaves, cotangents))
             by_input, by_weight, by_tap = ({name: next(grads) for name in group} for group in groups)
-            done.input_grads[cotangent], done.weight_grads[cotangent] = by_input, by_weight
+            computed.input_grads[cotangent], computed.weight_grads[cotangent] = by_input, by_weight
             if cotangent is Cotangent.DRAWN:
-                done.tap_grads = by_tap
-        return done
+                computed.tap_grads = by_tap
 
     def cotangent(self, job: Job, name: str, head: torch.Tensor, kind: Cotangent) -> torch.Tensor:
         if kind is Cotangent.ONES or name not in job.cotangents:

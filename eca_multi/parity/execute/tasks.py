@@ -101,9 +101,9 @@ def _nonfinite(spec: Spec, case: Case, drawn: Drawn, dtype: str) -> list[Task]:
     """Set one element of the first float input to NaN, and to infinity."""
     job = base_job(spec, case, drawn, dtype)
     name = next((name for name, array in job.inputs.items() if is_float(array) and array.size), None)
-    spoilt_tasks: list[Task] = []
     if name is None:
-        return spoilt_tasks
+        return []
+    spoilt_tasks = []
     for label, value in NONFINITE.items():
         array = job.inputs[name].copy()
         array.flat[array.size // 3] = value

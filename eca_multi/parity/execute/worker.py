@@ -130,7 +130,7 @@ def _job(request: Request) -> Job:
 
 
 def _answer(engine: Any, request: Request) -> Answer:
-    """Answer one request. This module imports by name what stands above it or needs a framework."""
+    """Answer one request. Modules that stand above this one, or need a framework, are imported by name."""
     if request.do is Do.FINGERPRINT:
         probes = import_module("eca_multi.parity.explain.fingerprints")
         return Measured(request.id, probes.measure(engine.probes))

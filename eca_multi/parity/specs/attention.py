@@ -2,7 +2,7 @@
 
 Keras and Flax bring a layer; in torch and JAX it is the framework's attention function between four projections, since
 a weight map only permutes axes and nn.MultiheadAttention keeps query, key and value in one matrix. There are no biases:
-the key's has no effect on a softmax, and `bf16_gate:BIAS` shows what the gradients of the others do.
+the key's bias has no effect on a softmax, and `bf16_gate:BIAS` shows the gradients of the others.
 """
 
 from collections.abc import Mapping

@@ -5,14 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
-from eca_multi.parity.define.adapters import (
-    JaxAdapter,
-    KerasAdapter,
-    LinenAdapter,
-    NnxAdapter,
-    NumpyAdapter,
-    TorchAdapter,
-)
+from eca_multi.parity.define import adapters
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.spec import Spec, Training
 from eca_multi.parity.define.taps import tap
@@ -55,7 +48,7 @@ class _EcaOnJax(_Eca):
         return _tapping(functional)
 
 
-class Torch(_Eca, TorchAdapter):
+class Torch(_Eca, adapters.TorchAdapter):
     layout = "NC*"
     native = "conv.weight", "1 1 k", "C 1 k"
 
@@ -81,7 +74,7 @@ class Torch(_Eca, TorchAdapter):
             yield
 
 
-class Keras(_Eca, KerasAdapter):
+class Keras(_Eca, adapters.KerasAdapter):
     native = "kernel", "k 1 1", "k 1 C"
 
     def build(self, config: Config) -> Any:
@@ -96,7 +89,7 @@ class Keras(_Eca, KerasAdapter):
         return _tapping(functional, is_faster=lambda *_: False)
 
 
-class Linen(_EcaOnJax, LinenAdapter):
+class Linen(_EcaOnJax, adapters.LinenAdapter):
     native = "params/kernel", "k 1 1", "k 1 C"
 
     def build(self, config: Config) -> Any:
@@ -105,7 +98,7 @@ class Linen(_EcaOnJax, LinenAdapter):
         return ECA(config["k"], shared=config["shared"], channel_axis=self.axis(config), **self.options(config))
 
 
-class Nnx(_EcaOnJax, NnxAdapter):
+class Nnx(_EcaOnJax, adapters.NnxAdapter):
     native = "kernel", "k 1 1", "k 1 C"
 
     def build(self, config: Config) -> Any:
@@ -117,7 +110,7 @@ class Nnx(_EcaOnJax, NnxAdapter):
         return ECA(config["C"], config["k"], shared=config["shared"], **options)
 
 
-class Jax(_EcaOnJax, JaxAdapter):
+class Jax(_EcaOnJax, adapters.JaxAdapter):
     native = "w", "k 1 1", "k 1 C"
 
     def build(self, config: Config) -> Any:
@@ -127,7 +120,7 @@ class Jax(_EcaOnJax, JaxAdapter):
         return lambda inputs, weights: eca(inputs["x"], weights["w"], mask=inputs.get("mask"), **options)
 
 
-class Oracle(NumpyAdapter):
+class Oracle(adapters.NumpyAdapter):
     """The reference, with the error analysis of each stage."""
 
     def solve(self, job: Job) -> Solved:
