@@ -6,15 +6,16 @@ from typing import Any
 import tensorflow as tf
 
 from eca_multi.parity.define.adapters import Adapter
-from eca_multi.parity.define.job import Job, is_float
+from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from . import keras as _keras
-from .base import Computed, Engine, Native
+from .base import Computed, Native
+from .tensorflow import TensorFlowEngine
 from .weight_map import check_trained, slots_of
 
 
-class KerasEngine(Engine):
+class KerasEngine(TensorFlowEngine):
     distributions = ("keras", "tensorflow")
     probes = "keras"
     optimizers = "optimizer_keras"
@@ -73,27 +74,10 @@ class KerasEngine(Engine):
                 outputs = self.named_outputs(job, self.adapter.call(layer, inputs, settings))
             if not job.gradients:
                 return outputs, taps, ()
-            heads = {n: t for n, t in outputs.items() if n in job.outputs and t.dtype.is_floating}
-            weighted = [
-                # An output of a wrong shape gets a verdict, so differentiating it must not raise.
-                tf.cast(cotangents[n], t.dtype)
-                if n in cotangents and cotangents[n].shape == t.shape
-                else tf.ones_like(t)
-                for n, t in heads.items()
-            ]
             leaves = [floats, {n: v.value for n, v in weights.items()}, taps]
-            grads = tape.gradient(
-                list(heads.values()), leaves, weighted, unconnected_gradients=tf.UnconnectedGradients.ZERO
-            )
-            return outputs, taps, grads
+            return outputs, taps, self.gradients(job, tape, outputs, leaves, cotangents)
 
         return run
-
-    def tensors(self, job: Job) -> dict[str, Any]:
-        return {name: self.tensor(array, job.dtype) for name, array in self.native_inputs(job).items()}
-
-    def tensor(self, array: Any, dtype: str) -> Any:
-        return tf.cast(tf.convert_to_tensor(array), dtype) if is_float(array) else tf.convert_to_tensor(array)
 
     def to_numpy(self, tensor: Any) -> Tensor:
         return _keras.to_numpy(tensor)
