@@ -16,18 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from . import numpy_rules as rules
 from .errors import Array, Arrays, check_repeatable, error_budget, whole_or_float64
-from .numpy_rules import (
-    ARITHMETIC_UFUNCS,
-    EXACT_FUNCTIONS,
-    EXACT_UFUNCS,
-    FUNCTIONS,
-    PRODUCTS,
-    absolute,
-    is_float64,
-    root_of_terms,
-    terms_of_product,
-)
 
 Wrap = Callable[[Any], Any]
 
@@ -97,25 +87,25 @@ class NoisyArray(np.ndarray[Any, np.dtype[np.float64]]):
         plain, options = [_plain(a) for a in inputs], {key: _plain(a) for key, a in kwargs.items()}
         magnitude, k = None, 1.0
         name = ufunc.__name__
-        exact = name in EXACT_UFUNCS
+        exact = name in rules.EXACT_UFUNCS
         if noise is not None and not exact:
             quiet = {key: a for key, a in options.items() if key not in ("out", "initial")}
             with np.errstate(all="ignore"):
-                if name in PRODUCTS:
-                    magnitude = absolute(ufunc, method, plain, quiet) * math.sqrt(terms_of_product(name, plain))
+                if name in rules.PRODUCTS:
+                    magnitude = rules.absolute(ufunc, method, plain, quiet) * rules.root_of_products(name, plain)
                 elif method in ("reduce", "accumulate", "reduceat"):
-                    magnitude = absolute(ufunc, method, plain, quiet) * root_of_terms(method, plain, quiet)
-                elif method == "__call__" and name not in ARITHMETIC_UFUNCS:
+                    magnitude = rules.absolute(ufunc, method, plain, quiet) * rules.root_of_terms(method, plain, quiet)
+                elif method == "__call__" and name not in rules.ARITHMETIC_UFUNCS:
                     k = 2.0
         results = getattr(ufunc, method)(*plain, **options)
         if method == "at":
             # The result does not show the number of terms of each element: one rounding of the whole array.
-            if noise is not None and not exact and is_float64(plain[0]):
+            if noise is not None and not exact and rules.is_float64(plain[0]):
                 noise.perturb(name, plain[0])
             return None
         finished = []
         for i, result in enumerate(results if isinstance(results, tuple) else (results,)):
-            if noise is not None and not exact and is_float64(result):
+            if noise is not None and not exact and rules.is_float64(result):
                 out = np.asarray(result)
                 where = options.get("where", True)
                 if method == "__call__" and where is not True:
@@ -132,7 +122,7 @@ class NoisyArray(np.ndarray[Any, np.dtype[np.float64]]):
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         noise = _noise_of(args, kwargs)
         name = func.__name__
-        products = FUNCTIONS.get(name)
+        products = rules.FUNCTIONS.get(name)
         if products is not None:
             plain, options = _plain(args), {key: _plain(a) for key, a in kwargs.items()}
             result = np.asarray(func(*plain, **options))
@@ -143,7 +133,7 @@ class NoisyArray(np.ndarray[Any, np.dtype[np.float64]]):
         before = noise.noised.total() if noise is not None else 0
         result = super().__array_function__(func, types, args, kwargs)
         # NumPy writes many functions in terms of others, which have added their noise by now.
-        if name in EXACT_FUNCTIONS or noise is None or noise.noised.total() > before:
+        if name in rules.EXACT_FUNCTIONS or noise is None or noise.noised.total() > before:
             return self._wrapped(result, noise)
         noise.unknown_ops.add(f"numpy.{name}")
         wrapped = self._wrapped(result, noise)

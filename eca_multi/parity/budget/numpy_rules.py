@@ -40,8 +40,9 @@ def absolute(ufunc: np.ufunc, method: str, inputs: list[Any], options: dict[str,
     return getattr(ufunc, method)(*(np.abs(a) if is_float64(np.asarray(a)) else a for a in inputs), **options)
 
 
-def terms_of_product(name: str, inputs: list[Any]) -> int:
-    return int(np.asarray(inputs[1] if name == "vecmat" else inputs[0]).shape[-1 if name != "vecmat" else -2])
+def root_of_products(name: str, inputs: list[Any]) -> float:
+    """Return the root of the number of products in each result of a matrix product."""
+    return math.sqrt(np.shape(inputs[1])[-2] if name == "vecmat" else np.shape(inputs[0])[-1])
 
 
 def root_of_terms(method: str, inputs: list[Any], options: Mapping[str, Any]) -> Any:

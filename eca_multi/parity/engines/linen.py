@@ -37,12 +37,11 @@ class LinenEngine(JaxEngine):
                 with nn.intercept_methods(intercept):
                     if variables is None:
                         out, new = module.init_with_output(jax.random.key(0), *arguments, **keywords)
-                        changed.update(new)
-                        return out
-                    mutable = [name for name in variables if name != "params"]
-                    out, new = module.apply(variables, *arguments, mutable=mutable, **keywords)
-                    changed.update(new)
-                    return out
+                    else:
+                        mutable = [name for name in variables if name != "params"]
+                        out, new = module.apply(variables, *arguments, mutable=mutable, **keywords)
+                changed.update(new)
+                return out
 
             ordered = {name: inputs[name] for name in job.inputs}  # eval_shape sorts a dict
             return self.adapter.call(layer, ordered, settings), changed

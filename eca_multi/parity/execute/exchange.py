@@ -11,19 +11,8 @@ from eca_multi.parity.define.job import FIELDS, Job, pack_job
 from eca_multi.parity.define.runners import Runner
 from eca_multi.parity.define.tensor import Outputs, Solution
 
-from .messages import (
-    Computed,
-    Do,
-    Done,
-    Greeting,
-    Malformed,
-    Raised,
-    Refused,
-    Request,
-    Tensorless,
-    Unwritten,
-    WrongAdapter,
-)
+from . import messages
+from .messages import Do, Request
 from .pool import Lost, Pool
 from .results import Delivery, write_arrays
 from .tasks import Task
@@ -39,8 +28,8 @@ class Failure:
     reason: str
 
 
-Answered: TypeAlias = Delivery | Tensorless
-Reply: TypeAlias = Greeting | WrongAdapter | Answered | Lost
+Answered: TypeAlias = Delivery | messages.Tensorless
+Reply: TypeAlias = messages.Greeting | messages.WrongAdapter | Answered | Lost
 
 
 class Exchange:
@@ -59,12 +48,12 @@ class Exchange:
         requests = [(runner, [self._request(task) for task in batch]) for runner, batch in batches]
         paths = {request.id: request.out for _, batch in requests for request in batch}
         tasks = dict(zip(paths, (task for _, batch in batches for task in batch), strict=True))
-        with contextlib.closing(self._pool.run(requests)) as messages:  # type: ignore[type-var]  # it is a generator
-            for runner, said in messages:
-                if isinstance(said, Computed):
+        with contextlib.closing(self._pool.run(requests)) as answers:  # type: ignore[type-var]  # it is a generator
+            for runner, said in answers:
+                if isinstance(said, messages.Computed):
                     yield runner, tasks[said.id], Delivery(said, paths[said.id])
-                elif not isinstance(said, Done):
-                    yield runner, tasks[said.id] if isinstance(said, Tensorless) else None, said
+                elif not isinstance(said, messages.Done):
+                    yield runner, tasks[said.id] if isinstance(said, messages.Tensorless) else None, said
 
     def ask(self, runner: Runner, tasks: Sequence[Task]) -> list[Answered | Lost]:
         """Return a worker's answers in the order of the tasks; `Lost` where its end came before the answer."""
@@ -89,7 +78,7 @@ class Exchange:
         """Have runners measure their fingerprints."""
         batches = [(runner, [Request(next(self._numbers), Do.FINGERPRINT)]) for runner in runners]
         for runner, said in self._pool.run(batches):
-            if not isinstance(said, Computed | Done):
+            if not isinstance(said, messages.Computed | messages.Done):
                 yield runner, said
 
     def condemn(self, runner: Runner, reason: str) -> Lost:
@@ -102,7 +91,7 @@ class Exchange:
         for answer in self.ask(runner, [Task("", do, job.case, job, None) for job in jobs]):
             try:
                 results.append(read(answer) if isinstance(answer, Delivery) else failure(answer))
-            except Malformed as error:
+            except messages.Malformed as error:
                 results.append(failure(self.condemn(runner, no_answer(error))))
         return results
 
@@ -129,7 +118,7 @@ def no_answer(fault: object) -> str:
 def failure(answer: Answered | Lost) -> Failure:
     """Return why an answer has no tensors."""
     match answer:
-        case Refused(reason=text) | Raised(text=text) | Unwritten(reason=text):
+        case messages.Refused(reason=text) | messages.Raised(text=text) | messages.Unwritten(reason=text):
             return Failure(last_line(text))
         case Lost():
             return Failure(f"the worker {answer.kind}: {answer.detail.splitlines()[0]}")

@@ -27,36 +27,21 @@ from eca_multi.parity.define.tensor import Outputs, Solution, Tensor
 from eca_multi.parity.engines import ENGINES, REFERENCES
 from eca_multi.parity.engines.base import Unsupported
 
+from . import messages
 from .descendants import MARK, end_marked
-from .messages import (
-    Answer,
-    Computed,
-    Do,
-    Done,
-    Greeting,
-    Measured,
-    Raised,
-    Refused,
-    Request,
-    Said,
-    Unwritten,
-    WrongAdapter,
-    bounded,
-    encode,
-    parse_requests,
-)
+from .messages import Answer, Do, Request, bounded
 from .results import ERRORS, VALUES, write
 from .training import solve_training, train
 
-Send = Callable[[Said], object]
+Send = Callable[[messages.Said], object]
 
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
-    def send(message: Said) -> None:
-        answers.write(encode(message) + "\n")
+    def send(message: messages.Said) -> None:
+        answers.write(messages.encode(message) + "\n")
 
     # Read from now on: importing the engine may take long or hang, and the harness must not wait for a reader.
     lines: queue.Queue[str] = queue.Queue()
@@ -64,12 +49,12 @@ def main() -> None:
     try:
         engine = make_engine(sys.argv[1], sys.argv[2])
     except SpecError as error:
-        send(WrongAdapter(bounded(error)))
+        send(messages.WrongAdapter(bounded(error)))
         sys.exit(str(error))  # the harness shows one line of standard error
-    send(Greeting(engine.versions(), getattr(engine, "kind", ""), dict(engine.adapter.unsupported)))
-    while (requests := parse_requests(lines.get())) is not None:
+    send(messages.Greeting(engine.versions(), getattr(engine, "kind", ""), dict(engine.adapter.unsupported)))
+    while (requests := messages.parse_requests(lines.get())) is not None:
         answer_all(engine, requests, send)
-        send(Done())
+        send(messages.Done())
 
 
 def _read(lines: "queue.Queue[str]") -> None:
@@ -108,7 +93,7 @@ def answer_all(engine: Any, requests: Sequence[Request], send: Send) -> None:
     for request in requests:
         reason = unsupported(engine.adapter.unsupported, request.check, request.job.dtype if request.job else "")
         if reason:
-            send(Refused(request.id, bounded(reason)))
+            send(messages.Refused(request.id, bounded(reason)))
         else:
             (evaluations if request.do is Do.EVALUATE else others).append(request)
     jobs = [_job(request) for request in evaluations]
@@ -133,7 +118,7 @@ def _answer(engine: Any, request: Request) -> Answer:
     """Answer one request. Modules that stand above this one, or need a framework, are imported by name."""
     if request.do is Do.FINGERPRINT:
         probes = import_module("eca_multi.parity.explain.fingerprints")
-        return Measured(request.id, probes.measure(engine.probes))
+        return messages.Measured(request.id, probes.measure(engine.probes))
     job = _job(request)
     if request.do is Do.ROUNDTRIP:
         return _computed(request, {"": engine.roundtrip(job)})
@@ -156,16 +141,16 @@ def _answer(engine: Any, request: Request) -> Answer:
 def _computed(request: Request, groups: Mapping[str, Outputs], **beside: Any) -> Answer:
     """Write tensors and say so."""
     try:
-        return Computed(request.id, write(groups, request.out), **beside)
+        return messages.Computed(request.id, write(groups, request.out), **beside)
     except OSError as error:  # a full disk
-        return Unwritten(request.id, bounded(error))
+        return messages.Unwritten(request.id, bounded(error))
 
 
 def _fault(request: Request, error: Exception) -> Answer:
     if isinstance(error, Unsupported):
-        return Refused(request.id, bounded(error))
+        return messages.Refused(request.id, bounded(error))
     text = error if isinstance(error, SpecError) else "".join(traceback.format_exception(error, limit=-3))
-    return Raised(request.id, bounded(text))
+    return messages.Raised(request.id, bounded(text))
 
 
 if __name__ == "__main__":
