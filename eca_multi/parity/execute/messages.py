@@ -236,14 +236,13 @@ def _table(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _shown(thing: object) -> str:
     """Show the beginning of a line or value."""
-    text = thing[: 4 * _SHOWN].decode(errors="replace").strip() if isinstance(thing, bytes) else _short_repr(thing)
+    if isinstance(thing, bytes):
+        text = thing[: 4 * _SHOWN].decode(errors="replace").strip()
+    elif isinstance(thing, list | dict):
+        text = f"a {type(thing).__name__} of {len(thing)}"
+    else:
+        text = str(thing)[: 2 * _SHOWN]
     return printable(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
-
-
-def _short_repr(thing: object) -> str:
-    if isinstance(thing, int | float | str | Exception | None):
-        return str(thing)[: 2 * _SHOWN]
-    return f"a {type(thing).__name__} of {len(thing)}" if isinstance(thing, list | dict) else type(thing).__name__
 
 
 # On the pipe one field tells a message from all others; these fields have another name there.

@@ -129,7 +129,9 @@ def _answer(engine: Any, request: Request) -> Answer:
         mutants = import_module("eca_multi.parity.mutants.layer").mutants
         by_mutant: dict[str, Outputs | None] = dict(mutants(engine, job))
         applied = {mutant: outputs for mutant, outputs in by_mutant.items() if outputs is not None}
-        return _computed(request, applied, not_applicable=tuple(m for m in by_mutant if m not in applied))
+        return _computed(
+            request, applied, not_applicable=tuple(mutant for mutant in by_mutant if mutant not in applied)
+        )
     solution: Solution = engine.solve(job) if request.do is Do.SOLVE else solve_training(engine, job)
     groups: dict[str, Outputs] = {VALUES: {}, ERRORS: {}}
     for quantity, (value, error) in solution.items():
