@@ -166,9 +166,18 @@ def _limit(budget: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def _framework(name: str) -> str:
-    """Return whose arrays a function takes, which its name says: torch, jax, numpy or tensorflow."""
-    plain = next((known for known in _BASES if name.startswith(known)), None)
-    return plain or str(import_module("eca_multi.parity.engines.functions").backend_of(name))
+    """Return the framework of a function's arrays, from its name; "keras" is the backend of this process."""
+    if plain := next((known for known in _BASES if name.startswith(known)), None):
+        return plain
+    if name in ("tf", "tensorflow", "keras-tensorflow") or name.startswith(("tf-", "tensorflow-")):
+        return "tensorflow"
+    if name.startswith("keras"):
+        return str(import_module("keras").backend.backend())
+    if name.startswith(("linen", "nnx", "flax")):
+        return "jax"
+    raise SpecError(
+        f"functions must have names that start with torch, jax, tensorflow, keras or numpy. Received: {name!r}."
+    )
 
 
 def _reference(functions: Sequence[_Function], wanted: Call | str | None) -> _Function:
@@ -204,7 +213,7 @@ def _engine(function: _Function, like: Mapping[str, Any], engines: Mapping[str, 
 
     base = _BASES.get(function.framework, Adapter)
     adapter = type(function.name, (base,), {"build": lambda self, config: call})()
-    source = engines.get(base.engine, "eca_multi.parity.engines.functions:TensorFlowFunctions")
+    source = engines.get(base.engine, "eca_multi.parity.engines.tensorflow:TensorFlowEngine")
     module, _, cls = source.partition(":")
     return getattr(import_module(module), cls)(adapter)
 

@@ -270,7 +270,7 @@ def test_a_case_changes_sizes_axes_and_weights():
     assert drawn.inputs["x"].shape == (2, 5, 4)
     assert drawn.inputs["mask"].shape == (2, 4)
     assert drawn.weights["w"].shape == (7,)
-    assert drawn.axes == {"x": ("N", "C", "L"), "mask": ("N", "L"), "y": ("N", "C", "L")}
+    assert drawn.axes == {"x": ("N", "C", "L"), "mask": ("N", "L"), "w": ("k",)}
 
 
 def test_a_case_draws_its_own_data_and_cotangent_beside_the_drawn_ones():

@@ -14,7 +14,6 @@ from eca_multi import parity
 from eca_multi.parity import CHECKS, Case, NumpyAdapter, Runner, Spec, Training, Verdict
 from eca_multi.parity.define.job import results_of
 from eca_multi.parity.define.tensor import Kind, Quantity, Tensor
-from eca_multi.parity.execute.check_answers import TRAINED, check_trained
 from eca_multi.parity.execute.messages import (
     LONGEST,
     TEXT,
@@ -29,7 +28,7 @@ from eca_multi.parity.execute.messages import (
 )
 from eca_multi.parity.execute.session import Results
 from eca_multi.parity.execute.tasks import tasks
-from eca_multi.parity.execute.training import PERTURBED, marks
+from eca_multi.parity.execute.training import PERTURBED, TRAINED, check_trained, marks
 from eca_multi.parity.judge.drift import measure_drift
 from eca_multi.parity.judge.verdicts import Judge
 from tests.support.forged_worker import CONTROL, FORGED

@@ -8,9 +8,9 @@ import pytest
 from eca_multi.parity import Case, NumpyAdapter, Spec, SpecError
 from eca_multi.parity.define.runners import Runner, reference_of
 from eca_multi.parity.define.tensor import Kind, Quantity, Tensor
-from eca_multi.parity.execute.exchange import Delivery
 from eca_multi.parity.execute.messages import Computed, Do, Greeting, Malformed, Raised, Refused
 from eca_multi.parity.execute.pool import Lost
+from eca_multi.parity.execute.results import Delivery
 from eca_multi.parity.execute.session import Results, Session, Unsolved
 from eca_multi.parity.execute.tasks import tasks
 

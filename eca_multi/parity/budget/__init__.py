@@ -1,1 +1,1 @@
-"""How far a right result may be off: the reference in float64, by analysis or re-run with rounding noise."""
+"""Error budgets: the reference in float64, with its own error analysis or re-run with rounding noise."""

@@ -1,4 +1,4 @@
-"""Operations that round several times inside, written out as those steps."""
+"""The steps of operations that round several times inside."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from eca_multi.parity.engines._private_torch import get_decompositions
 
 aten = torch.ops.aten
 
-# Taken apart although PyTorch counts some of them among its core operations.
+# Decomposed here, although PyTorch counts some of them among its core operations.
 COMPOSITE = (
     aten._softmax,
     aten._log_softmax,
@@ -37,25 +37,15 @@ def _moments(x: torch.Tensor, dim: Any, correction: float | None, keepdim: bool)
     return total / max(count, 0), centre if keepdim or not dims else centre.reshape(total.shape)
 
 
-def _var(x: torch.Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> torch.Tensor:
-    return _moments(x, dim, correction, keepdim)[0]
+def _of_moments(result: Callable[[torch.Tensor, torch.Tensor], Any]) -> Callable[..., Any]:
+    def decomposed(x: torch.Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Any:
+        return result(*_moments(x, dim, correction, keepdim))
 
-
-def _std(x: torch.Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> torch.Tensor:
-    return _moments(x, dim, correction, keepdim)[0].sqrt()
-
-
-def _var_mean(x: torch.Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Any:
-    return _moments(x, dim, correction, keepdim)
-
-
-def _std_mean(x: torch.Tensor, dim: Any = None, *, correction: float | None = None, keepdim: bool = False) -> Any:
-    var, mean = _moments(x, dim, correction, keepdim)
-    return var.sqrt(), mean
+    return decomposed
 
 
 def _addmm(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: float = 1, alpha: float = 1) -> torch.Tensor:
-    """As PyTorch's own, which multiplies by 1 and so would round."""
+    """Unlike PyTorch's decomposition, do not multiply by 1, since the product would get noise."""
     product = a.mm(b) if alpha == 1 else alpha * a.mm(b)
     return product + (bias if beta == 1 else beta * bias)
 
@@ -63,7 +53,7 @@ def _addmm(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: float 
 def _normalised(
     x: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """As x * scale + shift: of the forms in use, the one that loses most where x is near its mean."""
+    """Return x * scale + shift, which of the usual forms loses most where x is near its mean."""
     scale = scale if weight is None else scale * weight
     shift = -(mean * scale)
     return x * scale + (shift if bias is None else shift + bias)
@@ -122,7 +112,7 @@ def _batch_norm(
 
 @cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Return PyTorch's decompositions, and ours where its own end in an operation that is none, or round too little."""
+    """Return PyTorch's decompositions, and ours where PyTorch's are incomplete or round too rarely."""
     return {
         **torch.export.default_decompositions(),
         **get_decompositions(COMPOSITE),
@@ -139,8 +129,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
             *_batch_norm(x, w, b, mean, var, True, momentum, eps),
             x.new_empty(0, dtype=torch.uint8),
         ),
-        aten.var.correction: _var,
-        aten.std.correction: _std,
-        aten.var_mean.correction: _var_mean,
-        aten.std_mean.correction: _std_mean,
+        aten.var.correction: _of_moments(lambda var, mean: var),
+        aten.std.correction: _of_moments(lambda var, mean: var.sqrt()),
+        aten.var_mean.correction: _of_moments(lambda var, mean: (var, mean)),
+        aten.std_mean.correction: _of_moments(lambda var, mean: (var.sqrt(), mean)),
     }

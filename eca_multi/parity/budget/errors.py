@@ -1,4 +1,4 @@
-"""From re-runs with rounding noise to the error that each element may have, for PyTorch and NumPy alike."""
+"""The error budget of each element, from re-runs with rounding noise, for PyTorch and NumPy alike."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Arrays = dict[Any, Array]  # by the name or quantity that an evaluation gives them
 
-# Stands for any error at all: a re-run is not finite where the reference is, so the layer is at the edge of where it is
-# defined, and a correct one may go either way. Divided, so that c * E does not overflow.
+# Allows any error: a re-run is not finite where the reference is, so the input lies at the edge of the layer's domain,
+# and a correct layer may go either way. Divided, so that c * E does not overflow.
 UNBOUNDED = float(np.finfo(np.float64).max) / 1024
 
 
@@ -19,15 +19,15 @@ def words(text: str) -> frozenset[str]:
 
 
 def whole_or_float64(values: Any) -> Array:
-    """Copy values to float64; integers and booleans, which are judged exactly, keep their dtype."""
+    """Copy values to float64; integers and booleans keep their dtype, since a verdict on them is exact."""
     return np.array(values, None if np.asarray(values).dtype.kind in "biu" else np.float64)
 
 
 def error_budget(reference: Arrays, runs: Iterable[Arrays], u: float, tiny: float) -> Arrays:
     """Return max(u * |reference| + tiny, max |run - reference|), element by element.
 
-    Where the reference is not finite, E is NaN: those elements are judged by what they are. Where it is and a run is
-    not, E is UNBOUNDED.
+    E is NaN where the reference is not finite: no verdict needs it there. E is UNBOUNDED where the reference is finite
+    and a run is not.
     """
     reference = {name: r.astype(np.float64) for name, r in reference.items()}
     errors = {name: np.asarray(u * np.abs(r) + tiny) for name, r in reference.items()}

@@ -1,4 +1,4 @@
-"""Operations linear in their tensors: a result is a sum of n products, and gets noise of sqrt(n) of them."""
+"""Operations linear in their tensors: a sum of n products gets noise in proportion to sqrt(n)."""
 
 import math
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def _sums(terms: Callable[..., float | torch.Tensor]) -> Rule:
 
 
 def _convolution(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -> Any:
-    """The bias is added by itself: most frameworks round in between."""
+    """Add the bias in a step of its own: most frameworks round before it."""
     x, weight, bias, stride, padding, dilation, transposed, *rest = args
     out = func(x, weight, None, stride, padding, dilation, transposed, *rest)
     if not mode.quiet and out.numel():
@@ -60,7 +60,7 @@ def _convolution_backward(mode: Mode, func: OpOverload, args: Args, kwargs: dict
 
 
 def _contributions(weight: torch.Tensor, stride: list[int]) -> int:
-    """Count the taps of a kernel that reach one position of a map that it was spread over."""
+    """Count the kernel's elements that add to one position of a transposed convolution."""
     size = weight.shape[2:]
     strides = stride if len(stride) == len(size) else list(stride) * len(size)
     return math.prod(math.ceil(k / s) for k, s in zip(size, strides, strict=True))
@@ -90,17 +90,16 @@ def _position(func: OpOverload, out: torch.Tensor, x: torch.Tensor, dim: int, *_
 
 
 def _multiplicity(func: OpOverload, out: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Count what is added up, by adding ones."""
+    """Count the terms of each sum: the sum of ones."""
     ones = tree_map(lambda a: torch.ones_like(a) if is_float64(a) else a, args)
     counts: torch.Tensor = func(*ones, **kwargs)
     return counts.abs().clamp_(min=1)
 
 
 def _scattered(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -> Any:
-    """Writing to places adds only where `accumulate` or `reduce` says so."""
-    names = [a.name for a in func._schema.arguments]
-    given = dict(zip(names, args, strict=False)) | kwargs
-    adds = given.get("accumulate", False) or given.get("reduce") not in (None, "amax", "amin")
+    """A scatter adds only if `accumulate` or `reduce` says so."""
+    named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+    adds = named.get("accumulate", False) or named.get("reduce") not in (None, "amax", "amin")
     return (_sums(_multiplicity) if adds else exact)(mode, func, args, kwargs)
 
 

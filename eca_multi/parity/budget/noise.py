@@ -1,4 +1,4 @@
-"""Rounding noise in PyTorch: the error budget of an arbitrary layer, forwards and backwards, from its float64 re-runs.
+"""Rounding noise in PyTorch: the error budget of any layer, forwards and backwards, from its float64 re-runs.
 
 Under `RoundingNoise` each elementary aten operation on float64 tensors, of the forward pass and of autograd's backward
 pass, gives
@@ -7,14 +7,14 @@ pass, gives
 
 with `u` the unit roundoff of the dtype under test, `u_acc` that of its accumulator, `tiny` its smallest normal number,
 and k = 1 or, for transcendental functions, 2. The second term is for sums of n products only (reductions, matrix
-products, convolutions, pools, scattered additions); op(|in|) is what the sum would be without cancellation. What copies
-or selects gets none. What rounds several times inside (norms, softmax, gelu, losses, attention) is taken apart, so that
-each step gets its noise: frameworks fuse these differently.
+products, convolutions, pools, scattered additions); op(|in|) is the sum without cancellation. An operation that copies
+or selects gets no noise. One that rounds several times inside (norms, softmax, gelu, losses, attention) is decomposed,
+so that each step gets its noise: frameworks fuse these steps differently.
 
-`tiny` stands for flushing to zero, which changes no sign and leaves zero alone; hence the minimum. It keeps roots and
-logarithms of small numbers finite.
+The term with `tiny` stands for flushing to zero. The minimum keeps zeros and signs, and so keeps roots and logarithms
+of small numbers finite.
 
-How far the re-runs stray from the clean one is, up to second-order terms, how far a correct implementation may.
+Up to second-order terms, a correct implementation strays from the clean run no further than the noisy runs do.
 """
 
 import random
@@ -37,14 +37,13 @@ aten = torch.ops.aten
 class RoundingNoise(TorchDispatchMode):
     """Add rounding noise to every float64 operation of a `with` block; see the module's formula.
 
-    `evaluate` must not draw random numbers: a mask is an input. Casts to a lower precision stay in float64, so that the
-    reference of a layer that says `.float()` is one. Scaled dot-product attention takes its unfused path meanwhile.
+    The block must not draw random numbers: a mask is an input. Casts to a lower precision stay in float64, since a
+    layer may call `.float()`. Scaled dot-product attention takes its unfused path.
 
     Attributes:
         noised: How often each operation got noise.
-        unknown_ops: Operations that no table knows; their results got the noise of one rounding.
-        quiet: Add none, for the clean run. Random operations, such as the initialisers of a layer that is built at its
-            first use, pass.
+        unknown_ops: Operations that no table has; their results got the noise of one rounding.
+        quiet: Add no noise, for the clean run. Random operations may run then: a lazy layer initialises itself.
     """
 
     def __init__(self, u: float, u_acc: float, tiny: float, generator: torch.Generator) -> None:
@@ -76,13 +75,13 @@ class RoundingNoise(TorchDispatchMode):
         self, func: OpOverload, types: Any, args: Args = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        # In the backward pass a cast to float32 belongs to a float32 leaf, which needs it.
-        if kwargs.get("dtype") in LOWER and has_float64(args) and current_graph_task_id() == -1:
+        # In the backward pass a cast to float32 belongs to a float32 leaf, which needs the cast.
+        if kwargs.get("dtype") in LOWER and any(map(is_float64, args)) and current_graph_task_id() == -1:
             kwargs = {**kwargs, "dtype": torch.float64}
         return rule(func)(self, func, args, kwargs)
 
     def budget(self, evaluate: Callable[[], dict[Any, torch.Tensor]], samples: int = 16) -> tuple[Arrays, Arrays]:
-        """As the function `budget`, which makes the mode; here the mode's attributes can be read afterwards."""
+        """Do the work of the function `budget`, which makes a mode."""
         clean = self._run(evaluate, quiet=True)
         errors = error_budget(clean, (self._run(evaluate) for _ in range(samples)), self.u, self.tiny)
         check_repeatable(clean, self._run(evaluate, quiet=True), errors)
@@ -95,7 +94,7 @@ class RoundingNoise(TorchDispatchMode):
                 tensors = evaluate()
         finally:
             self.quiet = False
-        # A copy: an evaluation may return a tensor that the next one writes into.
+        # A copy: an evaluation may return a tensor that the next evaluation writes into.
         return {name: whole_or_float64(t.detach().cpu().resolve_conj().numpy()) for name, t in tensors.items()}
 
     def perturb(
@@ -124,7 +123,7 @@ class RoundingNoise(TorchDispatchMode):
         for chunk, *magnitude in [parts] if fits else zip(*(p.split(signs.chunk) for p in parts), strict=True):
             size, device = chunk.numel(), chunk.device
             flushed = chunk.clamp(-self.tiny, self.tiny).mul_(signs.draw(size, device))
-            # As a factor, which leaves infinities as they are; after the flush, which may have left exactly zero.
+            # As a factor, which keeps infinities; after the flush, which may have given exactly zero.
             chunk.add_(flushed).mul_(signs.draw(size, device, k))
             for terms in magnitude:
                 terms = terms.nan_to_num(0.0, 0.0, 0.0)  # infinite where chunk is, and inf - inf would be NaN
@@ -132,9 +131,9 @@ class RoundingNoise(TorchDispatchMode):
 
 
 class _Signs:
-    """Random signs, and 1 + k * u * sign, from one table read at random places: drawing them costs most otherwise."""
+    """Random signs, and 1 + k * u * sign, from random places of one table: drawing each sign would cost most."""
 
-    chunk = 2**18  # of 2 MB, so that the passes over a chunk find it in the cache
+    chunk = 2**18  # of 2 MB, so that it stays in the cache
 
     def __init__(self, u: float, generator: torch.Generator) -> None:
         self._u = u
@@ -161,29 +160,25 @@ def budget(
     samples: int = 16,
     seed: int = 0,
 ) -> tuple[Arrays, Arrays]:
-    """Return the float64 reference of `evaluate` and how far, element by element, rounding may carry one from it.
+    """Return the float64 reference of `evaluate`, and how far rounding may carry each element from the reference.
 
     Args:
-        evaluate: Computes named tensors in float64, forwards and backwards, from the same inputs at each call: it must
-            not draw random numbers nor keep state (running statistics are inputs). It is called samples + 2 times.
+        evaluate: Computes named tensors in float64, forwards and backwards, from the same inputs at each of samples + 2
+            calls. It must not draw random numbers nor keep state: running statistics are inputs.
         u: Unit roundoff of the dtype under test.
         u_acc: Unit roundoff of its accumulator.
         tiny: Smallest normal number of the dtype.
         samples: Number of noisy runs.
-        seed: Of the noise; the same one gives the same budget.
+        seed: Of the noise; the same seed gives the same budget.
 
     Returns:
-        (reference, E), both by name and in float64; integers and booleans of the reference stay what they are. E is
+        (reference, E), both by name and in float64; integers and booleans of the reference keep their dtype. E is
         positive and finite where the reference is finite, and NaN elsewhere.
 
     Raises:
         RuntimeError: An operation draws random numbers, or two clean runs differ.
     """
     return RoundingNoise(u, u_acc, tiny, torch.Generator().manual_seed(seed)).budget(evaluate, samples)
-
-
-def has_float64(args: Args) -> bool:
-    return any(is_float64(a) for a in args)
 
 
 def _flat(parts: list[torch.Tensor]) -> list[torch.Tensor] | None:

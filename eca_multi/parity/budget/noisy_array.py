@@ -1,12 +1,12 @@
-"""Rounding noise in NumPy: the error budget of a reference that is written in float64 NumPy, from its re-runs.
+"""Rounding noise in NumPy: the error budget of a reference in float64 NumPy, from its re-runs.
 
-A `NoisyArray` is an ndarray whose operations give what noise.py gives in PyTorch: each float64 result moves by
+A `NoisyArray` is an ndarray whose operations get the noise of noise.py: each float64 result moves by
 
     xi * (k * u * |out| + u_acc * sqrt(n) * op(|in|) + min(tiny, |out|)),    xi = +1 or -1 per element and term
 
-The reference must compute with NumPy functions on arrays that come from `wrap`. What leaves them is not followed:
-`np.asarray(x)` (`np.asanyarray(x)` is), `math.sqrt(x)`, `float(x)`, `x.astype(np.float32)`, complex numbers, and
-`out = np.zeros(shape); out[i] = x` (`np.zeros_like(x)` is).
+The reference must compute with NumPy functions on arrays that come from `wrap`. Noise ends at `np.asarray(x)` (not at
+`np.asanyarray(x)`), `math.sqrt(x)`, `float(x)`, `x.astype(np.float32)`, complex numbers, and at
+`out = np.zeros(shape); out[i] = x` (not at `np.zeros_like(x)`).
 """
 
 import math
@@ -16,18 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from . import numpy_rules as rules
 from .errors import Array, Arrays, check_repeatable, error_budget, whole_or_float64
-from .numpy_rules import (
-    ARITHMETIC_UFUNCS,
-    EXACT_FUNCTIONS,
-    EXACT_UFUNCS,
-    FUNCTIONS,
-    PRODUCTS,
-    absolute,
-    is_float64,
-    root_of_terms,
-    terms_of_product,
-)
 
 Wrap = Callable[[Any], Any]
 
@@ -37,7 +27,7 @@ class Noise:
 
     Attributes:
         noised: How often each operation got noise.
-        unknown_ops: Functions that no table knows and that NumPy computes in one piece; they count as one rounding.
+        unknown_ops: Functions that no table has and that NumPy computes in one piece; they count as one rounding.
     """
 
     def __init__(self, u: float, u_acc: float, tiny: float, seed: int) -> None:
@@ -46,10 +36,6 @@ class Noise:
         self.unknown_ops: set[str] = set()
         self._rng = np.random.default_rng(seed)
         self._table = self._draw(2**17)
-
-    @property
-    def count(self) -> int:
-        return sum(self.noised.values())
 
     def wrap(self, values: Any) -> "NoisyArray":
         """Return a copy whose operations are noisy."""
@@ -64,7 +50,7 @@ class Noise:
         self.noised[name] += 1
         with np.errstate(all="ignore"):
             out += np.clip(out, -self.tiny, self.tiny) * self._signs(out.shape)
-            out *= 1.0 + k * self.u * self._signs(out.shape)  # as a factor, which leaves infinities as they are
+            out *= 1.0 + k * self.u * self._signs(out.shape)  # as a factor, which keeps infinities
             if magnitude is not None:
                 terms = np.nan_to_num(magnitude, nan=0.0, posinf=0.0, neginf=0.0)
                 out += self.u_acc * terms * self._signs(out.shape)
@@ -73,7 +59,7 @@ class Noise:
         return 1.0 - 2.0 * self._rng.integers(0, 2, size).astype(np.float64)
 
     def _signs(self, shape: tuple[int, ...]) -> Array:
-        """Read signs from the table at a random place: drawing them costs most otherwise."""
+        """Read signs from a random place of the table: drawing each sign would cost most."""
         size = math.prod(shape)
         while 2 * size > self._table.size:
             self._table = np.concatenate([self._table, self._draw(self._table.size)])
@@ -83,7 +69,7 @@ class Noise:
 
 
 class NoisyArray(np.ndarray[Any, np.dtype[np.float64]]):
-    """A float64 array whose operations are followed by rounding noise."""
+    """A float64 array whose operations get rounding noise."""
 
     noise: Noise | None = None
 
@@ -101,25 +87,25 @@ class NoisyArray(np.ndarray[Any, np.dtype[np.float64]]):
         plain, options = [_plain(a) for a in inputs], {key: _plain(a) for key, a in kwargs.items()}
         magnitude, k = None, 1.0
         name = ufunc.__name__
-        exact = name in EXACT_UFUNCS
+        exact = name in rules.EXACT_UFUNCS
         if noise is not None and not exact:
             quiet = {key: a for key, a in options.items() if key not in ("out", "initial")}
             with np.errstate(all="ignore"):
-                if name in PRODUCTS:
-                    magnitude = absolute(ufunc, method, plain, quiet) * math.sqrt(terms_of_product(name, plain))
+                if name in rules.PRODUCTS:
+                    magnitude = rules.absolute(ufunc, method, plain, quiet) * rules.root_of_products(name, plain)
                 elif method in ("reduce", "accumulate", "reduceat"):
-                    magnitude = absolute(ufunc, method, plain, quiet) * root_of_terms(method, plain, quiet)
-                elif method == "__call__" and name not in ARITHMETIC_UFUNCS:
+                    magnitude = rules.absolute(ufunc, method, plain, quiet) * rules.root_of_terms(method, plain, quiet)
+                elif method == "__call__" and name not in rules.ARITHMETIC_UFUNCS:
                     k = 2.0
         results = getattr(ufunc, method)(*plain, **options)
         if method == "at":
-            # What was added where is not known from the result: one rounding of all that it wrote into.
-            if noise is not None and not exact and is_float64(plain[0]):
+            # The result does not show the number of terms of each element: one rounding of the whole array.
+            if noise is not None and not exact and rules.is_float64(plain[0]):
                 noise.perturb(name, plain[0])
             return None
         finished = []
         for i, result in enumerate(results if isinstance(results, tuple) else (results,)):
-            if noise is not None and not exact and is_float64(result):
+            if noise is not None and not exact and rules.is_float64(result):
                 out = np.asarray(result)
                 where = options.get("where", True)
                 if method == "__call__" and where is not True:
@@ -136,7 +122,7 @@ class NoisyArray(np.ndarray[Any, np.dtype[np.float64]]):
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         noise = _noise_of(args, kwargs)
         name = func.__name__
-        products = FUNCTIONS.get(name)
+        products = rules.FUNCTIONS.get(name)
         if products is not None:
             plain, options = _plain(args), {key: _plain(a) for key, a in kwargs.items()}
             result = np.asarray(func(*plain, **options))
@@ -144,10 +130,10 @@ class NoisyArray(np.ndarray[Any, np.dtype[np.float64]]):
                 size, n = products(func, plain, {key: a for key, a in options.items() if key != "out"})
                 noise.perturb(name, result, 1.0, size * math.sqrt(n))
             return self._wrapped(kwargs.get("out", result), noise)
-        before = noise.count if noise is not None else 0
+        before = noise.noised.total() if noise is not None else 0
         result = super().__array_function__(func, types, args, kwargs)
         # NumPy writes many functions in terms of others, which have added their noise by now.
-        if name in EXACT_FUNCTIONS or noise is None or noise.count > before:
+        if name in rules.EXACT_FUNCTIONS or noise is None or noise.noised.total() > before:
             return self._wrapped(result, noise)
         noise.unknown_ops.add(f"numpy.{name}")
         wrapped = self._wrapped(result, noise)
@@ -158,7 +144,7 @@ class NoisyArray(np.ndarray[Any, np.dtype[np.float64]]):
 
     @classmethod
     def _wrapped(cls, value: Any, noise: Noise | None) -> Any:
-        """Return a float64 result as a NoisyArray on the same memory, 0-d instead of a scalar, and others plain."""
+        """Return a float64 result as a NoisyArray on the same memory, 0-d for a scalar, and others plain."""
         if isinstance(value, tuple) and not hasattr(value, "_fields"):
             return tuple(cls._wrapped(v, noise) for v in value)
         if isinstance(value, list):
@@ -181,20 +167,10 @@ def budget_numpy(
     samples: int = 16,
     seed: int = 0,
 ) -> tuple[Arrays, Arrays]:
-    """Return the float64 reference of `evaluate` and how far, element by element, rounding may carry one from it.
+    """Return the float64 reference of `evaluate`, and how far rounding may carry each element from the reference.
 
-    Args:
-        evaluate: Computes named arrays in NumPy from the same inputs at each call, each input passed through the
-            function that it is given. It must not draw random numbers nor keep state. Called samples + 2 times.
-        u: Unit roundoff of the dtype under test.
-        u_acc: Unit roundoff of its accumulator.
-        tiny: Smallest normal number of the dtype.
-        samples: Number of noisy runs.
-        seed: Of the noise; the same one gives the same budget.
-
-    Returns:
-        (reference, E), both by name and in float64; integers and booleans of the reference stay what they are. E is
-        positive and finite where the reference is finite, and NaN elsewhere.
+    Arguments and results are those of `noise.budget`, but for `evaluate`: evaluate(wrap) computes named arrays in NumPy
+    from the same inputs at each call, each of which it passes through `wrap`.
 
     Raises:
         RuntimeError: No operation was seen, or two clean runs differ.
@@ -216,7 +192,7 @@ def budget_numpy(
 
 
 def plain_array(values: Any) -> Array:
-    """Copy an array to float64: what `wrap` does in a run without noise."""
+    """Copy an array to float64: the `wrap` of a run without noise."""
     return np.array(values, np.float64)
 
 
@@ -224,10 +200,8 @@ def _noise_of(args: Any, kwargs: Mapping[str, Any]) -> Noise | None:
     for value in (*args, *kwargs.values()):
         if isinstance(value, NoisyArray) and value.noise is not None:
             return value.noise
-        if isinstance(value, (tuple, list)):
-            found = _noise_of(value, {})
-            if found is not None:
-                return found
+        if isinstance(value, (tuple, list)) and (inner := _noise_of(value, {})) is not None:
+            return inner
     return None
 
 

@@ -1,4 +1,4 @@
-"""A NumPy function in float64 as the oracle: with its own error analysis, or else re-run with rounding noise."""
+"""A NumPy function in float64 as the oracle, with its own error analysis or else re-run with rounding noise."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ from .noisy_array import budget_numpy
 
 
 class NumpyReference(NumpyEngine):
-    """The reference of a run, where its adapter is a NumPy function."""
+    """The reference of a run whose adapter is a NumPy function."""
 
     adapter: NumpyAdapter
 
@@ -41,7 +41,7 @@ class NumpyReference(NumpyEngine):
         return {quantity: value for quantity, (value, _) in self.solve(job, samples=0).items()}
 
     def perturbed(self, job: Job, seed: int) -> dict[Quantity, np.ndarray]:
-        """Return the reference moved by up to its error."""
+        """Return the reference, each element moved by its error."""
         rng = np.random.default_rng(seed)
         solved = self.solve(job, samples=4)
         return {q: value + error * rng.choice([-1.0, 1.0], value.shape) for q, (value, error) in solved.items()}

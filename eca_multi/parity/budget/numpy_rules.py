@@ -1,4 +1,4 @@
-"""What NumPy's operations do: which copy or select, which round once, and of how many products a result is a sum."""
+"""NumPy's operations: those that copy or select, those that round once, and the number of products in each sum."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,15 +13,9 @@ EXACT_UFUNCS = words(
     "negative positive absolute fabs sign maximum minimum fmax fmin floor ceil trunc rint copysign heaviside conjugate "
     "nextafter spacing clip frexp modf"
 )
-
-
-# Rounded once; any other elementwise operation counts as transcendental.
+# Elementwise operations that round once; all others count as transcendental.
 ARITHMETIC_UFUNCS = words("add subtract multiply divide reciprocal sqrt square fmod remainder floor_divide ldexp")
-
-
 PRODUCTS = words("matmul vecdot matvec vecmat")
-
-
 # Functions that copy, select or make arrays.
 EXACT_FUNCTIONS = words(
     """
@@ -46,8 +40,9 @@ def absolute(ufunc: np.ufunc, method: str, inputs: list[Any], options: dict[str,
     return getattr(ufunc, method)(*(np.abs(a) if is_float64(np.asarray(a)) else a for a in inputs), **options)
 
 
-def terms_of_product(name: str, inputs: list[Any]) -> int:
-    return int(np.asarray(inputs[1] if name == "vecmat" else inputs[0]).shape[-1 if name != "vecmat" else -2])
+def root_of_products(name: str, inputs: list[Any]) -> float:
+    """Return the root of the number of products in each result of a matrix product."""
+    return math.sqrt(np.shape(inputs[1])[-2] if name == "vecmat" else np.shape(inputs[0])[-1])
 
 
 def root_of_terms(method: str, inputs: list[Any], options: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What a rule is: how an operation is computed under rounding noise, and the rules that others are made of."""
+"""A rule computes an operation under rounding noise; here are its type and the simplest rules."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Mode(Protocol):
-    """What rules need of `RoundingNoise`, which is a context too: what runs within it gets its noise."""
+    """The part of `RoundingNoise` that rules need; as a context it gives noise to the operations within."""
 
     quiet: bool
     unknown_ops: set[str]

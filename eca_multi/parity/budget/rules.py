@@ -1,4 +1,4 @@
-"""Which rule an aten operation gets under rounding noise."""
+"""The choice of a rule for each aten operation under rounding noise."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -15,7 +15,7 @@ from .plain_rules import Args, Mode, Rule, exact, rounded, tensors_of
 
 aten = torch.ops.aten
 
-# Values are copied, selected or compared: every result is one of the inputs, its negative, or a constant.
+# Operations that copy, select or compare: every result is an input, its negative, or a constant.
 EXACT = words(
     """
     clone copy _to_copy alias lift_fresh lift_fresh_copy lift contiguous convert_element_type _conj_physical device_put
@@ -37,15 +37,13 @@ EXACT = words(
     requires_grad tensor linspace item _local_scalar_dense is_same_size equal record_stream pin_memory _pin_memory
     """
 )
-
-
-# Rounded once; any other elementwise operation counts as transcendental.
+# Elementwise operations that round once; all others count as transcendental.
 ARITHMETIC = words("add sub rsub mul div reciprocal sqrt square fmod remainder floor_divide leaky_relu softshrink")
 
 
 @cache
 def rule(func: OpOverload) -> Rule:
-    """Return what to do for an operation. The order matters: an exact or a linear one may have a decomposition too."""
+    """Return the rule of an operation. The order matters: an exact or linear operation may have a decomposition too."""
     name, schema = func._opname, func._schema
     writes = any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
     base = name.removesuffix("_") if writes else name
@@ -85,12 +83,12 @@ def _unknown(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -
     out = func(*args, **kwargs)
     if any(t.is_floating_point() or t.is_complex() for t in tensors_of(out)):
         mode.unknown_ops.add(func._schema.name)
-    given = list(tensors_of((args, kwargs)))
+    arguments = list(tensors_of((args, kwargs)))
 
     def noisy(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        fresh = value.clone() if any(is_alias_of(value, t) for t in given) else value
+        fresh = value.clone() if any(is_alias_of(value, t) for t in arguments) else value
         mode.perturb(func, fresh)
         return fresh
 
@@ -104,7 +102,7 @@ def _decomposed(steps: Callable[..., Any], mode: Mode, func: OpOverload, args: A
 
 
 def _in_place(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -> Any:
-    """Compute the functional form with its noise, and copy that into what the operation writes to."""
+    """Compute the functional form with its noise, and copy the result into the operation's targets."""
     written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     named = {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)} | kwargs
     targets = [t for name in written for t in tree_iter(named[name]) if isinstance(t, torch.Tensor)]

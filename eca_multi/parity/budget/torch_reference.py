@@ -18,20 +18,20 @@ from eca_multi.parity.engines.weight_map import Slot
 
 from .noise import RoundingNoise, budget
 
-Keep = Callable[[torch.Tensor], object]  # takes the gradient that arrived at a tap
+Keep = Callable[[torch.Tensor], object]  # keeps the gradient that arrives at a tap
 
 
 class TorchReference(TorchEngine):
-    """A torch adapter in float64. Its error comes from re-runs with rounding noise after every operation."""
+    """A torch adapter in float64, whose error comes from re-runs with rounding noise after every operation."""
 
     kind = "stochastic"
     _backward: dict[Quantity, torch.Tensor]
     _narrows = False
 
-    def solve(self, job: Job, samples: int = 16) -> Solution:
-        """Return the reference and the error E of each result; a tap in `job.given` is put in the tap's place."""
+    def solve(self, job: Job) -> Solution:
+        """Return the reference and the error E of each result; a tap in `job.given` replaces the layer's."""
         wide, levels = self._widened(job), rounding(job.dtype)
-        values, errors = budget(lambda: self._tensors(wide), levels.u, U_ACC, levels.tiny, samples=samples)
+        values, errors = budget(lambda: self._tensors(wide), levels.u, U_ACC, levels.tiny)
         return {quantity: (values[quantity], errors[quantity]) for quantity in values}
 
     def exact(self, job: Job) -> dict[Quantity, np.ndarray]:
@@ -65,7 +65,7 @@ class TorchReference(TorchEngine):
         return {**results, **self._backward}
 
     def recorder(self, job: Job, taps: Native) -> Recorder | None:
-        """Keep each tap's own value and gradient, and go on with those of `job.given` where it has them."""
+        """Keep each tap's value and gradient, and go on with those of `job.given` where it has them."""
 
         def record(name: str, value: torch.Tensor) -> torch.Tensor:
             taps[name] = value
@@ -73,16 +73,15 @@ class TorchReference(TorchEngine):
             if forward not in job.given and backward not in job.given:
                 return value
             substitutes = job.given.get(forward), job.given.get(backward)
-            going_on: torch.Tensor = _Substitute.apply(
-                value, *substitutes, partial(self._backward.setdefault, backward)
-            )
-            return going_on
+            keep = partial(self._backward.setdefault, backward)
+            substitute: torch.Tensor = _Substitute.apply(value, *substitutes, keep)
+            return substitute
 
         return record if job.taps else None
 
 
 class _Substitute(torch.autograd.Function):
-    """Puts arrays in the place of a tap's value and of its gradient, and keeps the gradient that arrived."""
+    """Replaces a tap's value and its gradient by arrays, and keeps the gradient that arrives."""
 
     @staticmethod
     def forward(

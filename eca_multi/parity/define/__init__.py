@@ -1,1 +1,1 @@
-"""What is compared: specifications, cases, axes and weight maps, adapters, jobs, and what a tensor is."""
+"""What a run compares: specifications, cases, axes, adapters, jobs and tensors."""

@@ -1,8 +1,8 @@
-"""Adapters: what a user writes to bring a layer of one framework into the harness.
+"""Adapters: a user writes one to bring a layer of one framework into the harness.
 
-An adapter names the framework (by its base class), the layer (`build`), where the framework has the axes (`layout`),
-and which of its weights is which (`weights`). It imports its framework in `build`, so that a file of adapters for
-several frameworks costs a worker only the one that it runs. The work itself is done by the engine of the framework.
+An adapter names the framework (by its base class), the layer (`build`), the framework's order of axes (`layout`) and
+its names of the weights (`weights`). `build` imports the framework, so that a worker imports no other framework of the
+same file. The framework's engine does the work.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 
 def unsupported(known: Mapping[str, str], check: str, dtype: str) -> str | None:
-    """Return why an adapter cannot do a check in a dtype, from its `unsupported`; None if it can."""
+    """Return the reason, from an adapter's `unsupported`, why it cannot do a check in a dtype; None if it can."""
     return known.get(check) or known.get(dtype) or known.get(f"{check} {dtype}")
 
 
@@ -19,14 +19,14 @@ class Adapter:
     """The base of all adapters; subclass one of the frameworks'.
 
     Attributes:
-        layout: Order of the axes in this framework, "NCHW" say. "*" stands for all axes not named: "NC*". None is the
-            specification's own order.
-        weights: Native name -> "canonical name: axes -> axes", say {"conv.weight": "w: k -> 1 1 k"}. Only permutations
-            and axes of length one; "w" alone is the same order. Every parameter and buffer of the layer appears, and
-            every weight and state of the specification; None leaves a counter or a seed out. None for the whole map
-            means equal names and orders.
-        taps: Tap -> native name of the sub-layer whose output it is. The alternative is `tap` within the layer.
-        unsupported: Check, dtype, or both ("input_grad float16") -> reason, for what this adapter cannot do.
+        layout: Order of the axes in this framework, such as "NCHW". "*" stands for all axes not named: "NC*". None is
+            the specification's own order.
+        weights: Native name -> "canonical name: axes -> axes", such as {"conv.weight": "w: k -> 1 1 k"}. A map permutes
+            axes, and adds or drops axes of length one; "w" alone keeps the order. Every parameter and buffer of the
+            layer must appear, and every weight and state of the specification; None leaves a counter or a seed out.
+            None for the whole map means equal names and orders.
+        taps: Tap -> native name of the sub-layer that returns it. The alternative is `tap` within the layer.
+        unsupported: Check, dtype, or both ("input_grad float16") -> the reason why this adapter cannot do it.
     """
 
     engine: ClassVar[str] = ""
@@ -36,7 +36,7 @@ class Adapter:
     unsupported: Mapping[str, str] = {}
 
     def build(self, config: Mapping[str, Any]) -> Any:
-        """Return the layer; `config` is the case's, with its sizes, "dtype" and "param_dtype"."""
+        """Return the layer; `config` holds the case's settings and sizes, "dtype" and "param_dtype"."""
         raise NotImplementedError
 
     def call(self, layer: Any, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
@@ -44,7 +44,7 @@ class Adapter:
         return layer(*inputs.values())
 
     def tapping(self) -> AbstractContextManager[Any]:
-        """Within this context the layer calls `tap`; for layers whose own code does not, and have no sub-layers."""
+        """Make the layer call `tap` within this context, where neither its code nor a sub-layer can."""
         return nullcontext()
 
     def layout_for(self, config: Mapping[str, Any]) -> str | None:
@@ -59,8 +59,8 @@ class Adapter:
 class TorchAdapter(Adapter):
     """A `torch.nn.Module`, or a function of (inputs, weights); its names are those of `state_dict`.
 
-    Compared eagerly, and in the check `compiled` under `torch.compile(fullgraph=True)`. It is put into the dtype by
-    `.to()`; mixed precision is `torch.autocast`.
+    The engine runs the module eagerly, and in the check `compiled` under `torch.compile(fullgraph=True)`. `.to()` sets
+    the dtype; mixed precision is `torch.autocast`.
     """
 
     engine = "torch"
@@ -69,8 +69,8 @@ class TorchAdapter(Adapter):
 class KerasAdapter(Adapter):
     """A Keras 3 layer or model, on the backend of its runner; names are paths within the layer: "kernel", "dense/bias".
 
-    It is built under the dtype policy of the job. Compiled: `tf.function(jit_compile=True)`, `jax.jit` or
-    `torch.compile`.
+    The engine builds the layer under the dtype policy of the job. The check `compiled` takes
+    `tf.function(jit_compile=True)`, `jax.jit` or `torch.compile`.
     """
 
     engine = "keras"
@@ -93,20 +93,20 @@ class NnxAdapter(Adapter):
 
 
 class JaxAdapter(Adapter):
-    """A JAX function of (inputs, weights), dicts by canonical name; states are among the weights.
+    """A JAX function of (inputs, weights), dicts by canonical name, with the states among the weights.
 
-    A state after the call is returned as the output new_<name>.
+    The function returns a state after the call as the output new_<name>.
     """
 
     engine = "jax"
 
 
 class NumpyAdapter(Adapter):
-    """A NumPy function of (inputs, weights), dicts by canonical name. As a reference it runs in float64.
+    """A NumPy function of (inputs, weights), dicts by canonical name. The reference runs in float64.
 
     Attributes:
         gradients: None, or a method (inputs, weights, cotangents, config) that returns {"dx": ...} for every input and
-            weight. Without it outputs alone are compared.
+            weight. Without gradients a run compares outputs alone.
         solve: None, or a method (job) that returns {name: (reference, error)}: an analytic budget.
     """
 

@@ -1,8 +1,8 @@
 """Axis strings: the order of a tensor's axes, and the way from one order to another.
 
 "N H W C" names four axes, and "NHWC" is the same in short (capitals alone are one axis each); "1" is an axis
-of length one, and "*" in a layout stands for all axes that the layout does not name. A rearrangement moves axes and
-adds or drops axes of length one. It never merges, splits or flips.
+of length one, and "*" in a layout stands for all axes that the layout does not name. A rearrangement moves axes, and
+adds or drops axes of length one. It never merges, splits or flips axes.
 """
 
 import re
@@ -30,7 +30,7 @@ def parse(text: str | Sequence[str | int]) -> Axes:
 
 
 def shape_of(axes: Axes, sizes: Mapping[str, Any], what: str) -> tuple[int, ...]:
-    """Return the sizes of axes: those of names from `sizes`, those of numbers from the number."""
+    """Return the sizes of axes: `sizes` gives that of a named axis, a number is its own size."""
     missing = [axis for axis in axes if not axis.isdigit() and not isinstance(sizes.get(axis), int)]
     if missing:
         raise SpecError(

@@ -1,4 +1,4 @@
-"""The checks: what a run can compare. Whoever lists checks reads this table."""
+"""The table of checks: the one list of the comparisons of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,21 +8,13 @@ from .runners import UsageError
 
 @dataclass(frozen=True)
 class Check:
-    """One kind of comparison.
-
-    Attributes:
-        name: Its name in options, cells and reports.
-        compares: What it compares, in one line.
-        is_default: Whether a run does it when no check is named.
-        is_base: Whether the results of one plain evaluation are enough for it.
-        of_cases: Whether it measures the cases, and not a runner.
-    """
+    """One kind of comparison."""
 
     name: str
-    compares: str
-    is_default: bool = False
-    is_base: bool = False
-    of_cases: bool = False
+    compares: str  # one line for reports
+    is_default: bool = False  # whether a run does this check when the caller names none
+    is_base: bool = False  # whether one plain evaluation gives all results that the check needs
+    of_cases: bool = False  # whether the check measures the cases, and not a runner
 
 
 # In the order in which reports show them.
@@ -42,7 +34,7 @@ TABLE = (
 CHECKS = tuple(check.name for check in TABLE)
 DEFAULT_CHECKS = tuple(check.name for check in TABLE if check.is_default)
 BASE = tuple(check.name for check in TABLE if check.is_base)
-TESTED = tuple(check.name for check in TABLE if not check.of_cases)  # those that a test of one runner can ask for
+TESTED = tuple(check.name for check in TABLE if not check.of_cases)  # a test of one runner can ask for these
 
 
 def check_names(what: str, names: Sequence[str] | str | None, known: Sequence[str]) -> list[str]:

@@ -13,11 +13,10 @@ from .spec import Case, Spec
 
 @dataclass(frozen=True)
 class Drawn:
-    """A case's data in float64: all that a job carries, before it is rounded to a dtype."""
+    """A case's data in float64, before a job rounds them to a dtype."""
 
     config: dict[str, Any]
-    axes: dict[str, Axes]
-    shapes: dict[str, Axes]
+    axes: dict[str, Axes]  # of each input, weight and state
     inputs: Arrays
     weights: Arrays
     state: Arrays
@@ -25,53 +24,46 @@ class Drawn:
 
 
 def draw(spec: Spec, case: Case) -> Drawn:
-    """Draw a case's inputs, weights and state; the same ones at each call.
+    """Draw a case's inputs, weights and state, the same at each call.
 
     Raises:
-        SpecError: If a name or a shape is not what was declared, or a weight could not tell a right layer from a wrong
-            one.
+        SpecError: If a name or a shape differs from the specification's, or a weight could not tell a right layer from
+            a wrong one.
     """
     rng = np.random.default_rng(list(f"{case.name}".encode()))
     config = {**SIZES, **spec.config, **case.config}
     drawn = {name: np.asarray(array) for name, array in case.draw(rng, config).items()} if case.draw else {}
-    groups = {
-        "inputs": {**(spec.inputs or {}), **case.inputs},
-        "weights": {**spec.weights, **case.weights},
-        "state": {**spec.state, **case.state},
-    }
-    outputs = {f"d{name}": (name, parse(axes)) for name, axes in spec.outputs_of(case).items()}  # "dy" is y's cotangent
-    known = [*(name for sources in groups.values() for name in sources), *outputs]
+    groups = spec.sources(case)
+    axes = {name: axes_of(source) for sources in groups.values() for name, source in sources.items()}
+    outputs = {f"d{name}": (name, parse(text)) for name, text in spec.outputs_of(case).items()}  # "dy" is y's cotangent
+    known = [*axes, *outputs]
     for name in drawn:
         if name not in known:
             raise SpecError(f"case {case.name} must draw some of {', '.join(known)}. Received: {name!r}.")
-    arrays: dict[str, Arrays] = {}
-    for group, sources in groups.items():
-        arrays[group] = {
+    arrays: dict[str, Arrays] = {
+        group: {
             name: drawn[name] if name in drawn else _draw(name, source, rng, config, group == "inputs")
             for name, source in sources.items()
         }
-    shapes = {name: axes_of(source) for sources in groups.values() for name, source in sources.items()}
+        for group, sources in groups.items()
+    }
     cotangents = {name: drawn[key] for key, (name, _) in outputs.items() if key in drawn}
-    named = {key: (drawn[key], axes) for key, (_, axes) in outputs.items() if key in drawn and axes}
-    named |= {name: (array, shapes[name]) for group in groups for name, array in arrays[group].items()}
-    for name, (array, axes) in named.items():
-        expected = shape_of(axes, config, f"{name!r}")
+    shaped = {key: (drawn[key], order) for key, (_, order) in outputs.items() if key in drawn and order}
+    shaped |= {name: (array, axes[name]) for group in arrays.values() for name, array in group.items()}
+    for name, (array, order) in shaped.items():
+        expected = shape_of(order, config, f"{name!r}")
         if array.shape != expected:
             raise SpecError(
-                f"{name!r} of case {case.name} must have the shape {expected} of {' '.join(axes)!r}. "
+                f"{name!r} of case {case.name} must have the shape {expected} of {' '.join(order)!r}. "
                 f"Received: {array.shape}."
             )
     for name, array in arrays["weights"].items():
-        check_telling(name, array, case.name, shapes[name])
-    return Drawn(config, spec.axes(case), shapes, **arrays, cotangents=cotangents)
+        _check_telling(name, array, case.name, axes[name])
+    return Drawn(config, axes, **arrays, cotangents=cotangents)
 
 
-def check_telling(name: str, weight: np.ndarray, case: str, axes: Axes) -> None:
-    """Refuse a weight that is constant or symmetric: a flipped or transposed one would be the same.
-
-    Raises:
-        SpecError: With the reason.
-    """
+def _check_telling(name: str, weight: np.ndarray, case: str, axes: Axes) -> None:
+    """Refuse a constant or symmetric weight, which flipping or transposing would not change."""
     if weight.size < 2:
         return
     where = f"weight {name!r} of case {case}"
@@ -91,7 +83,7 @@ def _draw(name: str, source: Source, rng: Rng, config: Mapping[str, Any], offset
     if isinstance(source, Draw):
         return np.asarray(source.make(rng, shape))
     values = rng.normal(size=shape)
-    if offsets and "C" in axes:  # with equal means nothing that mixes channels could be seen
+    if offsets and "C" in axes:  # equal means would hide a mix of channels
         axis = axes.index("C")
         values = values + rng.uniform(-2, 2, [n if i == axis else 1 for i, n in enumerate(shape)])
     return values

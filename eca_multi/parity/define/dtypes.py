@@ -1,8 +1,8 @@
-"""Dtypes, their unit roundoffs, and rounding to them: what budgets are made of.
+"""Dtypes, their unit roundoffs, and rounding to them.
 
-A budget E says, element by element, how far a correct implementation may be from the float64 reference. It comes from
-the reference itself: by analysis where it has one, or else by re-running it with rounding noise (budget/noise.py). A
-result passes if |result - reference| <= c * E, with c for second-order terms.
+A budget E says, element by element, how far a correct implementation may be from the float64 reference. The reference
+gives E: by an error analysis of its own, or else by re-runs with rounding noise (budget/noise.py). A result passes if
+|result - reference| <= c * E, with c for second-order terms.
 """
 
 from dataclasses import dataclass

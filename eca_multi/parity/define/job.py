@@ -1,10 +1,10 @@
-"""A job: one case in one dtype, as an engine gets it and as it travels to a worker.
+"""A job: one case in one dtype, which travels to a worker and its engine.
 
-Float arrays travel as float32, which holds every float16 and bfloat16 value exactly (float64 from the reference), in
-the specification's axis order; the dtype to compute in travels as a name.
+Float arrays travel in the specification's axis order as float32, which holds every float16 and bfloat16 value exactly.
+The dtype to compute in travels as a name.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -20,12 +20,12 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Job:
-    """One case in one dtype, as a worker gets it.
+    """One case in one dtype.
 
-    `config` holds the specification's settings and the sizes of the axes. `axes` says, for each input and output whose
-    axes have names, their order; `weight_axes` for each weight and state. `given` replaces taps and their gradients in
-    the reference, and is where each step of training starts. `batches` are the inputs of training, stacked along a
-    first axis of steps.
+    `config` holds the specification's settings and the sizes of the axes. `axes` gives the order of the axes of each
+    input and output whose axes have names; `weight_axes` that of each weight and state. The arrays of `given` replace
+    taps and their gradients in the reference, and start each step of training. `batches` are the inputs of training,
+    stacked along a first axis of steps.
     """
 
     case: str
@@ -37,7 +37,7 @@ class Job:
     taps: tuple[str, ...] = ()
     param_dtype: str = ""
     compiled: bool = False
-    twice: bool = False  # run again on the same data, and return where the bits differ
+    twice: bool = False  # run a second time on the same data
     gradients: bool = True
     training: Mapping[str, Any] | None = None
     inputs: Arrays = field(default_factory=dict)
@@ -54,17 +54,17 @@ class Job:
 
     @property
     def structure(self) -> tuple[Any, ...]:
-        """What a compiler specialises on: two jobs that agree here differ in their data alone."""
+        """All that a compiler specialises on: two jobs with the same structure differ in their data alone."""
         arrays = [sorted((k, v.shape, str(v.dtype)) for k, v in getattr(self, f).items()) for f in FIELDS[:4]]
         return (self.dtype, self.param_dtype, repr(sorted(self.config.items())), repr(arrays), self.taps)
 
     def settings(self) -> dict[str, Any]:
-        """The configuration that an adapter's `build` gets: the specification's, and the dtypes."""
+        """Return the configuration for an adapter's `build`: the specification's, and the dtypes."""
         return {**self.config, "dtype": self.dtype, "param_dtype": self.parameters}
 
 
 def results_of(job: Job) -> Iterator[Quantity]:
-    """Name all that an evaluation of a job may return."""
+    """Yield every quantity that an evaluation of a job may return."""
     for kind, names in ((Kind.OUTPUT, job.outputs), (Kind.TAP, job.taps), (Kind.STATE, job.state)):
         yield from (Quantity(kind, name) for name in names)
     for cotangent in Cotangent:
@@ -74,7 +74,7 @@ def results_of(job: Job) -> Iterator[Quantity]:
 
 
 def identified(named: Mapping[str, T], job: Job) -> dict[Quantity, T]:
-    """Return by quantity what an adapter names by label; a label of none of the job's results is left out."""
+    """Key an adapter's results by quantity instead of label, and drop a label that is none of the job's results."""
     quantities = {quantity.label: quantity for quantity in results_of(job)}
     return {quantities[label]: result for label, result in named.items() if label in quantities}
 
@@ -85,7 +85,7 @@ def float_inputs(job: Job) -> list[str]:
 
 
 def pack_job(job: Job) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Split a job into what JSON holds and what a safetensors file holds."""
+    """Split a job into values for JSON and arrays for a safetensors file."""
     arrays = {
         f"{name}/{key.key if isinstance(key, Quantity) else key}": array
         for name in FIELDS
@@ -97,7 +97,7 @@ def pack_job(job: Job) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def unpack_job(plain: Mapping[str, Any], arrays: Arrays = MappingProxyType({})) -> Job:
-    """Put a job together again."""
+    """Join the two parts that `pack_job` returns."""
     axes = {key: {n: tuple(a) for n, a in plain[key].items()} for key in ("axes", "weight_axes")}
     fixed = {**axes, "outputs": tuple(plain["outputs"]), "taps": tuple(plain["taps"])}
     return with_arrays(Job(**{**plain, **fixed}), arrays)
@@ -114,8 +114,3 @@ def with_arrays(job: Job, arrays: Arrays) -> Job:
 
 def is_float(array: np.ndarray) -> bool:
     return array.dtype.kind == "f"
-
-
-def missing(expected: Iterable[str], received: Iterable[str]) -> list[str]:
-    have = set(received)
-    return [name for name in expected if name not in have]

@@ -12,20 +12,16 @@ from .axes import SpecError
 
 
 def load_object(source: str) -> Any:
-    """Import "module:name" or "file.py:name" and return the object.
-
-    Raises:
-        SpecError: If the module does not import, or lacks the name; one line that says which.
-    """
+    """Import "module:name" or "file.py:name", and return the object or raise SpecError."""
     place, _, name = source.rpartition(":")
     module = load_module(place)
-    found: Any = module
+    thing: Any = module
     for part in name.split("."):
-        if not hasattr(found, part):
+        if not hasattr(thing, part):
             classes = [key for key, value in vars(module).items() if isinstance(value, type)]
             raise SpecError(f"{place} has no adapter {name!r}. It has: {', '.join(classes) or 'no class'}.")
-        found = getattr(found, part)
-    return found
+        thing = getattr(thing, part)
+    return thing
 
 
 def load_module(place: str) -> ModuleType:
@@ -48,7 +44,7 @@ def load_module(place: str) -> ModuleType:
         except BaseException:
             del sys.modules[name]
             raise
-    except (Exception, SystemExit) as error:  # SystemExit: a file that ends the program gave no verdict
+    except (Exception, SystemExit) as error:  # SystemExit: the file ends the program
         raise SpecError(f"{place} must import. It raised {type(error).__name__}: {error}") from error
     return module
 

@@ -1,8 +1,7 @@
-"""The harness's own update rules in NumPy: one rule for all frameworks, so a trajectory compares gradients alone.
+"""The harness's own update rules in NumPy: one rule for all frameworks, so that a trajectory compares gradients alone.
 
-A weight is kept in its dtype: each update is computed in float64 for the reference and in float32 for a runner, and
-then rounded. The rules are the textbook ones: momentum m = 0.9 m + g, w -= rate m; Adam with bias correction and eps
-1e-8 outside of the root.
+The reference updates in float64 and a runner in float32; then each weight is rounded to its dtype. The rules are the
+textbook's: momentum m = 0.9 m + g, w -= rate m; Adam with bias correction and eps 1e-8 outside of the root.
 """
 
 from collections.abc import Callable
@@ -41,7 +40,7 @@ def _adam(weights: Arrays, grads: Arrays, slots: Arrays, step: int, rate: float)
 
 @dataclass(frozen=True)
 class NativeOptimizer:
-    """A framework's own optimizer as an update rule of float32 arrays; `note` gives its name and where it differs."""
+    """A framework's own optimizer as an update rule of float32 arrays; `note` gives its name and its deviations."""
 
     update: Update
     note: str

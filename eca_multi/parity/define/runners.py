@@ -1,4 +1,4 @@
-"""The runners: which adapter, in which environment, needing what."""
+"""The runners: each an adapter, its environment, and the packages that it needs."""
 
 import os
 import shutil
@@ -17,15 +17,17 @@ from .spec import Spec
 class Runner:
     """A framework in a process of its own.
 
-    As a value in a `Spec` it adds to what its framework's has: "keras-jax" keeps its backend beside an `env` of yours.
+    In a `Spec` a `Runner` adds to its framework's runner: "keras-jax" keeps its backend beside an `env` of yours.
 
     Attributes:
-        name: The name in reports; in a `Spec` the key is.
+        name: The name in reports; a `Spec` puts its key in the name's place.
         adapter: "module:Class", "file.py:Class" or, in a `Spec`, the class.
-        requires: Packages that must be there; `extra` is what to install where one is missing.
-        env: Set before the worker imports anything.
-        python: Interpreter of another environment, to compare two versions of a framework. It needs numpy
+        requires: Packages that the runner needs; `extra` is this package's extra that installs them.
+        env: Environment variables, set before the worker imports anything.
+        python: Interpreter of another environment, to compare two versions of a framework. That environment needs numpy
             and ml_dtypes beside the framework.
+        slow: Checks that a run leaves out unless the caller names them.
+        framework: The name of the framework's runner in `FRAMEWORKS`; "" where it is unknown.
     """
 
     name: str
@@ -35,8 +37,8 @@ class Runner:
     env: Mapping[str, str] = field(default_factory=dict)
     python: str = ""
     role: str = "runner"
-    slow: tuple[str, ...] = ()  # checks that are left out unless they are asked for
-    framework: str = ""  # the name in `FRAMEWORKS` of the one that it runs; "" where that is not known
+    slow: tuple[str, ...] = ()
+    framework: str = ""
 
     def unavailable(self) -> str | None:
         """Return why the runner cannot run here, with the remedy, or None. Imports nothing."""
@@ -53,7 +55,7 @@ def _keras(backend: str, extra: str) -> Runner:
     return Runner(f"keras-{backend}", "", ("keras", backend), extra, {"KERAS_BACKEND": backend}, slow=slow)
 
 
-# Without an adapter: that is the specification's.
+# Each without an adapter, which the specification gives.
 FRAMEWORKS: tuple[Runner, ...] = (
     Runner("torch", "", ("torch",), "torch"),
     _keras("tensorflow", "tensorflow"),
@@ -64,11 +66,9 @@ FRAMEWORKS: tuple[Runner, ...] = (
     Runner("jax", "", ("jax",), "jax"),
     Runner("numpy", "", ("numpy",), "parity"),
 )
-_KNOWN = {runner.name: runner for runner in FRAMEWORKS}
 _BACKENDS = ("keras-tensorflow", "keras-jax", "keras-torch")
-_ENGINES = {"torch": "torch", "jax": "jax", "linen": "linen", "nnx": "nnx", "numpy": "numpy"}
 
-# Several workers share a machine, so none may take all of its memory at once; and no log lines of a framework's own.
+# Several workers share a machine, so none may take all of its memory; and no framework shall print log lines.
 WORKER_ENV = {
     "OMP_NUM_THREADS": "1",  # as many workers as processors: more threads would wait for each other
     "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -76,7 +76,7 @@ WORKER_ENV = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
 
-# Names of the workers that a run starts beside the runners: that of the reference, and that of the mutants of `power`.
+# Names of the workers that a run starts beside the runners: one for the reference, one for the mutants of `power`.
 REFERENCE, MUTANTS = "reference", "mutants"
 RESERVED = (REFERENCE, MUTANTS)
 
@@ -90,11 +90,7 @@ class UsageError(SpecError):
 
 
 def refuse_in_worker(what: str) -> None:
-    """Refuse to start workers from a worker: each would import the same file and start its own, without end.
-
-    Raises:
-        SpecError: In a worker, whose harness shows it.
-    """
+    """Raise SpecError in a worker: each worker would import the same file and start workers of its own, without end."""
     if IN_WORKER in os.environ:
         raise SpecError(
             f"parity.{what} must not run when a file is imported: each worker imports the file of its adapter. "
@@ -120,7 +116,7 @@ def runners_of(spec: Spec) -> list[Runner]:
 
 
 def find_runners(spec: Spec, names: Sequence[str] | str | None) -> list[Runner]:
-    """Return the named runners (all, for None). `file.py:Class` names an adapter of the user's own.
+    """Return the named runners (all, for None). `file.py:Class` names an adapter of the user's.
 
     Raises:
         UsageError: If a name is unknown or given twice, or a file does not exist.
@@ -130,13 +126,13 @@ def find_runners(spec: Spec, names: Sequence[str] | str | None) -> list[Runner]:
         return every
     names = [names] if isinstance(names, str) else names
     known = {runner.name: runner for runner in every}
+    backends = [runner for runner in every if runner.name in _BACKENDS]
     chosen: list[Runner] = []
     for name in names:
-        backends = [runner for runner in every if runner.name in _BACKENDS]
         if name == "keras" and backends:
             chosen += backends
         else:
-            chosen.append(known[name] if name in known else _own_runner(name, list(known)))
+            chosen.append(known[name] if name in known else _runner_of_file(name, list(known)))
     for runner in chosen:
         if [other.name for other in chosen].count(runner.name) > 1:
             raise UsageError(f"each runner must be named once. Received: {runner.name!r} more than once.")
@@ -159,34 +155,30 @@ def reference_of(spec: Spec) -> Runner:
 
 
 def mutated_runner(spec: Spec) -> Runner | None:
-    """Return the runner whose layer the check `power` mutates: the first one of PyTorch."""
+    """Return the runner whose layer the check `power` mutates: the first of PyTorch."""
     return next((runner for runner in runners_of(spec) if runner.framework == "torch"), None)
 
 
 def _runner(name: str, value: Any) -> Runner:
     """Return the framework's runner with this adapter; the fields of a `Runner` come before the framework's."""
-    own = value if isinstance(value, Runner) else Runner(name, value)
-    adapter = own.adapter
-    base = next(
-        (known for key, known in _KNOWN.items() if name == key or name.startswith((f"{key}-", f"{key}:"))), None
-    )
-    if base is None and isinstance(adapter, type):
-        base = _KNOWN.get(_ENGINES.get(getattr(adapter, "engine", ""), ""))
-    if base is None:
-        base = Runner("", "")
+    runner = value if isinstance(value, Runner) else Runner(name, value)
+    engine = getattr(runner.adapter, "engine", "") if isinstance(runner.adapter, type) else ""
+    matches = [known for known in FRAMEWORKS if f"{name}-".startswith(f"{known.name}-")]
+    matches += [known for known in FRAMEWORKS if known.name == engine]
+    base = next(iter(matches), Runner("", ""))
     return replace(
-        own,
+        runner,
         name=name,
-        adapter=source_of(adapter, f"runner {name!r}"),
-        requires=own.requires or base.requires,
-        extra=own.extra or base.extra,
-        env={**base.env, **own.env},
-        slow=own.slow or base.slow,
+        adapter=source_of(runner.adapter, f"runner {name!r}"),
+        requires=runner.requires or base.requires,
+        extra=runner.extra or base.extra,
+        env={**base.env, **runner.env},
+        slow=runner.slow or base.slow,
         framework=base.name,
     )
 
 
-def _own_runner(name: str, known: list[str]) -> Runner:
+def _runner_of_file(name: str, known: list[str]) -> Runner:
     file, colon, cls = name.rpartition(":")
     if not colon or not file.endswith(".py"):
         raise UsageError(f"runner must be one of {', '.join(known)}, or file.py:Adapter. Received: {name!r}.")
@@ -196,5 +188,5 @@ def _own_runner(name: str, known: list[str]) -> Runner:
 
 
 def has_compiler() -> bool:
-    """Whether torch.compile finds a C++ compiler."""
+    """Return whether torch.compile finds a C++ compiler."""
     return any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")))

@@ -1,4 +1,4 @@
-"""A file of adapters that works, for a user to change into their own: what `eca-multi parity init` writes."""
+"""The file that `eca-multi parity init` writes: adapters that work, for the user to change."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Where the arrays of a case come from: axes, and a generator of values."""
+"""The sources of a case's arrays: axes, and a generator of values."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

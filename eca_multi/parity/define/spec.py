@@ -1,10 +1,10 @@
-"""A specification: what a layer takes and returns, on which data, by which adapters, judged by what."""
+"""A specification: a layer's inputs, weights and outputs, its cases, adapters, reference and budget."""
 
 import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,15 +17,15 @@ from .tensor import Kind, Quantity
 
 @dataclass(frozen=True)
 class Case:
-    """One input to compare on, and what it shows.
+    """The data of one comparison, and the fault that it shows.
 
     Attributes:
         name: Its name in reports and files, in lower case with hyphens; no other case has it.
         why: One line: which fault would go unseen without this case.
-        config: Settings and sizes of axes in place of the specification's.
-        inputs, weights, state, outputs: In place of the specification's, or beside them.
-        draw: Called as draw(rng, config); returns arrays that take the place of the drawn ones, by name; "dy" is the
-            cotangent of an output y. Other names are refused.
+        config: Settings and sizes of axes that replace the specification's.
+        inputs, weights, state, outputs: Entries that replace the specification's, or come beside them.
+        draw: Called as draw(rng, config); returns arrays by name that replace the drawn ones. "dy" is the cotangent of
+            an output y. A name that the case does not have raises SpecError.
     """
 
     name: str
@@ -47,7 +47,7 @@ STANDARD = (
 
 @dataclass(frozen=True)
 class Manual:
-    """A tolerance by hand, atol + rtol * |reference|, instead of a budget. Reports label it `manual`."""
+    """A tolerance by hand, atol + rtol * |reference|, instead of a budget. Reports call it `manual`."""
 
     rtol: float
     atol: float = 0.0
@@ -58,15 +58,15 @@ class Manual:
                 raise SpecError(f"rtol and atol must be 0 or more, and finite. Received: {name}={value}.")
 
     def limit(self, reference: np.ndarray) -> np.ndarray:
-        """Return the largest error of each element; infinite where it is no float64."""
+        """Return the largest error of each element; infinite where float64 overflows."""
         with np.errstate(over="ignore", invalid="ignore"):
-            found: np.ndarray = self.atol + self.rtol * np.abs(reference)
-        return found
+            limit: np.ndarray = self.atol + self.rtol * np.abs(reference)
+        return limit
 
 
 @dataclass(frozen=True)
 class Training:
-    """How the trajectory check trains: steps of the harness's own update rule.
+    """The settings of the trajectory check, which trains by the harness's own update rule.
 
     Attributes:
         steps: Number of updates.
@@ -74,7 +74,7 @@ class Training:
         rate: Learning rate.
         batches: Called as batches(rng, config, steps); returns inputs with a leading axis of steps. None draws the
             case's inputs anew for each step.
-        loss: The output whose sum is the loss; None takes sum(cotangent * output), as the other checks do.
+        loss: The output whose sum is the loss; None takes sum(cotangent * output), like the other checks.
         cases: Names of the cases to train on; None takes all.
     """
 
@@ -92,22 +92,22 @@ class Spec:
 
     Attributes:
         name: Its name in reports.
-        layout: Order of the axes of inputs and outputs here, "NHWC" say. An adapter has a layout of its own.
+        layout: Order of the axes of inputs and outputs, such as "NHWC". An adapter has a layout of its own.
         weights: Canonical name -> axes ("k", "out in"), or a `Draw` of them. Plain axes are drawn from N(0, 1).
         runners: Runner -> adapter: a class, or "file.py:Class" or "module:Class". A runner is torch, keras-tensorflow,
             keras-jax, keras-torch, linen, nnx, jax or numpy; "keras" stands for all three; "torch-old" is another
             torch. A `Runner` as the value gives it an environment or an interpreter of its own.
-        reference: The adapter that is run in float64 as the oracle: a runner's name, a class, "file.py:Class", or a
-            NumPy function of (inputs, weights).
-        config: What adapters' `build` gets: settings, and sizes of the axes.
+        reference: The adapter that runs in float64 as the oracle: a runner's name, a class, "file.py:Class", or a NumPy
+            function of (inputs, weights).
+        config: Settings, and sizes of the axes, for the adapters' `build`.
         inputs: Name -> axes or `Draw`. None is {"x": layout}. Float inputs get offsets along C.
         outputs: Name -> axes, or "" where the axes have no names. None is {"y": layout}.
-        state: Like `weights`, for what the layer keeps and changes by itself; compared after the call as new_<name>.
-        taps: Intermediate values in the order in which they are computed; see `tap`.
-        cases: What to compare on.
+        state: Like `weights`, for arrays that the layer itself changes; compared after the call as new_<name>.
+        taps: Intermediate values in the order of their computation; see `tap`.
+        cases: The data of the comparisons.
         budget: None for the reference's own analytic budget, or else the stochastic one; `Manual` for a tolerance.
-        training: The trajectory check's; None leaves it at its defaults.
-        dtypes: What is compared where nothing else is asked for; None is all: float32, bfloat16, float16.
+        training: The settings of the trajectory check; None takes the defaults.
+        dtypes: The dtypes of a run that names none; None is all: float32, bfloat16, float16.
 
     Raises:
         SpecError: If two names collide, a name cannot be used, or a part is missing.
@@ -163,23 +163,27 @@ class Spec:
                     f"each case must have a name of its own. Received: {case.name!r} twice, or with +nan or +inf, in "
                     f"{self.name}."
                 )
-            inputs, weights = {**(self.inputs or {}), **case.inputs}, {**self.weights, **case.weights}
-            state = {**self.state, **case.state}
-            check_results(inputs, weights, state, self.outputs_of(case), self.taps, self.name)
+            check_results(**self.sources(case), outputs=self.outputs_of(case), taps=self.taps, where=self.name)
 
     def case(self, name: str) -> Case:
         return next(case for case in self.cases if case.name == name)
+
+    def sources(self, case: Case) -> dict[str, dict[str, Source]]:
+        """Return the sources of a case's "inputs", "weights" and "state", by name."""
+        return {
+            group: {**(getattr(self, group) or {}), **getattr(case, group)} for group in ("inputs", "weights", "state")
+        }
 
     def outputs_of(self, case: Case) -> dict[str, str]:
         return {**(self.outputs or {}), **case.outputs}
 
     def axes(self, case: Case) -> dict[str, Axes]:
-        """The axes of the inputs and outputs that have named ones."""
-        sources = {**(self.inputs or {}), **case.inputs, **self.outputs_of(case)}
+        """Return the axes of the inputs and outputs whose axes have names."""
+        sources = {**self.sources(case)["inputs"], **self.outputs_of(case)}
         return {name: axes_of(source) for name, source in sources.items() if axes_of(source)}
 
     def digest(self) -> str:
-        """A hash of what is compared and on what: equal for equal specifications."""
+        """Return a hash of the layer's tensors and cases: equal for equal specifications."""
         plain = {
             "name": self.name,
             "layout": self.layout,
@@ -191,20 +195,13 @@ class Spec:
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def check_results(
-    inputs: Iterable[str],
-    weights: Iterable[str],
-    state: Iterable[str],
-    outputs: Iterable[str],
-    taps: Iterable[str],
-    where: str,
-) -> None:
-    """Refuse names that give two results one label: one result would replace the other.
+Names = Iterable[str]
 
-    Raises:
-        SpecError: Naming the result.
-    """
-    taps = list(taps)
+
+def check_results(
+    inputs: Names, weights: Names, state: Names, outputs: Names, taps: Collection[str], where: str
+) -> None:
+    """Raise SpecError for names that give two results one label: one result would replace the other."""
     kinds = (
         (Kind.OUTPUT, outputs),
         (Kind.TAP, taps),

@@ -1,4 +1,4 @@
-"""Arrays in the structure in which a caller gave them: one array, a list or a dict of them."""
+"""Arrays in the caller's structure: one array, a list or a dict."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from .dtypes import DTYPES
 
 
 def host(array: Any) -> np.ndarray:
-    """Return any framework's array in NumPy, also where PyTorch refuses: with a gradient, or in bfloat16."""
+    """Return any framework's array in NumPy, a PyTorch tensor with a gradient or in bfloat16 too."""
     if hasattr(array, "detach"):
         array = array.detach().cpu()
         if str(array.dtype) == "torch.bfloat16":
@@ -18,7 +18,7 @@ def host(array: Any) -> np.ndarray:
 
 
 def flatten(letter: str, value: Any) -> dict[str, np.ndarray]:
-    """Name the arrays of a structure, floats in float64: those of a dict by its keys, those of a list by number."""
+    """Name the arrays of a structure, those of a dict by key, those of a list by number; floats in float64."""
     if isinstance(value, Mapping):
         named = {str(key): host(item) for key, item in value.items()}
     elif isinstance(value, (list, tuple)) and not all(np.isscalar(item) for item in value):
@@ -34,7 +34,7 @@ def flatten(letter: str, value: Any) -> dict[str, np.ndarray]:
 
 
 def restore(letter: str, like: Any, arrays: Mapping[str, Any]) -> Any:
-    """Put arrays by name into the structure that the caller gave."""
+    """Put named arrays into the structure of `like`."""
     if isinstance(like, Mapping):
         return {key: arrays[str(key)] for key in like}
     if isinstance(like, (list, tuple)) and f"{letter}0" in arrays:

@@ -1,7 +1,7 @@
 """Taps: named values inside a layer, which the harness reads forwards and backwards.
 
-A layer or an adapter writes `gate = tap("gate", gate)`. Outside of the harness that returns the value unchanged. Within
-it, the engine records the value and its gradient; the reference may put another value in its place.
+A layer or an adapter writes `gate = tap("gate", gate)`. Outside of the harness `tap` returns the value unchanged. In
+the harness the engine records the value and its gradient; the reference may put another value in its place.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ def tap(name: str, value: T) -> T:
 
 @contextmanager
 def recording(recorder: Recorder | None) -> Iterator[None]:
-    """Within this context send every tapped value to `recorder`; the layer goes on with what `recorder` returns."""
+    """Send every tapped value of this context to `recorder`; the layer goes on with the recorder's return value."""
     global _recorder
     before, _recorder = _recorder, recorder
     try:

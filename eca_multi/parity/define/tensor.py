@@ -1,4 +1,4 @@
-"""What a tensor of a comparison is, as a type; its label is what reports, bundles and `--tensor` call it.
+"""The type of a tensor of a comparison, and its label in reports, bundles and `--tensor`.
 
 An output y, a tap gate and a state mean of a layer with input x and weight w give:
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Kind(StrEnum):
-    """What a tensor is to the layer, or to its training."""
+    """The role of a tensor in the layer, or in its training."""
 
     OUTPUT = "output"
     TAP = "tap"
@@ -33,14 +33,14 @@ class Kind(StrEnum):
     TAP_GRADIENT = "tap_gradient"
     STORED = "stored"  # a weight or state that was saved and loaded
     START = "start"  # weights from which single steps of training start, one for each step
-    SLOT = "slot"  # the optimizer's states there
+    SLOT = "slot"  # the optimizer's states at each start
     STEP = "step"  # weights after one step from each start
     FREE = "free"  # weights at the marks of a run that goes on from its own weights
     BAND = "band"  # weights at the marks of the reference's runs with noise
 
 
 class Cotangent(StrEnum):
-    """What the outputs are multiplied by before their sum is differentiated."""
+    """The factor of the outputs, whose weighted sum is differentiated."""
 
     DRAWN = "drawn"  # the job's
     ONES = "ones"
@@ -61,25 +61,17 @@ _LABELS: Mapping[Kind, str] = {
 
 @dataclass(frozen=True)
 class Quantity:
-    """One tensor of a comparison: its kind, and the name that the specification gives the thing behind it.
-
-    Attributes:
-        kind: Output, tap, gradient and so on.
-        name: Of the output, tap, state, input or weight; of a slot, that of the optimizer's state too: "m.w".
-        cotangent: For gradients.
-        repeated: Whether it comes from a second run on the same data.
-        run: Number of the run with noise, for a band.
-    """
+    """One tensor of a comparison, named after an output, tap, state, input or weight of the specification."""
 
     kind: Kind
-    name: str
+    name: str  # of a slot, with the optimizer's state before it: "m.w"
     cotangent: Cotangent = Cotangent.DRAWN
-    repeated: bool = False
-    run: int = 0
+    repeated: bool = False  # whether the tensor comes from a second run on the same data
+    run: int = 0  # of a band, the number of the run with noise
 
     @property
     def label(self) -> str:
-        """The name for people. A specification gives no two of its results the same label."""
+        """The name for people, of which a specification gives no two results the same."""
         ones = "@ones" if self.cotangent is Cotangent.ONES else ""
         return f"{_LABELS.get(self.kind, '')}{self.name}{ones}{'@again' if self.repeated else ''}"
 
@@ -96,7 +88,7 @@ def parse(key: str) -> Quantity:
     """Return the quantity with a key.
 
     Raises:
-        ValueError: If it is the key of none.
+        ValueError: If no quantity has this key.
 
     Example:
         >>> parse("tap_gradient/drawn/0/0/gate").label
@@ -108,7 +100,7 @@ def parse(key: str) -> Quantity:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A result: its values, and the name of the dtype that the framework gave it."""
+    """A result: its values, and the framework's name of its dtype."""
 
     values: np.ndarray
     dtype: str

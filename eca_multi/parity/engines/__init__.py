@@ -1,9 +1,9 @@
 """One engine per framework: it runs an adapter's layer and returns outputs, gradients, states and taps.
 
-Each module imports its framework at the top and is itself imported on use, by name, in a worker of its own process.
+Each module imports its framework at the top. A worker imports one module, by its name in these tables.
 """
 
-# An adapter's `engine` -> what runs it, and what runs it in float64 as the reference.
+# An adapter's `engine` -> the class that runs it, and the class that runs it in float64 as the reference.
 ENGINES = {
     "torch": "eca_multi.parity.engines.torch:TorchEngine",
     "jax": "eca_multi.parity.engines.jax:JaxEngine",

@@ -1,6 +1,6 @@
 """Every private name of PyTorch that the harness uses, each with its reason and the public way that was tried.
 
-A test resolves each name of the table, so that it says which name a new version of PyTorch has lost.
+A test resolves each name of the table, and so says which name a new version of PyTorch has lost.
 """
 
 from torch._C import DisableTorchFunction

@@ -1,7 +1,7 @@
 """An engine: loads weights, runs an adapter's layer, takes gradients, and gives results the specification's names."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -14,7 +14,7 @@ from eca_multi.parity.define.adapters import Adapter
 from eca_multi.parity.define.axes import Rearrangement, SpecError, order, parse
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.optimizers import NativeOptimizer
-from eca_multi.parity.define.taps import Recorder, recording
+from eca_multi.parity.define.taps import Recorder, recording, tap
 from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Tensor
 
 from .weight_map import Slot, slots_of
@@ -24,7 +24,7 @@ Native = dict[str, Any]
 
 
 class Unsupported(Exception):
-    """The framework cannot do what was asked; the text says why."""
+    """The framework cannot do a job; the text says why."""
 
 
 @dataclass
@@ -41,17 +41,11 @@ class Computed:
 
 
 class Engine(ABC):
-    """Runs jobs with one adapter.
+    """Runs jobs with one adapter."""
 
-    Attributes:
-        distributions: The packages whose versions are reported.
-        probes: The module of explain.fingerprints that measures this framework.
-        optimizers: The module beside this one that has the framework's own optimizers.
-    """
-
-    distributions: tuple[str, ...] = ()
-    probes = ""
-    optimizers = ""
+    distributions: tuple[str, ...] = ()  # the packages whose versions a report shows
+    probes = ""  # the module of explain.fingerprints that measures this framework
+    optimizers = ""  # the module of this folder with the framework's own optimizers
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
@@ -60,13 +54,15 @@ class Engine(ABC):
     def compute(self, job: Job) -> Computed:
         """Run the layer forwards and backwards."""
 
-    @abstractmethod
     def to_numpy(self, tensor: Any) -> Tensor:
         """Copy a native tensor to NumPy: floats as float32, float64 as float64, with the name of the native dtype."""
+        array = np.asarray(tensor)
+        wide = array if array.dtype.kind in "biu" or array.dtype == np.float64 else array.astype(np.float32)
+        return Tensor(wide, array.dtype.name)
 
-    @abstractmethod
     def save_and_load(self, job: Job) -> Native:
-        """Load the job's weights, save them in the framework's own format, and return what a new layer loads."""
+        """Save the job's weights in the framework's own format, and return those that a new layer loads."""
+        raise Unsupported("a function keeps no weights")
 
     def optimizer(self, kind: str) -> NativeOptimizer:
         """Return the framework's own optimizer: "sgd", "momentum" or "adam"."""
@@ -88,7 +84,7 @@ class Engine(ABC):
     def evaluate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         """Yield the number of each job with its outputs, or with its error."""
         for number, job in enumerate(jobs):
-            yield number, attempt(lambda job=job: self.evaluate(job))  # type: ignore[misc]
+            yield number, attempt(self.evaluate, job)
 
     def roundtrip(self, job: Job) -> Outputs:
         """Return weights and states after saving and loading them in the framework's own file format."""
@@ -124,16 +120,12 @@ class Engine(ABC):
             return np.asarray
         return Rearrangement(axes, order(axes, parse(layout)))
 
-    def from_layout(self, job: Job, name: str) -> Callable[[np.ndarray], np.ndarray]:
-        to = self.to_layout(job, name)
-        return to.inverse if isinstance(to, Rearrangement) else np.asarray
-
     def named_outputs(self, job: Job, returned: Any) -> Native:
-        """Give what a layer returned the names of the specification's outputs."""
+        """Give a layer's return values the names of the specification's outputs."""
         if isinstance(returned, Mapping):
             return dict(returned)
         values = list(returned) if isinstance(returned, (tuple, list)) else [returned]
-        if not job.outputs:  # a function, whose outputs nobody has named
+        if not job.outputs:  # the outputs of a bare function have no names
             return {"y" if len(values) == 1 else f"y{number}": value for number, value in enumerate(values)}
         if len(values) != len(job.outputs):
             raise SpecError(
@@ -142,7 +134,7 @@ class Engine(ABC):
         return dict(zip(job.outputs, values, strict=True))
 
     def check_loaded(self, job: Job, slots: Mapping[str, Slot], native: Mapping[str, Any]) -> None:
-        """Read the weights back, and refuse a layer that holds other values than it was given."""
+        """Read the weights back, and refuse a layer that holds other values than the job's."""
         canonical = {**job.weights, **job.state}
         for name, slot in slots.items():
             back = slot.to_canonical(self.to_numpy(native[name]).values)
@@ -159,7 +151,7 @@ class Engine(ABC):
         named, slots = self.named_outputs(job, computed.outputs), computed.slots
         outputs = [Quantity(Kind.OUTPUT, n) for n in job.outputs] + [Quantity(Kind.STATE, n) for n in job.state]
         results = {q: self._ordered(job, q.label, named[q.label]) for q in outputs if q.label in named}
-        for name, tensor in computed.state.items():  # a state that the layer returned counts, not the one that it holds
+        for name, tensor in computed.state.items():  # a state that the layer returned comes first
             results.setdefault(Quantity(Kind.STATE, slots[name].name), self._canonical(slots[name], tensor))
         taps = {**named, **computed.taps}
         results |= {Quantity(Kind.TAP, n): self._ordered(job, n, taps[n]) for n in job.taps if n in taps}
@@ -177,19 +169,36 @@ class Engine(ABC):
         result = self.to_numpy(tensor)
         if name in job.axes and result.values.ndim != len(job.axes[name]):
             return result  # judged as a SHAPE_MISMATCH
-        return Tensor(self.from_layout(job, name)(result.values), result.dtype)
+        to_layout = self.to_layout(job, name)
+        back = to_layout.inverse if isinstance(to_layout, Rearrangement) else np.asarray
+        return Tensor(back(result.values), result.dtype)
 
     def _canonical(self, slot: Slot, tensor: Any) -> Tensor:
         result = self.to_numpy(tensor)
         return Tensor(slot.to_canonical(result.values), result.dtype)
 
 
-def attempt(work: Callable[[], Outputs]) -> Result:
-    """Return the result of `work`, or the error that it raises, so that the next job still runs."""
+def attempt(evaluate: Callable[[Job], Outputs], job: Job) -> Result:
+    """Return a job's outputs, or the error that `evaluate` raises, so that the next job still runs."""
     try:
-        return work()
+        return evaluate(job)
     except Exception as error:
         return error
+
+
+def no_sublayer(adapter: Adapter, path: str, have: Iterable[str]) -> SpecError:
+    """Return the error for a tap on a sub-layer that the layer does not have."""
+    return SpecError(
+        f"the taps of {type(adapter).__name__} name the sub-layer {path!r}, which the layer does not have: "
+        f"{', '.join(filter(None, have)) or 'none'}."
+    )
+
+
+def tap_output(name: str, output: Any) -> Any:
+    """Tap the output of a sub-layer, or the first of several: a recurrent layer returns its sequence first."""
+    if type(output) in (tuple, list):
+        return type(output)((tap_output(name, output[0]), *output[1:]))
+    return tap(name, output)
 
 
 def _version(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The engine for JAX functions; Flax and Keras on JAX are reduced to it.
+"""The engine for JAX functions, which also runs Flax and Keras on JAX.
 
 Whatever the framework, a layer becomes a pure function apply(weights, state, inputs) -> (outputs, state), with weights
 and state as dicts by native name, and is differentiated by `jax.vjp`.
@@ -14,10 +14,10 @@ import numpy as np
 
 from eca_multi.parity.define.adapters import Adapter
 from eca_multi.parity.define.job import Job
-from eca_multi.parity.define.tensor import Cotangent, Tensor
+from eca_multi.parity.define.tensor import Cotangent
 
 from .base import Computed, Engine, Native
-from .weight_map import function_weights, native_weights, slots_of
+from .weight_map import Slot, function_weights, native_weights, slots_of
 
 Apply = Callable[[Native, Native, Native], tuple[Any, Native]]
 
@@ -41,9 +41,7 @@ class JaxEngine(Engine):
         return apply, function_weights(self.adapter, job)
 
     def compute(self, job: Job) -> Computed:
-        program, native = self.program(job)
-        slots = slots_of(self.adapter, job, native)
-        arrays = {n: self.parameter(a, native[n], job) for n, a in native_weights(job, slots).items()}
+        program, slots, arrays = self.load(job)
         self.check_loaded(job, slots, arrays)
         weights = {n: a for n, a in arrays.items() if slots[n].name in job.weights}
         state = {n: a for n, a in arrays.items() if slots[n].name in job.state}
@@ -60,8 +58,14 @@ class JaxEngine(Engine):
             done.weight_grads[Cotangent.ONES], done.input_grads[Cotangent.ONES], _ = again
         return done
 
+    def load(self, job: Job) -> tuple[Callable[..., Any], dict[str, Slot], Native]:
+        """Return a job's executable, and its weights and states as JAX arrays."""
+        program, native = self.program(job)
+        slots = slots_of(self.adapter, job, native)
+        return program, slots, {n: self.parameter(a, native[n], job) for n, a in native_weights(job, slots).items()}
+
     def program(self, job: Job) -> tuple[Callable[..., Any], Mapping[str, Any]]:
-        """Return the executable of a job, from the cache: JAX code runs compiled, whatever the check."""
+        """Return the executable of a job, which every check runs: JAX code runs compiled."""
         key = (job.structure, job.gradients)
         if key not in self._programs:
             apply, native = self.functional(job)
@@ -75,9 +79,7 @@ class JaxEngine(Engine):
 
                 def record(name: str, value: Any) -> Any:
                     taps[name] = value
-                    return (
-                        value + shifts[name] if name in shifts else value
-                    )  # shifts are 0: their gradient is the tap's
+                    return value + shifts[name] if name in shifts else value  # 0, whose gradient is the tap's
 
                 with self.listening(record if job.taps else None):
                     inputs = {n: floats[n] if n in floats else others[n] for n in job.inputs}
@@ -107,41 +109,36 @@ class JaxEngine(Engine):
     def parameter(self, array: np.ndarray, like: Any, job: Job) -> Any:
         return self.array(array, job.parameters)
 
-    def to_numpy(self, tensor: Any) -> Tensor:
-        array = np.asarray(tensor)
-        wide = array if array.dtype.kind in "biu" or array.dtype == np.float64 else array.astype(np.float32)
-        return Tensor(wide, array.dtype.name)
-
     def save_and_load(self, job: Job) -> Native:
-        _, native = self.program(job)
-        slots = slots_of(self.adapter, job, native)
-        arrays = {n: self.parameter(a, native[n], job) for n, a in native_weights(job, slots).items()}
-        return self.reloaded(job, arrays)
+        return self.reloaded(self.load(job)[-1])
 
-    def reloaded(self, job: Job, arrays: Native) -> Native:
+    def reloaded(self, arrays: Native) -> Native:
         """Save to NumPy's archive, since JAX has no format of its own. The archive holds bfloat16 as bytes."""
         file = io.BytesIO()
-        flat: dict[str, Any] = {name: np.atleast_1d(np.asarray(array)).view(np.uint8) for name, array in arrays.items()}
-        np.savez(file, **flat)
+        packed: dict[str, Any] = {
+            name: np.atleast_1d(np.asarray(array)).view(np.uint8) for name, array in arrays.items()
+        }
+        np.savez(file, **packed)
         file.seek(0)
         with np.load(file) as archive:
             return {name: archive[name].view(array.dtype).reshape(array.shape) for name, array in arrays.items()}
 
 
-def _cotangent(head: Any, given: Any) -> Any:
+def _cotangent(head: Any, cotangent: Any) -> Any:
     if not jnp.issubdtype(head.dtype, jnp.floating):
         return np.zeros(head.shape, jax.dtypes.float0)
-    fits = given is not None and given.shape == head.shape  # an output of a wrong shape gets a verdict, not an error
-    return given.astype(head.dtype) if fits else jnp.ones_like(head)
+    # An output of a wrong shape gets a verdict, so differentiating it must not raise.
+    fits = cotangent is not None and cotangent.shape == head.shape
+    return cotangent.astype(head.dtype) if fits else jnp.ones_like(head)
 
 
 def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile ahead of time. Calling the executable cannot fall back to running operation by operation."""
-    cache: list[Any] = []
+    """Compile at the first call: the executable, unlike `jax.jit`, never runs operation by operation."""
+    executables: list[Any] = []
 
     def call(*arguments: Any) -> Any:
-        if not cache:
-            cache.append(jax.jit(run).lower(*arguments).compile())
-        return cache[0](*arguments)
+        if not executables:
+            executables.append(jax.jit(run).lower(*arguments).compile())
+        return executables[0](*arguments)
 
     return call

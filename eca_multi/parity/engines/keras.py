@@ -1,9 +1,10 @@
 """The engines for Keras 3, one per backend: Keras has no gradient function of its own, so each backend's is used.
 
-The layer is called as a user calls it, `layer(x)`, so that its input casting is compared too; on JAX a StatelessScope
-lends it the weights.
+The engine calls the layer as a user does, `layer(x)`, so that a run compares its input casting too; on JAX a
+StatelessScope lends it the weights.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -17,13 +18,13 @@ from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.tensor import Tensor
 
-from .base import Native
-from .sublayers import no_sublayer, tap_output
+from .base import Native, no_sublayer, tap_output
+from .weight_map import Slot, native_weights
 
 
 def build(adapter: Adapter, job: Job, inputs: Native) -> Any:
-    """Build the layer under the job's dtype policy, with its weights made by a call on the inputs."""
-    keras.config.set_dtype_policy(_policy(job))
+    """Build the layer under the job's dtype policy; a call on the inputs makes its weights."""
+    keras.config.set_dtype_policy(job.dtype if job.dtype == job.parameters else f"mixed_{job.dtype}")
     settings = job.settings()
     layer = adapter.build(settings)
     adapter.call(layer, {name: ops.convert_to_tensor(array) for name, array in inputs.items()}, settings)
@@ -34,22 +35,24 @@ def build(adapter: Adapter, job: Job, inputs: Native) -> Any:
 
 
 def variables(layer: Any) -> dict[str, Any]:
-    """The layer's variables by their path within it; the seeds of random layers are no weights.
-
-    Raises:
-        SpecError: If two have the same path.
-    """
-    found: dict[str, Any] = {}
+    """Return the layer's variables by their path within it; the seeds of random layers are no weights."""
+    by_path: dict[str, Any] = {}
     for variable in layer.variables:
-        path = _path(layer, variable)
-        if path in found:  # the one would hide the other, which would be left over unseen
+        path = str(variable.path).removeprefix(f"{layer.path or layer.name}/")
+        if path in by_path:  # one would hide the other, which no check would see
             raise SpecError(
                 f"each variable of the layer {layer.name} must have a path of its own. Received: {path!r} twice. Give "
                 "its sub-layers names of their own."
             )
         if "seed_generator" not in variable.path:
-            found[path] = variable
-    return found
+            by_path[path] = variable
+    return by_path
+
+
+def assign(job: Job, slots: Mapping[str, Slot], variables: Native) -> None:
+    """Assign the job's values to the variables; a call may have changed a state."""
+    for name, array in native_weights(job, slots).items():
+        variables[name].assign(array)
 
 
 def trained(variables: dict[str, Any]) -> list[str]:
@@ -63,7 +66,7 @@ def to_numpy(tensor: Any) -> Tensor:
 
 
 def save_and_load(adapter: Adapter, job: Job, layer: Any, inputs: Native) -> Native:
-    """Through a .weights.h5 file; a layer that is no model is put into one, which is how users save it."""
+    """Save to and load from a .weights.h5 file, from within a model, the way in which users save a layer."""
     with scratch_folder("eca-roundtrip") as folder:
         path = folder / "layer.weights.h5"
         _Holder(layer).save_weights(path)
@@ -81,20 +84,10 @@ class _Holder(keras.Model):
         self.built = True
 
 
-def _policy(job: Job) -> str:
-    if job.dtype == job.parameters:
-        return job.dtype
-    return f"mixed_{job.dtype}"
-
-
-def _path(layer: Any, variable: Any) -> str:
-    return str(variable.path).removeprefix(f"{layer.path or layer.name}/")
-
-
 def _sublayer(adapter: Adapter, layer: Any, path: str) -> Any:
     for key in path.split("/"):
         inner = {part.name: part for part in getattr(layer, "layers", ())}
-        inner |= {**vars(layer), **vars(layer).get("_modules", {})}  # where PyTorch keeps them
+        inner |= {**vars(layer), **vars(layer).get("_modules", {})}  # PyTorch keeps sub-modules in `_modules`
         part = getattr(layer, key, None) or inner.get(key)
         if not isinstance(part, keras.layers.Layer):
             raise no_sublayer(adapter, path, [n for n, p in inner.items() if isinstance(p, keras.layers.Layer)])

@@ -1,4 +1,4 @@
-"""Keras on JAX: a pure function by StatelessScope, then as any JAX function."""
+"""Keras on JAX: StatelessScope makes a layer a pure function, and the JAX engine runs it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from eca_multi.parity.define.job import Job
 from . import keras as _keras
 from .base import Native
 from .jax import Apply, JaxEngine
-from .weight_map import check_trained, native_weights, slots_of
+from .weight_map import check_trained, slots_of
 
 
 class KerasEngine(JaxEngine):
@@ -19,10 +19,7 @@ class KerasEngine(JaxEngine):
     optimizers = "optimizer_keras"
 
     def functional(self, job: Job) -> tuple[Apply, Mapping[str, Any]]:
-        settings = job.settings()
-        inputs = {name: self.array(array, job.dtype) for name, array in self.native_inputs(job).items()}
-        layer = _keras.build(self.adapter, job, inputs)
-        variables = _keras.variables(layer)
+        settings, (layer, variables, _) = job.settings(), self.built(job)
         check_trained(self.adapter, job, slots_of(self.adapter, job, variables), _keras.trained(variables))
 
         def apply(weights: Native, state: Native, inputs: Native) -> tuple[Any, Native]:
@@ -34,14 +31,16 @@ class KerasEngine(JaxEngine):
 
         return apply, {name: variable.value for name, variable in variables.items()}
 
+    def built(self, job: Job) -> tuple[Any, dict[str, Any], Native]:
+        """Return a layer, its variables, and the inputs that it was built with."""
+        inputs = {name: self.array(array, job.dtype) for name, array in self.native_inputs(job).items()}
+        layer = _keras.build(self.adapter, job, inputs)
+        return layer, _keras.variables(layer), inputs
+
     def parameter(self, array: Any, like: Any, job: Job) -> Any:
         return self.array(array, str(like.dtype))
 
     def save_and_load(self, job: Job) -> Native:
-        inputs = {name: self.array(array, job.dtype) for name, array in self.native_inputs(job).items()}
-        layer = _keras.build(self.adapter, job, inputs)
-        variables = _keras.variables(layer)
-        slots = slots_of(self.adapter, job, variables)
-        for name, array in native_weights(job, slots).items():
-            variables[name].assign(array)
+        layer, variables, inputs = self.built(job)
+        _keras.assign(job, slots_of(self.adapter, job, variables), variables)
         return _keras.save_and_load(self.adapter, job, layer, inputs)

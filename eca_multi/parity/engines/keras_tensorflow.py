@@ -1,20 +1,21 @@
 """Keras on TensorFlow: GradientTape, eagerly and under `tf.function(jit_compile=True)`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from eca_multi.parity.define.adapters import Adapter
-from eca_multi.parity.define.job import Job, is_float
+from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from . import keras as _keras
-from .base import Computed, Engine, Native
-from .weight_map import Slot, check_trained, native_weights, slots_of
+from .base import Computed, Native
+from .tensorflow import TensorFlowEngine
+from .weight_map import check_trained, slots_of
 
 
-class KerasEngine(Engine):
+class KerasEngine(TensorFlowEngine):
     distributions = ("keras", "tensorflow")
     probes = "keras"
     optimizers = "optimizer_keras"
@@ -27,7 +28,7 @@ class KerasEngine(Engine):
     def compute(self, job: Job) -> Computed:
         layer, variables = self.layer(job)
         slots = slots_of(self.adapter, job, variables)
-        self.restore(job, slots, variables)
+        _keras.assign(job, slots, variables)
         self.check_loaded(job, slots, {name: variable.value for name, variable in variables.items()})
         check_trained(self.adapter, job, slots, _keras.trained(variables))
         weights = {n: v for n, v in variables.items() if n in slots and slots[n].name in job.weights}
@@ -38,16 +39,11 @@ class KerasEngine(Engine):
         done = Computed(returned, slots, state, taps=taps)
         if job.gradients:
             done.input_grads[Cotangent.DRAWN], done.weight_grads[Cotangent.DRAWN], done.tap_grads = grads
-            self.restore(job, slots, variables)
+            _keras.assign(job, slots, variables)
             ones = {name: tf.ones_like(cotangent) for name, cotangent in cotangents.items()}
             *_, again = run(self.tensors(job), ones)  # half as much to compile as both in one
             done.input_grads[Cotangent.ONES], done.weight_grads[Cotangent.ONES], _ = again
         return done
-
-    def restore(self, job: Job, slots: Mapping[str, Slot], variables: Native) -> None:
-        """Assign the job's values to the variables, since a call may have changed a state."""
-        for name, array in native_weights(job, slots).items():
-            variables[name].assign(array)
 
     def layer(self, job: Job) -> tuple[Any, dict[str, Any]]:
         if job.structure not in self._layers:
@@ -72,46 +68,28 @@ class KerasEngine(Engine):
                 taps[name] = tf.identity(value)
                 return taps[name]
 
-            leaves = {name: tensor for name, tensor in inputs.items() if tensor.dtype.is_floating}
+            floats = {name: tensor for name, tensor in inputs.items() if tensor.dtype.is_floating}
             with tf.GradientTape() as tape, self.listening(record if job.taps else None):
-                tape.watch(list(leaves.values()))
+                tape.watch(list(floats.values()))
                 outputs = self.named_outputs(job, self.adapter.call(layer, inputs, settings))
             if not job.gradients:
                 return outputs, taps, ()
-            heads = {n: t for n, t in outputs.items() if n in job.outputs and t.dtype.is_floating}
-            given = [
-                # An output of a wrong shape gets a verdict, so differentiating it must not raise.
-                tf.cast(cotangents[n], t.dtype)
-                if n in cotangents and cotangents[n].shape == t.shape
-                else tf.ones_like(t)
-                for n, t in heads.items()
-            ]
-            sought = [leaves, {n: v.value for n, v in weights.items()}, taps]
-            grads = tape.gradient(
-                list(heads.values()), sought, given, unconnected_gradients=tf.UnconnectedGradients.ZERO
-            )
-            return outputs, taps, grads
+            leaves = [floats, {n: v.value for n, v in weights.items()}, taps]
+            return outputs, taps, self.gradients(job, tape, outputs, leaves, cotangents)
 
         return run
-
-    def tensors(self, job: Job) -> dict[str, Any]:
-        return {name: self.tensor(array, job.dtype) for name, array in self.native_inputs(job).items()}
-
-    def tensor(self, array: Any, dtype: str) -> Any:
-        return tf.cast(tf.convert_to_tensor(array), dtype) if is_float(array) else tf.convert_to_tensor(array)
 
     def to_numpy(self, tensor: Any) -> Tensor:
         return _keras.to_numpy(tensor)
 
     def save_and_load(self, job: Job) -> Native:
         layer, variables = self.layer(job)
-        slots = slots_of(self.adapter, job, variables)
-        self.restore(job, slots, variables)
+        _keras.assign(job, slots_of(self.adapter, job, variables), variables)
         return _keras.save_and_load(self.adapter, job, layer, self.tensors(job))
 
 
 def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile by XLA, which refuses what it cannot compile, and prove by the count of traces that it did."""
+    """Compile by XLA, which refuses a layer that it cannot compile; the count of traces proves that it compiled."""
     program = tf.function(run, jit_compile=True, autograph=False)
 
     def call(*arguments: Any) -> Any:

@@ -1,5 +1,6 @@
 """Keras on PyTorch: its layers are torch modules, so the PyTorch engine runs them."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from eca_multi.parity.define.job import Job
@@ -20,10 +21,8 @@ class KerasEngine(TorchEngine):
     def parameters(self, layer: Any) -> Native:
         return {name: variable.value for name, variable in _keras.variables(layer).items()}
 
-    def precision(self, job: Job) -> Any:
-        from contextlib import nullcontext
-
-        return nullcontext()  # the layer's own dtype policy
+    def precision(self, job: Job) -> AbstractContextManager[Any]:
+        return nullcontext()  # the layer has a dtype policy of its own
 
     def save_and_load(self, job: Job) -> Native:
         layer, _, _ = self.load(job)

@@ -10,9 +10,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from eca_multi.parity.define.job import Job
 
-from .base import Native
+from .base import Native, no_sublayer, tap_output
 from .jax import Apply, JaxEngine
-from .sublayers import no_sublayer, tap_output
 
 
 class LinenEngine(JaxEngine):
@@ -31,25 +30,23 @@ class LinenEngine(JaxEngine):
             paths.add(path)
             return tap_output(called[path], out) if path in called and context.method_name == "__call__" else out
 
-        def run(variables: Any, inputs: Native, *, start: bool = False) -> tuple[Any, Any]:
+        def run(variables: Any, inputs: Native) -> tuple[Any, Any]:
             changed: dict[str, Any] = {}
 
             def layer(*arguments: Any, **keywords: Any) -> Any:
                 with nn.intercept_methods(intercept):
-                    if start:
-                        out, variables = module.init_with_output(jax.random.key(0), *arguments, **keywords)
-                        changed.update(variables)
-                        return out
-                    mutable = [name for name in given if name != "params"]
-                    out, new = module.apply(given, *arguments, mutable=mutable, **keywords)
-                    changed.update(new)
-                    return out
+                    if variables is None:
+                        out, new = module.init_with_output(jax.random.key(0), *arguments, **keywords)
+                    else:
+                        mutable = [name for name in variables if name != "params"]
+                        out, new = module.apply(variables, *arguments, mutable=mutable, **keywords)
+                changed.update(new)
+                return out
 
-            given = {} if variables is None else variables
             ordered = {name: inputs[name] for name in job.inputs}  # eval_shape sorts a dict
             return self.adapter.call(layer, ordered, settings), changed
 
-        shapes = jax.eval_shape(lambda inputs: run(None, inputs, start=True)[1], inputs)
+        shapes = jax.eval_shape(lambda inputs: run(None, inputs)[1], inputs)
         native = flatten_dict(shapes, sep="/")
         for path in called:
             if path not in paths:
@@ -64,7 +61,7 @@ class LinenEngine(JaxEngine):
     def parameter(self, array: Any, like: Any, job: Job) -> Any:
         return self.array(array, job.parameters) if array.dtype.kind == "f" else self.array(array, str(like.dtype))
 
-    def reloaded(self, job: Job, arrays: Native) -> Native:
+    def reloaded(self, arrays: Native) -> Native:
         data = serialization.to_bytes(unflatten_dict(arrays, sep="/"))
         empty = unflatten_dict({name: array * 0 for name, array in arrays.items()}, sep="/")
         return dict(flatten_dict(serialization.from_bytes(empty, data), sep="/"))

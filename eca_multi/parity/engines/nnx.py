@@ -7,9 +7,8 @@ from flax import nnx, serialization
 
 from eca_multi.parity.define.job import Job
 
-from .base import Native
+from .base import Native, no_sublayer, tap_output
 from .jax import Apply, JaxEngine
-from .sublayers import no_sublayer, tap_output
 
 
 class NnxEngine(JaxEngine):
@@ -42,7 +41,7 @@ class NnxEngine(JaxEngine):
         return apply, native
 
     def _attach_taps(self, layer: Any, job: Job) -> None:
-        """Give each sub-layer that the adapter names a class of its own that calls `tap` on what it returns."""
+        """Give each sub-layer that the adapter names a class of its own, which taps the return value."""
         for name, path in self.adapter.taps.items():
             if name not in job.taps:
                 continue
@@ -60,7 +59,7 @@ class NnxEngine(JaxEngine):
 
             part.__class__ = type(base.__name__, (base,), {"__call__": call})
 
-    def reloaded(self, job: Job, arrays: Native) -> Native:
+    def reloaded(self, arrays: Native) -> Native:
         data = serialization.to_bytes(arrays)
         return dict(serialization.from_bytes({name: array * 0 for name, array in arrays.items()}, data))
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.define.job import Job, is_float
-from eca_multi.parity.define.tensor import Cotangent, Kind, Quantity, Tensor
+from eca_multi.parity.define.tensor import Cotangent, Kind, Quantity
 
 from .base import Computed, Engine, Native, Unsupported
 from .weight_map import function_weights, slots_of
@@ -25,7 +25,7 @@ class NumpyEngine(Engine):
             raise Unsupported("NumPy has no bfloat16 of its own")
         native = function_weights(self.adapter, job)
         slots = slots_of(self.adapter, job, native)
-        dtype, parameters = self.dtype(job.dtype), self.dtype(job.parameters)
+        dtype, parameters = (DTYPES.get(name, np.dtype(np.float64)) for name in (job.dtype, job.parameters))
         wrap = self._wrap
         weights = {n: wrap(a.astype(parameters)) for n, a in native.items()}
         inputs = {n: wrap(a.astype(dtype)) if is_float(a) else a.copy() for n, a in self.native_inputs(job).items()}
@@ -34,27 +34,16 @@ class NumpyEngine(Engine):
         differentiate = getattr(self.adapter, "gradients", None)
         if job.gradients and differentiate is not None:
             named = self.named_outputs(job, done.outputs)
-            cotangents = {n: self.to_layout(job, n)(a).astype(dtype) for n, a in job.cotangents.items()}
-            ones = {n: np.ones_like(named[n]) for n in cotangents}
-            for cotangent, given in ((Cotangent.DRAWN, cotangents), (Cotangent.ONES, ones)):
-                grads = differentiate(inputs, weights, given, settings)
+            drawn = {n: a.astype(dtype) for n, a in self.native_cotangents(job).items()}
+            ones = {n: np.ones_like(named[n]) for n in drawn}
+            for cotangent, arrays in ((Cotangent.DRAWN, drawn), (Cotangent.ONES, ones)):
+                grads = differentiate(inputs, weights, arrays, settings)
                 done.input_grads[cotangent] = _named(Kind.INPUT_GRADIENT, inputs, grads)
                 done.weight_grads[cotangent] = _named(Kind.WEIGHT_GRADIENT, weights, grads)
         return done
 
-    def dtype(self, name: str) -> np.dtype[Any]:
-        return np.dtype(np.float64) if name == "float64" else DTYPES[name]
-
-    def to_numpy(self, tensor: Any) -> Tensor:
-        array = np.asarray(tensor)
-        wide = array if array.dtype.kind in "biu" or array.dtype == np.float64 else array.astype(np.float32)
-        return Tensor(wide, array.dtype.name)
-
-    def save_and_load(self, job: Job) -> Native:
-        raise Unsupported("a NumPy function keeps no weights")
-
 
 def _named(kind: Kind, names: Iterable[str], grads: Mapping[str, Any]) -> Native:
-    """Take the gradients out of what an adapter returned by label: "dx" for x."""
+    """Return by name the gradients that an adapter returned by label: "dx" for x."""
     labels = {name: Quantity(kind, name).label for name in names}
     return {name: grads[label] for name, label in labels.items() if label in grads}

@@ -10,20 +10,18 @@ def optimizer(kind: str) -> NativeOptimizer:
     def update(weights: Arrays, grads: Arrays, slots: Arrays, step: int, rate: float) -> tuple[Arrays, Arrays]:
         variables = {name: keras.Variable(w, dtype="float32") for name, w in weights.items()}
         if kind == "adam":
-            own = keras.optimizers.Adam(float(rate), *ADAM)
+            native = keras.optimizers.Adam(float(rate), *ADAM)
         else:
-            own = keras.optimizers.SGD(float(rate), momentum=MOMENTUM if kind == "momentum" else 0.0)
-        own.build(list(variables.values()))
-        own.iterations.assign(step - 1)
+            native = keras.optimizers.SGD(float(rate), momentum=MOMENTUM if kind == "momentum" else 0.0)
+        native.build(list(variables.values()))
+        native.iterations.assign(step - 1)
         # After the number of steps and the rate: for each weight its momentum, and Adam's velocity.
-        kept = iter(own.variables[2:])
-        states = {
-            f"{s}.{name}": next(kept) for name in weights for s in {"sgd": "", "momentum": "m", "adam": "mv"}[kind]
-        }
+        kept, letters = iter(native.variables[2:]), {"sgd": "", "momentum": "m", "adam": "mv"}[kind]
+        states = {f"{s}.{name}": next(kept) for name in weights for s in letters}
         scale = -rate if kind == "momentum" else np.float32(1)  # SGD keeps -rate * m
         for name, state in states.items():
             state.assign(scale * slots.get(name, np.zeros(state.shape, np.float32)))
-        own.apply([keras.ops.convert_to_tensor(g) for g in grads.values()], list(variables.values()))
+        native.apply([keras.ops.convert_to_tensor(g) for g in grads.values()], list(variables.values()))
         after = {name: keras.ops.convert_to_numpy(state) / scale for name, state in states.items()}
         return {name: keras.ops.convert_to_numpy(variable.value) for name, variable in variables.items()}, after
 

@@ -1,7 +1,5 @@
 """`nnx.Optimizer` around an optimizer of Optax, step by step, with the textbook's states given and returned."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -16,25 +14,19 @@ def optimizer(kind: str) -> NativeOptimizer:
 
     def update(weights: Arrays, grads: Arrays, slots: Arrays, step: int, rate: float) -> tuple[Arrays, Arrays]:
         model = nnx.Dict({name: nnx.Param(jnp.asarray(w)) for name, w in weights.items()})
-        own = nnx.Optimizer(model, transformation(kind, rate), wrt=nnx.Param)
-        for keys, variable in nnx.to_flat_state(nnx.state(own)):
-            value = _given(keys, names, slots, step)
+        native = nnx.Optimizer(model, transformation(kind, rate), wrt=nnx.Param)
+        for keys, variable in nnx.to_flat_state(nnx.state(native)):
+            is_count = keys[-1] in ("count", "step")
+            value = step - 1 if is_count else slots.get(f"{names.get(keys[-2])}.{keys[-1]}")
             if value is not None:
-                nnx.update(own, nnx.from_flat_state([(keys, variable.replace(jnp.asarray(value, variable.dtype)))]))
+                nnx.update(native, nnx.from_flat_state([(keys, variable.replace(jnp.asarray(value, variable.dtype)))]))
         gradients = nnx.state(nnx.Dict({name: nnx.Param(jnp.asarray(g)) for name, g in grads.items()}), nnx.Param)
-        own.update(model, gradients)
+        native.update(model, gradients)
         after = {
             f"{names[keys[-2]]}.{keys[-1]}": np.asarray(variable.get_value())
-            for keys, variable in nnx.to_flat_state(nnx.state(own))
+            for keys, variable in nnx.to_flat_state(nnx.state(native))
             if keys[-1] in weights
         }
         return {name: np.asarray(model[name].get_value()) for name in weights}, after
 
     return NativeOptimizer(update, f"nnx.Optimizer of {NOTES[kind]}")
-
-
-def _given(keys: tuple[Any, ...], names: dict[str, str], slots: Arrays, step: int) -> Any:
-    """What a variable of the optimizer starts from: its steps, or a state of a weight; None leaves it."""
-    if keys[-1] in ("count", "step"):
-        return step - 1
-    return slots.get(f"{names.get(keys[-2])}.{keys[-1]}")

@@ -30,17 +30,15 @@ def transformation(kind: str, rate: float) -> Any:
 
 def optimizer(kind: str) -> NativeOptimizer:
     def update(weights: Arrays, grads: Arrays, slots: Arrays, step: int, rate: float) -> tuple[Arrays, Arrays]:
-        own = transformation(kind, rate)
+        native = transformation(kind, rate)
         parameters, gradients = ({n: jnp.asarray(a) for n, a in arrays.items()} for arrays in (weights, grads))
-        given = {
-            k: {n: jnp.asarray(slots.get(f"{s}.{n}", 0 * g)) for n, g in grads.items()} for s, k in SLOTS[kind].items()
-        }
-        state = optax.tree.set(
-            own.init(parameters), **given, **({"count": jnp.int32(step - 1)} if kind == "adam" else {})
-        )
-        changes, state = own.update(gradients, state, parameters)
+        start: dict[str, Any] = {"count": jnp.int32(step - 1)} if kind == "adam" else {}
+        for slot, key in SLOTS[kind].items():
+            start[key] = {n: jnp.asarray(slots.get(f"{slot}.{n}", 0 * g)) for n, g in grads.items()}
+        state = optax.tree.set(native.init(parameters), **start)
+        changes, state = native.update(gradients, state, parameters)
         new = optax.apply_updates(parameters, changes)
         after = {f"{s}.{n}": np.asarray(a) for s, k in SLOTS[kind].items() for n, a in optax.tree.get(state, k).items()}
         return {name: np.asarray(array) for name, array in new.items()}, after
 
-    return NativeOptimizer(update, f"{NOTES[kind]}")
+    return NativeOptimizer(update, NOTES[kind])

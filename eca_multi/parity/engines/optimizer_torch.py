@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from eca_multi.parity.define.optimizers import ADAM, MOMENTUM, Arrays, NativeOptimizer
@@ -17,18 +16,16 @@ _SLOTS = {"sgd": {}, "momentum": {"m": "momentum_buffer"}, "adam": {"m": "exp_av
 
 def optimizer(kind: str) -> NativeOptimizer:
     def update(weights: Arrays, grads: Arrays, slots: Arrays, step: int, rate: float) -> tuple[Arrays, Arrays]:
-        parameters = {name: torch.nn.Parameter(_tensor(w)) for name, w in weights.items()}
-        own = _MAKERS[kind](list(parameters.values()), float(rate))
+        # torch.tensor copies: a step changes its tensors in place.
+        parameters = {name: torch.nn.Parameter(torch.tensor(w)) for name, w in weights.items()}
+        native = _MAKERS[kind](list(parameters.values()), float(rate))
         for name, parameter in parameters.items():
-            parameter.grad = _tensor(grads[name])
-            state = {key: _tensor(slots.get(f"{s}.{name}", 0 * grads[name])) for s, key in _SLOTS[kind].items()}
-            own.state[parameter] = state | ({"step": torch.tensor(step - 1.0)} if kind == "adam" else {})
-        own.step()
-        new = {f"{s}.{n}": own.state[p][key].numpy() for n, p in parameters.items() for s, key in _SLOTS[kind].items()}
+            parameter.grad = torch.tensor(grads[name])
+            state = {key: torch.tensor(slots.get(f"{s}.{name}", 0 * grads[name])) for s, key in _SLOTS[kind].items()}
+            native.state[parameter] = state | ({"step": torch.tensor(step - 1.0)} if kind == "adam" else {})
+        native.step()
+        names = _SLOTS[kind].items()
+        new = {f"{s}.{n}": native.state[p][key].numpy() for n, p in parameters.items() for s, key in names}
         return {name: parameter.detach().numpy() for name, parameter in parameters.items()}, new
 
     return NativeOptimizer(update, "torch.optim.Adam" if kind == "adam" else "torch.optim.SGD")
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.tensor(array)  # a copy, which it may change in place

@@ -16,8 +16,7 @@ from eca_multi.parity.define.taps import Recorder
 from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from ._private_torch import counters
-from .base import Computed, Engine, Native, Result, Unsupported, attempt
-from .sublayers import no_sublayer, tap_output
+from .base import Computed, Engine, Native, Result, Unsupported, attempt, no_sublayer, tap_output
 from .weight_map import Slot, check_trained, function_weights, native_weights, slots_of
 
 Call = tuple[Callable[..., Any], Any, dict[str, torch.Tensor], dict[str, Any]]
@@ -29,7 +28,7 @@ def forward(calls: list[Call]) -> list[Any]:
 
 
 class Function(torch.nn.Module):
-    """A function of (inputs, weights) as a module that holds the weights, whose names may be any."""
+    """A function of (inputs, weights) as a module that holds the weights, whatever their names."""
 
     def __init__(
         self, function: Callable[..., Any], weights: Mapping[str, np.ndarray], state: Mapping[str, Any]
@@ -76,50 +75,40 @@ class TorchEngine(Engine):
         taps: Native = {}
         with self.listening(self.recorder(jobs[0], taps)), self.precision(jobs[0]):
             returned = forward(calls)
-        results = [
-            self.backward(job, self.named_outputs(job, values), inputs, slots, native, taps)
-            for job, values, (_, _, inputs, _), (_, slots, native) in zip(jobs, returned, calls, loaded, strict=True)
-        ]
-        if jobs[0].compiled:
-            _check_compiled()
+        results = []
+        for job, values, call, (_, slots, native) in zip(jobs, returned, calls, loaded, strict=True):
+            state = {n: native[n].detach().clone() for n, slot in slots.items() if slot.name in job.state}
+            results.append(Computed(self.named_outputs(job, values), slots, state, taps=taps))
+            if job.gradients:
+                self.differentiate(job, call[2], native, results[-1])
+        if jobs[0].compiled and not counters["stats"]["unique_graphs"]:
+            raise RuntimeError("torch.compile compiled nothing and ran eagerly")
         return results
 
-    def backward(
-        self,
-        job: Job,
-        outputs: Native,
-        inputs: dict[str, torch.Tensor],
-        slots: Mapping[str, Slot],
-        native: Native,
-        taps: Native,
-    ) -> Computed:
-        state = {n: native[n].detach().clone() for n, slot in slots.items() if slot.name in job.state}
-        done = Computed(outputs, slots, state, taps=taps)
-        if not job.gradients:
-            return done
-        weights = {n: native[n] for n, slot in slots.items() if slot.name in job.weights}
-        leaves = {name: tensor for name, tensor in inputs.items() if tensor.requires_grad}
-        heads = {
-            n: t for n, t in outputs.items() if n in job.outputs and isinstance(t, torch.Tensor) and t.requires_grad
-        }
-        middle = {name: tensor for name, tensor in taps.items() if tensor.requires_grad}
-        sought = [*leaves.values(), *weights.values(), *middle.values()]
+    def differentiate(self, job: Job, inputs: dict[str, torch.Tensor], native: Native, computed: Computed) -> None:
+        """Add the gradients to the results of a forward pass."""
+        weights = {n: native[n] for n, slot in computed.slots.items() if slot.name in job.weights}
+        tensors = {n: t for n, t in computed.outputs.items() if n in job.outputs and isinstance(t, torch.Tensor)}
+        inputs, heads, taps = (
+            {name: tensor for name, tensor in group.items() if tensor.requires_grad}
+            for group in (inputs, tensors, computed.taps)
+        )
+        groups = (inputs, weights, taps)
+        leaves = [tensor for group in groups for tensor in group.values()]
         for cotangent in Cotangent:
             cotangents = [self.cotangent(job, name, head, cotangent) for name, head in heads.items()]
-            grads = gradients(list(heads.values()), sought, cotangents)
-            ends = len(leaves), len(leaves) + len(weights)
-            done.input_grads[cotangent] = dict(zip(leaves, grads[: ends[0]], strict=True))
-            done.weight_grads[cotangent] = dict(zip(weights, grads[ends[0] : ends[1]], strict=True))
+            grads = iter(gradients(list(heads.values()), leaves, cotangents))
+            by_input, by_weight, by_tap = ({name: next(grads) for name in group} for group in groups)
+            computed.input_grads[cotangent], computed.weight_grads[cotangent] = by_input, by_weight
             if cotangent is Cotangent.DRAWN:
-                done.tap_grads = dict(zip(middle, grads[ends[1] :], strict=True))
-        return done
+                computed.tap_grads = by_tap
 
     def cotangent(self, job: Job, name: str, head: torch.Tensor, kind: Cotangent) -> torch.Tensor:
         if kind is Cotangent.ONES or name not in job.cotangents:
             return torch.ones_like(head)
-        given = _tensor(self.to_layout(job, name)(job.cotangents[name]))
+        cotangent = _tensor(self.to_layout(job, name)(job.cotangents[name]))
         # An output of a wrong shape gets a verdict, so differentiating it must not raise.
-        return given.to(head.dtype) if given.shape == head.shape else torch.ones_like(head)
+        return cotangent.to(head.dtype) if cotangent.shape == head.shape else torch.ones_like(head)
 
     def load(self, job: Job) -> tuple[torch.nn.Module, dict[str, Slot], Native]:
         """Return a layer with the job's weights in it, and its parameters and buffers by name."""
@@ -153,7 +142,10 @@ class TorchEngine(Engine):
         return module
 
     def parameters(self, layer: Any) -> Native:
-        return parameters(layer)
+        """Return a layer's parameters and buffers by name."""
+        if isinstance(layer, Function):
+            return layer.held()
+        return {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
 
     def recorder(self, job: Job, taps: Native) -> Recorder | None:
         """Keep each tap's tensor, so that autograd can differentiate with respect to the tensor."""
@@ -194,14 +186,14 @@ class TorchEngine(Engine):
     def evaluate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         """Run eager jobs one by one, and compile all structurally different jobs of a dtype as one graph.
 
-        A network with that many layers would be compiled so; a graph for each would spend minutes in the C++ compiler.
-        Jobs that differ in their data alone take turns in the same place of the graph. If the whole graph fails, each
-        job is compiled by itself, so that the fault has a name.
+        A graph for each job would spend minutes in the C++ compiler. Jobs that differ in their data alone take turns in
+        the same place of the graph. If the whole graph fails, the engine compiles each job by itself, so that the fault
+        has a name.
         """
         groups: dict[object, dict[object, list[int]]] = {}
         for number, job in enumerate(jobs):
             if not job.compiled:
-                yield number, attempt(lambda job=job: self.evaluate(job))  # type: ignore[misc]
+                yield number, attempt(self.evaluate, job)
             else:
                 groups.setdefault((job.dtype, job.param_dtype), {}).setdefault(job.structure, []).append(number)
         for places in groups.values():
@@ -220,7 +212,7 @@ class TorchEngine(Engine):
                 computed = self.compute_together(chosen, compiled)
                 results: list[Result] = [self.collect(*pair) for pair in zip(chosen, computed, strict=True)]
             except Exception:
-                results = [attempt(lambda job=job: self.evaluate(job)) for job in chosen]  # type: ignore[misc]
+                results = [attempt(self.evaluate, job) for job in chosen]
             for place, number, result in zip(places, numbers, results, strict=True):
                 if turn < len(place):
                     yield number, result
@@ -235,20 +227,14 @@ def _tapped(name: str, module: torch.nn.Module, inputs: Any, output: Any) -> Any
     return tap_output(name, output)
 
 
-def parameters(layer: torch.nn.Module) -> Native:
-    if isinstance(layer, Function):
-        return layer.held()
-    return {**dict(layer.named_parameters()), **dict(layer.named_buffers())}
-
-
 def gradients(
     heads: list[torch.Tensor], leaves: list[torch.Tensor], cotangents: list[torch.Tensor]
 ) -> list[torch.Tensor]:
-    """Differentiate; a leaf that nothing depends on has gradient zero."""
+    """Differentiate; a leaf that no head depends on has gradient zero."""
     if not heads or not leaves:
         return [torch.zeros_like(leaf) for leaf in leaves]
-    found = torch.autograd.grad(heads, leaves, cotangents, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(leaf) if grad is None else grad for grad, leaf in zip(found, leaves, strict=True)]
+    grads = torch.autograd.grad(heads, leaves, cotangents, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(leaf) if grad is None else grad for grad, leaf in zip(grads, leaves, strict=True)]
 
 
 def _compiled() -> Forward:
@@ -257,8 +243,3 @@ def _compiled() -> Forward:
     counters.clear()
     torch.compiler.reset()  # torch runs a function eagerly after a number of graphs; a reset starts the count anew
     return torch.compile(forward, fullgraph=True, dynamic=False)
-
-
-def _check_compiled() -> None:
-    if not counters["stats"]["unique_graphs"]:
-        raise RuntimeError("torch.compile compiled nothing and ran eagerly")

@@ -1,6 +1,6 @@
-"""The weight map of an adapter: the layer's parameters and buffers beside the specification's weights and states."""
+"""The weight map of an adapter, from the layer's parameters and buffers to the specification's weights and states."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +8,12 @@ import numpy as np
 
 from eca_multi.parity.define.adapters import Adapter
 from eca_multi.parity.define.axes import Rearrangement, SpecError, parse
-from eca_multi.parity.define.job import Job, missing
+from eca_multi.parity.define.job import Job
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a native parameter or buffer lies in the specification."""
+    """The weight or state of the specification that a native parameter or buffer holds."""
 
     name: str
     rearrange: Rearrangement | None  # canonical to native; None keeps the order
@@ -26,11 +26,7 @@ class Slot:
 
 
 def slots_of(adapter: Adapter, job: Job, native: Mapping[str, Any]) -> dict[str, Slot]:
-    """Match the layer's parameters and buffers with the specification's weights and states, shapes too.
-
-    Raises:
-        SpecError: If one is left over on either side, or a shape does not fit.
-    """
+    """Match the layer's parameters and buffers with the specification's weights and states, shapes too."""
     slots = match(adapter, job, native)
     canonical = {**job.weights, **job.state}
     for name, slot in slots.items():
@@ -43,25 +39,25 @@ def slots_of(adapter: Adapter, job: Job, native: Mapping[str, Any]) -> dict[str,
     return slots
 
 
-def match(adapter: Adapter, job: Job, native: Iterable[str]) -> dict[str, Slot]:
-    """Match native names with the specification's, each exactly once."""
+def match(adapter: Adapter, job: Job, native: Collection[str]) -> dict[str, Slot]:
+    """Match native names with the specification's, each exactly once, or raise SpecError."""
     who = type(adapter).__name__
     canonical = {**job.weights, **job.state}
     declared = adapter.weights_for(job.config)
     entries = {name: name for name in canonical} if declared is None else dict(declared)
-    if unknown := missing(entries, native):
+    if unknown := [name for name in entries if name not in native]:
         have = ", ".join(native) or "none"
         raise SpecError(f"the weight map of {who} names {unknown[0]!r}, which the layer does not have: {have}.")
-    if left := missing(native, entries):
+    if left := [name for name in native if name not in entries]:
         raise SpecError(
             f"the weight map of {who} must name every parameter and buffer. Received: no {left[0]!r}. "
             "Map it to a weight or state of the specification, or to None to leave it out."
         )
     slots = {n: _slot(entry, n, who) for n, entry in entries.items() if entry is not None}
     used = [slot.name for slot in slots.values()]
-    if wrong := missing(used, canonical):
+    if wrong := [name for name in used if name not in canonical]:
         raise SpecError(f"the weight map of {who} must lead to {', '.join(canonical)}. Received: {wrong[0]!r}.")
-    if left := missing(canonical, used):
+    if left := [name for name in canonical if name not in used]:
         raise SpecError(f"the weight map of {who} must use every weight and state. Received: none to {left[0]!r}.")
     for name in used:
         if used.count(name) > 1:
@@ -76,7 +72,7 @@ def native_weights(job: Job, slots: Mapping[str, Slot]) -> dict[str, np.ndarray]
 
 
 def function_weights(adapter: Adapter, job: Job) -> dict[str, np.ndarray]:
-    """Return the weights for a function: a function has no names and shapes, so the map alone gives them."""
+    """Return the weights for a function, whose names and shapes the map alone gives."""
     declared = adapter.weights_for(job.config)
     names = {**job.weights, **job.state} if declared is None else declared
     return native_weights(job, match(adapter, job, names))

@@ -1,1 +1,1 @@
-"""How a comparison is run: tasks, the messages and files of workers, their processes, and the session of one run."""
+"""Running a comparison: tasks, the messages and files of workers, their processes, and the session of one run."""

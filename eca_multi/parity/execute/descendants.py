@@ -1,14 +1,14 @@
 """Ending every process that a worker started, by a mark in the environment that each descendant inherits.
 
-A process group is not enough: `setsid` leaves it. On Linux /proc shows the environment with which each process began;
-elsewhere, and for a descendant with another environment, only the group ends with the worker.
+A process group is not enough: `setsid` leaves it. On Linux /proc shows the environment with which each process began.
+Elsewhere, only the worker's process group ends with the worker; a descendant that cleared its environment lives on.
 """
 
 import os
 import signal
 from pathlib import Path
 
-MARK = "ECA_MULTI_WORKER"  # its value names one worker of this machine
+MARK = "ECA_MULTI_WORKER"  # the value names one worker of this machine
 _ROUNDS = 5  # a descendant may start another one during a round
 
 
@@ -32,7 +32,9 @@ def _end(folder: Path, wanted: bytes) -> bool:
         if folder.stat().st_uid != os.geteuid():
             return False
         handle = os.pidfd_open(number)  # opened first: if the number goes to another process, the handle does not
-        if wanted not in (folder / "environ").read_bytes().split(b"\0") or _is_zombie(folder):
+        if wanted not in (folder / "environ").read_bytes().split(b"\0"):
+            return False
+        if (folder / "stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z":  # ended; its parent does not know yet
             return False
         signal.pidfd_send_signal(handle, signal.SIGKILL)
     except OSError:  # the process has ended, or belongs to another user
@@ -41,8 +43,3 @@ def _end(folder: Path, wanted: bytes) -> bool:
         if handle >= 0:
             os.close(handle)
     return True
-
-
-def _is_zombie(folder: Path) -> bool:
-    """Whether a process has ended and its parent has not read its status yet."""
-    return (folder / "stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"

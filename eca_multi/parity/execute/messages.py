@@ -1,11 +1,12 @@
-"""What the harness and a worker say to each other: dataclasses here, a line of JSON on the pipe between them.
+"""The messages between the harness and a worker: dataclasses here, a line of JSON on the pipe between them.
 
-A worker runs code that is not ours. So `parse` checks the kinds, names and numbers of whatever a worker writes, and
+A worker runs code that is not ours. So `parse` checks the kinds, names and numbers of each message of a worker, and
 makes texts printable and short. Tensors travel in files, at the paths that the request names.
 """
 
 import json
 import math
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,12 +19,12 @@ from eca_multi.parity.define.job import Job, pack_job, unpack_job
 LONGEST = 4 << 20  # bytes of a line: the names of a large network's tensors for each of some 30 mutants are about 1 MiB
 TEXT = 4096  # characters of any text that is kept
 ENTRIES = 1000  # of versions, reasons or a fingerprint
-KINDS = ("analytic", "stochastic", "manual", "")  # of budget; "" for what is no reference
+KINDS = ("analytic", "stochastic", "manual", "")  # of budget; "" for a runner that is no reference
 _SHOWN = 200  # characters of a wrong message that are shown
 
 
 class Do(StrEnum):
-    """What a worker can be asked for."""
+    """The jobs of a worker."""
 
     EVALUATE = "evaluate"
     ROUNDTRIP = "roundtrip"  # save and load
@@ -36,27 +37,19 @@ class Do(StrEnum):
 
 @dataclass(frozen=True)
 class Request:
-    """One thing for a worker to do.
-
-    Attributes:
-        id: The answer repeats it.
-        do: What to do.
-        check: The check that it is for, which the adapter may refuse.
-        job: What to do it with; its arrays lie in the file `inputs`. A fingerprint needs none.
-        out: The file for the tensors of the answer.
-    """
+    """A request to a worker. The answer repeats its number, and the adapter may refuse its check."""
 
     id: int
     do: Do
     check: str = ""
-    job: Job | None = None
-    inputs: Path = Path()
-    out: Path = Path()
+    job: Job | None = None  # a fingerprint needs none
+    inputs: Path = Path()  # the file with the arrays of the job
+    out: Path = Path()  # the file for the tensors of the answer
 
 
 @dataclass(frozen=True)
 class Greeting:
-    """A worker's first message: who is there. `cannot` maps a check or dtype to the reason why the adapter has none."""
+    """A worker's first message. `cannot` maps a check or dtype to the reason why the adapter cannot do it."""
 
     versions: Mapping[str, str]
     budget: str = ""
@@ -65,14 +58,14 @@ class Greeting:
 
 @dataclass(frozen=True)
 class WrongAdapter:
-    """Instead of a greeting: why there is no such adapter. The worker ends after it."""
+    """A worker's first and last message instead: why there is no such adapter."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Computed:
-    """The tensors lie in the request's file; `dtypes` says in which dtype each was computed, by its name there."""
+    """The tensors lie in the request's file; `dtypes` gives the dtype of each, by its name in the file."""
 
     id: int
     dtypes: Mapping[str, str]
@@ -90,7 +83,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Refused:
-    """The adapter cannot do this; the reason says why."""
+    """The adapter cannot do the job."""
 
     id: int
     reason: str
@@ -106,7 +99,7 @@ class Raised:
 
 @dataclass(frozen=True)
 class Unwritten:
-    """The result could not be written: the disk is full, say."""
+    """The worker could not write the result, to a full disk for example."""
 
     id: int
     reason: str
@@ -117,7 +110,8 @@ class Done:
     """All requests of a list have their answers."""
 
 
-Answer: TypeAlias = Computed | Measured | Refused | Raised | Unwritten
+Tensorless: TypeAlias = Measured | Refused | Raised | Unwritten
+Answer: TypeAlias = Computed | Tensorless
 Said: TypeAlias = Greeting | WrongAdapter | Answer | Done
 
 
@@ -126,7 +120,7 @@ class Malformed(ValueError):
 
 
 def bounded(text: object, most: int = TEXT) -> str:
-    """Return a text that can be shown: every character is visible, and of a long text beginning and end are kept."""
+    """Return a printable text: with visible characters alone, and with the middle of a long text left out."""
     whole = str(text)
     if len(whole) > most:
         head = most // 4
@@ -138,33 +132,17 @@ def encode_requests(requests: Sequence[Request] | None) -> str:
     """Return the line that asks for a list of requests; None asks the worker to end."""
     if requests is None:
         return "null"
-    return json.dumps(
-        [
-            {
-                **vars(request),
-                "job": request.job and pack_job(request.job)[0],
-                "inputs": str(request.inputs),
-                "out": str(request.out),
-            }
-            for request in requests
-        ]
-    )
+    plain = [{**vars(request), "job": request.job and pack_job(request.job)[0]} for request in requests]
+    return json.dumps(plain, default=os.fspath)  # paths
 
 
 def parse_requests(line: str) -> list[Request] | None:
     """Return the requests of a line, each job without its arrays."""
     asked = json.loads(line)
-    return asked and [
-        Request(
-            plain["id"],
-            Do(plain["do"]),
-            plain["check"],
-            plain["job"] and unpack_job(plain["job"]),
-            Path(plain["inputs"]),
-            Path(plain["out"]),
-        )
-        for plain in asked
-    ]
+    for plain in asked or ():
+        plain |= {name: Path(plain[name]) for name in ("inputs", "out")}
+        plain |= {"do": Do(plain["do"]), "job": plain["job"] and unpack_job(plain["job"])}
+    return asked and [Request(**plain) for plain in asked]
 
 
 def encode(said: Said) -> str:
@@ -218,7 +196,7 @@ def _computed(content: Mapping[str, Any]) -> Computed:
         raise Malformed(f"not_applicable must be a list of texts. Received: {_shown(left_out)}.")
     if not isinstance(dtypes, dict) or not all(isinstance(dtype, str) for dtype in dtypes.values()):
         raise Malformed(f"dtypes must map names to names. Received: {_shown(dtypes)}.")
-    shown = {name: bounded(dtype, _SHOWN) for name, dtype in dtypes.items()}  # names as in the file, else none is found
+    shown = {name: bounded(dtype, _SHOWN) for name, dtype in dtypes.items()}  # keep the file's names
     note = _text(content, "note") if "note" in content else ""
     return Computed(content["id"], shown, tuple(bounded(name, _SHOWN) for name in left_out), note)
 
@@ -258,17 +236,16 @@ def _table(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _shown(thing: object) -> str:
     """Show the beginning of a line or value."""
-    text = thing[: 4 * _SHOWN].decode(errors="replace").strip() if isinstance(thing, bytes) else _short_repr(thing)
+    if isinstance(thing, bytes):
+        text = thing[: 4 * _SHOWN].decode(errors="replace").strip()
+    elif isinstance(thing, list | dict):
+        text = f"a {type(thing).__name__} of {len(thing)}"
+    else:
+        text = str(thing)[: 2 * _SHOWN]
     return printable(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
-def _short_repr(thing: object) -> str:
-    if isinstance(thing, int | float | str | Exception | None):
-        return str(thing)[: 2 * _SHOWN]
-    return f"a {type(thing).__name__} of {len(thing)}" if isinstance(thing, list | dict) else type(thing).__name__
-
-
-# A message is told by the field that no other has; these fields have another name on the pipe.
+# On the pipe one field tells a message from all others; these fields have another name there.
 _WIRE_NAMES: Mapping[type, Mapping[str, str]] = {
     WrongAdapter: {"reason": "wrong"},
     Refused: {"reason": "unsupported"},

@@ -1,4 +1,4 @@
-"""One worker's process, as the harness sees it: started, asked, heard, timed and ended here."""
+"""One worker's process: the harness starts it, talks with it, times it and ends it here."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ TAIL = 15  # lines of a worker's standard error that are shown when it dies, out
 
 @dataclass(frozen=True)
 class Closed:
-    """The end of a worker's pipe: no message follows. `fault` says which words were no message, if they ended it."""
+    """The end of a worker's pipe. `fault` says why a line was no message, if that ended the pipe."""
 
     fault: str
 
@@ -39,10 +39,10 @@ class NotStarted(Exception):
 
 
 class Process:
-    """One process with one adapter. Its group and a mark in its environment tell what it started, which ends with it.
+    """One process with one adapter. All processes that it starts, known by its group and a mark, end with it.
 
     Raises:
-        NotStarted: If its interpreter cannot be run.
+        NotStarted: If the interpreter does not run.
     """
 
     def __init__(self, runner: Runner, folder: Path, inbox: Inbox) -> None:
@@ -58,12 +58,12 @@ class Process:
         python = runner.python or sys.executable
         try:
             folder.mkdir()
-            if runner.python:  # another environment finds this package, and nothing that is installed beside it
+            if runner.python:  # lend the other environment this package, and no package installed beside it
                 (folder / "lent").mkdir()
                 (folder / "lent" / "eca_multi").symlink_to(Path(__file__).parents[2])
                 environment["PYTHONPATH"] = str(folder / "lent")
             self.process = subprocess.Popen(
-                # -P: a folder named after a framework in the current directory must not be taken for the framework
+                # -P: a folder of the current directory must not shadow the framework of the same name
                 [python, "-P", "-m", "eca_multi.parity.execute.worker", runner.role, runner.adapter],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -90,34 +90,31 @@ class Process:
         self.heard, self.busy = time.monotonic(), True
         self._open |= {request.id for request in requests}
         self._asked = True  # last: a worker that says "done" before that is caught by one of the two checks in `parse`
-        self._say(encode_requests(requests))
+        self._lines.put(encode_requests(requests))
 
     def leave(self) -> None:
         """Ask the worker to end, and wait for its end."""
-        self._say(encode_requests(None))
+        self._lines.put(encode_requests(None))
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE)
         self.kill()
-
-    def _say(self, line: str) -> None:
-        self._lines.put(line + "\n")
 
     def _write(self, pipe: IO[bytes]) -> None:
         """Write from a thread: a worker that does not read yet must not block the harness."""
         with contextlib.suppress(OSError), pipe:  # the worker has died, and its reader reports that
             while (line := self._lines.get()) is not None:
-                pipe.write(line.encode())
+                pipe.write(f"{line}\n".encode())
                 pipe.flush()
 
     def _listen(self, pipe: IO[bytes], inbox: Inbox) -> None:
-        """Pass on each message, and at last that no message follows."""
+        """Pass on each message, and at last the end of the pipe."""
         fault, greeted = "", False
         try:
             with pipe:
                 while line := pipe.readline(LONGEST):
                     if len(line) == LONGEST and not line.endswith(b"\n"):
                         raise Malformed(f"a line must be shorter than {LONGEST} bytes")
-                    self.heard = time.monotonic()  # not when the message is taken from the inbox
+                    self.heard = time.monotonic()  # not when the pool takes the message
                     said = parse(line, greeted=greeted, asked=self._asked, open_ids=self._open)
                     greeted = True
                     if isinstance(said, Done):
@@ -133,7 +130,7 @@ class Process:
             inbox.put((self, Closed(fault)))
 
     def _overhear(self, pipe: IO[bytes]) -> None:
-        """Keep the end of a worker's standard error: no more of it than is shown."""
+        """Keep as much of the end of a worker's standard error as a report shows."""
         with pipe:
             while data := os.read(pipe.fileno(), 65536):
                 self._words = (self._words + data)[-TEXT:]
@@ -146,9 +143,9 @@ class Process:
         return bounded("\n".join(words.strip().splitlines()[-TAIL:]))
 
     def end(self, fault: str) -> str:
-        """End the rest of a worker whose pipe is closed, and return how it ended."""
+        """End the processes that a worker with a closed pipe has left, and return how the worker ended."""
         status = fault or f"exit status {self.process.poll()}"
-        self.kill()  # the processes that it started too
+        self.kill()
         return status
 
     def kill(self) -> None:
@@ -162,7 +159,7 @@ class Process:
             thread.join(GRACE)
 
     def free_pipes(self) -> None:
-        """End what a dead worker started: those processes may hold its pipes open, which would never close then."""
+        """End the processes that a dead worker started, which may hold its pipes open."""
         if self.process.poll() is not None and not self.over:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)

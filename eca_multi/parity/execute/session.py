@@ -1,4 +1,4 @@
-"""The tasks of a run on their way: asked of every runner, each answer beside the solution that judges it.
+"""The session of one run: it sends the tasks to every runner, and pairs each answer with the reference's solution.
 
 A session asks the reference and all runners at once. Training follows, since its steps start from the reference's
 weights. An answer that comes before its solution waits in its file.
@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from eca_multi.parity.define.axes import SpecError
-from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.job import Job, is_float
 from eca_multi.parity.define.runners import Runner
 from eca_multi.parity.define.tensor import Kind, Outputs, Solution
 
-from .check_answers import SOLVED, TRAINED, check_finite, check_trained
-from .exchange import Batch, Delivery, Exchange, Reply, last_line, no_answer
+from .exchange import Batch, Exchange, Reply, last_line, no_answer
 from .messages import Do, Greeting, Malformed, Measured, Raised, Refused, Unwritten, WrongAdapter
 from .pool import Lost
+from .results import Delivery
 from .state import RunnerState
 from .tasks import Key, Task
+from .training import SOLVED, TRAINED, check_trained
 
 Progress = Callable[[str, int, int], None]
 
@@ -44,19 +47,7 @@ Finished: TypeAlias = tuple[Runner, Task, Outcome]
 
 
 class Session:
-    """The exchange of one run, and what is known from it.
-
-    Attributes:
-        exchange: Asks the workers.
-        reference: The runner of the reference.
-        runners: The runners that are asked.
-        states: By name, the state of each runner; `versions` and the end of its process are filled in.
-        cannot: By runner, check or dtype -> why its adapter cannot do it.
-        budget: Kind of the reference's budget; "" until its process has greeted.
-        solutions: The reference's, by the key of their tasks.
-        lost: How the reference's process ended, if it has.
-        open: By runner, the tasks that its process left without an answer.
-    """
+    """The exchange of one run, and its results."""
 
     def __init__(
         self, exchange: Exchange, reference: Runner, batches: Sequence[Batch], progress: Progress | None = None
@@ -64,16 +55,16 @@ class Session:
         self.exchange, self.reference, self._batches = exchange, reference, batches
         self.runners = [runner for runner, _ in batches]
         self.states = {runner.name: RunnerState(runner.name) for runner, _ in batches}
-        self.cannot: dict[str, dict[str, str]] = {}
-        self.budget = ""
+        self.cannot: dict[str, dict[str, str]] = {}  # by runner, check or dtype -> why its adapter cannot do it
+        self.budget = ""  # the kind of the reference's budget, after its greeting
         self.solutions: dict[Key, Solution] = {}
-        self.lost: RunnerState | None = None
-        self.open: dict[str, list[Task]] = {runner.name: [] for runner, _ in batches}
+        self.lost: RunnerState | None = None  # the end of the reference's process
+        self.open: dict[str, list[Task]] = {runner.name: [] for runner, _ in batches}  # left without an answer
         self._waiting: dict[Key, list[tuple[Runner, Task, Delivery]]] = {}
         self._progress, self._done, self._total = progress, 0, sum(len(tasks) for _, tasks in batches)
 
     def run(self, questions: Sequence[Task]) -> Iterator[Finished]:
-        """Yield the outcome of every task that has one, in the order in which they come.
+        """Yield the outcome of every task that has one, in the order of the answers.
 
         Args:
             questions: Tasks of the run, of which the reference solves one for each key.
@@ -89,7 +80,7 @@ class Session:
         yield from self._train(trainings)
 
     def fingerprint(self, runner: Runner) -> dict[str, Any]:
-        """Return how a runner computes, measured once."""
+        """Return the fingerprint of a runner, measured once."""
         state = self.states[runner.name]
         for _, reply in self.exchange.measure([] if state.fingerprint else [runner]):
             if isinstance(reply, Measured):
@@ -98,7 +89,7 @@ class Session:
 
     @property
     def no_solution(self) -> str:
-        """The reason why a task has no solution."""
+        """Why a task has no solution."""
         ended = f" {self.lost.state}: {last_line(self.lost.detail)}" if self.lost else ""
         return f"there is nothing to judge it by: the reference{ended or ' gave none'}"
 
@@ -165,7 +156,7 @@ class Session:
                 except Malformed as error:
                     self._condemn_reference(str(error))
                 else:
-                    check_finite(task.job, solution)
+                    _check_finite(task.job, solution)
                     self.solutions[task.oracle] = solution
                     for runner, waiting, delivery in self._waiting.pop(task.oracle, []):
                         yield from self._read(runner, waiting, delivery)
@@ -174,7 +165,7 @@ class Session:
         self._end_reference(self.exchange.condemn(self.reference, no_answer(fault)))
 
     def _end_reference(self, lost: Lost) -> None:
-        """Note the end of the reference: verdicts stand, and the report shows it among the runners."""
+        """Note the end of the reference: earlier verdicts stand, and the report shows the end among the runners."""
         self.lost = RunnerState(self.reference.name, lost.kind, lost.detail)
 
     # --- the runners' replies
@@ -220,8 +211,22 @@ class Session:
             self._progress(name, self._done, self._total)
 
 
+def _check_finite(job: Job, solution: Solution) -> None:
+    """Refuse a reference that is NaN or infinite for finite data: no error could be measured from it."""
+    arrays = [*job.inputs.values(), *job.weights.values(), *job.state.values()]
+    if not all(np.isfinite(array).all() for array in arrays if is_float(array)):
+        return
+    for quantity, (value, _) in solution.items():
+        if not np.isfinite(value).all():
+            place = [int(i) for i in np.unravel_index(int(np.argmin(np.isfinite(value))), value.shape)]
+            raise SpecError(
+                f"the reference must be finite for finite inputs. Received: {quantity.label} of case {job.case} in "
+                f"{job.dtype} is {value[tuple(place)]} at {place}. Correct the reference or the case's data."
+            )
+
+
 def _question(task: Task) -> Task:
-    """Return the task as the reference gets it: with gradients wherever a check may compare them."""
+    """Return the reference's task: with gradients wherever a check may compare them."""
     do = Do.SOLVE_TRAINING if task.do is Do.TRAIN else Do.SOLVE
     gradients = task.check != "nonfinite"
     return replace(task, do=do, job=replace(task.job, compiled=False, twice=False, gradients=gradients))

@@ -1,4 +1,4 @@
-"""How the process of a runner ended."""
+"""The state of a runner in a run."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,22 +8,14 @@ from eca_multi.parity.define.runners import Runner
 
 @dataclass
 class RunnerState:
-    """What became of one runner in a run.
-
-    Attributes:
-        state: "ran", "unavailable", "crashed" or "timed out".
-        detail: Why, and the remedy.
-        versions: The packages that its process imported.
-        fingerprint: How its framework computes here; empty where nothing was measured.
-        unanswered: The number of tensors that it was asked for and never gave, because its process ended.
-    """
+    """The state of one runner: "ran", "unavailable", "crashed" or "timed out"."""
 
     name: str
     state: str = "ran"
-    detail: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-    fingerprint: dict[str, Any] = field(default_factory=dict)
-    unanswered: int = 0
+    detail: str = ""  # the reason, and the remedy
+    versions: dict[str, str] = field(default_factory=dict)  # of the packages that its process imported
+    fingerprint: dict[str, Any] = field(default_factory=dict)  # how its framework computes here; empty if not measured
+    unanswered: int = 0  # the number of tensors that its process owed when it ended
 
 
 def state_of(runner: Runner) -> RunnerState:

@@ -1,4 +1,4 @@
-"""From a specification to jobs: which evaluations the checks need, and on which data."""
+"""The tasks of a run: the evaluations that the checks need, and their data."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ NONFINITE = {"nan": np.nan, "inf": np.inf}
 
 @dataclass(frozen=True)
 class Task:
-    """One thing for every runner to do. `oracle` names the solution that judges it, which tasks may share."""
+    """A task for every runner. `oracle` names the solution that judges the answers; tasks may share a solution."""
 
     check: str
     do: Do  # evaluate, roundtrip or train
@@ -41,7 +41,7 @@ def tasks(
 ) -> list[Task]:
     """Return all tasks of a run in the order of dtypes, cases and checks.
 
-    With `native`, frameworks train with their own optimizers.
+    Frameworks train with their own optimizers if `native` is set.
 
     Raises:
         SpecError: If the data of a case cannot be right.
@@ -61,7 +61,7 @@ def tasks(
 
 
 def _check_config(case: Case, config: Mapping[str, Any]) -> None:
-    """Refuse settings that JSON cannot hold: they could not reach a worker."""
+    """Refuse settings that JSON cannot hold, since they travel to a worker as JSON."""
     for name, value in config.items():
         try:
             json.dumps(value)
@@ -77,7 +77,8 @@ def _case_tasks(spec: Spec, case: Case, drawn: Drawn, dtype: str, checks: Sequen
     key = (case.name, dtype, "")
     tasks = []
     if set(checks) & {*BASE, "determinism", "power"}:
-        base = replace(job, twice="determinism" in checks, gradients=_needs_gradients(checks))
+        gradients = bool(set(checks) & {"input_grad", "weight_grad", "determinism", "power"})
+        base = replace(job, twice="determinism" in checks, gradients=gradients)
         tasks.append(Task("", Do.EVALUATE, case.name, base, key))
     if "compiled" in checks:
         tasks.append(Task("compiled", Do.EVALUATE, case.name, replace(job, compiled=True), key))
@@ -96,43 +97,38 @@ def _case_tasks(spec: Spec, case: Case, drawn: Drawn, dtype: str, checks: Sequen
     return tasks
 
 
-def _needs_gradients(checks: Sequence[str]) -> bool:
-    return bool(set(checks) & {"input_grad", "weight_grad", "determinism", "power"})
-
-
 def _nonfinite(spec: Spec, case: Case, drawn: Drawn, dtype: str) -> list[Task]:
     """Set one element of the first float input to NaN, and to infinity."""
     job = base_job(spec, case, drawn, dtype)
     name = next((name for name, array in job.inputs.items() if is_float(array) and array.size), None)
-    found: list[Task] = []
     if name is None:
-        return found
+        return []
+    spoilt_tasks = []
     for label, value in NONFINITE.items():
         array = job.inputs[name].copy()
         array.flat[array.size // 3] = value
         spoilt = replace(job, case=f"{case.name}+{label}", inputs={**job.inputs, name: array}, gradients=False)
-        found.append(Task("nonfinite", Do.EVALUATE, spoilt.case, spoilt, (spoilt.case, dtype, "")))
-    return found
+        spoilt_tasks.append(Task("nonfinite", Do.EVALUATE, spoilt.case, spoilt, (spoilt.case, dtype, "")))
+    return spoilt_tasks
 
 
 def base_job(spec: Spec, case: Case, drawn: Drawn, dtype: str, param_dtype: str = "") -> Job:
     """Round a case's data to a dtype; float32 holds every value of the narrower ones exactly."""
-    weights = {**drawn.weights}
     cotangents = dict(drawn.cotangents)
     rng = np.random.default_rng(list(f"{case.name}:cotangents".encode()))
-    outputs = spec.outputs_of(case)
-    for name, axes in drawn.axes.items():
+    outputs, named_axes = spec.outputs_of(case), spec.axes(case)
+    for name, axes in named_axes.items():
         if name in outputs and name not in cotangents:
             cotangents[name] = rng.normal(size=[int(a) if a.isdigit() else drawn.config[a] for a in axes])
     return Job(
         case.name,
         dtype,
         drawn.config,
-        drawn.axes,
+        named_axes,
         tuple(outputs),
-        weight_axes={name: drawn.shapes[name] for name in (*drawn.weights, *drawn.state)},
+        weight_axes={name: drawn.axes[name] for name in (*drawn.weights, *drawn.state)},
         inputs=rounded(drawn.inputs, dtype),
-        weights=rounded(weights, param_dtype or dtype),
+        weights=rounded(drawn.weights, param_dtype or dtype),
         state=rounded(drawn.state, param_dtype or dtype),
         cotangents=rounded(cotangents, dtype),
     )
@@ -146,30 +142,25 @@ def rounded(arrays: Arrays, dtype: str) -> Arrays:
 
 
 def training_job(spec: Spec, case: Case, drawn: Drawn, dtype: str, native: bool = False) -> Job:
-    """The batches of the trajectory check: the specification's, or the case's inputs drawn anew for each step."""
+    """Return the job of the trajectory check, with the specification's batches or the case's inputs varied by step."""
     training = spec.training or Training()
     job = base_job(spec, case, drawn, dtype)
     rng: Rng = np.random.default_rng(list(f"{case.name}:batches".encode()))
-    own = dict(training.batches(rng, drawn.config, training.steps)) if training.batches else {}
+    of_spec = dict(training.batches(rng, drawn.config, training.steps)) if training.batches else {}
     batches = {}
     for name, array in job.inputs.items():
-        if name in own:
-            batches[name] = own[name]
-        elif is_float(array):  # the same data in another order along the batch, and noise
-            batches[name] = array + rng.normal(size=(training.steps, *array.shape))
+        shape = (training.steps, *array.shape)
+        if name in of_spec:
+            batches[name] = of_spec[name]
         else:
-            batches[name] = np.broadcast_to(array, (training.steps, *array.shape))
+            batches[name] = array + rng.normal(size=shape) if is_float(array) else np.broadcast_to(array, shape)
         if batches[name].shape[0] != training.steps:
             raise SpecError(
                 f"batches of {name!r} must have {training.steps} steps first. Received: {batches[name].shape}."
             )
     inputs = {name: array[0] for name, array in rounded(batches, dtype).items()}
     settings = {"steps": training.steps, "optimizer": training.optimizer, "rate": training.rate, "native": native}
-    cotangents = job.cotangents
     if training.loss is not None:
-        cotangents = {
-            name: np.full_like(array, 1.0 if name == training.loss else 0.0) for name, array in cotangents.items()
-        }
-    return replace(
-        job, inputs=inputs, batches=rounded(batches, dtype), training=settings, cotangents=cotangents, gradients=True
-    )
+        cotangents = {name: np.full_like(array, name == training.loss) for name, array in job.cotangents.items()}
+        job = replace(job, cotangents=cotangents)
+    return replace(job, inputs=inputs, batches=rounded(batches, dtype), training=settings)

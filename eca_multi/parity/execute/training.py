@@ -1,12 +1,14 @@
 """Training for the trajectory check, by the harness's own update rule or by a framework's own optimizer.
 
-Teacher-forced: each step starts from the reference's weights and optimizer states, so that the error of one step can be
-judged, and not what errors grow to. Free-running: a runner goes on from its own weights, and how far it drifts is shown
-beside the reference's runs with noise.
+Teacher-forced: each step starts from the reference's weights and optimizer states, so that the harness judges the error
+of one step, before errors grow. Free-running: a runner goes on from its own weights, and a report shows its drift
+beside that of the reference's runs with noise.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,22 +19,37 @@ from eca_multi.parity.define.optimizers import OPTIMIZERS, Update
 from eca_multi.parity.define.tensor import Kind, Outputs, Quantity, Solution, Tensor
 from eca_multi.parity.engines.base import Unsupported
 
+from .messages import Malformed
+
 Arrays = dict[str, np.ndarray]
 Gradients = Callable[[int, Arrays], Arrays]
 PERTURBED = 8  # reference runs with noise: the band of the free drift
-NUDGES = 16  # random signs of the gradients' errors that are sent through the update rule
-MARKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # steps at which the drift is kept
+NUDGES = 16  # draws of signs of the gradients' errors, for each of which the update rule runs
+MARKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # steps whose drift a report shows
+TRAINED = (Kind.STEP, Kind.FREE)  # what training returns for each weight
+SOLVED = (Kind.START, Kind.STEP, Kind.FREE, Kind.BAND)  # what the reference's training returns for each weight
 
 
 def marks(steps: int) -> list[int]:
     return sorted({step for step in MARKS if step < steps} | {steps})
 
 
+def check_trained(job: Job, shapes: Mapping[Quantity, tuple[int, ...]], kinds: Iterable[Kind]) -> None:
+    """Raise Malformed for tensors of training that lack a weight, or a step of one."""
+    steps = (job.training or {})["steps"]
+    for (name, weight), kind in product(job.weights.items(), kinds):
+        first = steps if kind in (Kind.START, Kind.STEP) else len(marks(steps))
+        for run in range(PERTURBED if kind is Kind.BAND else 1):
+            quantity, expected = Quantity(kind, name, run=run), (first, *weight.shape)
+            if (received := shapes.get(quantity)) != expected:
+                raise Malformed(f"{quantity.label} must have the shape {expected}. Received: {received or 'none'}.")
+
+
 def train(engine: Any, job: Job) -> tuple[Outputs, str]:
     """Return a runner's step from each start in `job.given`, the marks of a free run, and the optimizer's note.
 
-    With `native` in the training's settings the framework's own optimizer updates, from the same gradients, float32
-    copies of the weights, as mixed precision does; they are rounded to the weights' dtype as with the own rule.
+    With `native` in the training's settings the framework's own optimizer updates float32 copies of the weights from
+    the same gradients, as mixed precision does; the copies are rounded to the weights' dtype after each step.
     """
     settings = job.training or {}
     native = engine.optimizer(settings["optimizer"]) if settings.get("native") else None
@@ -41,7 +58,7 @@ def train(engine: Any, job: Job) -> tuple[Outputs, str]:
 
     def gradients(step: int, weights: Arrays) -> Arrays:
         results = engine.evaluate(_step_job(work, step, weights))
-        _check_trained(results, weights)
+        _check_gradients(results, weights)
         return {name: results[_gradient(name)].values.astype(np.float32) for name in weights}
 
     slots = [quantity for quantity in job.given if quantity.kind is Kind.SLOT]
@@ -67,7 +84,7 @@ def solve_training(engine: Any, job: Job) -> Solution:
     slots: Arrays = {}
     for step in range(settings["steps"]):
         solved = engine.solve(_step_job(work, step, weights))
-        _check_trained(solved, weights)
+        _check_gradients(solved, weights)
         grads, off = ({n: np.asarray(solved[_gradient(n)][part], np.float64) for n in weights} for part in (0, 1))
         new, new_slots = trainer.update(weights, grads, slots, step)
         error = {n: u * np.abs(w) + rounding(job.parameters).tiny for n, w in new.items()}
@@ -84,20 +101,17 @@ def solve_training(engine: Any, job: Job) -> Solution:
         slots = {n: s.astype(np.float32).astype(np.float64) for n, s in new_slots.items()}
     exact = {q: array for kind in (Kind.START, Kind.SLOT) for q, array in _stacked(kind, kept[kind]).items()}
 
-    def exactly(step: int, weights: Arrays) -> Arrays:
-        solved = engine.exact(replace(_step_job(work, step, weights), weights=weights))
+    def reference_gradients(step: int, weights: Arrays, run: int | None = None) -> Arrays:
+        of_step = replace(_step_job(work, step, weights), weights=weights)  # in float64
+        seed = None if run is None else run * settings["steps"] + step
+        solved = engine.exact(of_step) if seed is None else engine.perturbed(of_step, seed)
         return {n: solved[_gradient(n)] for n in weights}
 
-    exact |= _stacked(Kind.FREE, trainer.at_marks(exactly))
-    for seed in range(PERTURBED):
-
-        def noisily(step: int, weights: Arrays, seed: int = seed) -> Arrays:
-            here = replace(_step_job(work, step, weights), weights=weights)
-            solved = engine.perturbed(here, seed * settings["steps"] + step)
-            return {n: solved[_gradient(n)] for n in weights}
-
-        band = replace(trainer, noise=(u, np.random.default_rng(seed)))
-        exact |= {replace(q, run=seed): array for q, array in _stacked(Kind.BAND, band.at_marks(noisily)).items()}
+    exact |= _stacked(Kind.FREE, trainer.at_marks(reference_gradients))
+    for run in range(PERTURBED):
+        noisy = replace(trainer, noise=(u, np.random.default_rng(run)))
+        band = _stacked(Kind.BAND, noisy.at_marks(partial(reference_gradients, run=run)))
+        exact |= {replace(quantity, run=run): array for quantity, array in band.items()}
     solution = {quantity: (array, np.zeros_like(array)) for quantity, array in exact.items()}
     of_steps = _stacked(Kind.STEP, errors)
     return {**solution, **{q: (array, of_steps[q]) for q, array in _stacked(Kind.STEP, kept[Kind.STEP]).items()}}
@@ -107,14 +121,14 @@ def _gradient(weight: str) -> Quantity:
     return Quantity(Kind.WEIGHT_GRADIENT, weight)
 
 
-def _check_trained(results: Collection[Quantity], weights: Iterable[str]) -> None:
+def _check_gradients(results: Collection[Quantity], weights: Iterable[str]) -> None:
     for name in weights:
         if _gradient(name) not in results:
             raise Unsupported(f"the adapter computes no gradient of {name}, without which nothing is trained")
 
 
 def _step_job(job: Job, step: int, weights: Mapping[str, np.ndarray]) -> Job:
-    """The evaluation of one step of training."""
+    """Return the evaluation of one step of training."""
     inputs = {name: array[step] for name, array in job.batches.items()}
     return replace(job, inputs=inputs, weights={n: w.astype(np.float32) for n, w in weights.items()}, batches={})
 
@@ -126,9 +140,9 @@ def _stacked(kind: Kind, points: list[Arrays]) -> dict[Quantity, np.ndarray]:
 
 @dataclass(frozen=True)
 class _Trainer:
-    """An update rule in a dtype; where `round_to` is given, weights are rounded to that dtype after each update.
+    """An update rule in a dtype. After each update it rounds the weights to the dtype `round_to`, if there is one.
 
-    `noise` is u and a generator: each weight is moved by u times its size after each update.
+    `noise` is u and a generator: after each update each weight moves by u times its size.
     """
 
     job: Job
@@ -149,10 +163,7 @@ class _Trainer:
     def at_marks(self, gradients: Gradients) -> list[Arrays]:
         """Train from the job's weights; return the weights at the marks."""
         steps = (self.job.training or {})["steps"]
-        kept = marks(steps)
-        return [weights for step, weights in self._run(gradients, steps) if step in kept]
-
-    def _run(self, gradients: Gradients, steps: int) -> Iterator[tuple[int, Arrays]]:
+        kept: list[Arrays] = []
         weights: Arrays = {name: w.astype(self.dtype) for name, w in self.job.weights.items()}
         slots: Arrays = {}
         for step in range(steps):
@@ -160,4 +171,6 @@ class _Trainer:
             if self.noise:
                 u, rng = self.noise
                 weights = {n: w + u * np.abs(w) * rng.choice([-1.0, 1.0], w.shape) for n, w in weights.items()}
-            yield step + 1, weights
+            if step + 1 in marks(steps):
+                kept.append(weights)
+        return kept

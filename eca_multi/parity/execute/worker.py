@@ -1,8 +1,8 @@
 """A worker: one process, one adapter. `python -m eca_multi.parity.execute.worker runner|reference module:Class`.
 
-It reads lines from standard input, each a list of requests, and writes a line for each answer and one when a list is
-done (messages.py has all of them). Frameworks print to standard output as they like, so the answers go out through a
-copy of it made before any framework is imported.
+A worker reads lines from standard input, each a list of requests. It writes a line for each answer, and one at the end
+of a list (messages.py). Frameworks print to standard output, so the answers go out through a copy of standard output,
+made before any framework is imported.
 """
 
 import os
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from eca_multi.checkpoints.safetensors import read_safetensors
+from eca_multi.parity.budget.errors import whole_or_float64
 from eca_multi.parity.define.adapters import Adapter, NumpyAdapter, unsupported
 from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.job import Job, with_arrays
@@ -26,53 +27,38 @@ from eca_multi.parity.define.tensor import Outputs, Solution, Tensor
 from eca_multi.parity.engines import ENGINES, REFERENCES
 from eca_multi.parity.engines.base import Unsupported
 
+from . import messages
 from .descendants import MARK, end_marked
-from .messages import (
-    Answer,
-    Computed,
-    Do,
-    Done,
-    Greeting,
-    Measured,
-    Raised,
-    Refused,
-    Request,
-    Said,
-    Unwritten,
-    WrongAdapter,
-    bounded,
-    encode,
-    parse_requests,
-)
+from .messages import Answer, Do, Request, bounded
 from .results import ERRORS, VALUES, write
 from .training import solve_training, train
 
-Send = Callable[[Said], object]
+Send = Callable[[messages.Said], object]
 
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
-    def send(message: Said) -> None:
-        answers.write(encode(message) + "\n")
+    def send(message: messages.Said) -> None:
+        answers.write(messages.encode(message) + "\n")
 
-    # Read before the engine is imported, which may take long or hang: the harness never waits to be read.
+    # Read from now on: importing the engine may take long or hang, and the harness must not wait for a reader.
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     try:
         engine = make_engine(sys.argv[1], sys.argv[2])
     except SpecError as error:
-        send(WrongAdapter(bounded(error)))
-        sys.exit(str(error))  # one line on standard error is what the harness shows
-    send(Greeting(engine.versions(), getattr(engine, "kind", ""), dict(engine.adapter.unsupported)))
-    while (requests := parse_requests(lines.get())) is not None:
+        send(messages.WrongAdapter(bounded(error)))
+        sys.exit(str(error))  # the harness shows one line of standard error
+    send(messages.Greeting(engine.versions(), getattr(engine, "kind", ""), dict(engine.adapter.unsupported)))
+    while (requests := messages.parse_requests(lines.get())) is not None:
         answer_all(engine, requests, send)
-        send(Done())
+        send(messages.Done())
 
 
 def _read(lines: "queue.Queue[str]") -> None:
-    """Pass lines on. When standard input closes, the harness has ended: end this process and all that it started."""
+    """Pass lines on. When standard input closes, the harness has ended: end this process and its descendants."""
     rest = b""
     while data := os.read(0, 65536):  # not sys.stdin: its lock would be held when the interpreter ends
         *whole, rest = (rest + data).split(b"\n")
@@ -84,11 +70,7 @@ def _read(lines: "queue.Queue[str]") -> None:
 
 
 def make_engine(role: str, source: str) -> Any:
-    """Import an adapter, and the engine that it names.
-
-    Raises:
-        SpecError: If there is no such adapter, or none that can do what it is for.
-    """
+    """Import an adapter and its engine; raise SpecError if the adapter does not exist or cannot play the role."""
     adapter = load_object(source)
     if not isinstance(adapter, type) and callable(adapter) and role == "reference":
         function = adapter
@@ -105,13 +87,13 @@ def make_engine(role: str, source: str) -> Any:
 
 
 def answer_all(engine: Any, requests: Sequence[Request], send: Send) -> None:
-    """Do all requests of a list: the evaluations together, since a compiler may take many as one."""
+    """Answer all requests of a list, the evaluations together: a compiler may take many as one."""
     evaluations: list[Request] = []
     others: list[Request] = []
     for request in requests:
         reason = unsupported(engine.adapter.unsupported, request.check, request.job.dtype if request.job else "")
         if reason:
-            send(Refused(request.id, bounded(reason)))
+            send(messages.Refused(request.id, bounded(reason)))
         else:
             (evaluations if request.do is Do.EVALUATE else others).append(request)
     jobs = [_job(request) for request in evaluations]
@@ -120,7 +102,7 @@ def answer_all(engine: Any, requests: Sequence[Request], send: Send) -> None:
         send(_fault(request, result) if isinstance(result, Exception) else _computed(request, {"": result}))
     for request in others:
         try:
-            answer = _DO[request.do](engine, request)
+            answer = _answer(engine, request)
         except Exception as error:
             answer = _fault(request, error)
         send(answer)
@@ -132,73 +114,45 @@ def _job(request: Request) -> Job:
     return with_arrays(request.job, read_safetensors(request.inputs)[0])
 
 
-def _fingerprint(engine: Any, request: Request) -> Answer:
-    """Measure by name: the probes stand above this module, beside what explains them."""
-    probes = import_module("eca_multi.parity.explain.fingerprints")
-    return Measured(request.id, probes.measure(engine.probes))
-
-
-def _roundtrip(engine: Any, request: Request) -> Answer:
-    return _computed(request, {"": engine.roundtrip(_job(request))})
-
-
-def _solve(engine: Any, request: Request) -> Answer:
-    return _solved(request, engine.solve(_job(request)))
-
-
-def _solve_training(engine: Any, request: Request) -> Answer:
-    return _solved(request, solve_training(engine, _job(request)))
-
-
-def _train(engine: Any, request: Request) -> Answer:
-    outputs, note = train(engine, _job(request))
-    return _computed(request, {"": outputs}, note=note)
-
-
-def _power(engine: Any, request: Request) -> Answer:
-    mutants = import_module("eca_multi.parity.mutants.layer").mutants
-    by_mutant: dict[str, Outputs | None] = dict(mutants(engine, _job(request)))
-    not_applicable = tuple(mutant for mutant, outputs in by_mutant.items() if outputs is None)
-    return _computed(
-        request,
-        {mutant: outputs for mutant, outputs in by_mutant.items() if outputs is not None},
-        not_applicable=not_applicable,
-    )
-
-
-_DO: Mapping[Do, Callable[[Any, Request], Answer]] = {
-    Do.SOLVE: _solve,
-    Do.TRAIN: _train,
-    Do.SOLVE_TRAINING: _solve_training,
-    Do.POWER: _power,
-    Do.ROUNDTRIP: _roundtrip,
-    Do.FINGERPRINT: _fingerprint,
-}
-
-
-def _solved(request: Request, solution: Solution) -> Answer:
-    values = {quantity: np.asarray(value) for quantity, (value, _) in solution.items()}
-    values = {q: value if value.dtype.kind in "biu" else value.astype(np.float64) for q, value in values.items()}
-    errors = {quantity: np.asarray(error, np.float64) for quantity, (_, error) in solution.items()}
-    groups = {VALUES: values, ERRORS: errors}
-    return _computed(
-        request, {group: {q: Tensor(a, a.dtype.name) for q, a in arrays.items()} for group, arrays in groups.items()}
-    )
+def _answer(engine: Any, request: Request) -> Answer:
+    """Answer one request. Modules that stand above this one, or need a framework, are imported by name."""
+    if request.do is Do.FINGERPRINT:
+        probes = import_module("eca_multi.parity.explain.fingerprints")
+        return messages.Measured(request.id, probes.measure(engine.probes))
+    job = _job(request)
+    if request.do is Do.ROUNDTRIP:
+        return _computed(request, {"": engine.roundtrip(job)})
+    if request.do is Do.TRAIN:
+        outputs, note = train(engine, job)
+        return _computed(request, {"": outputs}, note=note)
+    if request.do is Do.POWER:
+        mutants = import_module("eca_multi.parity.mutants.layer").mutants
+        by_mutant: dict[str, Outputs | None] = dict(mutants(engine, job))
+        applied = {mutant: outputs for mutant, outputs in by_mutant.items() if outputs is not None}
+        return _computed(
+            request, applied, not_applicable=tuple(mutant for mutant in by_mutant if mutant not in applied)
+        )
+    solution: Solution = engine.solve(job) if request.do is Do.SOLVE else solve_training(engine, job)
+    groups: dict[str, Outputs] = {VALUES: {}, ERRORS: {}}
+    for quantity, (value, error) in solution.items():
+        for group, array in ((VALUES, whole_or_float64(value)), (ERRORS, np.asarray(error, np.float64))):
+            groups[group][quantity] = Tensor(array, array.dtype.name)
+    return _computed(request, groups)
 
 
 def _computed(request: Request, groups: Mapping[str, Outputs], **beside: Any) -> Answer:
     """Write tensors and say so."""
     try:
-        return Computed(request.id, write(groups, request.out), **beside)
+        return messages.Computed(request.id, write(groups, request.out), **beside)
     except OSError as error:  # a full disk
-        return Unwritten(request.id, bounded(error))
+        return messages.Unwritten(request.id, bounded(error))
 
 
 def _fault(request: Request, error: Exception) -> Answer:
     if isinstance(error, Unsupported):
-        return Refused(request.id, bounded(error))
+        return messages.Refused(request.id, bounded(error))
     text = error if isinstance(error, SpecError) else "".join(traceback.format_exception(error, limit=-3))
-    return Raised(request.id, bounded(text))
+    return messages.Raised(request.id, bounded(text))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.runners import MUTANTS, Runner
 from eca_multi.parity.define.tensor import Outputs, Solution
-from eca_multi.parity.execute.exchange import Delivery, Exchange, failure, no_answer
+from eca_multi.parity.execute.exchange import Exchange, failure, no_answer
 from eca_multi.parity.execute.messages import Do, Malformed, bounded
+from eca_multi.parity.execute.results import Delivery
 from eca_multi.parity.execute.session import Session
 from eca_multi.parity.execute.tasks import Task
 
@@ -54,7 +55,7 @@ def _measure(exchange: Exchange, judge: Judge, task: Task, runner: Runner, solut
     if not isinstance(answer, Delivery):
         return _unmeasured(task, Verdict.ERROR, failure(answer).reason)
     try:
-        by_mutant = {bounded(name): results for name, results in answer.by_mutant().items()}
+        by_mutant = {bounded(name): results for name, results in answer.by_group().items()}
     except Malformed as error:
         return _unmeasured(task, Verdict.ERROR, failure(exchange.condemn(runner, no_answer(error))).reason)
     return judge_power(judge, task, {**dict.fromkeys(answer.answer.not_applicable), **by_mutant}, solution)

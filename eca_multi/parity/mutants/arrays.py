@@ -1,4 +1,4 @@
-"""Faults in how a layer reads its weights and inputs: changed arrays of its job, and the way back of the gradients.
+"""Faults in reading weights and inputs: changed arrays of a job, and the way back of the gradients.
 
 A layer that reads its kernel backwards is the right layer with a reversed kernel, whose gradient is reversed again.
 """
@@ -34,8 +34,9 @@ Change = Callable[[Job], Changed | None]
 
 
 def _weights(job: Job, choose: Callable[[Array], tuple[Array, Way] | None]) -> Changed | None:
-    """Change the weights for which `choose` returns another array, and the way back of its gradient."""
-    chosen = {name: found for name, array in job.weights.items() if (found := choose(array)) is not None}
+    """Change the weights for which `choose` returns another array and the way back of the gradient."""
+    choices = {name: choose(array) for name, array in job.weights.items()}
+    chosen = {name: choice for name, choice in choices.items() if choice is not None}
     if not chosen:
         return None
     weights = {**job.weights, **{name: array for name, (array, _) in chosen.items()}}
@@ -48,7 +49,7 @@ def _gradients(kind: Kind, ways: Mapping[str, Way]) -> dict[Quantity, Way]:
 
 
 def kernel_flip(job: Job) -> Changed | None:
-    """Each weight reversed along its last axis that is longer than 1."""
+    """Reverse each weight along its last axis that is longer than 1."""
 
     def flipped(array: Array) -> tuple[Array, Way] | None:
         axes = [axis for axis, size in enumerate(array.shape) if size > 1]
@@ -60,7 +61,7 @@ def kernel_flip(job: Job) -> Changed | None:
 
 
 def transposed_weight(job: Job) -> Changed | None:
-    """Each weight with its first two axes exchanged if they are equal; else with all reversed, in the old shape."""
+    """Exchange the first two axes of each weight if they are equal; else reverse all axes, in the old shape."""
 
     def transposed(array: Array) -> tuple[Array, Way] | None:
         if sum(size > 1 for size in array.shape) < 2:
@@ -74,9 +75,9 @@ def transposed_weight(job: Job) -> Changed | None:
 
 
 def delta_kernel(job: Job) -> Changed | None:
-    """Each kernel as 1 at its centre: the convolution skipped, where it is written as shifts and sums.
+    """Replace each kernel by 1 at its centre, which skips a convolution written as shifts and sums.
 
-    A kernel is a weight whose last axis has a size that the configuration names and that is none of the data's.
+    A kernel is a weight whose last axis has a size of the configuration that no axis of the data has.
     """
     data = {*SIZES, *(axis for axes in job.axes.values() for axis in axes)}
     sizes = {size for name, size in job.config.items() if name not in data and type(size) is int and size > 1}
@@ -92,7 +93,7 @@ def delta_kernel(job: Job) -> Changed | None:
 
 
 def exchanged_axes(job: Job) -> Changed | None:
-    """Each input with its last two axes confused, and outputs of its shape set right again."""
+    """Confuse the last two axes of each input, and put outputs of its shape right again."""
     shapes = {name: array.shape for name, array in job.inputs.items() if is_float(array) and _axes(array.shape)}
     if not shapes:
         return None

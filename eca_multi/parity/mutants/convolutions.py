@@ -1,4 +1,4 @@
-"""Faults in padding and convolution: tables of operation -> what takes its place."""
+"""Faults in padding and convolution: tables of operation -> its change."""
 
 import math
 from typing import Any
@@ -16,7 +16,7 @@ def _bound(call: Call) -> dict[str, Any]:
 
 
 def _shifted_pad(call: Call) -> Any:
-    """A border one position further: what was padded last comes first, or the other way round."""
+    """Move the border by one position: the last padding comes first, or the other way round."""
     pad = call.argument(1, "pad")
     for i in range(0, len(pad), 2):
         if pad[i] > 0 or pad[i + 1] > 0:
@@ -25,7 +25,7 @@ def _shifted_pad(call: Call) -> Any:
 
 
 def _shifted_circular_pad(call: Call) -> Any:
-    """A circular border written as cat([tail, x, head]): parts of one tensor, one of them longer than the others."""
+    """Move a circular border, written as cat([tail, x, head]): parts of one tensor, of which one is the longest."""
     parts, axis = call.argument(0, "tensors"), call.argument(1, "dim", 0)
     if not all(map(carries_data, parts)) or len({part.untyped_storage().data_ptr() for part in parts}) > 1:
         return NotImplemented
@@ -50,7 +50,7 @@ def _shifted_convolution(call: Call) -> Any:
 
 
 def _skipped(call: Call) -> Any:
-    """The input itself, where shapes agree; else the kernel's centre alone."""
+    """Return the input, where the shapes agree; else take the kernel's centre alone."""
     out = call.plain()
     if out.shape == call.x.shape:
         return call.x.to(out.dtype)

@@ -1,4 +1,4 @@
-"""Faults in gates: tables of operation -> what takes its place."""
+"""Faults in gates: tables of operation -> its change."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,11 +25,7 @@ def _gated_linear(gate: Callable[[torch.Tensor], torch.Tensor]) -> Change:
     return change
 
 
-def _half_temperature(call: Call) -> Any:
-    return call.on(call.x / 2)
-
-
-# Each by a function that is near it and often taken for it.
+# Each gate becomes a similar function, which is often confused with it.
 OTHER_GATE: dict[str, Change] = {
     "sigmoid": _on_x(F.hardsigmoid),
     "special_expit": _on_x(F.hardsigmoid),
@@ -46,13 +42,12 @@ OTHER_GATE: dict[str, Change] = {
     "mish": _on_x(F.silu),
     "gelu": _other_gelu,
     "glu": _gated_linear(F.hardsigmoid),
-    "softmax": _half_temperature,
-    "log_softmax": _half_temperature,
+    **dict.fromkeys(("softmax", "log_softmax"), lambda call: call.on(call.x / 2)),
 }
 
 
 def _held(gate: torch.Tensor) -> torch.Tensor:
-    """Cut off from its gradient, but for a zero that keeps gradients defined."""
+    """Cut a gate off from its gradient, but for a zero that keeps gradients defined."""
     return gate.detach() + 0 * gate
 
 

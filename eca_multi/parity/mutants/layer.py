@@ -1,4 +1,4 @@
-"""Mutants: a specification's PyTorch layer with one fault put in, to measure what a case can see.
+"""Mutants: a specification's PyTorch layer with one fault, to measure which faults a case detects.
 
 Some faults replace operations as the layer runs (mode.py), others change its weights and inputs (arrays.py). Either way
 the gradients are those of the faulty layer. Nothing here is random.
@@ -26,7 +26,7 @@ from .reductions import HALF_ACCUMULATION, N_MINUS_ONE, WRONG_AXIS, batch_leak
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault: in operations, by the operation's name; where none of them occurs, in the arrays."""
+    """A fault in operations, by name; or in the arrays, if the layer calls none of the operations."""
 
     operations: Mapping[str, Change] | Callable[["MutatedEngine"], Mapping[str, Change]] | None = None
     arrays: in_arrays.Change | None = None
@@ -49,8 +49,8 @@ MUTANTS: dict[str, Mutant] = {
 def mutants(engine: TorchEngine, job: Job) -> Iterator[tuple[str, Outputs | None]]:
     """Yield the name of each mutant with its results, or with None where it does not apply.
 
-    A mutant does not apply where layer and data have no place for the fault, or where the layer raises because of
-    the fault: an error needs no verdict to be noticed. A mutant that applies and returns the right results survives.
+    A mutant does not apply where layer and data have no place for the fault, or where the layer raises because of the
+    fault: a user notices an error without a verdict. A mutant that applies and returns the right results survives.
     """
     job = replace(job, compiled=False, twice=False)
     for name, mutant in MUTANTS.items():
@@ -61,15 +61,15 @@ def run(engine: TorchEngine, job: Job, mutant: Mutant) -> Outputs | None:
     """Return a mutant's results, or None where it does not apply."""
     if mutant.operations is not None:
         faulty = MutatedEngine(engine, mutant.operations)
-        result = attempt(lambda: faulty.evaluate(job))
+        result = attempt(faulty.evaluate, job)
         if faulty.mode.applied:
             return None if isinstance(result, Exception) else result
-        if isinstance(result, Exception):  # no fault was put in: the error is the layer's own, or of these files
+        if isinstance(result, Exception):  # without a fault: the error is the layer's, or comes from these files
             raise result
     changed = mutant.arrays(job) if mutant.arrays is not None else None
     if changed is None:
         return None
-    result = attempt(lambda: engine.evaluate(changed.job))
+    result = attempt(engine.evaluate, changed.job)
     return None if isinstance(result, Exception) else changed.back(result)
 
 
@@ -84,7 +84,7 @@ class MutatedEngine(TorchEngine):
 
     @contextmanager
     def precision(self, job: Job) -> Iterator[None]:
-        """Change the operations of the layer itself, and none of those around it."""
+        """Change the operations of the layer, and none around it."""
         with super().precision(job), self.mode:
             yield
 

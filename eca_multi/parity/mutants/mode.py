@@ -1,4 +1,4 @@
-"""Changing operations of a PyTorch layer as it runs, above autograd: the backward pass is that of the changed ones."""
+"""Changes to the operations of a PyTorch layer as it runs, above autograd, which differentiates the changed ones."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from eca_multi.parity.engines._private_torch import DisableTorchFunction
 
 @dataclass(frozen=True)
 class Call:
-    """A call of an operation. `name` is without the underscore of operations in place."""
+    """A call of an operation. `name` lacks the underscore of an operation in place."""
 
     func: Callable[..., Any]
     name: str
@@ -32,30 +32,30 @@ class Call:
         return self.func(*self.args, **self.kwargs)
 
     def on(self, x: torch.Tensor) -> Any:
-        """The same with another first argument."""
+        """Call the operation with another first argument."""
         return self.func(x, *self.args[1:], **self.kwargs)
 
 
-# Returns what takes the place of the result, or NotImplemented where the fault cannot be in this call.
+# Returns the changed result, or NotImplemented where this call has no place for the fault.
 Change = Callable[[Call], Any]
 ANY = "*"
 PYTHON = ("torch.functional", "torch.nn.functional")
 
 
 def carries_data(x: Any) -> bool:
-    """Whether x is differentiated: a count of mask entries is no mean."""
+    """Return whether x has a gradient: a count of mask entries is no mean."""
     return isinstance(x, torch.Tensor) and x.is_floating_point() and x.requires_grad
 
 
 def each(value: Any, count: int) -> list[int]:
-    """A setting that may be one number for all axes, for each axis."""
+    """Return for each axis a setting that may be one number for all axes."""
     return [value] * count if isinstance(value, int) else list(value) * (count if len(value) == 1 else 1)
 
 
 class Mutating(TorchFunctionMode):
-    """Within a `with` block, change operations by name; "*" takes those that have no change of their own.
+    """Change operations by name within a `with` block; "*" changes those without an entry of their own.
 
-    `torch.nn.functional` is followed into, so that only the operations below it need names.
+    The mode enters the functions of `torch.nn.functional`, so that only the operations below them need names.
 
     Attributes:
         applied: How many calls were changed.
@@ -97,7 +97,7 @@ def _changed(change: Change, call: Call, in_place: bool) -> Any:
 
 
 def _opened(function: FunctionType) -> Callable[..., Any]:
-    """A copy of a function that does not ask for overrides, of which the mode would be one, but runs its own body."""
+    """Copy a function so that it runs its body without asking for overrides, of which the mode would be one."""
     asks = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     names = {**function.__globals__, **dict.fromkeys(asks, lambda *_: False)}
     copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
@@ -105,7 +105,7 @@ def _opened(function: FunctionType) -> Callable[..., Any]:
     return copy
 
 
-# --- operations that hold others: written out where a change is for what they hold
+# --- formulas of composite operations, for changes to the operations within
 
 
 def _normalised(x: torch.Tensor, axes: tuple[int, ...], eps: float, *, centred: bool = True) -> torch.Tensor:
@@ -166,7 +166,7 @@ def _attention(call: Call) -> Any:
     return (scores.softmax(-1) @ v.float()).to(q.dtype)
 
 
-# Name -> the operation within that a change may be for, and the formula.
+# Name -> the operation within that a change may name, and the formula.
 WRITTEN_OUT: dict[str, tuple[str, Change]] = {
     "layer_norm": ("mean", _layer_norm),
     "rms_norm": ("mean", _rms_norm),

@@ -1,4 +1,4 @@
-"""Faults in reductions, and a leak between samples: tables of operation -> what takes its place."""
+"""Faults in reductions, and a leak between samples: tables of operation -> its change."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ STEPS = 4096  # additions of a sequential sum; a longer one adds blocks
 
 
 def _axes(call: Call) -> tuple[int, ...] | None:
-    """The axes that a call reduces over, or None where it reduces none of a tensor that carries data."""
+    """Return the axes that a call reduces, or None for a tensor without data."""
     x = call.x
     if not carries_data(x):
         return None
@@ -40,10 +40,10 @@ def _scaled(power: float) -> Change:
 
 
 class _Instead(torch.autograd.Function):
-    """Another value with the gradient of the first."""
+    """Return the other value with the gradient of the first."""
 
     @staticmethod
-    def forward(ctx: Any, own: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, first: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         return other
 
     @staticmethod
@@ -78,7 +78,7 @@ HALF_ACCUMULATION: dict[str, Change] = dict.fromkeys(_SUMS, _half_accumulated)
 
 
 def _confused(call: Call) -> tuple[int, int] | None:
-    """The axis that the call reduces over, and the one that it could be taken for."""
+    """Return the axis that the call reduces, and an axis to confuse it with."""
     axes, x = _axes(call), call.x
     if axes is None:
         return None
@@ -88,7 +88,7 @@ def _confused(call: Call) -> tuple[int, int] | None:
 
 
 def _wrong_axis(call: Call) -> Any:
-    """Over the other axis, in the shape of the result: the elements in the order of the transposed tensor."""
+    """Reduce the other axis, in the result's shape: take the elements in the order of the transposed tensor."""
     axes = _confused(call)
     return NotImplemented if axes is None else call.on(call.x.transpose(*axes).reshape(call.x.shape))
 
@@ -105,9 +105,9 @@ WRONG_AXIS: dict[str, Change] = {
 
 
 def batch_leak(batch_axes: dict[int, int]) -> dict[str, Change]:
-    """The first operation that reads an input gets 1 % of the neighbouring sample.
+    """Mix 1 % of the neighbouring sample into the first operation that reads an input.
 
-    Only the first: in a gated layer that is the statistic behind the gate, not x itself, where anybody would see it.
+    In a gated layer the first operation computes the statistic behind the gate; a leak into x itself would be obvious.
     """
 
     def mixed(value: Any) -> Any:
@@ -120,9 +120,9 @@ def batch_leak(batch_axes: dict[int, int]) -> dict[str, Change]:
         read = {id(value) for value in tree_iter((call.args, dict(call.kwargs))) if id(value) in batch_axes}
         if not read:
             return NotImplemented
-        given = call.args, dict(call.kwargs)
-        args, kwargs = tree_map(mixed, given)
-        if all(a is b for a, b in zip(tree_iter((args, kwargs)), tree_iter(given), strict=True)):  # one sample
+        arguments = call.args, dict(call.kwargs)
+        args, kwargs = tree_map(mixed, arguments)
+        if all(a is b for a, b in zip(tree_iter((args, kwargs)), tree_iter(arguments), strict=True)):  # one sample
             return NotImplemented
         result = call.func(*args, **kwargs)
         if not isinstance(result, torch.Tensor):  # a size

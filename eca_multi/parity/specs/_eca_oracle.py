@@ -17,7 +17,7 @@ from eca_multi.parity.define.tensor import Cotangent, Kind, Quantity, labelled
 
 Solved = dict[str, tuple[np.ndarray, np.ndarray]]
 
-# The specification's taps, and what the reference calls them.
+# The specification's taps, and the reference's names of them.
 _TAPS = {"pooled": "pooled", "conv": "logits", "gate": "gate"}
 _STAGES = {
     Quantity(kind, tap): f"{prefix}{stage}"
@@ -29,8 +29,7 @@ _STAGES = {
 def solve(job: Job) -> Solved:
     """Return the reference and the error E of the output, the gradients and the taps, by label.
 
-    A tap in `job.given` takes the place of the stage's own value, with no error of its own: the later stages are then
-    judged in isolation.
+    A tap in `job.given` replaces the stage's value and has no error, which isolates the later stages.
     """
     analysis = _Analysis(job)
     solution = analysis.forward()
@@ -79,7 +78,7 @@ class _Analysis:
     def backward(
         self, G: np.ndarray, cotangent: Cotangent = Cotangent.DRAWN
     ) -> dict[Quantity, tuple[np.ndarray, np.ndarray]]:
-        """Analyse the gradients of sum(G * y). Taps of gradients that are given belong to the drawn cotangent."""
+        """Analyse the gradients of sum(G * y). A tap's given gradient belongs to the drawn cotangent."""
         kernel, padding, u, tiny, instead = self.kernel, self.options["padding"], self.u, self.tiny, self.instead
         if cotangent is Cotangent.ONES:
             instead = {stage: array for stage, array in instead.items() if stage in _TAPS.values()}
@@ -115,5 +114,5 @@ class _Analysis:
 
 
 def _inherited(stage: str, error: np.ndarray, instead: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The error that later stages inherit: none of a stage whose value is given."""
+    """Return the error that later stages inherit: none from a stage with a given value."""
     return np.zeros_like(error) if stage in instead else error
