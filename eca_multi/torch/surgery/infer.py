@@ -36,8 +36,6 @@ def infer_plan(model: nn.Module, state: Mapping[str, Any], *, gate: str = "2sigm
         >>> net = insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")
         >>> infer_plan(nn.Sequential(nn.Conv2d(3, 64, 3)), net.state_dict()).paths
         ('0',)
-
-    Source: eca_multi.
     """
     check_model(model)
     check_checkpoint(state, gate)
@@ -108,8 +106,6 @@ def installed_eca(model: nn.Module) -> ECAPlan:
         >>> from eca_multi.torch import insert_eca, installed_eca
         >>> installed_eca(insert_eca(nn.Sequential(nn.Conv2d(3, 8, 3)), "conv")).paths
         ('0',)
-
-    Source: eca_multi.
     """
     check_model(model)
     ecas = installed(model)

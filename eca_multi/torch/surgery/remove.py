@@ -37,8 +37,6 @@ def remove_eca(model: Model, include: Pattern | None = None) -> Model:
         Sequential(
           (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
         )
-
-    Source: eca_multi.
     """
     check_model(model)
     with unchanged_on_error(model):

@@ -36,8 +36,6 @@ def eca_parameters(model: nn.Module) -> list[nn.Parameter]:
         >>> net = insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")
         >>> [tuple(kernel.shape) for kernel in eca_parameters(net)]
         [(1, 1, 3)]
-
-    Source: eca_multi.
     """
     check_module(model)
     kernels = {id(p): p for module in model.modules() if isinstance(module, ECA) for p in module.parameters()}
@@ -65,8 +63,6 @@ def freeze_except_eca(model: Model) -> Model:
         >>> net = freeze_except_eca(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv"))
         >>> [name for name, parameter in net.named_parameters() if parameter.requires_grad]
         ['0.eca.conv.weight']
-
-    Source: eca_multi.
     """
     kernels = {id(kernel) for kernel in eca_parameters(model)}
     for parameter in model.parameters():
@@ -91,8 +87,6 @@ def base_state(model: nn.Module) -> dict[str, torch.Tensor]:
         >>> from eca_multi.torch import base_state, insert_eca
         >>> list(base_state(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")))
         ['0.weight', '0.bias']
-
-    Source: eca_multi.
     """
     return _part(model, of_eca=False)
 
@@ -114,8 +108,6 @@ def eca_state(model: nn.Module) -> dict[str, torch.Tensor]:
         >>> from eca_multi.torch import eca_state, insert_eca
         >>> list(eca_state(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")))
         ['0.eca.conv.weight']
-
-    Source: eca_multi.
     """
     eca_parameters(model)
     return _part(model, of_eca=True)
@@ -142,8 +134,6 @@ def load_base_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
         >>> from eca_multi.torch import insert_eca, load_base_state
         >>> old = nn.Sequential(nn.Conv2d(3, 64, 3)).state_dict()
         >>> net = load_base_state(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv"), old)
-
-    Source: eca_multi.
     """
     targets, new = _fitting(model, state, of_eca=False)
     for path, module in model.named_modules():
@@ -172,8 +162,6 @@ def load_eca_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
         >>> from eca_multi.torch import eca_state, insert_eca, load_eca_state
         >>> net = insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")
         >>> net = load_eca_state(net, eca_state(net))
-
-    Source: eca_multi.
     """
     eca_parameters(model)
     return assign(model, *_fitting(model, state, of_eca=True))

@@ -37,8 +37,6 @@ def infer_plan(model: nnx.Module, state: Any, *, gate: str = "2sigmoid") -> ECAP
         >>> fresh = nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0)))
         >>> infer_plan(fresh, nnx.to_pure_dict(nnx.state(net))).paths
         ('layers.0',)
-
-    Source: eca_multi.
     """
     check_model(model)
     check_checkpoint(state, gate)
@@ -98,8 +96,6 @@ def installed_eca(model: nnx.Module) -> ECAPlan:
         >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
         >>> installed_eca(net).entries[0].kernel_size
         3
-
-    Source: eca_multi.
     """
     check_model(model)
     ecas = installed(model)

@@ -38,8 +38,6 @@ def remove_eca(model: Model, include: Pattern | None = None) -> Model:
         >>> before = nnx.graphdef(net)
         >>> nnx.graphdef(remove_eca(insert_eca(net, "conv"))) == before
         True
-
-    Source: eca_multi.
     """
     check_model(model)
     sites = [eca.site for eca in installed(model)]

@@ -38,8 +38,6 @@ def eca_parameters(model: nnx.Module) -> nnx.State:
         >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
         >>> eca_parameters(net)["layers"][0]["eca"]["kernel"].shape
         (3, 1, 1)
-
-    Source: eca_multi.
     """
     _check_any(model)
     kernels: nnx.State = nnx.state(model, ECAParam)
@@ -67,8 +65,6 @@ def freeze_except_eca(model: nnx.Module) -> type[ECAParam]:
         >>> only_eca = freeze_except_eca(net)
         >>> optimizer = nnx.Optimizer(net, optax.sgd(0.1), wrt=only_eca)
         >>> gradient = nnx.grad(lambda net, x: net(x).sum(), argnums=nnx.DiffState(0, only_eca))
-
-    Source: eca_multi.
     """
     _check_any(model)
     return ECAParam
@@ -92,8 +88,6 @@ def base_state(model: nnx.Module) -> dict[Any, Any]:
         >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
         >>> sorted(base_state(net)["layers"][0])
         ['bias', 'kernel']
-
-    Source: eca_multi.
     """
     return _part(model, of_eca=False)
 
@@ -116,8 +110,6 @@ def eca_state(model: nnx.Module) -> dict[Any, Any]:
         >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
         >>> eca_state(net)["layers"][0]["eca"]["kernel"].shape
         (3, 1, 1)
-
-    Source: eca_multi.
     """
     _check_any(model)
     return _part(model, of_eca=True)
@@ -146,8 +138,6 @@ def load_base_state(model: Model, state: Mapping[Any, Any]) -> Model:
         >>> net = nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0)))
         >>> old = base_state(net)
         >>> net = load_base_state(insert_eca(net, "conv"), old)
-
-    Source: eca_multi.
     """
     check_model(model)
     targets, new = _fitting(model, state, of_eca=False)
@@ -177,8 +167,6 @@ def load_eca_state(model: Model, state: Mapping[Any, Any]) -> Model:
         >>> from eca_multi.flax.nnx import eca_state, insert_eca, load_eca_state
         >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
         >>> net = load_eca_state(net, eca_state(net))
-
-    Source: eca_multi.
     """
     _check_any(model)
     return assign(model, *_fitting(model, state, of_eca=True))
