@@ -1,6 +1,12 @@
-"""The parts of the tables of networks: a convolution, a block, a feature map. All frameworks read these."""
+"""The parts of a network as a table: a convolution, a block, a feature map.
+
+A network is a stem of convolutions, blocks, perhaps a last convolution, global pooling and a classifier. Batch
+normalisation follows each convolution. A block is a branch of convolutions with ECA at its end, added to its shortcut
+if it has one. All paths are the module names of the original ECANet and torchvision, in deep stems those of timm.
+"""
 
 from dataclasses import dataclass
+from math import prod
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,7 @@ class Block:
 
     @property
     def stride(self) -> int:
-        stride = 1
-        for conv in self.convs:
-            stride *= conv.stride
-        return stride
+        return prod(conv.stride for conv in self.convs)
 
 
 @dataclass(frozen=True)

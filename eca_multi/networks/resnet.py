@@ -46,7 +46,7 @@ class ResNet:
 
     @property
     def stem_convs(self) -> tuple[Conv, ...]:
-        """The stem; the first convolution's `inputs` stand for the network's own input channels."""
+        """The stem for images of three channels."""
         if self.stem == "plain":
             return (Conv("conv1", "bn1", 3, 64, kernel=7, stride=2),)
         first = 3 * (self.stem_width // 4) if self.stem == "deep_tiered" else self.stem_width

@@ -17,6 +17,7 @@ from eca_multi.networks import (
     check_options,
     drop_rates,
     preprocessing_of,
+    stem_of,
     tensors,
 )
 from eca_multi.networks import kernel_sizes as sizes_of
@@ -100,13 +101,10 @@ class ECAResNet(ECANetwork):
     ) -> None:
         super().__init__(network, **options)
         dims = self.dims
-        *stem, last = network.stem_convs
-        inputs = last.inputs if stem else self.in_channels
-        self.conv1: nn.Module = convolution(last, dims, inputs, **factory)
+        *stem, last = stem_of(network, self.in_channels)
+        self.conv1: nn.Module = convolution(last, dims, **factory)
         if stem:
-            layers: list[nn.Module] = []
-            for conv in stem:
-                layers += conv_norm_act(conv, "relu", dims, self.in_channels if not layers else None, **factory)
+            layers = [layer for conv in stem for layer in conv_norm_act(conv, "relu", dims, **factory)]
             self.conv1 = nn.Sequential(*layers, self.conv1)
         self.bn1 = normalisation(last, dims, **factory)
         self.relu = nn.ReLU(inplace=True)
@@ -151,9 +149,8 @@ class ECAMobileNetV2(ECANetwork):
         super().__init__(network, **options)
         dims = self.dims
         rates = drop_rates(drop_path, len(network.blocks))
-        layers: list[nn.Module] = [
-            conv_norm_act(conv, "relu6", dims, self.in_channels, **factory) for conv in network.stem_convs
-        ]
+        stem = stem_of(network, self.in_channels)
+        layers: list[nn.Module] = [conv_norm_act(conv, "relu6", dims, **factory) for conv in stem]
         for block, size, rate in zip(network.blocks, sizes, rates, strict=True):
             layers.append(InvertedBlock(block, size, rate, dims, **factory))
         if not self.features_only:

@@ -11,7 +11,6 @@ from eca_multi.networks import (
     RELEASED,
     STATISTICS,
     count_parameters,
-    describe,
     find,
     kernel_sizes,
     macs,
@@ -20,6 +19,7 @@ from eca_multi.networks import (
     published_operations,
     tensors,
 )
+from eca_multi.networks.builders import describe
 
 networks = pytest.mark.parametrize("network", NETWORKS.values(), ids=list(NETWORKS))
 

@@ -20,6 +20,7 @@ from eca_multi.networks import (
     check_options,
     drop_rates,
     preprocessing_of,
+    stem_of,
 )
 from eca_multi.networks import kernel_sizes as sizes_of
 
@@ -53,8 +54,8 @@ class ECANetwork(nnx.Module):
         self.dtype = dtype
         self.preprocessing: Preprocessing = preprocessing_of(network.name)
         factory = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        for i, conv in enumerate(network.stem_convs):
-            add_conv_norm(self, conv, dims, inputs=conv.inputs if i else in_channels, **factory)
+        for conv in stem_of(network, in_channels):
+            add_conv_norm(self, conv, dims, **factory)
         make = ResidualBlock if isinstance(network, ResNet) else InvertedBlock
         rates = drop_rates(drop_path, len(network.blocks))
         for block, size, rate in zip(network.blocks, sizes, rates, strict=True):
