@@ -49,12 +49,10 @@ def check_fits(
         if received[key] is not None and received[key] != expected[key]:
             texts.append(f"{name(key)}: shape {received[key]}, the model's {expected[key]}")
     if texts:
-        what, function = (
-            ("kernels of the inserted ECAs", "eca_state") if of_eca else ("state of the plain network", "base_state")
-        )
+        what = "kernels of the inserted ECAs" if of_eca else "state of the plain network"
         raise ValueError(
             f"state must be the {what}. Received: {len(texts)} differences: {printable('; '.join(texts))}. "
-            f"Pass what {function} returns of the same network; nothing was loaded."
+            f"Pass what {'eca_state' if of_eca else 'base_state'} returns of the same network; nothing was loaded."
         )
 
 
@@ -65,9 +63,7 @@ def shape_of(value: Any) -> Shape:
 
 
 def converted(
-    entries: Mapping[Key, tuple[Any, Like]],
-    convert: Callable[[Any, Like], New],
-    name: Callable[[Key], str] = str,
+    entries: Mapping[Key, tuple[Any, Like]], convert: Callable[[Any, Like], New], name: Callable[[Key], str] = str
 ) -> dict[Key, New]:
     """Convert all entries, or raise one error that names each entry that does not fit.
 
@@ -110,21 +106,13 @@ def kind_of(dtype: str) -> str:
 
 
 def check_kind(dtype: str, expected: str) -> None:
-    """Check that a state's dtype is of the same kind as the model's: a conversion would drop a part or guess.
-
-    Raises:
-        WrongKind: If the kinds (floating point, integer, boolean, complex, or another dtype) differ.
-    """
+    """Raise WrongKind if a dtype is of another kind than the model's: a conversion would drop a part or guess."""
     if kind_of(dtype) != kind_of(expected):
         raise WrongKind(f"{dtype}, the model's {expected}")
 
 
 def check_range(lowest: int, highest: int, low: int, high: int, dtype: str) -> None:
-    """Check that integers from `lowest` to `highest` do not wrap around in `dtype`, which holds `low` to `high`.
-
-    Raises:
-        WrongValue
-    """
+    """Raise WrongValue if integers from `lowest` to `highest` wrap around in `dtype`, which holds `low` to `high`."""
     if lowest < low or highest > high:
         raise WrongValue(f"out of the range of {dtype}")
 
@@ -143,11 +131,7 @@ def not_finite() -> WrongValue:
 
 
 def read(value: Any, to_numpy: Callable[[Any], Any] = np.asarray) -> np.ndarray:
-    """Return an entry's values, as a view if possible.
-
-    Raises:
-        WrongKind: If the entry is no array, or its values are missing or deleted.
-    """
+    """Return an entry's values, as a view if possible; raise WrongKind if it is no array, or has no values any more."""
     array = as_numpy(value, to_numpy)
     if array.dtype.kind in "OSU":  # objects or text
         raise WrongKind(f"a {type(value).__name__}, no array with values")
@@ -155,11 +139,7 @@ def read(value: Any, to_numpy: Callable[[Any], Any] = np.asarray) -> np.ndarray:
 
 
 def as_numpy(value: Any, to_numpy: Callable[[Any], Any] = np.asarray) -> np.ndarray:
-    """Return the value as NumPy reads it, of any dtype.
-
-    Raises:
-        WrongKind: If NumPy cannot read the value.
-    """
+    """Return the value as NumPy reads it, of any dtype; raise WrongKind if NumPy cannot read the value."""
     try:
         return np.asarray(to_numpy(value))
     except MemoryError:
@@ -175,12 +155,12 @@ def owned_array(
     """Return a checked copy of a NumPy array in `dtype`; bfloat16 and its like are those of ml_dtypes.
 
     Args:
-        value: Of any shape and dtype.
         shape, dtype: The model's.
         current: Returns the model's values, None for a model without values; called only if `value` is not finite.
 
     Raises:
-        WrongKind, WrongValue
+        WrongKind: If the numbers are of another kind. WrongValue: If the shape differs, or a number is out of range, or
+            not finite where that of the model is.
     """
     dtype = np.dtype(dtype)
     check_kind(value.dtype.name, dtype.name)

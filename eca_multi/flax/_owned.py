@@ -31,8 +31,7 @@ def owned(value: Any, like: Any) -> Any:
             any other object belongs to its module, and the function returns `like` itself.
 
     Raises:
-        WrongKind: If the value is no array with values, or its numbers are of another kind.
-        WrongValue: If a number is not finite where that of `like` is, or out of range, or the shape differs.
+        WrongKind, WrongValue: As `owned_array`.
     """
     if isinstance(like, NUMBERS):
         return type(like)(owned_array(_read(value), (), np.asarray(like).dtype, lambda: np.asarray(like)).item())

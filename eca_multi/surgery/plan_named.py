@@ -82,18 +82,17 @@ def _load(target: str) -> Any:
     if not place or not name:
         raise ValueError(f"MODULE:FACTORY must be module:name or file.py:name. Received: {target!r}.")
     try:
-        names = vars(_from_file(Path(place).resolve()) if place.endswith(".py") else _by_name(place))
+        if place.endswith(".py"):
+            names = vars(_from_file(Path(place).resolve()))
+        else:
+            sys.path.append(os.getcwd())  # an installed command does not look there by itself
+            names = vars(import_module(place))
     except (Exception, SystemExit) as error:
         raise ValueError(f"{place} must import. It raised {type(error).__name__}: {error}") from error
     if name not in names:
         functions = [key for key, value in names.items() if callable(value) and not key.startswith("_")]
         raise ValueError(f"{place} has no {name!r}. It has: {', '.join(functions) or 'no function'}.")
     return names[name]
-
-
-def _by_name(place: str) -> ModuleType:
-    sys.path.append(os.getcwd())  # an installed command does not look there by itself
-    return import_module(place)
 
 
 def _from_file(path: Path) -> ModuleType:

@@ -15,9 +15,7 @@ MISSING = {"residual": "has no residual add behind it", "se": "is no SE block", 
 def candidates_at(plan: ECAPlan, find: Callable[[str], Iterable[Candidate]]) -> dict[str, Candidate]:
     """Return what the network has at each path of the plan; a path that the network lacks is left out.
 
-    Args:
-        plan: Made for a network of the same architecture.
-        find: Returns the network's candidates of one kind of `where`, or all for "any".
+    `find` returns the network's candidates of one kind of `where`, or all for "any".
     """
     at_path: dict[str, Candidate] = {}
     everything = _by_name(find("any"))
@@ -34,10 +32,7 @@ def candidates_at(plan: ECAPlan, find: Callable[[str], Iterable[Candidate]]) -> 
 def replay(plan: ECAPlan, framework: str, at_path: Mapping[str, Candidate]) -> list[ECAEntry]:
     """Return the entries of a plan that are still to be carried out on a network.
 
-    Args:
-        plan: Made for another instance of the same architecture.
-        framework: Of the network.
-        at_path: As `candidates_at` returns. A candidate whose `reason` is HAS_ECA needs nothing more.
+    `at_path` is what `candidates_at` returns; a candidate whose `reason` is HAS_ECA needs nothing more.
 
     Raises:
         PlanMismatchError: With every difference.

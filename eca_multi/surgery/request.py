@@ -110,14 +110,7 @@ class Request:
         return self.where if isinstance(self.where, str) else "callable" if callable(self.where) else "paths"
 
     def is_verified(self, *, abstract: bool = False) -> bool:
-        """Whether to run the network before and after.
-
-        Args:
-            abstract: Whether the network or its inputs are shapes without values.
-
-        Raises:
-            UnsupportedModelError: If `verify=True` asks for a run without values.
-        """
+        """Whether to run the network before and after; `abstract`: shapes stand for values in it or in its inputs."""
         if self.verify and abstract:
             raise UnsupportedModelError(
                 "verify=True must run the network. Received: shapes in place of values. Pass verify=False."

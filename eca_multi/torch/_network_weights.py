@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eca_multi._canonical import Weights, check_weights, without_weight
+from eca_multi._canonical import Weights, check_weights, narrowest, without_weight
 from eca_multi.checkpoints.identify import identify
 from eca_multi.networks import Tensor
 
@@ -25,10 +25,9 @@ def network_from_canonical(
 ) -> Any:
     """Load canonical weights: into a network in place, or into a new state dict."""
     native = _native(model_or_state)
-    dtypes = {value.dtype for _, value in native.values()}
-    narrowest = min(dtypes, key=lambda dtype: torch.finfo(dtype).max)
+    dtypes = {str(value.dtype).removeprefix("torch.") for _, value in native.values()}
     shapes = {name: tensor.shape for name, (tensor, _) in native.items()}
-    arrays = check_weights(weights, shapes, str(narrowest).removeprefix("torch."))
+    arrays = check_weights(weights, shapes, narrowest(dtypes))
     if isinstance(model_or_state, Mapping):
         names = identify({name: value.shape for name, value in model_or_state.items()}).names
         new = {names[name]: _like(old, arrays[name]) for name, (_, old) in native.items()}

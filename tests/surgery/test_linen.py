@@ -287,7 +287,7 @@ def test_shapes_will_do():
     with_eca, more = insert_eca(module, variables, example_inputs=x)
     assert flat(more)["params/twice/bn2/eca/kernel"] == jax.ShapeDtypeStruct((3, 1, 1), jnp.float32)
     assert jax.eval_shape(with_eca.apply, more, x).shape == (2, 10)
-    with pytest.raises(UnsupportedModelError, match="verify=True must run the model"):
+    with pytest.raises(UnsupportedModelError, match="verify=True must run the network"):
         insert_eca(module, variables, example_inputs=x, verify=True)
 
 

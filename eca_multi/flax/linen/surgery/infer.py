@@ -8,11 +8,12 @@ from flax import linen as nn
 from flax.core import meta
 
 from eca_multi import __version__
+from eca_multi.flax._run import stacked_note
 from eca_multi.surgery.errors import PlanMismatchError
 from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan
 from eca_multi.surgery.plan import ECAPlan
 
-from ._find.call import initial_shapes, split_inputs
+from ._find.call import concrete_inputs, initial_shapes
 from ._find.check import check_module, check_type
 from ._find.finder import Finder
 from ._find.variables import Keys, check_variables, count, flat
@@ -49,7 +50,7 @@ def infer_plan(
     check_module(module)
     check_checkpoint(variables, gate)
     check_variables(variables)
-    inputs = split_inputs(example_inputs)
+    inputs = concrete_inputs(example_inputs)
     base = with_sites(module, ())
     plain = initial_shapes(base, inputs)
     plain_keys, trained = set(flat(plain["params"])), flat(variables["params"])
@@ -68,7 +69,7 @@ def infer_plan(
     return inferred_plan(
         "linen",
         base_class(module).__name__,
-        {"/".join(site): Kernel(shape[-3], prod(shape)) for site, shape in shapes.items()},
+        {"/".join(site): Kernel(shape[-3], prod(shape), stacked_note(shape[:-3])) for site, shape in shapes.items()},
         at_path,
         gate=gate,
         key="<site>/eca/kernel",

@@ -9,17 +9,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from eca_multi.flax._run import Shape, is_abstract
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import candidates_at, replay
 from eca_multi.surgery.request import Overrides, Request, Where
 
-from ._find.call import split_inputs
+from ._find.call import concrete_inputs
 from ._find.check import check_module
 from ._find.finder import Finder
-from ._find.variables import check_variables, flat, is_abstract, like
+from ._find.variables import check_variables, flat, like
 from ._wrap import KERNEL, Site, sites_of
-from .plan import Built, Shape, build, plan_for, without_replaced
+from .plan import Built, build, plan_for, without_replaced
 from .verify import verify as verify_run
 
 
@@ -85,7 +86,7 @@ def insert_eca(
     )  # fmt: skip
     check_module(module)
     check_variables(variables)
-    inputs = split_inputs(example_inputs)
+    inputs = concrete_inputs(example_inputs)
     finder = Finder(module, variables, inputs)
     if plan is None:
         plan = plan_for(request, finder)

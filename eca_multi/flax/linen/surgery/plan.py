@@ -11,19 +11,18 @@ from flax import core
 from flax import linen as nn
 from flax.core import meta
 
+from eca_multi.flax._run import Shape, stacked_note
 from eca_multi.surgery.choose import choose
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.request import Overrides, Request, Where
 
-from ._find.call import runner, split_inputs
+from ._find.call import concrete_inputs, runner
 from ._find.check import check_module
 from ._find.finder import Finder
 from ._find.variables import Keys, below, check_variables, count, flat, like
 from ._wrap import KERNEL, Site, base_class, sites_of, with_sites
-
-Shape = tuple[int, ...]
 
 
 def plan_eca(
@@ -86,7 +85,7 @@ def plan_eca(
     )
     check_module(module)
     check_variables(variables)
-    finder = Finder(module, variables, split_inputs(example_inputs))
+    finder = Finder(module, variables, concrete_inputs(example_inputs))
     plan = plan_for(request, finder)
     return replace(plan, entries=build(finder, plan, plan.entries).entries) if plan.entries else plan
 
@@ -142,11 +141,8 @@ def without_replaced(variables: Mapping[str, Any], sites: Sequence[Site]) -> Any
 
 
 def _with_shape(entry: ECAEntry, shape: Shape) -> ECAEntry:
-    if len(shape) == 3:
-        return entry
-    note = f"stacked {'x'.join(map(str, shape[:-3]))}: a kernel for each"
-    notes = entry.notes if note in entry.notes else (*entry.notes, note)
-    return replace(entry, parameters=prod(shape), notes=notes)
+    notes = dict.fromkeys((*entry.notes, *stacked_note(shape[:-3])))
+    return replace(entry, parameters=prod(shape), notes=tuple(notes))
 
 
 def _dtype(variables: Mapping[str, Any], path: str) -> str:

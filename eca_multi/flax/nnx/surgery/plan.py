@@ -83,7 +83,7 @@ def plan_eca(
 
 
 def plan_for(network: Network, request: Request) -> ECAPlan:
-    """Return the plan for a request."""
+    """Choose among the sites of a network."""
     plan = choose(
         request,
         type(network.model).__name__,

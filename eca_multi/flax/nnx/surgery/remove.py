@@ -1,6 +1,5 @@
 """Take ECA out of an nnx network."""
 
-from functools import partial
 from typing import TypeVar
 
 from flax import nnx
@@ -11,7 +10,7 @@ from eca_multi.surgery.remove import removed_sites
 
 from ._find.check import check_model
 from ._find.places import installed
-from ._wrap import base_class, restore, snapshot, unwrap
+from ._wrap import base_class, undo_for, unwrap
 
 Model = TypeVar("Model", bound=nnx.Module)
 
@@ -42,7 +41,7 @@ def remove_eca(model: Model, include: Pattern | None = None) -> Model:
     check_model(model)
     sites = [eca.site for eca in installed(model)]
     modules = [site.module for site in removed_sites(base_class(model).__name__, sites, include)]
-    with undone_on_error([partial(restore, module, snapshot(module)) for module in modules]):
+    with undone_on_error([undo_for(module) for module in modules]):
         for module in modules:
             unwrap(module)
         return model

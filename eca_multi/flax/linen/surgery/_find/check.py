@@ -10,11 +10,7 @@ from eca_multi.surgery.errors import UnsupportedModelError
 
 
 def check_module(module: Any) -> None:
-    """Refuse a module that surgery cannot change.
-
-    Raises:
-        TypeError: If it is no linen module. UnsupportedModelError: If it is bound, or JAX is tracing.
-    """
+    """Refuse a module that surgery cannot change: no linen module, a bound or derived one, or one that JAX traces."""
     check_type(module)
     if module.scope is not None:
         raise UnsupportedModelError(
@@ -31,11 +27,7 @@ def check_module(module: Any) -> None:
 
 
 def check_type(module: Any) -> None:
-    """Refuse what is no linen module.
-
-    Raises:
-        TypeError
-    """
+    """Raise TypeError for what is no linen module."""
     if isinstance(module, nn.Module):
         return
     if isinstance(module, type) and issubclass(module, nn.Module):
@@ -46,11 +38,7 @@ def check_type(module: Any) -> None:
 
 
 def check_concrete(tree: Any) -> None:
-    """Refuse arrays that JAX traces.
-
-    Raises:
-        UnsupportedModelError
-    """
+    """Refuse arrays that JAX traces."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
         raise _traced("traced arrays")
 

@@ -10,10 +10,10 @@ from flax.core import meta
 from eca_multi.flax._jaxpr.origins import origin_path
 from eca_multi.flax._jaxpr.residual import Branch, residual_branches
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
+from eca_multi.flax._run import Inputs
 from eca_multi.flax.linen.surgery._wrap import NAME, is_eca
 from eca_multi.surgery.candidate import HAS_ECA, Candidate
 
-from .call import Inputs
 from .trace import CalledModule, trace
 from .variables import below, count
 

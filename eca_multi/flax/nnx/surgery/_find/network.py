@@ -7,23 +7,19 @@ from flax import nnx
 
 from eca_multi.flax._jaxpr.residual import Branch, parent, residual_branches
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
+from eca_multi.flax._run import Shape, stacked_note
 from eca_multi.flax.nnx.layers import ECA
 from eca_multi.flax.nnx.surgery._wrap import NAME, base_class, is_gated
 from eca_multi.surgery.candidate import HAS_ECA, Candidate, Place
 from eca_multi.surgery.errors import UnsupportedModelError
 
-from .classes import CONVS, NORMS, Shape, common_stack, static_channels, static_layout, static_stack
+from .classes import CONVS, NORMS, common_stack, static_channels, static_layout, static_stack
 from .places import places
 from .trace import Trace, trace
 
 
 class Network:
-    """One network with what is known of its modules.
-
-    Args:
-        model: The network.
-        example_inputs: For the traced run; None for no run.
-    """
+    """One network with what is known of its modules; without example inputs there is no traced run."""
 
     def __init__(self, model: nnx.Module, example_inputs: Any = None) -> None:
         self.model = model
@@ -40,11 +36,7 @@ class Network:
         self.ranks = {len(tuple(conv.module.kernel_size)) + 2 for conv in self.convs}
 
     def traced(self, where: str) -> Trace:
-        """Return the run.
-
-        Raises:
-            UnsupportedModelError: Without example inputs.
-        """
+        """Return the run; raise UnsupportedModelError if there is none."""
         if self.run is None:
             raise UnsupportedModelError(
                 f"model must come with example_inputs for where={where!r}: an nnx network has no graph before it runs. "
@@ -78,14 +70,7 @@ class Network:
         return shape[1 if is_first else -1], "channels_first" if is_first else "channels_last"
 
     def candidate(self, place: Place, notes: tuple[str, ...] = (), reason: str = "", **fields: Any) -> Candidate:
-        """Describe a module as a site.
-
-        Args:
-            place: The module.
-            notes: More notes.
-            reason: Why the module cannot be a site, if the module itself gives no reason.
-            fields: Other values for fields of the candidate.
-        """
+        """Describe a module as a site, with other values for `fields`; a reason of the module's own comes first."""
         channels, layout = self.channels(place)
         values: dict[str, Any] = {
             "path": place.path,
@@ -97,7 +82,7 @@ class Network:
             "aliases": place.aliases,
             # A tag holds a shared module's first name alone.
             "calls": None if self.run is None else self.run.flow.calls(place.path),
-            "notes": (*depthwise_note(place.module), *self._stack_note(place), *notes),
+            "notes": (*depthwise_note(place.module), *stacked_note(self.stack(place) or ()), *notes),
             "reason": self._reason(place) or reason,
         }
         return Candidate(**(values | fields))
@@ -114,10 +99,6 @@ class Network:
         if gates_its_input(self.traced("residual").flow, place.path) and not isinstance(place.module, ECA):
             notes.append("after an SE block (where='se' replaces it)")
         return self.candidate(place, tuple(notes), tensor=branch.tensor)
-
-    def _stack_note(self, place: Place) -> tuple[str, ...]:
-        stack = self.stack(place)
-        return (f"stacked {'x'.join(map(str, stack))}: a kernel for each",) if stack else ()
 
     def _reason(self, place: Place) -> str:
         """Why a module cannot be a site; "" if it can."""
