@@ -1,6 +1,6 @@
-"""What the surgery of linen and of nnx share about a run: its inputs, whether outputs are equal, stacked blocks."""
+"""What the surgery of linen and of nnx share about a run: its inputs, its outputs, and which outputs ECA can gate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -60,6 +60,28 @@ def _bits(array: Any) -> tuple[Any, ...]:
         array = jax.random.key_data(array)
     array = np.asarray(array)
     return array.shape, array.dtype, array.tobytes()
+
+
+def unfit(shapes: Sequence[Shape | None], ranks: Collection[int], axis: int | None) -> str:
+    """Return why ECA cannot gate a module with outputs of these shapes; "" if it can.
+
+    Args:
+        shapes: Of the output of each call; None where the output is not one array.
+        ranks: Of the outputs of the network's convolutions.
+        axis: Of the channels; None if unknown.
+    """
+    shape = shapes[0]
+    if shape is None:
+        return "its output is not one array"
+    if len(shape) < 3:
+        return f"its output has rank {len(shape)}, which has no spatial axes"
+    if ranks and len(shape) not in ranks:
+        return f"its output has rank {len(shape)}, which no convolution's has (tokens, or no batch axis)"
+    if axis is not None and axis not in (1, len(shape) - 1):
+        return f"its channels are at axis {axis} of {shape}"
+    if len({other and other[-1 if axis != 1 else 1] for other in shapes}) > 1:
+        return "its calls have different numbers of channels"
+    return ""
 
 
 def stacked_note(stack: Shape) -> tuple[str, ...]:

@@ -32,8 +32,8 @@ def network_from_canonical(
         names = identify({name: value.shape for name, value in model_or_state.items()}).names
         new = {names[name]: _like(old, arrays[name]) for name, (_, old) in native.items()}
         return {name: new[name] if name in new else value.clone() for name, value in model_or_state.items()}
-    own = {name: value for name, (_, value) in native.items()}
-    return assign(model_or_state, own, {name: _like(value, arrays[name]) for name, value in own.items()})
+    targets = {name: value for name, (_, value) in native.items()}
+    return assign(model_or_state, targets, {name: _like(value, arrays[name]) for name, value in targets.items()})
 
 
 def _native(model_or_state: ECANetwork | Mapping[str, torch.Tensor]) -> dict[str, tuple[Tensor, torch.Tensor]]:

@@ -6,21 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from eca_multi.networks import (
-    Builders,
-    MobileNetV2,
-    Network,
-    Preprocessing,
-    ResNet,
-    Tensor,
-    check_input,
-    check_options,
-    drop_rates,
-    preprocessing_of,
-    stem_of,
-    tensors,
-)
-from eca_multi.networks import kernel_sizes as sizes_of
+from eca_multi.networks.builders import Builders
+from eca_multi.networks.catalogue import MobileNetV2, Network, ResNet
+from eca_multi.networks.options import check_input, check_options, drop_rates
+from eca_multi.networks.preprocessing import Preprocessing, preprocessing_of
+from eca_multi.networks.sizes import kernel_sizes as sizes_of
+from eca_multi.networks.tensors import Tensor, stem_of, tensors
 
 from ._blocks import MAX_POOLS, InvertedBlock, ResidualBlock, conv_norm_act, convolution, normalisation
 from .layers import ECA
@@ -74,9 +65,6 @@ class ECANetwork(nn.Module):
         """The modules from the input to the last feature map, each with the path of the block that it ends."""
         raise NotImplementedError
 
-    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
-
     def forward(self, x: torch.Tensor) -> Any:
         check_input(x.shape, self.in_channels, self.dims, 1)
         features = []
@@ -90,7 +78,7 @@ class ECANetwork(nn.Module):
             return x
         axes = tuple(range(2, 2 + self.dims))
         pooled = x.mean(axes) if self.global_pool == "avg" else x.amax(axes)
-        return self.classify(pooled) if self.num_classes else pooled
+        return getattr(self, self.network.classifier.partition(".")[0])(pooled) if self.num_classes else pooled
 
 
 class ECAResNet(ECANetwork):
@@ -130,10 +118,6 @@ class ECAResNet(ECANetwork):
             for i, block in enumerate(getattr(self, name)):
                 yield f"{name}.{i}", block
 
-    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.fc(pooled)
-        return logits
-
 
 class ECAMobileNetV2(ECANetwork):
     """An ECA-MobileNetV2 with the modules features and classifier."""
@@ -165,10 +149,6 @@ class ECAMobileNetV2(ECANetwork):
     def steps(self) -> Iterator[tuple[str, nn.Module]]:
         for i, module in enumerate(self.features):
             yield f"features.{i}", module
-
-    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(pooled)
-        return logits
 
 
 _ARGUMENTS = """        device, dtype: Of the parameters; `device="meta"` allocates nothing."""

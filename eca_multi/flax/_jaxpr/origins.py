@@ -1,6 +1,6 @@
 """The modules that a value comes from, through operations that leave each number at its place."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from .flow import ELEMENTWISE, MOVES, Flow
@@ -76,6 +76,20 @@ def origin_path(flow: Flow, number: int, *, unchanged: bool = False) -> str:
     if len(behind.tags) != 1 or behind.other or (unchanged and (behind.activated or behind.gated)):
         return ""
     return flow.path(next(iter(behind.tags)))
+
+
+def readers(flow: Flow, makers: Mapping[str, str], modules: Iterable[str]) -> dict[str, str]:
+    """Return, by maker, the path of the first of the modules that takes the unchanged output of the maker.
+
+    `makers` names the maker behind the path of each module that may have made the output.
+    """
+    result: dict[str, str] = {}
+    for module in modules:
+        for number in flow.tags("in", module):
+            path = origin_path(flow, number, unchanged=True)
+            if path in makers:
+                result.setdefault(makers[path], module)
+    return result
 
 
 def is_spread(flow: Flow, number: int) -> bool:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
@@ -11,18 +10,12 @@ from jax.typing import ArrayLike, DTypeLike
 from eca_multi.flax._initializers import classifier_initializers
 from eca_multi.flax._network_weights import child
 from eca_multi.jax.functional import as_floating
-from eca_multi.networks import (
-    Builders,
-    Network,
-    Preprocessing,
-    ResNet,
-    check_input,
-    check_options,
-    drop_rates,
-    preprocessing_of,
-    stem_of,
-)
-from eca_multi.networks import kernel_sizes as sizes_of
+from eca_multi.networks.builders import Builders
+from eca_multi.networks.catalogue import Network, ResNet
+from eca_multi.networks.options import check_input, check_options, drop_rates
+from eca_multi.networks.preprocessing import Preprocessing, preprocessing_of
+from eca_multi.networks.sizes import kernel_sizes as sizes_of
+from eca_multi.networks.tensors import stem_of
 
 from ._blocks import InvertedBlock, ResidualBlock, add_conv_norm, conv_norm_act
 from .layers import ECA
@@ -94,11 +87,7 @@ class ECANetwork(nnx.Module):
             return y
         axes = tuple(range(1, 1 + dims))
         pooled = y.mean(axes) if self.global_pool == "avg" else y.max(axes)
-        return self._classify(pooled) if self.num_classes else pooled
-
-    def _classify(self, pooled: jax.Array) -> jax.Array:
-        logits: jax.Array = getattr(self, child("", self.network.classifier))(self.dropout(pooled))
-        return logits
+        return getattr(self, child("", network.classifier))(self.dropout(pooled)) if self.num_classes else pooled
 
 
 _ARGUMENTS = """        dtype: Convert x to it first; None keeps x's.

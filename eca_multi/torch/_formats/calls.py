@@ -13,13 +13,8 @@ from .values import CodeError, Name, Other, Pickled, Storage
 
 _LONGEST_KEY = 64  # bits: longer whole numbers can all share one hash (the multiples of 2**61 - 1)
 _ALIASES = {
-    "double": "float64",
-    "float": "float32",
-    "half": "float16",
-    "long": "int64",
-    "int": "int32",
-    "short": "int16",
-}
+    "double": "float64", "float": "float32", "half": "float16", "long": "int64", "int": "int32", "short": "int16",
+}  # fmt: skip
 # Each class of storage: NumPy's dtype of its numbers ("" without one), and the bytes of a number.
 STORAGES = {
     "Double": ("<f8", 8), "Float": ("<f4", 4), "Half": ("<f2", 2), "BFloat16": ("bfloat16", 2), "Long": ("<i8", 8),
@@ -36,11 +31,7 @@ class Dtype:
 
 
 def known_name(text: str) -> Name:
-    """Return the name of a known class or function.
-
-    Raises:
-        CodeError: If the class or function is unknown.
-    """
+    """Return the name of a known class or function; raise CodeError for an unknown one."""
     if not _is_known(text):
         raise CodeError(text)
     return Name(text)

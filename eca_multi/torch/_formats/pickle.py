@@ -27,9 +27,7 @@ _LARGEST_MEMO = 1 << 64
 def read_pickle(stream: Stream, storages: dict[Any, int] | None = None) -> Any:
     """Return the next pickle's content, of dictionaries, lists, tuples, texts, numbers, `Pickled` and `Other`.
 
-    Args:
-        stream: Its place is behind the pickle afterwards.
-        storages: Gets the bytes of one number for each storage's key.
+    The stream then stands behind the pickle; `storages` gets the bytes of one number for each storage's key.
 
     Raises:
         CodeError: If the pickle names a class or function that is no data.
@@ -146,9 +144,6 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             filled[safe_key(key)] = value
 
-    def add_items(self, _: Any) -> None:
-        self.since_mark()
-
     def named(self, argument: str) -> None:
         self.stack.append(known_name(argument.replace(" ", ".", 1)))
 
@@ -219,7 +214,7 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "APPENDS": _Machine.appends,
     "SETITEM": _Machine.set_item,
     "SETITEMS": _Machine.set_items,
-    "ADDITEMS": _Machine.add_items,
+    "ADDITEMS": _Machine.pop_mark,
     "GLOBAL": _Machine.named,
     "STACK_GLOBAL": _Machine.named_on_stack,
     "INST": _Machine.old_object,

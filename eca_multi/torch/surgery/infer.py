@@ -82,11 +82,8 @@ def _kernels(state: Mapping[str, Any], model: nn.Module) -> tuple[dict[str, Kern
 def _plain_path(path: str, state: Mapping[str, Any]) -> str:
     """The name of a site without ECA around the modules above it."""
     parts = path.split(".")
-    kept = []
-    for i, part in enumerate(parts):
-        if not (part == "base" and f"{'.'.join(parts[:i])}{BEHIND}" in state):
-            kept.append(part)
-    return ".".join(kept)
+    gated = [part == "base" and f"{'.'.join(parts[:i])}{BEHIND}" in state for i, part in enumerate(parts)]
+    return ".".join(part for part, is_base in zip(parts, gated, strict=True) if not is_base)
 
 
 def installed_eca(model: nn.Module) -> ECAPlan:

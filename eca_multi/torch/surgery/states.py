@@ -137,10 +137,10 @@ def load_base_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
     """
     targets, new = _fitting(model, state, of_eca=False)
     for path, module in model.named_modules():
-        # A LazyECA without a kernel makes its kernel at the first call.
-        if isinstance(module, ECA) and is_inserted(module) and module.gate == "2sigmoid" and not _is_lazy(module):
-            kernel = module.conv.weight.detach()
-            targets[f"{path} (ECA)"], new[f"{path} (ECA)"] = kernel, torch.zeros_like(kernel)
+        if isinstance(module, ECA) and is_inserted(module) and module.gate == "2sigmoid":
+            kernel = module.conv.weight
+            if not is_lazy(kernel):  # a LazyECA makes its kernel at the first call
+                targets[f"{path} (ECA)"], new[f"{path} (ECA)"] = kernel.detach(), torch.zeros_like(kernel)
     return assign(model, targets, new)
 
 
@@ -208,10 +208,6 @@ def _check_values(targets: Mapping[str, Any]) -> None:
             f"model must hold its tensors. Received: {', '.join(empty)} without values. "
             "Call to_empty(device=...) on a model on the meta device, and a lazy one once on an input."
         )
-
-
-def _is_lazy(eca: ECA) -> bool:
-    return is_lazy(eca.conv.weight)
 
 
 def _shapes(state: Mapping[str, Any]) -> dict[str, Shape]:

@@ -124,8 +124,7 @@ def load_eca_state(module: nn.Module, variables: Mapping[str, Any], state: Mappi
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> variables = load_eca_state(net, variables, eca_state(net, variables))
     """
-    kernels = _kernels(module, variables)
-    return _loaded(variables, kernels, state, of_eca=True)
+    return _loaded(variables, _kernels(module, variables), state, of_eca=True)
 
 
 def base_state(module: nn.Module, variables: Mapping[str, Any]) -> Any:
@@ -145,7 +144,8 @@ def base_state(module: nn.Module, variables: Mapping[str, Any]) -> Any:
         >>> net.apply(base_state(with_eca, more), x).shape
         (2, 8, 8, 64)
     """
-    _check(module, variables)
+    check_type(module)
+    check_variables(variables)
     return without_kernels(variables, sites_of(module))
 
 
@@ -189,14 +189,10 @@ def load_base_state(module: nn.Module, variables: Mapping[str, Any], state: Mapp
     return like(variables, loaded)
 
 
-def _check(module: nn.Module, variables: Mapping[str, Any]) -> None:
-    check_type(module)
-    check_variables(variables)
-
-
 def _kernels(module: nn.Module, variables: Mapping[str, Any], required: bool = True) -> set[Keys]:
     """Return the keys of the kernels, all of which the variables hold."""
-    _check(module, variables)
+    check_type(module)
+    check_variables(variables)
     if required and not sites_of(module):
         raise no_eca(type(module).__name__)
     kernels = {("params", *site.keys, *KERNEL) for site in sites_of(module)}

@@ -5,6 +5,7 @@ which no add follows, ends a block too.
 """
 
 import re
+from itertools import takewhile
 from typing import Any
 
 from .kinds import kind
@@ -46,11 +47,8 @@ def _pattern(site: Site) -> str:
 
 def _common_words(name: str, into: str) -> str:
     """Return the words, joined by "_", that both names begin with; "" if they are none, or the whole name."""
-    words = []
-    for word, other in zip(name.split("_"), into.split("_"), strict=False):
-        if word != other:
-            break
-        words.append(word)
+    pairs = zip(name.split("_"), into.split("_"), strict=False)
+    words = [word for word, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
     common = "_".join(words) + "_"
     return common if words and len(common) < len(name) else ""
 

@@ -27,11 +27,7 @@ KINDS: dict[str, Callable[[Places], list[Site]]] = {
 
 
 class Finder:
-    """All candidates of one model.
-
-    Args:
-        model: Which `check_model` accepted.
-    """
+    """All candidates of one model, which `check_model` accepted."""
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -1,5 +1,7 @@
 """Residual branches, found by data flow: at each add, the operand with more convolutions of its own behind it."""
 
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from eca_multi.surgery.candidate import Candidate
@@ -18,11 +20,8 @@ class Ancestry:
         self.weights = [weighted(call.operation) for call in graph.calls]
         self._masks: dict[int, int] = {}
         for number, call in enumerate(graph.calls):
-            mask = 1 << number
-            for tensor in call.inputs:
-                mask |= self.mask(tensor)
-            for tensor in call.outputs:
-                self._masks[id(tensor)] = mask
+            mask = reduce(or_, map(self.mask, call.inputs), 1 << number)
+            self._masks |= {id(tensor): mask for tensor in call.outputs}
 
     def mask(self, tensor: Any) -> int:
         return self._masks.get(id(tensor), 0)
@@ -53,12 +52,8 @@ def _branch(places: Places, graph: Graph, add: Call, behind: Ancestry) -> tuple[
     if reason:
         return None, reason
     masks = [behind.mask(tensor) for tensor in add.inputs]
-    counts = []
-    for i, mask in enumerate(masks):
-        others = 0
-        for j, other in enumerate(masks):
-            others |= other if j != i else 0
-        counts.append(behind.weight(mask & ~others))
+    others = [reduce(or_, masks[:i] + masks[i + 1 :]) for i in range(len(masks))]
+    counts = [behind.weight(mask & ~other) for mask, other in zip(masks, others, strict=True)]
     order = sorted(range(len(counts)), key=lambda i: -counts[i])
     first, second = order[0], order[1]
     if counts[first] == 0:

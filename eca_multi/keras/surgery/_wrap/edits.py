@@ -19,19 +19,12 @@ Gate = Callable[[], InsertedECA]
 
 @dataclass
 class Edits:
-    """What is to differ, by the identity of calls, operations and tensors of the old model.
+    """What is to differ, by the identity of calls, operations and tensors of the old model."""
 
-    Args:
-        after: Operations whose outputs are gated for all calls that get them.
-        edges: (node, tensor): the tensor is gated for this call alone.
-        products: Nodes whose output ECA makes from another tensor.
-        dropped: ECA layers to leave out.
-    """
-
-    after: dict[int, Gate] = field(default_factory=dict)
-    edges: dict[tuple[int, int], Gate] = field(default_factory=dict)
-    products: dict[int, tuple[Any, Gate]] = field(default_factory=dict)
-    dropped: set[int] = field(default_factory=set)
+    after: dict[int, Gate] = field(default_factory=dict)  # operations whose outputs are gated for all calls
+    edges: dict[tuple[int, int], Gate] = field(default_factory=dict)  # (node, tensor), gated for this call alone
+    products: dict[int, tuple[Any, Gate]] = field(default_factory=dict)  # nodes whose output ECA makes from a tensor
+    dropped: set[int] = field(default_factory=set)  # ECA layers to leave out
 
 
 def edits_for(plan: ECAPlan, entries: Sequence[ECAEntry], finder: Finder) -> Edits:

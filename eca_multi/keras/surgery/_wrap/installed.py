@@ -4,7 +4,6 @@ from typing import Any
 
 from eca_multi.keras.surgery._find.graph import Call, Graph, Network, operations
 from eca_multi.keras.surgery._find.kinds import is_add, is_eca, is_passing, kind
-from eca_multi.surgery.candidate import Candidate
 from eca_multi.surgery.entry import ECAEntry
 
 from .layer import InsertedECA
@@ -19,11 +18,6 @@ def installed_layers(network: Network) -> list[tuple[InsertedECA, ECAEntry]]:
         if isinstance(call.operation, InsertedECA):
             first.setdefault(id(call.operation), (graph, call))
     return [(call.operation, _entry(network, graph, call)) for graph, call in first.values()]
-
-
-def as_candidate(layer: InsertedECA, entry: ECAEntry) -> Candidate:
-    """Return the site of an inserted layer, for patterns."""
-    return Candidate(entry.path, layer, entry.action, aliases=entry.aliases)
 
 
 def _entry(network: Network, graph: Graph, call: Call) -> ECAEntry:

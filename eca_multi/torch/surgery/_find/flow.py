@@ -57,11 +57,7 @@ class Untraceable(Exception):
 
 
 def flow_of(module: nn.Module) -> Flow:
-    """Trace a module's forward one level deep.
-
-    Raises:
-        Untraceable: With the reason.
-    """
+    """Trace a module's forward one level deep; raise Untraceable with the reason if torch.fx cannot."""
     if is_chain(module):
         names = [name for name, _ in children(module)]
         steps = [Step("input", "x"), *(Step("module", name, [i]) for i, name in enumerate(names))]

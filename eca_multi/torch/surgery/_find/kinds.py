@@ -169,9 +169,7 @@ def _squeezes(network: Network) -> list[Candidate]:
                     notes=(f"replaces an SE block: its {dropped} parameters are dropped",),
                 )
             )
-    replaced = [
-        p for p in network.places if isinstance(p.module, ECA) and getattr(p.module, "inserted", "") == "replace"
-    ]
+    replaced = [p for p in network.places if isinstance(p.module, ECA) and p.module.inserted == "replace"]
     return candidates + [network.candidate(place, action="replace") for place in replaced]
 
 

@@ -27,12 +27,7 @@ from .squeeze import is_squeeze, squeezed_channels
 
 
 class Network:
-    """One network with what is known of its modules: data flow, channels, and what a run showed.
-
-    Args:
-        model: The network.
-        example_inputs: For the run; None for no run.
-    """
+    """One network with what is known of its modules: data flow, channels, and what a run on example inputs showed."""
 
     def __init__(self, model: nn.Module, example_inputs: Any = None) -> None:
         self.model = model
@@ -78,14 +73,7 @@ class Network:
     def candidate(
         self, place: Place, tensor: str = "", source: Source | None = None, *, action: str = "after", notes: Any = ()
     ) -> Candidate:
-        """Describe a module as a site.
-
-        Args:
-            place: The module.
-            tensor: The gated tensor, in words.
-            source: Where the branch ends that the module closes.
-            action, notes: As in `ECAEntry`.
-        """
+        """Describe a module as a site; `source` is the end of the branch that the module closes."""
         base = base_of(place.module)
         shape = self.run.shapes.get(place.path) if self.run else None
         channels = self.channels(place)

@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import nnx
 
-from eca_multi.flax._jaxpr.origins import origin_path
+from eca_multi.flax._jaxpr.origins import origin_path, readers
 from eca_multi.flax._jaxpr.residual import Branch
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
 from eca_multi.flax.nnx.layers import ECA
@@ -68,16 +68,9 @@ def _norm_after(network: Network) -> dict[str, str | None]:
     """Return the norm's path by the convolution's: None if the norm cannot be told, no entry if there is no norm."""
     if network.run is None:
         return _by_order(network)
-    paths = {conv.path for conv in network.convs}
-    result: dict[str, str | None] = {}
-    for norm in network.norms:
-        for number in network.run.flow.tags("in", norm.path):
-            path = origin_path(network.run.flow, number, unchanged=True)
-            if path.removesuffix(f".{NAME}") in paths:  # a convolution that has ECA already
-                path = path.removesuffix(f".{NAME}")
-            if path in paths:
-                result.setdefault(path, norm.path)
-    return result
+    # Of a convolution that has ECA already, the norm takes the output of the ECA.
+    makers = {path: conv.path for conv in network.convs for path in (conv.path, f"{conv.path}.{NAME}")}
+    return {**readers(network.run.flow, makers, [norm.path for norm in network.norms])}
 
 
 def _by_order(network: Network) -> dict[str, str | None]:

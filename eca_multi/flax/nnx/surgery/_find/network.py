@@ -7,7 +7,7 @@ from flax import nnx
 
 from eca_multi.flax._jaxpr.residual import Branch, parent, residual_branches
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
-from eca_multi.flax._run import Shape, stacked_note
+from eca_multi.flax._run import Shape, stacked_note, unfit
 from eca_multi.flax.nnx.layers import ECA
 from eca_multi.flax.nnx.surgery._wrap import NAME, base_class, is_gated
 from eca_multi.surgery.candidate import HAS_ECA, Candidate, Place
@@ -114,22 +114,9 @@ class Network:
         if self.run is None:
             return "" if static_layout(module) else "its channels are at an axis that is neither 1 nor the last"
         calls = self.run.calls.get(place.path)
-        return "not called on these inputs" if calls is None else self._reason_of_shapes(place, calls.outputs)
-
-    def _reason_of_shapes(self, place: Place, shapes: list[Shape | None]) -> str:
-        shape = shapes[0]
-        if shape is None:
-            return "its output is not one array"
-        if len(shape) < 3:
-            return f"its output has rank {len(shape)}, which has no spatial axes"
-        if self.ranks and len(shape) not in self.ranks:
-            return f"its output has rank {len(shape)}, which no convolution's has (tokens, or no batch axis)"
-        axis = self._channel_axis(place)
-        if axis is not None and axis not in (1, len(shape) - 1):
-            return f"its channels are at axis {axis} of {shape}"
-        if len({other and other[-1 if axis != 1 else 1] for other in shapes}) > 1:
-            return "its calls have different numbers of channels"
-        return ""
+        if calls is None:
+            return "not called on these inputs"
+        return unfit(calls.outputs, self.ranks, self._channel_axis(place))
 
     def _channel_axis(self, place: Place) -> int | None:
         """The channel axis of a module's output in the run's data flow; None if unknown."""
