@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from eca_multi.networks.builders import Builders
-from eca_multi.networks.catalogue import MobileNetV2, Network, ResNet
+from eca_multi.networks.catalogue import Network
+from eca_multi.networks.mobilenet import MobileNetV2
 from eca_multi.networks.options import check_input, check_options, drop_rates
 from eca_multi.networks.preprocessing import Preprocessing, preprocessing_of
+from eca_multi.networks.resnet import ResNet
 from eca_multi.networks.sizes import kernel_sizes as sizes_of
 from eca_multi.networks.tensors import Tensor, stem_of, tensors
 
