@@ -15,7 +15,7 @@ from ._find.finder import Finder
 from ._find.graph import Network, is_built
 from ._find.kinds import kind
 from ._wrap.edits import Edits
-from ._wrap.layer import InsertedECA
+from ._wrap.installed import InsertedECA
 from ._wrap.rebuild import rebuilt
 
 REMEDY = "Pass example_inputs, or build the model with its input shape."

@@ -17,8 +17,7 @@ from ._find.check import check_model
 from ._find.graph import Network
 from ._find.kinds import is_eca, is_model, kind, parts
 from ._wrap.edits import Edits
-from ._wrap.installed import installed_layers
-from ._wrap.layer import InsertedECA
+from ._wrap.installed import InsertedECA, installed_layers
 from ._wrap.rebuild import rebuilt
 
 UNNAMED = re.compile(r"^variable_\d+$")  # Keras counts variables without a name through the whole process

@@ -12,7 +12,7 @@ from eca_multi.keras.surgery._find.places import Site
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.plan import ECAPlan
 
-from .layer import InsertedECA
+from .installed import InsertedECA
 
 Gate = Callable[[], InsertedECA]
 
