@@ -46,7 +46,6 @@ def native_kernel(framework: str, shape: Sequence[int]) -> tuple[int | None, int
 
 
 def native_shape(framework: str, kernels: int, taps: int) -> tuple[int, int, int]:
-    """Return the shape in which a framework holds its weight."""
     return (kernels, 1, taps) if _NATIVE_AXES[framework] == (0, 2) else (taps, 1, kernels)
 
 
@@ -156,5 +155,4 @@ def pick(framework: str, params: Mapping[str, T]) -> T:
 
 
 def without_weight(what: str, remedy: str) -> ValueError:
-    """The error for a layer that has no weight yet."""
     return ValueError(f"layer_or_params must have its weight. Received: {what}, which has none yet. {remedy}")

@@ -38,7 +38,6 @@ def check_positive_int(name: str, value: SupportsIndex) -> int:
 
 
 def check_odd(name: str, value: SupportsIndex) -> int:
-    """Return `value` as an odd int >= 1."""
     expected = "an odd positive integer"
     number = _integer(name, value, expected, "Pass an int, for example 3.")
     if number < 1:

@@ -101,7 +101,6 @@ _LEAF_OF = {
 
 
 def native_path(network: Network, tensor: Tensor) -> Path:
-    """Return the path of a tensor in a network."""
     block = next((b.path for b in network.blocks if tensor.module.startswith(f"{b.path}.")), "")
     modules = (child("", block), child(block, tensor.module)) if block else (child("", tensor.module),)
     return (*modules, _LEAF_OF[tensor.kind])

@@ -69,7 +69,6 @@ def network_to_canonical(model: Any) -> Weights:
 
 
 def network_from_canonical(model: Any, weights: Mapping[str, np.ndarray]) -> Any:
-    """Load canonical weights into a network in place."""
     shapes = {name: tensor.shape for name, tensor in identify_network(model).tensors.items()}
     native = {name: (kind, variable) for name, kind, variable in _variables(model)}
     dtypes = {keras.backend.standardize_dtype(variable.dtype) for _, variable in native.values()}

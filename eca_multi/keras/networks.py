@@ -35,7 +35,6 @@ class ECANetwork(keras.Model):
 
     @property
     def network(self) -> Network:
-        """The table of the network."""
         known = next((name for name in (self.arch, self.name) if name in NETWORKS), None)
         return find(known) if known is not None else identify_network(self).network
 

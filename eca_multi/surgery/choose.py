@@ -72,7 +72,6 @@ def choose(
 
 
 def _asked_for(request: Request, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates that `where` names."""
     where = request.where
     if isinstance(where, str):
         return list(candidates)

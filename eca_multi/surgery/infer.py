@@ -22,7 +22,6 @@ class Kernel:
 
 
 def check_checkpoint(state: Any, gate: str) -> None:
-    """Check the arguments of `infer_plan`."""
     check_plan_gate(gate)
     if not isinstance(state, Mapping):
         raise TypeError(

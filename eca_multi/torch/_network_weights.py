@@ -51,7 +51,6 @@ def _native(model_or_state: ECANetwork | Mapping[str, torch.Tensor]) -> dict[str
 
 
 def native_name(name: str, tensor: Tensor) -> str:
-    """Return a canonical tensor's name in a network's state dict."""
     return f"{tensor.module}.conv.weight" if tensor.kind == "eca" else name
 
 

@@ -53,7 +53,6 @@ class ECANetwork(nn.Module):
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The canonical tensors by name."""
         return tensors(
             self.network,
             self.kernel_sizes,

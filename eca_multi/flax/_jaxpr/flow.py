@@ -101,7 +101,6 @@ class Flow:
                 yield number
 
     def calls(self, path: str) -> int:
-        """How often the module at `path` is called."""
         marks = [self.nodes[n] for n in self.tags("out", path)]
         return sum(node.times for node in marks if node.mark and node.mark.leaf == 0)
 

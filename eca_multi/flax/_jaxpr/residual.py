@@ -113,7 +113,6 @@ def _bit(flow: Flow, number: int) -> int:
 
 
 def parent(path: str) -> str:
-    """Return the path without its last part."""
     return path[: max(path.rfind("."), path.rfind("/"), 0)]
 
 

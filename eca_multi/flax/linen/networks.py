@@ -45,7 +45,6 @@ class ECANetwork(nn.Module):
 
     @property
     def network(self) -> Network:
-        """The table of the network."""
         return find(self.arch)
 
     @nn.compact

@@ -87,6 +87,5 @@ def _stored(file: File, node: Node, end: int) -> Stored:
 
 
 def _texts(text: str | bytes) -> dict[str, str]:
-    """Return the entries of a JSON object, as text."""
     content = parse_json(text)
     return {str(key): str(value) for key, value in content.items()} if isinstance(content, dict) else {}

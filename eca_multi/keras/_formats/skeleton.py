@@ -43,7 +43,6 @@ def _write_zeros(checkpoint: Checkpoint, path: Path) -> str:
 
 
 def _datasets(layers: Any) -> Iterator[tuple[str, str, Any]]:
-    """Yield the canonical name, the kind and the dataset of each variable."""
     for key, layer in layers.items():
         variables = layer.get("vars", {})
         if variables:

@@ -77,7 +77,6 @@ def plan_eca(
 
 
 def plan_for(request: Request, finder: Finder) -> ECAPlan:
-    """Choose among the sites of a network."""
     model, parameters = finder.model, 0
     if model.built:
         inserted = [layer for layer in finder.network.leaves() if isinstance(layer, InsertedECA)]

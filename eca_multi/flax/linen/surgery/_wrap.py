@@ -41,7 +41,6 @@ class Site:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Path of the site, as keys of the parameters."""
         return tuple(self.entry.path.split("/"))
 
     def layer(self, scope: Any) -> ECA:
@@ -67,7 +66,6 @@ def with_sites(module: nn.Module, sites: Sequence[Site]) -> nn.Module:
 
 
 def sites_of(module: nn.Module) -> tuple[Site, ...]:
-    """Return the inserted ECAs of a module."""
     return getattr(type(module), "eca_sites", ())
 
 

@@ -110,7 +110,6 @@ def _below(site: Keys, keys: set[Keys]) -> set[Keys]:
 
 
 def _check_rest(plain: set[Keys], rest: set[Keys]) -> None:
-    """Compare the parameters beside the kernels with those of the plain network."""
     differences = [f"{'/'.join(keys)} is missing" for keys in sorted(plain - rest)]
     differences += [f"{'/'.join(keys)} is unexpected" for keys in sorted(rest - plain)]
     if differences:

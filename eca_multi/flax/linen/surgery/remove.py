@@ -49,6 +49,5 @@ def remove_eca(
 
 
 def without_kernels(variables: Mapping[str, Any], sites: Sequence[Site]) -> Any:
-    """Return the variables without the kernels of these ECAs."""
     kernels = {("params", *site.keys, *KERNEL) for site in sites}
     return like(variables, {keys: leaf for keys, leaf in flat(variables).items() if keys not in kernels})

@@ -71,7 +71,6 @@ def is_gated(module: Any) -> bool:
 
 
 def base_class(module: Any) -> type[nnx.Module]:
-    """Return a module's class without ECA."""
     return type(module).eca_base if is_gated(module) else type(module)
 
 

@@ -83,7 +83,6 @@ def plan_eca(
 
 
 def plan_for(network: Network, request: Request) -> ECAPlan:
-    """Choose among the sites of a network."""
     plan = choose(
         request,
         type(network.model).__name__,

@@ -36,7 +36,6 @@ class Finder:
         return candidates if is_built(self.model) else [replace(candidate, calls=None) for candidate in candidates]
 
     def offers(self) -> dict[str, int]:
-        """Return how many sites each `where` finds."""
         return {kind: sum(not c.reason for c in self.find(kind)) for kind in KINDS if kind != "any"}
 
     def sites(self, kind: str) -> list[Site]:
@@ -46,7 +45,6 @@ class Finder:
         return self._sites[kind]
 
     def site(self, entry: ECAEntry) -> Site:
-        """Return the site of an entry of a plan that fits the network."""
         sites = self.sites(KIND_OF_ACTION[entry.action])
         return next(site for site in sites if entry.path in site.candidate.names)
 
@@ -57,7 +55,6 @@ def everything(places: Places) -> list[Site]:
 
 
 def convs(places: Places) -> list[Site]:
-    """Return the site behind each convolution."""
     sites = []
     for operation in places.network.in_order():
         if is_conv(operation):
@@ -67,7 +64,6 @@ def convs(places: Places) -> list[Site]:
 
 
 def norms(places: Places) -> list[Site]:
-    """Return the site behind each norm."""
     return [_feature_map(places, places.site(layer)) for layer in places.network.in_order() if is_norm(layer)]
 
 

@@ -8,7 +8,6 @@ from .places import Places, Site
 
 
 def squeezes(places: Places) -> list[Site]:
-    """Return the product of each SE block."""
     sites: dict[int, Site] = {}
     for graph, call in places.network.ordered():
         block = _excited(graph, call)

@@ -28,7 +28,6 @@ class Edits:
 
 
 def edits_for(plan: ECAPlan, entries: Sequence[ECAEntry], finder: Finder) -> Edits:
-    """Return the edits that carry out entries of a plan."""
     edits = Edits()
     taken = {name.rsplit("/", 1)[-1] for name in finder.network.operations}
     for entry in entries:

@@ -34,7 +34,6 @@ class Flow:
     by_run: bool = False
 
     def calls_of(self, child: str) -> list[int]:
-        """Return the numbers of the steps that call a child."""
         return [i for i, step in enumerate(self.steps) if step.kind == "module" and step.name == child]
 
     def users(self, number: int) -> list[int]:

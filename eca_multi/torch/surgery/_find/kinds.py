@@ -29,7 +29,6 @@ def find(network: Network, kind: str) -> list[Candidate]:
 
 
 def offers(network: Network) -> Mapping[str, int]:
-    """Return how many sites each kind has."""
     counts = {}
     for kind in ("residual", "conv_norm", "conv", "norm", "se"):
         try:

@@ -64,7 +64,6 @@ def installed(model: nn.Module) -> list[Installed]:
 
 
 def base_parameters(model: nn.Module) -> int:
-    """Return the number of parameters without the inserted ECAs."""
     inserted = {id(p) for module in model.modules() if is_inserted(module) for p in module.parameters()}
     return sum(p.numel() for p in model.parameters() if id(p) not in inserted and not nn.parameter.is_lazy(p))
 

@@ -39,7 +39,6 @@ def runner(
 
 
 def initial_shapes(module: nn.Module, inputs: Inputs) -> Any:
-    """Return the shapes of the variables that the module's `init` makes."""
     fill, arrays = split_arrays(inputs)
 
     def init(arrays: Any) -> Any:

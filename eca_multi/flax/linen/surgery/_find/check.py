@@ -27,7 +27,6 @@ def check_module(module: Any) -> None:
 
 
 def check_type(module: Any) -> None:
-    """Raise TypeError for what is no linen module."""
     if isinstance(module, nn.Module):
         return
     if isinstance(module, type) and issubclass(module, nn.Module):
@@ -38,7 +37,6 @@ def check_type(module: Any) -> None:
 
 
 def check_concrete(tree: Any) -> None:
-    """Refuse arrays that JAX traces."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
         raise _traced("traced arrays")
 

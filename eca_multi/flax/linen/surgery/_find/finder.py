@@ -39,7 +39,6 @@ class Finder:
         return getattr(self, f"_{kind}")()
 
     def offers(self) -> dict[str, int]:
-        """Return how many sites each `where` finds."""
         kinds = ("residual", "block", "conv_norm", "conv", "norm", "se")
         return {kind: sum(not c.reason for c in self.find(kind)) for kind in kinds}
 

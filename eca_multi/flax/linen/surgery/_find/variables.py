@@ -49,5 +49,4 @@ def below(tree: Any, keys: Keys) -> Any:
 
 
 def count(tree: Any) -> int:
-    """Return the number of parameters."""
     return sum(prod(leaf.shape) for leaf in jax.tree.leaves(tree))

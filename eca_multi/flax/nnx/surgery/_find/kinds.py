@@ -25,7 +25,6 @@ def find(network: Network, kind: str) -> list[Candidate]:
 
 
 def offers(network: Network) -> Mapping[str, int]:
-    """Return how many sites each kind has."""
     needs_run = () if network.run is None else ("residual", "block", "se")
     kinds = [kind for kind in KINDS if kind in (*needs_run, "conv_norm", "conv", "norm")]
     return {kind: sum(not candidate.reason for candidate in find(network, kind)) for kind in kinds}

@@ -79,10 +79,8 @@ def installed(model: nnx.Module) -> list[Installed]:
 
 
 def parameters(model: Any) -> int:
-    """Return the number of parameters."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
 def base_parameters(model: nnx.Module) -> int:
-    """Return the number of parameters without the inserted ECAs."""
     return parameters(model) - sum(eca.layer.kernel.size for eca in installed(model))
