@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike, DTypeLike
@@ -71,20 +70,12 @@ class ECANetwork(nn.Module):
             return y
         axes = tuple(range(1, 1 + dims))
         pooled = y.mean(axes) if self.global_pool == "avg" else y.max(axes)
-        return self._classify(pooled, train) if self.num_classes else pooled
-
-    def _classify(self, pooled: jax.Array, train: bool) -> jax.Array:
-        network = self.network
+        if not self.num_classes:
+            return pooled
         if network.dropout:
             pooled = nn.Dropout(network.dropout, name="dropout")(pooled, deterministic=not train)
-        dense = nn.Dense(
-            self.num_classes,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=child("", network.classifier),
-            **classifier_initializers(network),
-        )
-        return dense(pooled)
+        options = {"name": child("", network.classifier), **classifier_initializers(network), **factory}
+        return nn.Dense(self.num_classes, **options)(pooled)
 
 
 _ARGUMENTS = """        dtype: Convert x to it first; None keeps x's.

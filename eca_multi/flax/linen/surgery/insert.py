@@ -1,8 +1,7 @@
 """insert_eca: a linen network with ECA."""
 
 import zlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ from ._find.check import check_module
 from ._find.finder import Finder
 from ._find.variables import check_variables, flat, like
 from ._wrap import KERNEL, Site, sites_of
-from .plan import Built, build, plan_for, without_replaced
+from .plan import build, plan_for, without_replaced
 from .verify import verify as verify_run
 
 
@@ -94,10 +93,10 @@ def insert_eca(
     if not entries:
         return module, variables
     _check_gate(module, plan)
-    built = build(finder, plan, entries)
-    new = (built.module, _with_kernels(variables, built))
+    new_module, plan, ecas = build(finder, plan, entries)
+    new = (new_module, _with_kernels(variables, ecas))
     if request.is_verified(abstract=is_abstract((variables, inputs))):
-        verify_run(replace(plan, entries=built.entries), (module, variables), new, inputs)
+        verify_run(plan, (module, variables), new, inputs)
     return new
 
 
@@ -110,11 +109,11 @@ def _check_gate(module: nn.Module, plan: ECAPlan) -> None:
         )
 
 
-def _with_kernels(variables: Mapping[str, Any], built: Built) -> Any:
+def _with_kernels(variables: Mapping[str, Any], ecas: Sequence[tuple[Site, Shape]]) -> Any:
     """Return the variables with the new kernels, and without the parameters of replaced SE blocks."""
-    leaves = flat(without_replaced(variables, built.sites))
+    leaves = flat(without_replaced(variables, [site for site, _ in ecas]))
     abstract = is_abstract(variables)
-    for site, shape in zip(built.sites, built.shapes, strict=True):
+    for site, shape in ecas:
         leaves[("params", *site.keys, *KERNEL)] = _kernel(site, shape, abstract)
     return like(variables, leaves)
 

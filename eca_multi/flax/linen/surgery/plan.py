@@ -1,7 +1,7 @@
 """plan_eca: which sites of a linen network insert_eca would gate."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -87,7 +87,7 @@ def plan_eca(
     check_variables(variables)
     finder = Finder(module, variables, concrete_inputs(example_inputs))
     plan = plan_for(request, finder)
-    return replace(plan, entries=build(finder, plan, plan.entries).entries) if plan.entries else plan
+    return build(finder, plan, plan.entries)[1] if plan.entries else plan
 
 
 def plan_for(request: Request, finder: Finder) -> ECAPlan:
@@ -102,21 +102,13 @@ def plan_for(request: Request, finder: Finder) -> ECAPlan:
     )
 
 
-@dataclass(frozen=True)
-class Built:
-    """A module with new ECAs, and the shapes of their kernels."""
+def build(
+    finder: Finder, plan: ECAPlan, entries: Sequence[ECAEntry]
+) -> tuple[nn.Module, ECAPlan, list[tuple[Site, Shape]]]:
+    """Carry out entries of a plan beside the ECAs that a module has.
 
-    module: nn.Module
-    sites: list[Site]
-    shapes: list[Shape]
-
-    @property
-    def entries(self) -> tuple[ECAEntry, ...]:
-        return tuple(site.entry for site in self.sites)
-
-
-def build(finder: Finder, plan: ECAPlan, entries: Sequence[ECAEntry]) -> Built:
-    """Return the module with these entries of a plan beside the ECAs that it has."""
+    Return the module, the plan with these entries as they were carried out, and each new ECA with its kernel's shape.
+    """
     sites = [Site(entry, plan.gate, plan.init, _dtype(finder.variables, entry.path)) for entry in entries]
     module, order = finder.module, {path: number for number, path in enumerate(finder.called)}
 
@@ -128,7 +120,8 @@ def build(finder: Finder, plan: ECAPlan, entries: Sequence[ECAEntry]) -> Built:
     made = flat(jax.eval_shape(run, without_replaced(finder.variables, sites), arrays)[1]["params"])
     shapes = [tuple(meta.unbox(made[(*site.keys, *KERNEL)]).shape) for site in sites]
     sites = [replace(site, entry=_with_shape(site.entry, shape)) for site, shape in zip(sites, shapes, strict=True)]
-    return Built(with_new(sites), sites, shapes)
+    plan = replace(plan, entries=tuple(site.entry for site in sites))
+    return with_new(sites), plan, list(zip(sites, shapes, strict=True))
 
 
 def without_replaced(variables: Mapping[str, Any], sites: Sequence[Site]) -> Any:

@@ -216,7 +216,10 @@ def _fitting(
     model: nnx.Module, state: Mapping[Any, Any], of_eca: bool
 ) -> tuple[dict[Key, nnx.Variable | Bare], dict[Key, jax.Array]]:
     """Return the model's variables by path, and checked copies of the arrays in the state."""
-    targets = {tuple(map(str, path)): _settable(model, path, leaf) for path, leaf in _variables(model, of_eca).items()}
+    targets = {
+        tuple(map(str, path)): leaf if isinstance(leaf, nnx.Variable) else Bare(model, path, leaf)
+        for path, leaf in _variables(model, of_eca).items()
+    }
     arrays = flat(state)
     now = {path: variable.get_value() for path, variable in targets.items()}
     check_fits(_shapes(now), _shapes(arrays), of_eca, ".".join)
@@ -225,7 +228,3 @@ def _fitting(
 
 def _shapes(state: Mapping[Key, Any]) -> dict[Key, Shape]:
     return {path: shape_of(value) for path, value in state.items()}
-
-
-def _settable(model: nnx.Module, path: tuple[Any, ...], leaf: Any) -> nnx.Variable | Bare:
-    return leaf if isinstance(leaf, nnx.Variable) else Bare(model, path, leaf)

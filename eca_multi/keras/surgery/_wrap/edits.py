@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import keras
@@ -52,23 +53,21 @@ def _new_name(site: str, taken: set[str]) -> str:
 
 
 def _gate(plan: ECAPlan, entry: ECAEntry, site: Site, name: str, network: Network) -> Gate:
-    def make() -> InsertedECA:
-        return InsertedECA(
-            entry.kernel_size,
-            gamma=plan.gamma,
-            beta=plan.beta,
-            gate=plan.gate,
-            init=plan.init,
-            data_format=entry.layout,
-            dtype=_policy(site, network),
-            name=name,
-            action=entry.action,
-            where=plan.where,
-            site=site.operation.name,
-            dropped=site.dropped,
-        )
-
-    return make
+    return partial(
+        InsertedECA,
+        entry.kernel_size,
+        gamma=plan.gamma,
+        beta=plan.beta,
+        gate=plan.gate,
+        init=plan.init,
+        data_format=entry.layout,
+        dtype=_policy(site, network),
+        name=name,
+        action=entry.action,
+        where=plan.where,
+        site=site.operation.name,
+        dropped=site.dropped,
+    )
 
 
 def _policy(site: Site, network: Network) -> str:

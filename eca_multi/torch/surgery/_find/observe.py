@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def observe(
     recorder = Recorder(dict(flows or {}))
     hooks: list[Any] = []
     try:
-        hooks += [module.register_forward_hook(_note(run, path)) for path, module in watched.items()]
+        hooks += [module.register_forward_hook(partial(_note, run, path)) for path, module in watched.items()]
         recorder.attach()
         with unchanged_by_a_run(model), torch.no_grad(), recorder if flows else contextlib.nullcontext():
             model.eval()
@@ -93,9 +94,6 @@ def unchanged_by_a_run(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(old)
 
 
-def _note(run: Run, path: str) -> Any:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
-        run.calls[path] += 1
-        run.shapes[path] = tuple(output.shape) if isinstance(output, torch.Tensor) else None
-
-    return hook
+def _note(run: Run, path: str, module: nn.Module, args: Any, output: Any) -> None:
+    run.calls[path] += 1
+    run.shapes[path] = tuple(output.shape) if isinstance(output, torch.Tensor) else None
