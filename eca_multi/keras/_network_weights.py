@@ -55,7 +55,8 @@ def native_view(kind: str, array: np.ndarray) -> np.ndarray:
 
 def identify_network(model: Any) -> Identified:
     """Find a model's network by the names and shapes of its layers; raise CheckpointError if no network fits."""
-    return identify({name: _canonical_shape(kind, variable.shape) for name, kind, variable in _variables(model)})
+    views = [(name, kind, np.broadcast_to(np.float32(0), variable.shape)) for name, kind, variable in _variables(model)]
+    return identify({name: canonical_view(kind, view).shape for name, kind, view in views})
 
 
 def network_to_canonical(model: Any) -> Weights:
@@ -84,7 +85,3 @@ def _variables(model: Any) -> Iterator[tuple[str, str, Any]]:
         names = names_in(layer.name, type(layer).__name__, len(variables))
         for (name, kind), variable in zip(names, variables, strict=True):
             yield name, kind, variable
-
-
-def _canonical_shape(kind: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return canonical_view(kind, np.broadcast_to(np.float32(0), shape)).shape

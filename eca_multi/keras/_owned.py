@@ -21,7 +21,9 @@ def owned(value: Any, like: Any) -> np.ndarray:
         WrongKind, WrongValue: As `owned_array`.
     """
     dtype = keras.backend.standardize_dtype(like.dtype)
-    return owned_array(read(value, _to_numpy), tuple(like.shape), dtype, lambda: values(like))
+    is_keras = ops.is_tensor(value) or isinstance(value, keras.Variable)
+    array = read(value, ops.convert_to_numpy) if is_keras else read(value)
+    return owned_array(array, tuple(like.shape), dtype, lambda: values(like))
 
 
 def values(variable: Any) -> np.ndarray:
@@ -44,7 +46,3 @@ def assign(
             targets[name].assign(new.pop(name))
         finish()
         return owner
-
-
-def _to_numpy(value: Any) -> Any:
-    return ops.convert_to_numpy(value) if ops.is_tensor(value) or isinstance(value, keras.Variable) else value

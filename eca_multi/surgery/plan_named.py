@@ -55,7 +55,8 @@ def plan_named(target: str, where: str, input_shape: tuple[int, ...] | None = No
     if is_linen:
         parts, options["example_inputs"] = parts[:2], parts[2]
     if input_shape is not None:
-        options["example_inputs"] = _zeros(input_shape, package)
+        zeros = np.zeros(input_shape, np.float32)
+        options["example_inputs"] = sys.modules["torch"].from_numpy(zeros) if package == PACKAGES["torch"] else zeros
     plan: ECAPlan = import_module(package).plan_eca(*parts, _place(where), **options)
     return plan
 
@@ -64,11 +65,6 @@ def package_of(model: Any) -> str | None:
     """Return our package for a model's framework, read from its base classes; no framework is imported."""
     homes = [f"{cls.__module__}." for cls in type(model).__mro__]
     return next((package for name, package in PACKAGES.items() if any(h.startswith(f"{name}.") for h in homes)), None)
-
-
-def _zeros(shape: tuple[int, ...], package: str) -> Any:
-    zeros = np.zeros(shape, np.float32)
-    return sys.modules["torch"].from_numpy(zeros) if package == PACKAGES["torch"] else zeros
 
 
 def _place(text: str) -> str | list[str]:

@@ -1,5 +1,6 @@
 """Squeeze-and-excitation blocks, found by data flow: x times something that comes from x's global average."""
 
+from collections import Counter
 from typing import Any
 
 from .graph import Call, Graph
@@ -14,7 +15,8 @@ def squeezes(places: Places) -> list[Site]:
         if block is None:
             continue
         tensor, layers = block
-        dropped = {id(layer): layer for layer in layers if _is_called_once(graph, layer)}
+        counts = Counter(id(call.operation) for call in graph.calls)
+        dropped = {id(layer): layer for layer in layers if counts[id(layer)] == 1}  # others stay for their other calls
         parameters = sum(layer.count_params() for layer in dropped.values() if hasattr(layer, "count_params"))
         site = places.site(
             call.operation,
@@ -53,7 +55,3 @@ def _excited(graph: Graph, product: Call) -> tuple[Any, list[Any]] | None:
                 break
             call = graph.producer.get(id(call.inputs[0]))
     return None
-
-
-def _is_called_once(graph: Graph, layer: Any) -> bool:
-    return sum(call.operation is layer for call in graph.calls) == 1

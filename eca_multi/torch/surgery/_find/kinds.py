@@ -38,14 +38,6 @@ def offers(network: Network) -> Mapping[str, int]:
     return counts
 
 
-def _every_module(network: Network) -> list[Candidate]:
-    return [network.candidate(place) for place in network.places if place.path]
-
-
-def _norms(network: Network) -> list[Candidate]:
-    return [network.candidate(place) for place in _of_class(network, NORMS)]
-
-
 def _convs(network: Network) -> list[Candidate]:
     candidates = []
     for place in _of_class(network, CONVS):
@@ -214,8 +206,8 @@ KINDS: dict[str, Callable[[Network], list[Candidate]]] = {
     "block": _blocks,
     "conv_norm": _conv_norms,
     "conv": _convs,
-    "norm": _norms,
+    "norm": lambda network: [network.candidate(place) for place in _of_class(network, NORMS)],
     "se": _squeezes,
     "slot": _slots,
-    "any": _every_module,
+    "any": lambda network: [network.candidate(place) for place in network.places if place.path],
 }

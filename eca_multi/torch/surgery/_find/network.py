@@ -41,7 +41,8 @@ class Network:
         """What a run shows; None without example inputs."""
         if self.example_inputs is None:
             return None
-        untraceable = {place.path: base_of(place.module) for place in self.places if self._is_untraceable_block(place)}
+        blocks = {place.path: base_of(place.module) for place in filter(_is_block, self.places)}
+        untraceable = {path: block for path, block in blocks.items() if isinstance(self.flow(path), Untraceable)}
         watched = {place.path: place.module for place in self.places}
         return observe(self.model, self.example_inputs, watched, untraceable)
 
@@ -66,9 +67,6 @@ class Network:
             if isinstance(flow, Flow):
                 blocks.append((place, flow))
         return blocks
-
-    def _is_untraceable_block(self, place: Place) -> bool:
-        return _is_block(place) and isinstance(self.flow(place.path), Untraceable)
 
     def candidate(
         self, place: Place, tensor: str = "", source: Source | None = None, *, action: str = "after", notes: Any = ()

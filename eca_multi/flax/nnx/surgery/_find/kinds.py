@@ -30,14 +30,6 @@ def offers(network: Network) -> Mapping[str, int]:
     return {kind: sum(not candidate.reason for candidate in find(network, kind)) for kind in kinds}
 
 
-def _every_module(network: Network) -> list[Candidate]:
-    return [network.candidate(place) for place in network.places]
-
-
-def _norms(network: Network) -> list[Candidate]:
-    return [network.candidate(place) for place in network.norms]
-
-
 def _convs(network: Network) -> list[Candidate]:
     after = _norm_after(network)
     text = "directly before {}: a constant gate has no effect through a norm"
@@ -101,10 +93,6 @@ def _holders(model: nnx.Module) -> dict[int, Any]:
     return result
 
 
-def _residual(network: Network) -> list[Candidate]:
-    return [network.at_branch(branch) for branch in network.branches]
-
-
 def _blocks(network: Network) -> list[Candidate]:
     """The end of each block of a class that has a residual add: the last branch, or the block's output."""
     last_branch: dict[str, Branch] = {}
@@ -151,11 +139,11 @@ def _squeezes(network: Network) -> list[Candidate]:
 
 
 KINDS: dict[str, Callable[[Network], list[Candidate]]] = {
-    "residual": _residual,
+    "residual": lambda network: [network.at_branch(branch) for branch in network.branches],
     "block": _blocks,
     "conv_norm": _conv_norms,
     "conv": _convs,
-    "norm": _norms,
+    "norm": lambda network: [network.candidate(norm) for norm in network.norms],
     "se": _squeezes,
-    "any": _every_module,
+    "any": lambda network: [network.candidate(place) for place in network.places],
 }
