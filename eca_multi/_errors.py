@@ -49,17 +49,11 @@ def check_odd(name: str, value: SupportsIndex) -> int:
 
 
 def check_gamma(value: object) -> Fraction:
-    number = _rational("gamma", value)
-    if number <= 0:
-        raise ValueError(_text("gamma", "a finite number > 0", f"gamma={value!r}", "The paper uses 2."))
-    return number
+    return _rational("gamma", value, "> 0", "The paper uses 2.")
 
 
 def check_beta(value: object) -> Fraction:
-    number = _rational("beta", value)
-    if number < 0:
-        raise ValueError(_text("beta", "a finite number >= 0", f"beta={value!r}", "The paper uses 1."))
-    return number
+    return _rational("beta", value, ">= 0", "The paper uses 1.")
 
 
 def _integer(name: str, value: SupportsIndex, expected: str, remedy: str) -> int:
@@ -71,16 +65,18 @@ def _integer(name: str, value: SupportsIndex, expected: str, remedy: str) -> int
     raise TypeError(_text(name, expected, f"{name}={value!r}", remedy))
 
 
-def _rational(name: str, value: Any) -> Fraction:
-    bound = ">= 0" if name == "beta" else "> 0"
+def _rational(name: str, value: Any, bound: str, remedy: str) -> Fraction:
+    expected, received = f"a finite number {bound}", f"{name}={value!r}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real | Decimal):
-        raise TypeError(_text(name, f"a finite number {bound}", f"{name}={value!r}", "Pass an int or a float."))
+        raise TypeError(_text(name, expected, received, "Pass an int or a float."))
     try:
         # The shortest decimal of a float is what its author wrote: 0.1 means one tenth, so ties fall as written.
-        return value if isinstance(value, Fraction) else Fraction(str(value))
+        number = value if isinstance(value, Fraction) else Fraction(str(value))
     except ValueError:  # nan and inf are the only floats that are no decimal
-        remedy = "NaN and infinity have no kernel size."
-        raise ValueError(_text(name, f"a finite number {bound}", f"{name}={value!r}", remedy)) from None
+        raise ValueError(_text(name, expected, received, "NaN and infinity have no kernel size.")) from None
+    if number < 0 or (number == 0 and bound == "> 0"):
+        raise ValueError(_text(name, expected, received, remedy))
+    return number
 
 
 # --- options -----------------------------------------------------------------------------------------------------

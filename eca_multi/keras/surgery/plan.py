@@ -47,14 +47,13 @@ def plan_eca(
         include, exclude: A regular expression for the whole path, a list of paths or suffixes, or a callable
             (path, layer); each must match something.
         min_channels: Sites with fewer channels are left out.
-        kernel_size: Odd size for all; None takes `eca_kernel_size(C, gamma=gamma, beta=beta)`.
-        gamma, beta: The constants of that rule.
-        gate, init: As in `ECA`. The defaults start as the identity: outputs stay bit-equal.
+        kernel_size, gamma, beta, gate: As in `ECA`.
+        init: "identity" keeps the outputs bit-equal, "uniform" is the paper's.
         example_inputs: An array, a tuple of inputs or a dict of them: for a Sequential that is not built.
         overrides: {pattern: {"kernel_size": k}}.
 
     Returns:
-        The plan.
+        The plan, with a reason for each candidate that is left out.
 
     Raises:
         UnsupportedModelError: If the model has no graph to read. NoSiteError: If nothing, or a pattern, matches.

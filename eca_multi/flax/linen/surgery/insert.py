@@ -58,11 +58,8 @@ def insert_eca(
         (module, variables). Where all sites have ECA already: what was passed in.
 
     Raises:
-        NoSiteError: If there is nothing to gate, or a pattern or path matches nothing.
-        UnsupportedModelError: If the module is bound, or JAX is tracing.
-        PlanMismatchError: If the plan is of another architecture.
-        VerifyError: If the network does not do what the plan says.
-        TypeError, ValueError: If an argument is invalid.
+        PlanMismatchError: If the plan does not fit. VerifyError: If outputs or calls are not as planned. Others as
+            `plan_eca`.
 
     Example:
         >>> import jax, jax.numpy as jnp

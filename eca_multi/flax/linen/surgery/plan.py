@@ -52,21 +52,18 @@ def plan_eca(
             parameters ("layer1_0/BatchNorm_1"), or a callable (path, module) -> bool.
         include, exclude: A regular expression for the whole path, a list of paths or suffixes, or a callable.
         min_channels: Leave out sites with fewer.
-        kernel_size: For all sites; None takes the rule with `gamma` and `beta`.
-        gamma, beta: The constants of that rule.
-        gate: "2sigmoid", "sigmoid" or "hard_sigmoid".
-        init: "identity" (zero kernels; outputs stay) or "uniform" (the paper's; outputs change).
+        kernel_size, gamma, beta, gate: As in `ECA`.
+        init: "identity" keeps the outputs bit-equal, "uniform" is the paper's.
         example_inputs: What the module is called with: one array, a tuple of positional inputs (train flags among
             them), or a dict of keywords. They must be given: a linen module has no submodules outside a call.
-        overrides: {pattern: {"kernel_size": k}} for single sites.
+        overrides: {pattern: {"kernel_size": k}}.
 
     Returns:
-        The plan.
+        The plan, with a reason for each candidate that is left out.
 
     Raises:
-        NoSiteError: If there is nothing to gate, or a pattern or path matches nothing.
-        UnsupportedModelError: If the module is bound, or JAX is tracing.
-        TypeError, ValueError: If an argument is invalid.
+        NoSiteError: If no site is found, or a pattern matches nothing. UnsupportedModelError: If the module is bound, or
+            JAX is tracing. TypeError, ValueError: If an argument is invalid.
 
     Example:
         >>> import jax, jax.numpy as jnp
