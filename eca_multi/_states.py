@@ -26,19 +26,25 @@ class WrongValue(ValueError):
     """An entry holds numbers that the model must not get."""
 
 
-Shape = tuple[int, ...] | None
+def shape_of(value: Any) -> tuple[int, ...] | None:
+    """The shape of an array or number; None for a value without one."""
+    shape = () if isinstance(value, NUMBERS) else getattr(value, "shape", None)
+    return None if shape is None else tuple(shape)
 
 
 def check_fits(
-    expected: Mapping[Key, Shape], received: Mapping[Key, Shape], of_eca: bool, name: Callable[[Key], str] = str
+    expected: Mapping[Key, Any],
+    received: Mapping[Key, Any],
+    of_eca: bool,
+    name: Callable[[Key], str] = str,
+    shape: Callable[[Any], tuple[int, ...] | None] = shape_of,
 ) -> None:
-    """Compare names and shapes.
+    """Compare the names and shapes of a model's tensors with those of a state.
 
     Args:
-        expected: Shapes in the model; None for an entry without a shape.
-        received: Shapes in the state; None for an entry that is no tensor, which `converted` reports.
+        expected, received: The entries of the model and of the state. `converted` reports an entry without a shape.
         of_eca: Whether the state is that of the inserted ECAs, or of the network without them.
-        name: Text of a key.
+        name, shape: Text of a key, and shape of an entry.
 
     Raises:
         ValueError: With all differences.
@@ -46,20 +52,15 @@ def check_fits(
     texts = [f"{name(key)}: missing" for key in expected if key not in received]
     texts += [f"{name(key)}: unexpected" for key in received if key not in expected]
     for key in (key for key in expected if key in received):
-        if received[key] is not None and received[key] != expected[key]:
-            texts.append(f"{name(key)}: shape {received[key]}, the model's {expected[key]}")
+        shapes = shape(received[key]), shape(expected[key])
+        if shapes[0] is not None and shapes[0] != shapes[1]:
+            texts.append(f"{name(key)}: shape {shapes[0]}, the model's {shapes[1]}")
     if texts:
         what = "kernels of the inserted ECAs" if of_eca else "state of the plain network"
         raise ValueError(
             f"state must be the {what}. Received: {len(texts)} differences: {printable('; '.join(texts))}. "
             f"Pass what {'eca_state' if of_eca else 'base_state'} returns of the same network; nothing was loaded."
         )
-
-
-def shape_of(value: Any) -> Shape:
-    """The shape of an array or number; None for a value without one."""
-    shape = () if isinstance(value, NUMBERS) else getattr(value, "shape", None)
-    return None if shape is None else tuple(shape)
 
 
 def converted(

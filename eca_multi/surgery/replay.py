@@ -17,15 +17,15 @@ def candidates_at(plan: ECAPlan, find: Callable[[str], Iterable[Candidate]]) -> 
 
     `find` returns the network's candidates of one kind of `where`, or all for "any".
     """
+    kinds = dict.fromkeys(("any", *(KIND_OF_ACTION[entry.action] for entry in plan.entries)))
+    of_kind = {kind: _by_name(find(kind)) for kind in kinds}
     at_path: dict[str, Candidate] = {}
-    everything = _by_name(find("any"))
-    for kind in dict.fromkeys(KIND_OF_ACTION[entry.action] for entry in plan.entries):
-        of_kind = everything if kind == "any" else _by_name(find(kind))
-        for entry in plan.entries:
-            if KIND_OF_ACTION[entry.action] == kind and entry.path in of_kind:
-                at_path[entry.path] = of_kind[entry.path]
-            elif KIND_OF_ACTION[entry.action] == kind and entry.path in everything:
-                at_path[entry.path] = Candidate(entry.path, reason=MISSING[kind])
+    for entry in plan.entries:
+        kind = KIND_OF_ACTION[entry.action]
+        if entry.path in of_kind[kind]:
+            at_path[entry.path] = of_kind[kind][entry.path]
+        elif entry.path in of_kind["any"]:
+            at_path[entry.path] = Candidate(entry.path, reason=MISSING[kind])
     return at_path
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from eca_multi._states import Shape, check_fits, converted, shape_of
+from eca_multi._states import check_fits, converted
 from eca_multi.keras._owned import assign, owned, values
 from eca_multi.keras.layers import ECA
 from eca_multi.surgery.errors import lost_blocks, no_eca
@@ -214,12 +214,8 @@ def _fitting(model: Any, state: Any, *, of_eca: bool) -> tuple[dict[str, Any], S
         )
     variables = dict(_variables(model, of_eca=of_eca))
     arrays = {key: state[key] for key in state}  # a lazy mapping reads each array once
-    check_fits(_shapes(variables), _shapes(arrays), of_eca)
+    check_fits(variables, arrays, of_eca)
     return variables, converted({key: (arrays[key], variable) for key, variable in variables.items()}, owned)
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, Shape]:
-    return {key: shape_of(value) for key, value in state.items()}
 
 
 def _finalize(model: Any) -> None:

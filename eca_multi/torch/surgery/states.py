@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from eca_multi._states import Shape, check_fits, converted, shape_of
+from eca_multi._states import check_fits, converted, shape_of
 from eca_multi.surgery.errors import no_eca
 from eca_multi.torch._owned import assign, owned
 from eca_multi.torch.layers import ECA
@@ -193,7 +193,7 @@ def _fitting(model: nn.Module, state: Any, *, of_eca: bool) -> tuple[dict[str, t
     targets = _part(model, of_eca)
     _check_values(targets)
     values = {name: state[name] for name in state}  # a mapping may read a file, so read each entry once
-    check_fits(_shapes(targets), _shapes(values), of_eca)
+    check_fits(targets, values, of_eca, shape=_shape)
     # The extra state of a module is no tensor and is not loaded.
     tensors = {name: tensor for name, tensor in targets.items() if isinstance(tensor, torch.Tensor)}
     return tensors, converted({name: (values[name], tensor) for name, tensor in tensors.items()}, owned)
@@ -210,8 +210,5 @@ def _check_values(targets: Mapping[str, Any]) -> None:
         )
 
 
-def _shapes(state: Mapping[str, Any]) -> dict[str, Shape]:
-    return {
-        name: shape_of(value) if isinstance(value, torch.Tensor) and not is_lazy(value) else None
-        for name, value in state.items()
-    }
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return shape_of(value) if isinstance(value, torch.Tensor) and not is_lazy(value) else None

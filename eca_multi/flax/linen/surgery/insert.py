@@ -1,13 +1,12 @@
 """insert_eca: a linen network with ECA."""
 
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
+from eca_multi.flax._initializers import kernel_of
 from eca_multi.flax._run import Shape, is_abstract
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
@@ -111,16 +110,7 @@ def _with_kernels(variables: Mapping[str, Any], ecas: Sequence[tuple[Site, Shape
     leaves = flat(without_replaced(variables, [site for site, _ in ecas]))
     abstract = is_abstract(variables)
     for site, shape in ecas:
-        leaves[("params", *site.keys, *KERNEL)] = _kernel(site, shape, abstract)
+        leaves["params", *site.keys, *KERNEL] = (
+            jax.ShapeDtypeStruct(shape, site.dtype) if abstract else kernel_of(site.entry, site.init, shape, site.dtype)
+        )
     return like(variables, leaves)
-
-
-def _kernel(site: Site, shape: Shape, abstract: bool) -> Any:
-    """Return zeros, or numbers that follow from the path: no random stream of the user's is drawn from."""
-    if abstract:
-        return jax.ShapeDtypeStruct(shape, site.dtype)
-    if site.init == "identity":
-        return jnp.zeros(shape, site.dtype)
-    bound = site.entry.kernel_size**-0.5
-    key = jax.random.key(zlib.crc32(site.entry.path.encode()))
-    return jax.random.uniform(key, shape, site.dtype, -bound, bound)

@@ -62,8 +62,8 @@ def plan_eca(
         The plan, with a reason for each candidate that is left out.
 
     Raises:
-        NoSiteError: If no site is found, or a pattern matches nothing. UnsupportedModelError: If the module is bound, or
-            JAX is tracing. TypeError, ValueError: If an argument is invalid.
+        NoSiteError: If no site is found, or a pattern matches nothing. UnsupportedModelError: If the module is bound,
+            or JAX is tracing. TypeError, ValueError: If an argument is invalid.
 
     Example:
         >>> import jax, jax.numpy as jnp

@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.core import meta
 from flax.traverse_util import empty_node
 
-from eca_multi._states import Shape, check_fits, converted, shape_of
+from eca_multi._states import check_fits, converted, shape_of
 from eca_multi.flax._owned import owned
 from eca_multi.surgery.errors import no_eca
 
@@ -211,13 +211,9 @@ def _loaded(variables: Mapping[str, Any], wanted: set[Keys], state: Mapping[str,
         )
     leaves, values = flat(variables), {k: v for k, v in flat(state).items() if v is not empty_node}
     old = {keys: leaf for keys, leaf in leaves.items() if keys in wanted}
-    check_fits(_shapes(old), _shapes(values), of_eca, "/".join)
+    check_fits(old, values, of_eca, "/".join, lambda leaf: shape_of(meta.unbox(leaf)))
     new = converted({keys: (values[keys], leaf) for keys, leaf in old.items()}, _owned, "/".join)
     return like(variables, {**leaves, **new})
-
-
-def _shapes(state: Mapping[Keys, Any]) -> dict[Keys, Shape]:
-    return {keys: shape_of(meta.unbox(leaf)) for keys, leaf in state.items()}
 
 
 def _owned(new: Any, old: Any) -> Any:

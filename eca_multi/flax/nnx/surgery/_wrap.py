@@ -9,7 +9,6 @@ another layout.
 import copyreg
 import functools
 import types
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from eca_multi.flax._initializers import kernel_of
 from eca_multi.flax._private import forget_attribute, is_pytree
 from eca_multi.flax.nnx.layers import ECA, ECAParam
 from eca_multi.surgery.entry import ECAEntry
@@ -134,11 +134,7 @@ def _kernel(entry: ECAEntry, init: str, shape: tuple[int, ...], dtype: Any, like
     value = like.get_value() if like is not None else None
     if isinstance(value, jax.ShapeDtypeStruct):  # the site of an abstract model (nnx.eval_shape)
         return jax.ShapeDtypeStruct(shape, dtype)
-    if init == "identity":
-        kernel = jnp.zeros(shape, dtype)
-    else:
-        bound = entry.kernel_size**-0.5
-        kernel = jax.random.uniform(jax.random.key(zlib.crc32(entry.path.encode())), shape, dtype, -bound, bound)
+    kernel = kernel_of(entry, init, shape, dtype)
     return kernel if value is None else _beside(kernel, value)
 
 

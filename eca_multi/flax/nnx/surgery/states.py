@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from eca_multi._states import Shape, check_fits, converted, shape_of
+from eca_multi._states import check_fits, converted
 from eca_multi.flax._owned import owned
 from eca_multi.flax.nnx._assign import Bare, assign
 from eca_multi.flax.nnx.layers import ECAParam
@@ -222,9 +222,5 @@ def _fitting(
     }
     arrays = flat(state)
     now = {path: variable.get_value() for path, variable in targets.items()}
-    check_fits(_shapes(now), _shapes(arrays), of_eca, ".".join)
+    check_fits(now, arrays, of_eca, ".".join)
     return targets, converted({path: (arrays[path], value) for path, value in now.items()}, owned, ".".join)
-
-
-def _shapes(state: Mapping[Key, Any]) -> dict[Key, Shape]:
-    return {path: shape_of(value) for path, value in state.items()}
