@@ -49,7 +49,7 @@ _STAGES_101D: Stages = (
 
 def _pruned(name: str, stages: Stages) -> ResNet:
     widths = tuple((*hidden, outputs) for outputs, blocks in stages for hidden in blocks)
-    # The kernels are those of the widths before pruning; the rule on what is left would give others.
+    # The rule gave these kernels before pruning; for the pruned widths the rule would give others.
     return ResNet(
         name,
         tuple(len(blocks) for _, blocks in stages),

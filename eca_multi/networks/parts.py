@@ -42,8 +42,8 @@ class Block:
         eca: Path of the ECA, which gates the branch's output before it is added.
         residual: Whether the block's input is added to the branch.
         shortcut: The convolution of that input before the sum; None where the block adds the input itself.
-        pool: Whether the input is halved by 2x2 average pooling before `shortcut` (an odd row or column is averaged
-            with what there is).
+        pool: Whether 2x2 average pooling halves the input before `shortcut`; at an odd extent the last window averages
+            fewer values.
     """
 
     path: str

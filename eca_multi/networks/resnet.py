@@ -37,7 +37,7 @@ class ResNet:
     widths: tuple[tuple[int, ...], ...] | None = None
 
     activation = "relu"
-    activation_after_add = True  # else there is none behind a block
+    activation_after_add = True  # else no activation follows a block
     pool_stem = True  # 3x3 max pooling of stride 2 behind the stem
     classifier = "fc"
     classifier_spread = None  # standard deviation of a new classifier; None is U(-1/sqrt(width), 1/sqrt(width))

@@ -1,4 +1,4 @@
-"""A plan on another network of the same architecture: what the network has at the plan's paths, and what is to do."""
+"""A plan on another network of the same architecture: its candidates at the plan's paths, the entries to carry out."""
 
 from collections.abc import Callable, Iterable, Mapping
 

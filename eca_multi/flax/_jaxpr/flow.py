@@ -111,7 +111,7 @@ class Flow:
 
     @cached_property
     def users(self) -> list[list[int]]:
-        """For each value the values that were made of it."""
+        """For each value, the values that were made of that value."""
         users: list[list[int]] = [[] for _ in self.nodes]
         for number, node in enumerate(self.nodes):
             for operand in set(node.ins):

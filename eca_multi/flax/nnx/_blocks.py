@@ -78,7 +78,7 @@ class ResidualBlock(nnx.Module):
             branch = conv_norm_act(self, branch, conv, "relu", block.path)
         branch = self.drop_path(self.eca(branch))
         if block.shortcut is not None:
-            if block.pool:  # "SAME": an odd row or column is averaged with what there is
+            if block.pool:  # "SAME": at an odd extent the last window averages fewer values
                 shortcut = nnx.avg_pool(shortcut, (2,) * dims, (2,) * dims, "SAME", count_include_pad=False)
             shortcut = conv_norm_act(self, shortcut, block.shortcut, "relu", block.path)
         return nnx.relu(branch + shortcut)

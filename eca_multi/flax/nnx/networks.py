@@ -93,7 +93,7 @@ class ECANetwork(nnx.Module):
 
 _ARGUMENTS = """        dtype: Convert x to it first; None keeps x's.
         param_dtype: Of the parameters.
-        rngs: Its `params` stream draws the weights, `dropout` what is dropped in training. A new network is in
+        rngs: Its `params` stream draws the weights, `dropout` chooses what training drops. A new network is in
             training: call `eval()` for inference."""
 
 _EXAMPLE = """        >>> import jax, jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""plan_eca: which sites of a Keras network insert_eca would gate."""
+"""Say where ECA would be inserted in a Keras network."""
 
 from typing import Any
 

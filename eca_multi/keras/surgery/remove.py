@@ -1,4 +1,4 @@
-"""remove_eca: a new Keras network without inserted ECAs."""
+"""Take ECA out of a Keras network."""
 
 from typing import Any
 

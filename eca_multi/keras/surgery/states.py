@@ -1,4 +1,4 @@
-"""Weights of a Keras network with ECA: those of the base under its own names, those of ECA, and which are trained."""
+"""The weights of a Keras network and those of its ECAs, apart: two states, for two checkpoints."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""A run of a Keras network before and after insertion: are the outputs equal, is each ECA called as its site is?"""
+"""Prove an insertion in a Keras network by one run before and one after."""
 
 from typing import Any
 

@@ -126,7 +126,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray.scalar": _numpy_number,
     "numpy._core.multiarray.scalar": _numpy_number,
 }
-# Data as well, but nothing of it is kept.
+# These are data too; their content is dropped.
 _INERT = frozenset(
     {
         "argparse.Namespace", "collections.Counter", "collections.defaultdict", "builtins.set",

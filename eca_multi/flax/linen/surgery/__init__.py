@@ -1,1 +1,1 @@
-"""ECA into, and out of, linen networks that exist."""
+"""ECA in a linen network that exists: plan, insert, remove, read plans back, and the weights with and without ECA."""

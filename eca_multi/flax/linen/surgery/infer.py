@@ -1,4 +1,4 @@
-"""infer_plan, installed_eca: the plan that a checkpoint, or a linen network, was made with."""
+"""Read a plan back: from a checkpoint of a linen network, or from a live network with ECA."""
 
 from collections.abc import Mapping
 from math import prod

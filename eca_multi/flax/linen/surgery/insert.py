@@ -1,4 +1,4 @@
-"""insert_eca: a linen network with ECA."""
+"""Insert ECA in a linen network."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

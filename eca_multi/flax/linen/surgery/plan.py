@@ -1,4 +1,4 @@
-"""plan_eca: which sites of a linen network insert_eca would gate."""
+"""Say where ECA would be inserted in a linen network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""remove_eca: a linen network without inserted ECAs."""
+"""Take ECA out of a linen network."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Variables of a linen network with ECA: those of the base, those of ECA, and which are trained."""
+"""The weights of a linen network and those of its ECAs, apart: two states, for two checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any

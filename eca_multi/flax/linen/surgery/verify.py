@@ -1,4 +1,4 @@
-"""A run of a linen network before and after insertion: are the outputs equal, is each ECA called as its site is?"""
+"""Prove an insertion in a linen network by one run before and one after."""
 
 from collections.abc import Callable
 from typing import Any

@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=nnx.Module)
 
 
 def remove_eca(model: Model, include: Pattern | None = None) -> Model:
-    """Take the inserted ECAs out again; what is left is the network from before, with the weights it has now.
+    """Take the inserted ECAs out again: the network from before comes back, with its present weights.
 
     Args:
         model: Changed in place.

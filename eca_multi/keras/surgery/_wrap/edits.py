@@ -1,4 +1,4 @@
-"""What is to differ in the new graph: from the entries of a plan to the ECA of each call or tensor."""
+"""The differences of the new graph: from the entries of a plan to the ECA of each call or tensor."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ Gate = Callable[[], InsertedECA]
 
 @dataclass
 class Edits:
-    """What is to differ, by the identity of calls, operations and tensors of the old model."""
+    """The differences, by the identity of calls, operations and tensors of the old model."""
 
     after: dict[int, Gate] = field(default_factory=dict)  # operations whose outputs are gated for all calls
     edges: dict[tuple[int, int], Gate] = field(default_factory=dict)  # (node, tensor), gated for this call alone

@@ -66,7 +66,7 @@ def flow_of(module: nn.Module) -> Flow:
     try:
         with put_back(module):
             graph = tracer.trace(module)
-    except Exception as error:  # whatever the forward does with what is no tensor
+    except Exception as error:  # a forward may raise anything for a proxy in place of a tensor
         raise Untraceable(f"{type(error).__name__}: {error}".splitlines()[0]) from error
     return _read(graph)
 

@@ -1,4 +1,4 @@
-"""What is known of one network's modules before a site is chosen; the costly parts are done once."""
+"""The facts about a network's modules before a site is chosen; each costly fact is found once."""
 
 from functools import cached_property
 from typing import Any
@@ -27,7 +27,7 @@ from .squeeze import is_squeeze, squeezed_channels
 
 
 class Network:
-    """One network with what is known of its modules: data flow, channels, and what a run on example inputs showed."""
+    """A network and the facts about its modules: data flow, channels, and the results of a run on example inputs."""
 
     def __init__(self, model: nn.Module, example_inputs: Any = None) -> None:
         self.model = model

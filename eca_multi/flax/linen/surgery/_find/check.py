@@ -10,7 +10,7 @@ from eca_multi.surgery.errors import UnsupportedModelError
 
 
 def check_module(module: Any) -> None:
-    """Refuse a module that surgery cannot change: no linen module, a bound or derived one, or one that JAX traces."""
+    """Refuse anything but a linen module, and a module that is bound, derived from a gated class, or traced by JAX."""
     check_type(module)
     if module.scope is not None:
         raise UnsupportedModelError(

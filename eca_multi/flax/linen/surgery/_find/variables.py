@@ -14,7 +14,7 @@ Keys = tuple[str, ...]
 
 
 def check_variables(variables: Any) -> None:
-    """Refuse what `module.init` does not return, and arrays that JAX traces."""
+    """Refuse anything but the result of `module.init`, and arrays that JAX traces."""
     if not isinstance(variables, Mapping):
         raise TypeError(
             f"variables must be what module.init returned. Received: {type(variables).__name__}. "

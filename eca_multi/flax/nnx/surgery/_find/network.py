@@ -1,4 +1,4 @@
-"""What is known of one nnx network's modules before a site is chosen: from a traced run, or without one."""
+"""The facts about an nnx network's modules before a site is chosen: from a traced run, or without one."""
 
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from .trace import Trace, trace
 
 
 class Network:
-    """One network with what is known of its modules; without example inputs there is no traced run."""
+    """A network and the facts about its modules; without example inputs there is no traced run."""
 
     def __init__(self, model: nnx.Module, example_inputs: Any = None) -> None:
         self.model = model
