@@ -152,8 +152,7 @@ class Reader:
         return int.from_bytes(self.take(length), "big", signed=signed)
 
     def read_float(self, length: int) -> float:
-        value: float = struct.unpack(">f" if length == 4 else ">d", self.take(length))[0]
-        return value
+        return struct.unpack(">f" if length == 4 else ">d", self.take(length))[0]
 
     def take(self, length: int) -> bytes:
         data = self.stream.read(length)

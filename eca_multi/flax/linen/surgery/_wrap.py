@@ -146,8 +146,7 @@ def _call_child(name: str, bound: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 def _empty(base: Any, sites: tuple[Site, ...]) -> nn.Module:
     """Return the instance that pickle and copy fill; the class is made anew from the user's class."""
-    empty: nn.Module = object.__new__(_gated_class(base, sites))
-    return empty
+    return object.__new__(_gated_class(base, sites))
 
 
 def _interceptor(root: nn.Module) -> Callable[..., Any]:

@@ -40,8 +40,7 @@ def infer_plan(
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import infer_plan, insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> _, trained = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> infer_plan(net, trained, example_inputs=x).paths
@@ -90,8 +89,7 @@ def installed_eca(module: nn.Module) -> ECAPlan:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import insert_eca, installed_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> installed_eca(net).paths

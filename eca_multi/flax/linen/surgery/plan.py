@@ -69,8 +69,7 @@ def plan_eca(
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import plan_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> plan_eca(net, variables, "conv_norm", example_inputs=x).paths
         ('layers_1',)

@@ -33,8 +33,7 @@ def eca_parameters(module: nn.Module, variables: Mapping[str, Any]) -> Any:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import eca_parameters, insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> jax.tree.map(jnp.shape, eca_parameters(net, variables))
@@ -58,8 +57,7 @@ def freeze_except_eca(module: nn.Module, variables: Mapping[str, Any]) -> Any:
         >>> import jax, jax.numpy as jnp, optax
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import freeze_except_eca, insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> labels = freeze_except_eca(net, variables)
@@ -90,8 +88,7 @@ def eca_state(module: nn.Module, variables: Mapping[str, Any]) -> Any:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn, serialization
         >>> from eca_multi.flax.linen import eca_state, insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> data = serialization.msgpack_serialize(eca_state(net, variables))
@@ -118,8 +115,7 @@ def load_eca_state(module: nn.Module, variables: Mapping[str, Any], state: Mappi
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import eca_state, insert_eca, load_eca_state
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> variables = load_eca_state(net, variables, eca_state(net, variables))
@@ -137,8 +133,7 @@ def base_state(module: nn.Module, variables: Mapping[str, Any]) -> Any:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import base_state, insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> with_eca, more = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> net.apply(base_state(with_eca, more), x).shape
@@ -171,8 +166,7 @@ def load_base_state(module: nn.Module, variables: Mapping[str, Any], state: Mapp
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import insert_eca, load_base_state
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> old = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, old, "conv_norm", example_inputs=x)
         >>> variables = load_base_state(net, variables, old)

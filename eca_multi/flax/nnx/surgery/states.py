@@ -40,8 +40,7 @@ def eca_parameters(model: nnx.Module) -> nnx.State:
         (3, 1, 1)
     """
     _check_any(model)
-    kernels: nnx.State = nnx.state(model, ECAParam)
-    return kernels
+    return nnx.state(model, ECAParam)
 
 
 def freeze_except_eca(model: nnx.Module) -> type[ECAParam]:
