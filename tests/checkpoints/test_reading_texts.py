@@ -86,7 +86,7 @@ def test_a_plan_that_names_a_site_twice(tmp_path):
 def test_a_report_and_a_bundle_that_lie(tmp_path, text):
     from eca_multi.parity import SpecError
     from eca_multi.parity.explain.bundle import read_bundle
-    from eca_multi.parity.report.report import read_report
+    from eca_multi.parity.report.json import read_report
 
     data = text if isinstance(text, bytes) else text.encode()
     (tmp_path / "bundle.json").write_bytes(data)

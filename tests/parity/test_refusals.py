@@ -74,7 +74,7 @@ def faulty():
 )
 def test_an_adapter_that_cannot_be_right_costs_its_own_cells_with_the_reason(faulty, message):
     assert faulty.exit_code == 3
-    assert "1 of 1 tensors within budget" in text_of(faulty)
+    assert "1 of 4 tensors within budget, 3 without a result" in text_of(faulty)
     assert "Traceback" not in faulty.output
     assert re.search(message, text_of(faulty)), faulty.output
 

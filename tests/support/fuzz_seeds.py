@@ -144,8 +144,8 @@ def read_report(path: Path) -> object:
     from rich.console import Console
 
     from eca_multi.parity.report.html import to_html
+    from eca_multi.parity.report.json import read_report
     from eca_multi.parity.report.junit import to_junit
-    from eca_multi.parity.report.report import read_report
     from eca_multi.parity.report.terminal import print_summary
 
     content = read_report(path)
