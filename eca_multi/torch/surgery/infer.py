@@ -106,7 +106,7 @@ def installed_eca(model: nn.Module) -> ECAPlan:
     """
     check_model(model)
     ecas = installed(model)
-    gates = {str(eca.layer.gate) for eca in ecas}
+    gates = {str(layer.gate) for _, layer in ecas}
     if len(gates) > 1:
         raise ValueError(
             f"The ECAs of a network must have one gate for one plan. Received: {', '.join(sorted(gates))}. "
@@ -115,7 +115,7 @@ def installed_eca(model: nn.Module) -> ECAPlan:
     return plan_of(
         "torch",
         type(model).__name__,
-        [(eca.site, eca.kernel) for eca in ecas],
+        [(site, Kernel(layer.kernel_size, layer.conv.weight.numel())) for site, layer in ecas],
         gate=next(iter(gates), "2sigmoid"),
         model_parameters=base_parameters(model),
         where="installed",

@@ -40,7 +40,7 @@ def remove_eca(model: Model, include: Pattern | None = None) -> Model:
     """
     check_model(model)
     with unchanged_on_error(model):
-        sites = [eca.site for eca in installed(model)]
+        sites = [site for site, _ in installed(model)]
         for site in removed_sites(type(model).__name__, sites, include):
             unwrap(model, site.module)
         return model

@@ -99,11 +99,11 @@ def installed_eca(model: nnx.Module) -> ECAPlan:
     """
     check_model(model)
     ecas = installed(model)
-    gates = sorted({str(eca.layer.gate) for eca in ecas})
+    gates = sorted({str(layer.gate) for _, layer in ecas})
     return plan_of(
         "nnx",
         base_class(model).__name__,
-        [(eca.site, eca.kernel) for eca in ecas],
+        [(site, Kernel(layer.kernel_size, math.prod(layer.kernel.shape))) for site, layer in ecas],
         gate=gates[0] if gates else "2sigmoid",
         model_parameters=base_parameters(model),
         notes=(f"the gates differ: {', '.join(gates)}",) if len(gates) > 1 else (),

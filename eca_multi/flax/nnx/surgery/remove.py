@@ -39,7 +39,7 @@ def remove_eca(model: Model, include: Pattern | None = None) -> Model:
         True
     """
     check_model(model)
-    sites = [eca.site for eca in installed(model)]
+    sites = [site for site, _ in installed(model)]
     modules = [site.module for site in removed_sites(base_class(model).__name__, sites, include)]
     with undone_on_error([undo_for(module) for module in modules]):
         for module in modules:

@@ -14,7 +14,7 @@ from eca_multi.flax.nnx.layers import ECAParam
 from eca_multi.surgery.errors import no_eca
 
 from ._find.check import check_model
-from ._find.places import installed
+from ._find.places import installed, kernel_path
 
 Model = TypeVar("Model", bound=nnx.Module)
 Key = tuple[str, ...]
@@ -140,11 +140,11 @@ def load_base_state(model: Model, state: Mapping[Any, Any]) -> Model:
     """
     check_model(model)
     targets, new = _fitting(model, state, of_eca=False)
-    for eca in installed(model):
-        kernel = eca.layer.kernel
-        if eca.layer.gate == "2sigmoid" and not isinstance(kernel.get_value(), jax.ShapeDtypeStruct):
-            targets[eca.kernel_path,] = kernel
-            new[eca.kernel_path,] = jnp.zeros_like(kernel.get_value())
+    for site, layer in installed(model):
+        kernel = layer.kernel
+        if layer.gate == "2sigmoid" and not isinstance(kernel.get_value(), jax.ShapeDtypeStruct):
+            targets[kernel_path(site),] = kernel
+            new[kernel_path(site),] = jnp.zeros_like(kernel.get_value())
     return assign(model, targets, new)
 
 
@@ -195,7 +195,7 @@ def _check_any(model: nnx.Module) -> None:
 
 def _variables(model: nnx.Module, of_eca: bool) -> dict[tuple[Any, ...], nnx.Variable]:
     """Return the variables by path: the inserted ECAs' kernels, or all others."""
-    kernels = {tuple(eca.kernel_path.split(".")) for eca in installed(model)}
+    kernels = {tuple(kernel_path(site).split(".")) for site, _ in installed(model)}
     everything = nnx.to_flat_state(nnx.state(model))
     return {path: v for path, v in everything if (tuple(map(str, path)) in kernels) == of_eca}
 
