@@ -11,7 +11,7 @@ transpose, never a flip:
 bfloat16 has no NumPy dtype of its own: it is widened to float32, which is exact.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -46,16 +46,13 @@ def native_kernel(framework: str, shape: Sequence[int]) -> tuple[int | None, int
 
 
 def native_shape(framework: str, kernels: int, taps: int) -> tuple[int, int, int]:
-    """Return the shape in which a framework holds its weight."""
     return (kernels, 1, taps) if _NATIVE_AXES[framework] == (0, 2) else (taps, 1, kernels)
 
 
 def pack(framework: str, native: np.ndarray) -> Weights:
     """Return the canonical weights of a framework's array; a copy."""
     _one_kernel(framework, native.shape)
-    kernels = np.moveaxis(native, _NATIVE_AXES[framework], (0, 1))[:, :, 0]
-    if kernels.dtype.name == "bfloat16":
-        kernels = kernels.astype(np.float32)
+    kernels = widened(np.moveaxis(native, _NATIVE_AXES[framework], (0, 1))[:, :, 0])
     return {CANONICAL_NAME: np.array(kernels[0] if len(kernels) == 1 else kernels)}
 
 
@@ -80,9 +77,7 @@ def _one_kernel(framework: str, shape: Sequence[int]) -> tuple[int, int]:
 
 
 def check_weights(
-    weights: Mapping[str, np.ndarray],
-    shapes: Mapping[str, Sequence[int | None]] | None = None,
-    dtype: str = "float64",
+    weights: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence[int | None]] | None = None, dtype: str = "float64"
 ) -> Weights:
     """Return `weights` as float arrays, or raise one error that names every tensor that does not fit.
 
@@ -126,13 +121,22 @@ def _float_array(name: str, value: np.ndarray) -> np.ndarray:
         raise TypeError(
             f"weights must be floating-point arrays. Received: {name!r}, {fault}. Pass what to_canonical returned."
         ) from fault
-    if array.dtype.name == "bfloat16":
-        return array.astype(np.float32)
+    array = widened(array)
     if array.dtype.name not in _LARGEST:
         raise TypeError(
             f"weights must be floating-point arrays. Received: {name!r} of dtype {array.dtype}. Convert it to float32."
         )
     return array
+
+
+def widened(array: np.ndarray) -> np.ndarray:
+    """Return bfloat16 in float32, and any other array itself."""
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def narrowest(dtypes: Iterable[str]) -> str:
+    """Return the dtype whose largest number is the smallest."""
+    return min(dtypes, key=_LARGEST.__getitem__)
 
 
 def pick(framework: str, params: Mapping[str, T]) -> T:

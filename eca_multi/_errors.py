@@ -34,7 +34,6 @@ def check_positive_int(name: str, value: SupportsIndex) -> int:
 
 
 def check_odd(name: str, value: SupportsIndex) -> int:
-    """Return `value` as an odd int >= 1."""
     expected = "an odd positive integer"
     number = _integer(name, value, expected, "Pass an int, for example 3.")
     if number < 1:
@@ -46,11 +45,11 @@ def check_odd(name: str, value: SupportsIndex) -> int:
 
 
 def check_gamma(value: object) -> Fraction:
-    return _rational("gamma", value, "a finite number > 0", operator.gt, "The paper uses 2.")
+    return _rational("gamma", value, "> 0", "The paper uses 2.")
 
 
 def check_beta(value: object) -> Fraction:
-    return _rational("beta", value, "a finite number >= 0", operator.ge, "The paper uses 1.")
+    return _rational("beta", value, ">= 0", "The paper uses 1.")
 
 
 def _integer(name: str, value: SupportsIndex, expected: str, remedy: str) -> int:
@@ -62,18 +61,17 @@ def _integer(name: str, value: SupportsIndex, expected: str, remedy: str) -> int
     raise TypeError(_text(name, expected, f"{name}={value!r}", remedy))
 
 
-def _rational(name: str, value: Any, expected: str, compare: Callable[[Any, Any], bool], remedy: str) -> Fraction:
-    """Return `value` exactly, after a check that `compare(value, 0)` holds."""
+def _rational(name: str, value: Any, bound: str, remedy: str) -> Fraction:
+    expected, received = f"a finite number {bound}", f"{name}={value!r}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real | Decimal):
-        raise TypeError(_text(name, expected, f"{name}={value!r}", "Pass an int or a float."))
+        raise TypeError(_text(name, expected, received, "Pass an int or a float."))
     try:
         # The shortest decimal of a float is what its author wrote: 0.1 means one tenth, so ties fall as written.
         number = value if isinstance(value, Fraction) else Fraction(str(value))
     except ValueError:  # nan and inf are the only floats that are no decimal
-        remedy = "NaN and infinity have no kernel size."
-        raise ValueError(_text(name, expected, f"{name}={value!r}", remedy)) from None
-    if not compare(number, 0):
-        raise ValueError(_text(name, expected, f"{name}={value!r}", remedy))
+        raise ValueError(_text(name, expected, received, "NaN and infinity have no kernel size.")) from None
+    if number < 0 or (number == 0 and bound == "> 0"):
+        raise ValueError(_text(name, expected, received, remedy))
     return number
 
 

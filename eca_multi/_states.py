@@ -26,43 +26,45 @@ class WrongValue(ValueError):
     """An entry holds numbers that the model must not get."""
 
 
-Shape = tuple[int, ...] | None
-
-
-def check_fits(
-    expected: Mapping[Key, Shape], received: Mapping[Key, Shape], of_eca: bool, name: Callable[[Key], str] = str
-) -> None:
-    """Compare names and shapes, and raise one ValueError with all differences.
-
-    Args:
-        expected: Shapes in the model; None for an entry without a shape.
-        received: Shapes in the state; None for an entry that is no tensor, which `converted` reports.
-        of_eca: Whether the state is that of the inserted ECAs, or of the network without them.
-        name: Text of a key.
-    """
-    texts = [f"{name(key)}: missing" for key in expected if key not in received]
-    texts += [f"{name(key)}: unexpected" for key in received if key not in expected]
-    for key in (key for key in expected if key in received):
-        if received[key] is not None and received[key] != expected[key]:
-            texts.append(f"{name(key)}: shape {received[key]}, the model's {expected[key]}")
-    if texts:
-        what = "kernels of the inserted ECAs" if of_eca else "state of the plain network"
-        raise ValueError(
-            f"state must be the {what}. Received: {len(texts)} differences: {printable('; '.join(texts))}. "
-            f"Pass what {'eca' if of_eca else 'base'}_state returns of the same network; nothing was loaded."
-        )
-
-
-def shape_of(value: Any) -> Shape:
+def shape_of(value: Any) -> tuple[int, ...] | None:
     """The shape of an array or number; None for a value without one."""
     shape = () if isinstance(value, NUMBERS) else getattr(value, "shape", None)
     return None if shape is None else tuple(shape)
 
 
-def converted(
-    entries: Mapping[Key, tuple[Any, Like]],
-    convert: Callable[[Any, Like], New],
+def check_fits(
+    expected: Mapping[Key, Any],
+    received: Mapping[Key, Any],
+    of_eca: bool,
     name: Callable[[Key], str] = str,
+    shape: Callable[[Any], tuple[int, ...] | None] = shape_of,
+) -> None:
+    """Compare the names and shapes of a model's tensors with those of a state.
+
+    Args:
+        expected, received: The entries of the model and of the state. `converted` reports an entry without a shape.
+        of_eca: Whether the state is that of the inserted ECAs, or of the network without them.
+        name, shape: Text of a key, and shape of an entry.
+
+    Raises:
+        ValueError: With all differences.
+    """
+    texts = [f"{name(key)}: missing" for key in expected if key not in received]
+    texts += [f"{name(key)}: unexpected" for key in received if key not in expected]
+    for key in (key for key in expected if key in received):
+        shapes = shape(received[key]), shape(expected[key])
+        if shapes[0] is not None and shapes[0] != shapes[1]:
+            texts.append(f"{name(key)}: shape {shapes[0]}, the model's {shapes[1]}")
+    if texts:
+        what = "kernels of the inserted ECAs" if of_eca else "state of the plain network"
+        raise ValueError(
+            f"state must be the {what}. Received: {len(texts)} differences: {printable('; '.join(texts))}. "
+            f"Pass what {'eca_state' if of_eca else 'base_state'} returns of the same network; nothing was loaded."
+        )
+
+
+def converted(
+    entries: Mapping[Key, tuple[Any, Like]], convert: Callable[[Any, Like], New], name: Callable[[Key], str] = str
 ) -> dict[Key, New]:
     """Convert all entries, or raise one TypeError or ValueError that names each entry that does not fit.
 
@@ -102,7 +104,7 @@ def kind_of(dtype: str) -> str:
 
 
 def check_kind(dtype: str, expected: str) -> None:
-    """Raise WrongKind unless both dtypes are of one kind of number: a conversion would drop a part or guess."""
+    """Raise WrongKind if a dtype is of another kind than the model's: a conversion would drop a part or guess."""
     if kind_of(dtype) != kind_of(expected):
         raise WrongKind(f"{dtype}, the model's {expected}")
 
@@ -127,7 +129,7 @@ def not_finite() -> WrongValue:
 
 
 def read(value: Any, to_numpy: Callable[[Any], Any] = np.asarray) -> np.ndarray:
-    """Return an entry's values, as a view if possible; raise WrongKind if the entry is no array with values."""
+    """Return an entry's values, as a view if possible; raise WrongKind if it is no array, or has no values any more."""
     array = as_numpy(value, to_numpy)
     if array.dtype.kind in "OSU":  # objects or text
         raise WrongKind(f"a {type(value).__name__}, no array with values")
@@ -150,8 +152,13 @@ def owned_array(
 ) -> np.ndarray:
     """Return a checked copy of a NumPy array in the model's shape and dtype, or raise WrongKind or WrongValue.
 
-    bfloat16 and its like are those of ml_dtypes. `current` returns the model's values, None for a model without values;
-    the function is called only if `value` is not finite.
+    Args:
+        shape, dtype: The model's.
+        current: Returns the model's values, None for a model without values; called only if `value` is not finite.
+
+    Raises:
+        WrongKind: If the numbers are of another kind. WrongValue: If the shape differs, or a number is out of range, or
+            not finite where that of the model is.
     """
     dtype = np.dtype(dtype)
     check_kind(value.dtype.name, dtype.name)

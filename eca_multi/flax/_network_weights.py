@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi._canonical import Weights, check_weights
+from eca_multi._canonical import Weights, check_weights, narrowest, widened
 from eca_multi.checkpoints.identify import Identified, identify
 from eca_multi.networks import Network, Tensor
 
@@ -67,20 +67,17 @@ def nest(leaves: Iterable[tuple[Path, Any]]) -> dict[str, Any]:
 
 
 def identify_network(leaves: Mapping[Path, Any]) -> Identified:
-    """Find the network of these arrays, or of these shapes.
-
-    Raises:
-        CheckpointError: If no network fits.
-    """
-    return identify(
-        {canonical_name(path): canonical_view(path[-1], _shape_of(leaf)).shape for path, leaf in leaves.items()}
-    )
+    """Find the network of these arrays, or of these shapes; raise CheckpointError if no network fits."""
+    views = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in leaves.items()}
+    return identify({canonical_name(path): canonical_view(path[-1], view).shape for path, view in views.items()})
 
 
 def network_to_canonical(leaves: Mapping[Path, Any]) -> Weights:
     """Return a network's arrays as a canonical dict of NumPy arrays, a copy; bfloat16 is widened to float32."""
     network = identify_network(leaves)
-    arrays = {canonical_name(path): canonical_view(path[-1], _wide(leaf)) for path, leaf in leaves.items()}
+    arrays = {
+        canonical_name(path): canonical_view(path[-1], widened(np.asarray(leaf))) for path, leaf in leaves.items()
+    }
     return {name: np.array(arrays[name].reshape(tensor.shape)) for name, tensor in network.tensors.items()}
 
 
@@ -88,20 +85,10 @@ def network_from_canonical(leaves: Mapping[Path, Any], weights: Mapping[str, np.
     """Check canonical weights, and return them by path, in Flax's layout and each leaf's dtype."""
     shapes = {name: tensor.shape for name, tensor in identify_network(leaves).tensors.items()}
     dtypes = {str(leaf.dtype) for leaf in leaves.values()}
-    narrowest = next(dtype for dtype in ("float16", "bfloat16", "float32", "float64") if dtype in dtypes)
-    arrays = check_weights(weights, shapes, narrowest)
+    arrays = check_weights(weights, shapes, narrowest(dtypes))
     return {
         path: native_view(path[-1], arrays[canonical_name(path)]).astype(leaf.dtype) for path, leaf in leaves.items()
     }
-
-
-def _shape_of(leaf: Any) -> np.ndarray:
-    return np.broadcast_to(np.float32(0), leaf.shape)
-
-
-def _wide(leaf: Any) -> np.ndarray:
-    array = np.asarray(leaf)
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 _LEAF_OF = {
@@ -114,7 +101,6 @@ _LEAF_OF = {
 
 
 def native_path(network: Network, tensor: Tensor) -> Path:
-    """Return the path of a tensor in a network."""
     block = next((b.path for b in network.blocks if tensor.module.startswith(f"{b.path}.")), "")
     modules = (child("", block), child(block, tensor.module)) if block else (child("", tensor.module),)
     return (*modules, _LEAF_OF[tensor.kind])

@@ -31,8 +31,7 @@ def owned(value: Any, like: Any) -> Any:
             any other object belongs to its module, and the function returns `like` itself.
 
     Raises:
-        WrongKind: If the value is no array with values, or its numbers are of another kind.
-        WrongValue: If a number is not finite where that of `like` is, or out of range, or the shape differs.
+        WrongKind, WrongValue: As `owned_array`.
     """
     if isinstance(like, NUMBERS):
         return type(like)(owned_array(_read(value), (), np.asarray(like).dtype, lambda: np.asarray(like)).item())
@@ -40,7 +39,8 @@ def owned(value: Any, like: Any) -> Any:
         return like
     if is_key(value) or is_key(like) or (isinstance(value, jax.Array) and not _is_readable(value)):
         return beside(_checked(value, like), like, value)
-    array = owned_array(_read(value), tuple(like.shape), like.dtype, lambda: _current(like))
+    is_abstract = isinstance(like, jax.ShapeDtypeStruct)
+    array = owned_array(_read(value), tuple(like.shape), like.dtype, lambda: None if is_abstract else read(like))
     return beside(jnp.array(array, copy=True), like, value)
 
 
@@ -70,10 +70,6 @@ def _read(value: Any) -> np.ndarray:
     if isinstance(value, jax.ShapeDtypeStruct):
         raise WrongKind("a ShapeDtypeStruct, which has no values")
     return read(value)
-
-
-def _current(like: Any) -> np.ndarray | None:
-    return None if isinstance(like, jax.ShapeDtypeStruct) else read(like)
 
 
 def _checked(value: Any, like: Any) -> jax.Array:

@@ -61,7 +61,6 @@ def widen(x: Tensor, acc: str) -> tuple[Tensor, Tensor]:
 
 
 def mean(sums: Tensor, count: Tensor | int) -> Tensor:
-    """Return sums / count."""
     if BACKEND == "jax" and not isinstance(sums, keras.KerasTensor):
         # XLA:CPU makes a quotient once, but a product with 1/count, and so the taps' gradient, at each position of dx.
         count = _bfloat16.opaque(ops.broadcast_to(ops.cast(count, sums.dtype), ops.shape(sums)))

@@ -78,7 +78,7 @@ def residual_block(x: Tensor, block: Block, kernel_size: int, rate: float, dims:
     branch = ECA(kernel_size, name=layer_name(block.eca), **factory)(branch)
     branch = drop_path(branch, rate, block.path, **factory)
     if block.shortcut is not None:
-        if block.pool:  # "same": an odd row or column is averaged with what there is
+        if block.pool:  # "same": at an odd extent the last window averages fewer values
             name = f"{layer_name(block.path)}_downsample_pool"
             shortcut = AVERAGE_POOLS[dims](2, 2, "same", name=name, **factory)(shortcut)
         shortcut = normalisation(convolution(shortcut, block.shortcut, dims, **factory), block.shortcut, **factory)

@@ -18,11 +18,12 @@ def owned(value: Any, like: Any) -> np.ndarray:
     """Return a checked copy of an array or tensor in the dtype of the variable `like`.
 
     Raises:
-        WrongKind: If the value is no array with values, or its numbers are of another kind.
-        WrongValue: If a number is not finite where that of `like` is, or out of range, or the shape differs.
+        WrongKind, WrongValue: As `owned_array`.
     """
     dtype = keras.backend.standardize_dtype(like.dtype)
-    return owned_array(read(value, _to_numpy), tuple(like.shape), dtype, lambda: values(like))
+    is_keras = ops.is_tensor(value) or isinstance(value, keras.Variable)
+    array = read(value, ops.convert_to_numpy) if is_keras else read(value)
+    return owned_array(array, tuple(like.shape), dtype, lambda: values(like))
 
 
 def values(variable: Any) -> np.ndarray:
@@ -31,24 +32,17 @@ def values(variable: Any) -> np.ndarray:
 
 
 def assign(
-    owner: Owner, own: Mapping[str, Any], new: dict[str, np.ndarray], finish: Callable[[], None] = lambda: None
+    owner: Owner, targets: Mapping[str, Any], new: dict[str, np.ndarray], finish: Callable[[], None] = lambda: None
 ) -> Owner:
     """Assign all new arrays to the variables, or none, and return their owner.
 
     It empties `new` on the way: one copy of each name exists at a time. A backend may keep the array itself, so nobody
-    else may hold it.
-
-    Args:
-        finish: Updates the parts that depend on the variables; runs at the end, and again after an undo.
+    else may hold it. `finish` updates the parts that depend on the variables, at the end and again after an undo.
     """
     undo: list[Any] = [finish]
     with undone_on_error(undo):
         for name in list(new):
-            undo.append(partial(own[name].assign, values(own[name])))
-            own[name].assign(new.pop(name))
+            undo.append(partial(targets[name].assign, values(targets[name])))
+            targets[name].assign(new.pop(name))
         finish()
         return owner
-
-
-def _to_numpy(value: Any) -> Any:
-    return ops.convert_to_numpy(value) if ops.is_tensor(value) or isinstance(value, keras.Variable) else value

@@ -103,7 +103,6 @@ def copy_remat_mode(old: Any, new: Any) -> None:
 
 
 def output_shape_of(layer: Any) -> Any:
-    """Return the argument `output_shape` of a Lambda layer."""
     return layer._output_shape
 
 

@@ -109,13 +109,10 @@ def write_checkpoint(
         with whole_file(path) as file:
             if name.endswith(".keras"):
                 with zipfile.ZipFile(file, "w") as archive:
-                    archive.writestr(METADATA, json.dumps(_versions()))
+                    date = datetime.now().strftime("%Y-%m-%d@%H:%M:%S")
+                    archive.writestr(METADATA, json.dumps({"keras_version": keras.__version__, "date_saved": date}))
                     archive.writestr(CONFIG, config)
                     archive.write(weights, WEIGHTS)
             else:
                 with open(weights, "rb") as written:
                     shutil.copyfileobj(written, file, 1 << 20)
-
-
-def _versions() -> dict[str, str]:
-    return {"keras_version": keras.__version__, "date_saved": datetime.now().strftime("%Y-%m-%d@%H:%M:%S")}

@@ -9,29 +9,14 @@ from typing import Any
 import keras
 from keras import layers as L
 
-from eca_multi.networks import (
-    NETWORKS,
-    Builders,
-    Network,
-    Preprocessing,
-    ResNet,
-    check_input,
-    check_options,
-    drop_rates,
-    find,
-    preprocessing_of,
-)
-from eca_multi.networks import kernel_sizes as sizes_of
+from eca_multi.networks.builders import Builders
+from eca_multi.networks.catalogue import NETWORKS, Network, find
+from eca_multi.networks.options import check_input, check_options, drop_rates
+from eca_multi.networks.preprocessing import Preprocessing, preprocessing_of
+from eca_multi.networks.resnet import ResNet
+from eca_multi.networks.sizes import kernel_sizes as sizes_of
 
-from ._blocks import (
-    GLOBAL_POOLS,
-    MAX_POOLS,
-    ZERO_PADDINGS,
-    conv_norm_act,
-    inverted_block,
-    layer_name,
-    residual_block,
-)
+from ._blocks import GLOBAL_POOLS, MAX_POOLS, ZERO_PADDINGS, conv_norm_act, inverted_block, layer_name, residual_block
 from ._network_weights import identify_network
 from .functional import Tensor
 from .layers import ECA, check_data_format
@@ -50,7 +35,6 @@ class ECANetwork(keras.Model):
 
     @property
     def network(self) -> Network:
-        """The table of the network."""
         known = next((name for name in (self.arch, self.name) if name in NETWORKS), None)
         return find(known) if known is not None else identify_network(self).network
 

@@ -56,12 +56,12 @@ class MobileNetV2:
     @property
     def features(self) -> tuple[Feature, ...]:
         """The last block's output at each resolution."""
-        found: dict[int, Feature] = {}
+        features: dict[int, Feature] = {}
         stride = 2
         for block in self.blocks:
             stride *= block.stride
-            found[stride] = Feature(block.path, block.outputs, stride)
-        return tuple(found.values())
+            features[stride] = Feature(block.path, block.outputs, stride)
+        return tuple(features.values())
 
 
 def _inverted_blocks(network: MobileNetV2) -> Iterator[Block]:
@@ -72,11 +72,9 @@ def _inverted_blocks(network: MobileNetV2) -> Iterator[Block]:
             path = f"features.{number}"
             stride = first if i == 0 else 1
             hidden = inputs * expansion
-            convs, at = [], f"{path}.conv.0"
-            if expansion != 1:
-                convs.append(Conv(f"{at}.0", f"{at}.1", inputs, hidden))
-                at = f"{path}.conv.1"
-            convs.append(Conv(f"{at}.0", f"{at}.1", hidden, hidden, 3, stride, groups=hidden))
+            widen = [Conv(f"{path}.conv.0.0", f"{path}.conv.0.1", inputs, hidden)] if expansion != 1 else []
+            spatial = f"{path}.conv.{len(widen)}"
+            convs = [*widen, Conv(f"{spatial}.0", f"{spatial}.1", hidden, hidden, 3, stride, groups=hidden)]
             end = len(convs)  # the last convolution, its normalisation and the ECA stand in the sequence themselves
             names = f"{path}.conv.{end}", f"{path}.conv.{end + 1}"
             convs.append(Conv(*names, hidden, outputs, activation=False))

@@ -5,8 +5,6 @@ from typing import Any, SupportsIndex
 
 from eca_multi._errors import check_positive_int
 
-POOLS = ("avg", "max", None)
-
 
 def check_options(
     num_classes: SupportsIndex, in_channels: SupportsIndex, global_pool: str | None, drop_path: float, dims: int
@@ -19,7 +17,7 @@ def check_options(
     check_positive_int("in_channels", in_channels)
     if num_classes != 0:  # 0 leaves the classifier out
         check_positive_int("num_classes", num_classes)
-    if global_pool not in POOLS:
+    if global_pool not in ("avg", "max", None):
         raise ValueError(
             f"global_pool must be 'avg', 'max' or None. Received: global_pool={global_pool!r}. "
             "None returns the last feature map."
@@ -47,12 +45,10 @@ def check_input(shape: Sequence[Any], in_channels: int, dims: int, channel_axis:
     layout.insert(1 if channel_axis == 1 else len(layout), "C")
     expected = f"x must be of shape ({', '.join(layout)}) with {in_channels} channels"
     if len(shape) != dims + 2:
-        raise ValueError(
-            f"{expected}. Received: rank {len(shape)}, shape {tuple(shape)}. "
-            f"Build the network with dims={len(shape) - 2}, or add the missing axis."
-            if len(shape) in (3, 4)
-            else f"{expected}. Received: rank {len(shape)}, shape {tuple(shape)}. Add or remove axes."
-        )
+        remedy = "Add or remove axes."
+        if len(shape) in (3, 4):
+            remedy = f"Build the network with dims={len(shape) - 2}, or add the missing axis."
+        raise ValueError(f"{expected}. Received: rank {len(shape)}, shape {tuple(shape)}. {remedy}")
     if shape[channel_axis] is not None and shape[channel_axis] != in_channels:
         raise ValueError(
             f"{expected}. Received: {shape[channel_axis]} channels, shape {tuple(shape)}. "

@@ -1,6 +1,12 @@
-"""The parts of the tables of networks: a convolution, a block, a feature map. All frameworks read these."""
+"""The parts of a network as a table: a convolution, a block, a feature map.
+
+A network is a stem of convolutions, blocks, perhaps a last convolution, global pooling and a classifier. Batch
+normalisation follows each convolution. A block is a branch of convolutions with ECA at its end, added to its shortcut
+if it has one. All paths are the module names of the original ECANet and torchvision, in deep stems those of timm.
+"""
 
 from dataclasses import dataclass
+from math import prod
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,8 @@ class Block:
         eca: Path of the ECA, which gates the branch's output before it is added.
         residual: Whether the block's input is added to the branch.
         shortcut: The convolution of that input before the sum; None where the block adds the input itself.
-        pool: Whether the input is halved by 2x2 average pooling before `shortcut` (an odd row or column is averaged
-            with what there is).
+        pool: Whether 2x2 average pooling halves the input before `shortcut`; at an odd extent the last window averages
+            fewer values.
     """
 
     path: str
@@ -54,10 +60,7 @@ class Block:
 
     @property
     def stride(self) -> int:
-        stride = 1
-        for conv in self.convs:
-            stride *= conv.stride
-        return stride
+        return prod(conv.stride for conv in self.convs)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,6 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
-PAPER = Preprocessing()
-
 # timm's tags of released weights: the input in testing that timm reports its accuracies at.
 RELEASED: dict[str, Preprocessing] = {
     "ecaresnet26t.ra2_in1k": Preprocessing(320, 0.95, "bicubic"),
@@ -44,7 +42,4 @@ def preprocessing_of(name: str) -> Preprocessing:
     if name in RELEASED:
         return RELEASED[name]
     network = name.split(".")[0]
-    for tag, found in RELEASED.items():
-        if tag.split(".")[0] == network:
-            return found
-    return PAPER
+    return next((released for tag, released in RELEASED.items() if tag.split(".")[0] == network), Preprocessing())

@@ -37,7 +37,7 @@ class ResNet:
     widths: tuple[tuple[int, ...], ...] | None = None
 
     activation = "relu"
-    activation_after_add = True  # else there is none behind a block
+    activation_after_add = True  # else no activation follows a block
     pool_stem = True  # 3x3 max pooling of stride 2 behind the stem
     classifier = "fc"
     classifier_spread = None  # standard deviation of a new classifier; None is U(-1/sqrt(width), 1/sqrt(width))
@@ -46,7 +46,7 @@ class ResNet:
 
     @property
     def stem_convs(self) -> tuple[Conv, ...]:
-        """The stem; the first convolution's `inputs` stand for the network's own input channels."""
+        """The stem for images of three channels."""
         if self.stem == "plain":
             return (Conv("conv1", "bn1", 3, 64, kernel=7, stride=2),)
         first = 3 * (self.stem_width // 4) if self.stem == "deep_tiered" else self.stem_width

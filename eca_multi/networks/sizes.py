@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from eca_multi._errors import check_odd
 from eca_multi._kernel import eca_kernel_size
 
-from .tables import Network
+from .catalogue import Network
 
 KernelSizes = str | Sequence[int] | None
 

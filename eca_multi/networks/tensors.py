@@ -1,11 +1,13 @@
 """All tensors of a network: names, kinds and shapes."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import prod
 from typing import NamedTuple
 
+from .catalogue import Network
+from .parts import Conv
 from .sizes import KernelSizes, kernel_sizes
-from .tables import Conv, Network
 
 PARAMETERS = ("conv", "depthwise", "norm_scale", "norm_bias", "dense", "dense_bias", "eca")
 STATISTICS = ("norm_mean", "norm_var")
@@ -44,8 +46,8 @@ def tensors(
 def _walk(
     network: Network, sizes: Sequence[int], num_classes: int, in_channels: int, dims: int, features_only: bool
 ) -> Iterator[tuple[str, Tensor]]:
-    for i, conv in enumerate(network.stem_convs):
-        yield from _conv(conv, dims, in_channels if i == 0 else conv.inputs)
+    for conv in stem_of(network, in_channels):
+        yield from _conv(conv, dims)
     for block, size in zip(network.blocks, sizes, strict=True):
         for conv in block.convs:
             yield from _conv(conv, dims)
@@ -62,13 +64,19 @@ def _walk(
         yield f"{name}.bias", Tensor("dense_bias", (num_classes,), name)
 
 
-def _conv(conv: Conv, dims: int, inputs: int | None = None) -> Iterator[tuple[str, Tensor]]:
-    inputs = conv.inputs if inputs is None else inputs
+def _conv(conv: Conv, dims: int) -> Iterator[tuple[str, Tensor]]:
     kind = "depthwise" if conv.groups == conv.inputs > 1 else "conv"
-    yield f"{conv.path}.weight", Tensor(kind, (conv.outputs, inputs // conv.groups, *[conv.kernel] * dims), conv.path)
+    shape = (conv.outputs, conv.inputs // conv.groups, *[conv.kernel] * dims)
+    yield f"{conv.path}.weight", Tensor(kind, shape, conv.path)
     names = {"weight": "norm_scale", "bias": "norm_bias", "running_mean": "norm_mean", "running_var": "norm_var"}
     for name, kind in names.items():
         yield f"{conv.norm}.{name}", Tensor(kind, (conv.outputs,), conv.norm)
+
+
+def stem_of(network: Network, in_channels: int) -> list[Conv]:
+    """Return the convolutions of a stem for an input of `in_channels`."""
+    first, *rest = network.stem_convs
+    return [replace(first, inputs=in_channels), *rest]
 
 
 def count_parameters(listed: dict[str, Tensor], *kinds: str) -> int:

@@ -13,9 +13,9 @@ HAS_ECA = "already has ECA"
 class Candidate:
     """A place where ECA could stand.
 
+    The fields are those of `ECAEntry`, with channels None for an unknown number, and two more.
+
     Args:
-        path, action, module_type, tensor, channels, layout, into, aliases, calls, keeps_output, notes: As in
-            `ECAEntry`; channels None where the number is not known.
         module: The framework's object, which is passed to a user's callables and never compared.
         reason: Why the place cannot be taken; "" if it can, HAS_ECA if an ECA stands there.
     """

@@ -12,6 +12,10 @@ from .patterns import check_matches, matches, unmatched
 from .plan import ECAPlan
 from .request import Request
 
+WILL_CHANGE = (
+    "outputs will change: a gate of {!r} with random kernels is not 1 (init='identity' with gate='2sigmoid' keeps them)"
+)
+
 
 def choose(
     request: Request,
@@ -26,9 +30,8 @@ def choose(
     """Choose among the candidates.
 
     Args:
-        request: What the caller asks for.
-        model, model_parameters, notes: For the plan.
         candidates: All that the framework found for `request.kind`, in the network's order.
+        model, model_parameters, notes: For the plan.
         offers: How many sites each other `where` would find; called only for the message of an error.
         remedy: What to do about unknown channels.
 
@@ -39,8 +42,8 @@ def choose(
     candidates = list(candidates)
     asked = _asked_for(request, candidates)
     included = [c for c in asked if request.include is None or matches(request.include, c)]
-    for name in ("include", "exclude"):
-        check_matches(name, getattr(request, name), asked)
+    check_matches("include", request.include, asked)
+    check_matches("exclude", request.exclude, asked)
     for pattern in request.overrides or {}:
         check_matches("overrides", pattern, asked)
     entries, skipped = [], []
@@ -63,13 +66,12 @@ def choose(
         entries=tuple(entries),
         skipped=tuple(skipped),
         model_parameters=model_parameters,
-        notes=(*notes, *_warnings(request, entries)),
+        notes=(*notes, WILL_CHANGE.format(request.gate)) if entries and request.init != "identity" else tuple(notes),
         package=__version__,
     )
 
 
 def _asked_for(request: Request, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The candidates that `where` names."""
     where = request.where
     if isinstance(where, str):
         return list(candidates)
@@ -111,15 +113,6 @@ def _entry(request: Request, candidate: Candidate, remedy: str) -> ECAEntry:
         notes.append("the kernel is wider than the channels it sees")
     keeps_output = candidate.keeps_output and request.init == "identity"
     return candidate.entry(kernel_size=k, parameters=k, keeps_output=keeps_output, notes=tuple(notes))
-
-
-def _warnings(request: Request, entries: Sequence[ECAEntry]) -> list[str]:
-    if not entries or request.init == "identity":
-        return []
-    return [
-        f"outputs will change: a gate of {request.gate!r} with random kernels is not 1 (init='identity' with "
-        "gate='2sigmoid' keeps them)"
-    ]
 
 
 def _no_site(request: Request, model: str, skipped: Sequence[Skipped], offers: Mapping[str, int]) -> NoSiteError:

@@ -26,7 +26,6 @@ class VerifyError(PrintableError, RuntimeError):
 
 
 def no_eca(network: str) -> NoSiteError:
-    """Return the error for a network without ECA."""
     return NoSiteError(f"The network must have ECA. Received: a {network} without it. Call insert_eca first.")
 
 

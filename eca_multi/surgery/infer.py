@@ -14,18 +14,14 @@ from .request import check_plan_gate
 
 @dataclass(frozen=True)
 class Kernel:
-    """The kernel of one ECA: its size k and its number of parameters."""
+    """The kernel of one ECA: its size k, its number of parameters, and what a plan notes about the kernel."""
 
     size: int
     parameters: int
+    notes: tuple[str, ...] = ()
 
 
 def check_checkpoint(state: Any, gate: str) -> None:
-    """Check the arguments of `infer_plan`.
-
-    Raises:
-        TypeError: If the state is no mapping. ValueError: If the gate has no name.
-    """
     check_plan_gate(gate)
     if not isinstance(state, Mapping):
         raise TypeError(
@@ -47,10 +43,9 @@ def inferred_plan(
     """Return the plan for the sites of the kernels.
 
     Args:
-        framework, model, model_parameters: For the plan.
+        framework, model, gate, model_parameters: For the plan.
         kernels: By the site's path: those of the checkpoint that the plain network lacks.
         at_path: What the plain network has at those paths, in the network's order.
-        gate: Of the network that the checkpoint is of; no checkpoint tells the gate.
         key: How a checkpoint names a kernel, for the message: "<site>.eca.kernel".
 
     Raises:
@@ -68,7 +63,8 @@ def inferred_plan(
             f"{'; '.join(missing)}. Build the network that the state was saved from."
         )
     sites = [(candidate, kernels[path]) for path, candidate in at_path.items() if path in kernels]
-    return plan_of(framework, model, sites, gate=gate, model_parameters=model_parameters)
+    notes = ("read from the keys of a state; the gate is not in them",)
+    return plan_of(framework, model, sites, gate=gate, model_parameters=model_parameters, notes=notes)
 
 
 def plan_of(
@@ -81,13 +77,14 @@ def plan_of(
     where: str = "paths",
     notes: tuple[str, ...] = (),
 ) -> ECAPlan:
-    """Return the plan that inserts the ECAs that were found: at these sites, with kernels of these sizes."""
+    """Return the plan that inserts ECAs at these sites, with these kernels."""
     is_identity = gate == "2sigmoid"
     entries = [
         candidate.entry(
             kernel_size=kernel.size,
             parameters=kernel.parameters,
             keeps_output=candidate.keeps_output and is_identity,
+            notes=(*candidate.notes, *kernel.notes),
         )
         for candidate, kernel in sites
     ]

@@ -55,7 +55,8 @@ def plan_named(target: str, where: str, input_shape: tuple[int, ...] | None = No
     if is_linen:
         parts, options["example_inputs"] = parts[:2], parts[2]
     if input_shape is not None:
-        options["example_inputs"] = _zeros(input_shape, package)
+        zeros = np.zeros(input_shape, np.float32)
+        options["example_inputs"] = sys.modules["torch"].from_numpy(zeros) if package == PACKAGES["torch"] else zeros
     plan: ECAPlan = import_module(package).plan_eca(*parts, _place(where), **options)
     return plan
 
@@ -64,11 +65,6 @@ def package_of(model: Any) -> str | None:
     """Return our package for a model's framework, read from its base classes; no framework is imported."""
     homes = [f"{cls.__module__}." for cls in type(model).__mro__]
     return next((package for name, package in PACKAGES.items() if any(h.startswith(f"{name}.") for h in homes)), None)
-
-
-def _zeros(shape: tuple[int, ...], package: str) -> Any:
-    zeros = np.zeros(shape, np.float32)
-    return sys.modules["torch"].from_numpy(zeros) if package == PACKAGES["torch"] else zeros
 
 
 def _place(text: str) -> str | list[str]:
@@ -82,18 +78,17 @@ def _load(target: str) -> Any:
     if not place or not name:
         raise ValueError(f"MODULE:FACTORY must be module:name or file.py:name. Received: {target!r}.")
     try:
-        names = vars(_from_file(Path(place).resolve()) if place.endswith(".py") else _by_name(place))
+        if place.endswith(".py"):
+            names = vars(_from_file(Path(place).resolve()))
+        else:
+            sys.path.append(os.getcwd())  # an installed command does not look there by itself
+            names = vars(import_module(place))
     except (Exception, SystemExit) as error:
         raise ValueError(f"{place} must import. It raised {type(error).__name__}: {error}") from error
     if name not in names:
         functions = [key for key, value in names.items() if callable(value) and not key.startswith("_")]
         raise ValueError(f"{place} has no {name!r}. It has: {', '.join(functions) or 'no function'}.")
     return names[name]
-
-
-def _by_name(place: str) -> ModuleType:
-    sys.path.append(os.getcwd())  # an installed command does not look there by itself
-    return import_module(place)
 
 
 def _from_file(path: Path) -> ModuleType:

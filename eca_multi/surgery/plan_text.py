@@ -18,12 +18,7 @@ NUMBER = re.compile(r"\d+")
 def table(
     title: str, entries: Sequence[ECAEntry], skipped: Sequence[Skipped], notes: Sequence[str], *, model_parameters: int
 ) -> str:
-    """Return the text of a plan.
-
-    Args:
-        title: The first line.
-        entries, skipped, notes, model_parameters: Of the plan.
-    """
+    """Return the text of a plan: its title, a table of its entries, its notes and what it skips, and the totals."""
     lines = [title, ""]
     rows = [_row(group) for group in _groups(entries)]
     if rows:

@@ -8,12 +8,7 @@ from .patterns import Pattern, check_matches, check_pattern, matches
 
 
 def removed_sites(network: str, installed: Sequence[Candidate], include: Pattern | None) -> list[Candidate]:
-    """Return the sites whose ECA is removed.
-
-    Args:
-        network: Class name of the network, for the message.
-        installed: Each site with an inserted ECA, with the action that put the ECA there.
-        include: Which sites alone; None for all.
+    """Return the sites whose ECA is removed: of the installed ones those that `include` matches; None matches all.
 
     Raises:
         TypeError, ValueError: If `include` is invalid. NoSiteError: If there is no ECA, or `include` matches none.

@@ -1,4 +1,4 @@
-"""A plan on another network of the same architecture: what the network has at the plan's paths, and what is to do."""
+"""A plan on another network of the same architecture: its candidates at the plan's paths, the entries to carry out."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -15,29 +15,24 @@ MISSING = {"residual": "has no residual add behind it", "se": "is no SE block", 
 def candidates_at(plan: ECAPlan, find: Callable[[str], Iterable[Candidate]]) -> dict[str, Candidate]:
     """Return what the network has at each path of the plan; a path that the network lacks is left out.
 
-    Args:
-        plan: Made for a network of the same architecture.
-        find: Returns the network's candidates of one kind of `where`, or all for "any".
+    `find` returns the network's candidates of one kind of `where`, or all for "any".
     """
+    kinds = dict.fromkeys(("any", *(KIND_OF_ACTION[entry.action] for entry in plan.entries)))
+    of_kind = {kind: _by_name(find(kind)) for kind in kinds}
     at_path: dict[str, Candidate] = {}
-    everything = _by_name(find("any"))
-    for kind in dict.fromkeys(KIND_OF_ACTION[entry.action] for entry in plan.entries):
-        of_kind = everything if kind == "any" else _by_name(find(kind))
-        for entry in plan.entries:
-            if KIND_OF_ACTION[entry.action] == kind and entry.path in of_kind:
-                at_path[entry.path] = of_kind[entry.path]
-            elif KIND_OF_ACTION[entry.action] == kind and entry.path in everything:
-                at_path[entry.path] = Candidate(entry.path, reason=MISSING[kind])
+    for entry in plan.entries:
+        kind = KIND_OF_ACTION[entry.action]
+        if entry.path in of_kind[kind]:
+            at_path[entry.path] = of_kind[kind][entry.path]
+        elif entry.path in of_kind["any"]:
+            at_path[entry.path] = Candidate(entry.path, reason=MISSING[kind])
     return at_path
 
 
 def replay(plan: ECAPlan, framework: str, at_path: Mapping[str, Candidate]) -> list[ECAEntry]:
     """Return the entries of a plan that are still to be carried out on a network.
 
-    Args:
-        plan: Made for another instance of the same architecture.
-        framework: Of the network.
-        at_path: As `candidates_at` returns. A candidate whose `reason` is HAS_ECA needs nothing more.
+    `at_path` is what `candidates_at` returns; a candidate whose `reason` is HAS_ECA needs nothing more.
 
     Raises:
         PlanMismatchError: With every difference.

@@ -23,18 +23,8 @@ Overrides = Mapping[str, Mapping[str, Any]]
 class Request:
     """What the caller of `plan_eca` or `insert_eca` asks for, checked.
 
-    Behind `framework` the fields are the options of the public functions: the same names, order and defaults.
-
-    Args:
-        framework: "torch", "keras", "linen" or "nnx".
-        where: One of KINDS, a list of exact paths, or a callable (path, module) -> bool.
-        include, exclude: Patterns of paths; see `patterns`.
-        min_channels: Sites with fewer channels are left out.
-        kernel_size, gamma, beta, gate, init: Of the layers.
-        example_inputs: What the network is called with.
-        overrides: {pattern: {"kernel_size": k}}.
-        plan: To carry out, in place of a choice.
-        verify: Whether to run the network before and after; None does where a run is possible.
+    Behind `framework` the fields are the options of these functions, which document the options: the same names, order
+    and defaults.
 
     Raises:
         TypeError, ValueError: If an option is invalid.
@@ -110,14 +100,7 @@ class Request:
         return self.where if isinstance(self.where, str) else "callable" if callable(self.where) else "paths"
 
     def is_verified(self, *, abstract: bool = False) -> bool:
-        """Whether to run the network before and after.
-
-        Args:
-            abstract: Whether the network or its inputs are shapes without values.
-
-        Raises:
-            UnsupportedModelError: If `verify=True` asks for a run without values.
-        """
+        """Whether to run the network before and after; `abstract`: shapes stand for values in it or in its inputs."""
         if self.verify and abstract:
             raise UnsupportedModelError(
                 "verify=True must run the network. Received: shapes in place of values. Pass verify=False."

@@ -7,15 +7,9 @@ from .plan import ECAPlan
 
 
 def check_verified(plan: ECAPlan, same: bool, calls: Mapping[str, tuple[int, int]]) -> None:
-    """Judge a run before and after insertion.
+    """Raise VerifyError if outputs that the plan keeps differ, or an ECA was not called as often as its base.
 
-    Args:
-        plan: What was inserted.
-        same: Whether all outputs were bit-equal.
-        calls: For each entry's path, how often its base and its ECA were called.
-
-    Raises:
-        VerifyError: If outputs were promised equal and are not, or an ECA was not called as often as its base.
+    `same` says whether all outputs were bit-equal; `calls` counts the calls of the base and of the ECA at each path.
     """
     wrong = [f"{path}: base called {base} times, its ECA {eca}" for path, (base, eca) in calls.items() if base != eca]
     wrong += [f"{path}: never called" for path, (base, eca) in calls.items() if base == eca == 0]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from eca_multi._canonical import Weights, check_weights, without_weight
+from eca_multi._canonical import Weights, check_weights, narrowest, without_weight
 from eca_multi.checkpoints.identify import identify
 from eca_multi.networks import Tensor
 
@@ -25,16 +25,15 @@ def network_from_canonical(
 ) -> Any:
     """Load canonical weights: into a network in place, or into a new state dict."""
     native = _native(model_or_state)
-    dtypes = {value.dtype for _, value in native.values()}
-    narrowest = min(dtypes, key=lambda dtype: torch.finfo(dtype).max)
+    dtypes = {str(value.dtype).removeprefix("torch.") for _, value in native.values()}
     shapes = {name: tensor.shape for name, (tensor, _) in native.items()}
-    arrays = check_weights(weights, shapes, str(narrowest).removeprefix("torch."))
+    arrays = check_weights(weights, shapes, narrowest(dtypes))
     if isinstance(model_or_state, Mapping):
         names = identify({name: value.shape for name, value in model_or_state.items()}).names
         new = {names[name]: _like(old, arrays[name]) for name, (_, old) in native.items()}
         return {name: new[name] if name in new else value.clone() for name, value in model_or_state.items()}
-    own = {name: value for name, (_, value) in native.items()}
-    return assign(model_or_state, own, {name: _like(value, arrays[name]) for name, value in own.items()})
+    targets = {name: value for name, (_, value) in native.items()}
+    return assign(model_or_state, targets, {name: _like(value, arrays[name]) for name, value in targets.items()})
 
 
 def _native(model_or_state: ECANetwork | Mapping[str, torch.Tensor]) -> dict[str, tuple[Tensor, torch.Tensor]]:
@@ -52,7 +51,6 @@ def _native(model_or_state: ECANetwork | Mapping[str, torch.Tensor]) -> dict[str
 
 
 def native_name(name: str, tensor: Tensor) -> str:
-    """Return a canonical tensor's name in a network's state dict."""
     return f"{tensor.module}.conv.weight" if tensor.kind == "eca" else name
 
 

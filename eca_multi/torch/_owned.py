@@ -17,8 +17,7 @@ def owned(value: Any, like: torch.Tensor) -> torch.Tensor:
     """Return a checked copy of a tensor in the dtype, on the device and in the layout of `like`.
 
     Raises:
-        WrongKind: If the value is no tensor with values, or its numbers are of another kind.
-        WrongValue: If a number is not finite where that of `like` is, or out of range.
+        WrongKind, WrongValue: As `owned_array`.
     """
     if not isinstance(value, torch.Tensor):
         raise WrongKind(f"a {type(value).__name__}, no torch.Tensor")
@@ -43,7 +42,7 @@ def owned(value: Any, like: torch.Tensor) -> torch.Tensor:
     return new
 
 
-def assign(owner: Owner, own: Mapping[str, torch.Tensor], new: dict[str, torch.Tensor]) -> Owner:
+def assign(owner: Owner, targets: Mapping[str, torch.Tensor], new: dict[str, torch.Tensor]) -> Owner:
     """Copy all new tensors into the model's own, or none, and return their owner.
 
     It empties `new` on the way: one copy of each name exists at a time, so the peak is twice the model.
@@ -51,8 +50,8 @@ def assign(owner: Owner, own: Mapping[str, torch.Tensor], new: dict[str, torch.T
     undo: list[Any] = []
     with torch.no_grad(), undone_on_error(undo):
         for name in list(new):
-            undo.append(partial(own[name].copy_, own[name].clone()))
-            own[name].copy_(new.pop(name))
+            undo.append(partial(targets[name].copy_, targets[name].clone()))
+            targets[name].copy_(new.pop(name))
         return owner
 
 

@@ -1,4 +1,4 @@
-"""The tensor lines of the layer, for eager mode, compilers and transforms; `_scripted` is what TorchScript needs.
+"""The tensor lines of the layer: `attend` for eager mode, compilers and transforms, `scripted_eca` for TorchScript.
 
 TorchScript compiles `convolve` and `named_gate` too, so these two hold no dict of functions and no `# type:` comment.
 """
@@ -117,3 +117,24 @@ def gathered(pooled: torch.Tensor) -> torch.Tensor:
 def conv1d_is_exact(x: torch.Tensor) -> bool:
     """Whether conv1d computes in x's precision: on CUDA it may round to TF32, and autocast narrows it."""
     return x.is_cpu and not torch.is_autocast_enabled("cpu")
+
+
+def scripted_eca(
+    x: torch.Tensor, weight: torch.Tensor, padding: str, gate: str, channel_axis: int, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Do as `attend`, for TorchScript, which knows no callable gate and no custom derivative, so no mask either."""
+    if mask is not None:
+        raise ValueError(
+            "mask must be None in a scripted ECA. Received: a mask. Use the layer without torch.jit.script."
+        )
+    axis = channel_axis + x.dim() if channel_axis < 0 else channel_axis
+    axes: list[int] = []
+    for i in range(1, x.dim()):  # TorchScript has no comprehension with an `if`
+        if i != axis:
+            axes.append(i)
+    acc = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
+    pooled = x.mean(axes, dtype=acc)
+    g = named_gate(gate, convolve(pooled, weight.to(acc).reshape(-1, weight.shape[-1]), padding))
+    shape = [1 for _ in range(x.dim())]
+    shape[0], shape[axis] = -1, x.shape[axis]
+    return (x * g.reshape(shape)).to(x.dtype)

@@ -6,18 +6,10 @@ from torch.jit import is_scripting  # type: ignore[attr-defined]  # torch.jit li
 from torch.nn.parameter import Parameter
 
 from eca_multi._canonical import native_shape
-from eca_multi._errors import (
-    check_axis_type,
-    check_gate,
-    check_init,
-    check_odd,
-    check_padding,
-    check_positive_int,
-)
+from eca_multi._errors import check_axis_type, check_gate, check_init, check_odd, check_padding, check_positive_int
 from eca_multi._kernel import eca_kernel_size
 
-from ._scripted import scripted_eca
-from ._tensor_lines import Gate
+from ._tensor_lines import Gate, scripted_eca
 from .functional import checked_eca
 
 torch.fx.wrap("checked_eca")  # one step in a graph of torch.fx, so that networks with ECA can be traced and fused

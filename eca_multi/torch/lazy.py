@@ -7,13 +7,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from eca_multi._canonical import native_kernel, native_shape
-from eca_multi._errors import (
-    check_channel_axis,
-    check_circular,
-    check_kernel,
-    check_positive_int,
-    spatial_axes,
-)
+from eca_multi._errors import check_channel_axis, check_circular, check_kernel, check_positive_int, spatial_axes
 from eca_multi._kernel import eca_kernel_size
 
 from ._tensor_lines import Gate

@@ -6,20 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from eca_multi.networks import (
-    Builders,
-    MobileNetV2,
-    Network,
-    Preprocessing,
-    ResNet,
-    Tensor,
-    check_input,
-    check_options,
-    drop_rates,
-    preprocessing_of,
-    tensors,
-)
-from eca_multi.networks import kernel_sizes as sizes_of
+from eca_multi.networks.builders import Builders
+from eca_multi.networks.catalogue import Network
+from eca_multi.networks.mobilenet import MobileNetV2
+from eca_multi.networks.options import check_input, check_options, drop_rates
+from eca_multi.networks.preprocessing import Preprocessing, preprocessing_of
+from eca_multi.networks.resnet import ResNet
+from eca_multi.networks.sizes import kernel_sizes as sizes_of
+from eca_multi.networks.tensors import Tensor, stem_of, tensors
 
 from ._blocks import MAX_POOLS, InvertedBlock, ResidualBlock, conv_norm_act, convolution, normalisation
 from .layers import ECA
@@ -59,7 +53,6 @@ class ECANetwork(nn.Module):
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The canonical tensors by name."""
         return tensors(
             self.network,
             self.kernel_sizes,
@@ -71,9 +64,6 @@ class ECANetwork(nn.Module):
 
     def steps(self) -> Iterator[tuple[str, nn.Module]]:
         """The modules from the input to the last feature map, each with the path of the block that it ends."""
-        raise NotImplementedError
-
-    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> Any:
@@ -89,7 +79,7 @@ class ECANetwork(nn.Module):
             return x
         axes = tuple(range(2, 2 + self.dims))
         pooled = x.mean(axes) if self.global_pool == "avg" else x.amax(axes)
-        return self.classify(pooled) if self.num_classes else pooled
+        return getattr(self, self.network.classifier.partition(".")[0])(pooled) if self.num_classes else pooled
 
 
 class ECAResNet(ECANetwork):
@@ -100,13 +90,10 @@ class ECAResNet(ECANetwork):
     ) -> None:
         super().__init__(network, **options)
         dims = self.dims
-        *stem, last = network.stem_convs
-        inputs = last.inputs if stem else self.in_channels
-        self.conv1: nn.Module = convolution(last, dims, inputs, **factory)
+        *stem, last = stem_of(network, self.in_channels)
+        self.conv1: nn.Module = convolution(last, dims, **factory)
         if stem:
-            layers: list[nn.Module] = []
-            for conv in stem:
-                layers += conv_norm_act(conv, "relu", dims, self.in_channels if not layers else None, **factory)
+            layers = [layer for conv in stem for layer in conv_norm_act(conv, "relu", dims, **factory)]
             self.conv1 = nn.Sequential(*layers, self.conv1)
         self.bn1 = normalisation(last, dims, **factory)
         self.relu = nn.ReLU(inplace=True)
@@ -132,10 +119,6 @@ class ECAResNet(ECANetwork):
             for i, block in enumerate(getattr(self, name)):
                 yield f"{name}.{i}", block
 
-    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.fc(pooled)
-        return logits
-
 
 class ECAMobileNetV2(ECANetwork):
     """An ECA-MobileNetV2 with the modules features and classifier."""
@@ -151,9 +134,8 @@ class ECAMobileNetV2(ECANetwork):
         super().__init__(network, **options)
         dims = self.dims
         rates = drop_rates(drop_path, len(network.blocks))
-        layers: list[nn.Module] = [
-            conv_norm_act(conv, "relu6", dims, self.in_channels, **factory) for conv in network.stem_convs
-        ]
+        stem = stem_of(network, self.in_channels)
+        layers: list[nn.Module] = [conv_norm_act(conv, "relu6", dims, **factory) for conv in stem]
         for block, size, rate in zip(network.blocks, sizes, rates, strict=True):
             layers.append(InvertedBlock(block, size, rate, dims, **factory))
         if not self.features_only:
@@ -168,10 +150,6 @@ class ECAMobileNetV2(ECANetwork):
     def steps(self) -> Iterator[tuple[str, nn.Module]]:
         for i, module in enumerate(self.features):
             yield f"features.{i}", module
-
-    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(pooled)
-        return logits
 
 
 _ARGUMENTS = """        device, dtype: Of the parameters; `device="meta"` allocates nothing."""

@@ -347,7 +347,7 @@ def critical_distance(n):
 
 
 @pytest.mark.only("torch", "keras", "linen", "nnx")
-@pytest.mark.parametrize("k", [3, 9])
+@pytest.mark.parametrize("k", [1, 3, 9])
 def test_initial_kernel_is_uniform(framework, k):
     keras.utils.set_random_seed(20)
     torch.manual_seed(20)

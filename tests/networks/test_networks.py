@@ -19,7 +19,7 @@ from eca_multi.networks import (
     published_operations,
     tensors,
 )
-from eca_multi.networks.describe import describe
+from eca_multi.networks.builders import describe
 
 networks = pytest.mark.parametrize("network", NETWORKS.values(), ids=list(NETWORKS))
 

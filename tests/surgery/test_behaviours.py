@@ -29,3 +29,14 @@ def test_a_plan_for_other_channels_is_refused(twin):
     with pytest.raises(PlanMismatchError, match="conv: has 16 channels, the plan's 8"):
         twin.insert(twin.net(16), plan=plan)
     twin.insert(twin.net(8), plan=plan)  # the control: the plan fits its own network
+
+
+@each
+def test_a_plan_read_from_keys_says_that_it_is(twin):
+    net, plain = twin.insert(twin.net()), twin.net()
+    state = net[1] if twin.name == "linen" else twin.package.eca_state(net)
+    more = {"example_inputs": twin.x()} if twin.name == "linen" else {}
+    plan = twin.package.infer_plan(twin.arguments(plain)[0], state, **more)
+    assert plan.notes == ("read from the keys of a state; the gate is not in them",)
+    assert twin.plan(plain).paths == plan.paths == ("conv",)
+    assert "read from the keys" not in str(twin.plan(twin.net()))  # the control: a plan of a choice

@@ -83,7 +83,6 @@ def test_basic_blocks_with_and_without_a_projection(train):
     assert {one.layout for one in found} == {"channels_last"}
     assert [one.owner for one in found] == ["layer1.0", "layer1.1", "layer2.0"]
     assert found[2].tensor == "layer2.0: residual branch of the add"
-    assert found[2].shape == (2, 4, 4, 8)
     assert all(one.notes == () for one in found)
 
 
@@ -216,7 +215,7 @@ def test_a_transposed_branch_tells_the_axis_at_its_site():
         return x + y.transpose(0, 2, 1)
 
     (one,) = branches(net, np.zeros((2, 4, 16), np.float32))
-    assert (one.path, one.channels, one.layout, one.shape) == ("conv", 4, "channels_last", (2, 16, 4))
+    assert (one.path, one.channels, one.layout) == ("conv", 4, "channels_last")
 
 
 # --- what is no residual add -----------------------------------------------------------------------------------------
@@ -314,7 +313,7 @@ def test_a_scan_over_stacked_blocks():
         return lax.scan(body, x, jnp.ones(5))
 
     (one,) = branches(net)
-    assert (one.path, one.adds) == ("b.bn2", 5)
+    assert one.path == "b.bn2"
     assert Flow(jax.make_jaxpr(net)(X)).calls("b.bn2") == 5
 
 

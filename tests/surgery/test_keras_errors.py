@@ -13,7 +13,7 @@ from eca_multi.keras import (
     remove_eca,
 )
 from eca_multi.keras.surgery._find.graph import Network
-from eca_multi.keras.surgery._wrap.layer import InsertedECA
+from eca_multi.keras.surgery._wrap.installed import InsertedECA
 from eca_multi.surgery.errors import ChannelInferenceError, NoSiteError, UnsupportedModelError, VerifyError
 from tests.support.surgery_keras_nets import data, resnet, trace_of
 

@@ -86,6 +86,13 @@ def test_a_plan_from_keys(name, where):
     assert jax.eval_shape(again.apply, more, x) == jax.eval_shape(with_eca.apply, more, x)
 
 
+def test_a_plan_from_keys_notes_stacked_kernels():
+    module, _, x = network("lifted")
+    plan = own.infer_plan(module, gated("lifted")[1], example_inputs=x)
+    assert [entry.notes for entry in plan.entries] == [(), ("stacked 3: a kernel for each",), ()]
+    assert [entry.parameters for entry in plan.entries] == [3, 9, 3]
+
+
 def test_no_plan_from_other_keys():
     module, variables, x = network("resnet")
     with pytest.raises(NoSiteError, match=r"must have kernels of inserted ECAs \('<site>/eca/kernel'\)"):
@@ -161,7 +168,7 @@ BAD = {  # arguments, options, error, message
     "a class": ((SetupNet, TRAINED), {}, TypeError, r"the class SetupNet. Make an instance: SetupNet\("),
     "no variables": ((SETUP, None), {}, TypeError, "variables must be what module.init returned. Received: NoneType"),
     "parameters alone": ((SETUP, TRAINED["params"]), {}, ValueError, "variables must hold 'params'"),
-    "no inputs": ((SETUP, TRAINED), {"example_inputs": None}, TypeError, "example_inputs must be what the module"),
+    "no inputs": ((SETUP, TRAINED), {"example_inputs": None}, TypeError, "example_inputs must be one array"),
     "no array": ((SETUP, TRAINED), {"example_inputs": (3,)}, TypeError, "Received: tuple without an array"),
     "slot": ((SETUP, TRAINED, "slot"), {}, ValueError, r"where='slot'\. It fills the empty attention slots of timm's"),
     "no such where": ((SETUP, TRAINED, "residuals"), {}, ValueError, "Did you mean 'residual'?"),

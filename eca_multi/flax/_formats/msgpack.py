@@ -34,11 +34,7 @@ class Odd:
 
 
 def read_tree(source: Source) -> Any:
-    """Return the value that an open file holds.
-
-    Raises:
-        ValueError: If the file holds no value, or more than one.
-    """
+    """Return the one value that an open file holds."""
     reader = Reader(source)
     tree = reader.value()
     if reader.stream.tell() != source.size:
@@ -47,11 +43,7 @@ def read_tree(source: Source) -> Any:
 
 
 def pack(tree: Mapping[str, Any]) -> Iterator[bytes]:
-    """Yield the bytes of `flax.serialization.to_bytes`, one array at a time.
-
-    Args:
-        tree: Nested mappings; each leaf is a text, or a function that returns an array.
-    """
+    """Yield the bytes of `flax.serialization.to_bytes` for a tree whose leaves are texts and functions of arrays."""
     packer = msgpack.Packer()
     yield packer.pack_map_header(len(tree))
     for name, inner in tree.items():
@@ -73,11 +65,7 @@ class Reader:
         self.values = 0
 
     def value(self, depth: int = 0) -> Any:
-        """Return the next value: a dictionary, list, text or number; an array as `Stored`, any other value as `Odd`.
-
-        Raises:
-            ValueError: If there is none, or it is nested too deeply, or there are more values than any network has.
-        """
+        """Return the next value: a dictionary, list, text or number; an array as `Stored`, any other value as `Odd`."""
         self.values += 1
         if depth > _DEEPEST or self.values > _MOST_VALUES:
             raise ValueError("nested more deeply, or of more values, than any network is")
@@ -162,8 +150,7 @@ class Reader:
         return int.from_bytes(self.take(length), "big", signed=signed)
 
     def read_float(self, length: int) -> float:
-        value: float = struct.unpack(">f" if length == 4 else ">d", self.take(length))[0]
-        return value
+        return struct.unpack(">f" if length == 4 else ">d", self.take(length))[0]
 
     def take(self, length: int) -> bytes:
         data = self.stream.read(length)

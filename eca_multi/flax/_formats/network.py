@@ -37,7 +37,7 @@ _OTHER_FORMATS = (".bin", ".ckpt", ".h5", ".keras", ".pt", ".pth", ".safetensors
 def open_network(
     path: str | os.PathLike[str], *, mmap: bool = False
 ) -> Iterator[tuple[dict[str, Stored], dict[str, str]]]:
-    """Give the tensors of a file or folder, which `load` reads while it is open, and the facts in it.
+    """Give the tensors of a file or folder, which `load` reads while the file is open, and the facts beside them.
 
     Raises:
         OSError: If the file or folder cannot be read.
@@ -60,16 +60,7 @@ def open_network(
 def write_network(
     checkpoint: Checkpoint, path: str | os.PathLike[str], metadata: Mapping[str, str] | None, *, collections: bool
 ) -> None:
-    """Write a network's weights, whole or not at all: to a `.msgpack` file, or to a folder by orbax.
-
-    Args:
-        checkpoint, path, metadata: As for `write_checkpoint`.
-        collections: Whether parameters and statistics are apart, as in linen.
-
-    Raises:
-        TypeError, ValueError: If the path has the suffix of another format, or the metadata are no strings.
-        OSError: If the folder is missing or cannot be written to, or the disk is full.
-    """
+    """Carry out `write_checkpoint`; with `collections`, parameters and statistics are apart, as in linen."""
     name = os.fsdecode(path)
     texts = check_metadata(metadata)
     tree = _tree(checkpoint, collections)

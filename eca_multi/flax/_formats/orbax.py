@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from eca_multi._canonical import widened
 from eca_multi._files.folder import check_replaceable, whole_folder
 from eca_multi._parsing import parse_json
 from eca_multi.checkpoints.errors import reading
@@ -27,21 +28,14 @@ from eca_multi.flax._network_weights import flatten, nest
 
 _DEEPEST = 32  # a TrainState is 8 deep
 reading_flax = partial(
-    reading,
-    ".msgpack file of Flax or folder of orbax",
-    "Copy it again, or write it with flax.serialization.to_bytes.",
+    reading, ".msgpack file of Flax or folder of orbax", "Copy it again, or write it with flax.serialization.to_bytes."
 )
 
 
 def open_folder(folder: Path, opened: ExitStack) -> tuple[Any, Any, int]:
     """Return the first tree in a folder (its own, or that of a step or an item), the metadata, and the tree's bytes.
 
-    Args:
-        folder: The folder.
-        opened: Closes orbax's reader after the arrays are read.
-
-    Raises:
-        Exception: Whatever the parsers raise for a broken folder.
+    `opened` closes orbax's reader after the arrays are read. The parsers raise anything for a broken folder.
     """
     import orbax.checkpoint as ocp  # type: ignore[import-untyped]  # it has none
 
@@ -73,12 +67,7 @@ def open_folder(folder: Path, opened: ExitStack) -> tuple[Any, Any, int]:
 
 
 def write_folder(tree: Mapping[str, Any], path: str | os.PathLike[str], texts: Mapping[str, str]) -> None:
-    """Write a tree to a folder, whole or not at all.
-
-    Args:
-        tree: Nested mappings; each leaf is a function that returns the array.
-        path: The folder.
-        texts: The metadata.
+    """Write a tree, whose leaves are functions that return arrays, and metadata to a folder, whole or not at all.
 
     Raises:
         OSError: If the folder cannot be written, or holds anything else than a checkpoint of orbax.
@@ -163,8 +152,7 @@ def _held(leaf: Any) -> Stored | None:
 
 
 def _leaf(restored: Callable[[], dict[tuple[str, ...], Any]], route: tuple[str, ...]) -> np.ndarray:
-    array = np.asarray(restored()[route])
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    return widened(np.asarray(restored()[route]))
 
 
 @contextmanager

@@ -44,14 +44,11 @@ class Node:
         op: The primitive that made the value; "input", "constant", "tag", "slice of scan", "stack of scan" or "join"
             where no primitive did.
         ins: Numbers of the values that this one was made of.
-        shape: Of the value.
-        floating: Whether the dtype is real and floating-point.
-        data: Whether the value depends on the model's inputs.
-        random: Whether random numbers were drawn for the value.
+        floating, data, random: Whether the dtype is real and floating-point, the value depends on the model's inputs,
+            and random numbers were drawn for the value.
         convs, dots, sources: Bit sets: the convolutions, the matrix products, and the inputs and tags behind the value.
         axis: Of the channels, as far as a convolution, a transposition and so on tell; None where they do not.
-        mark: Of a tag.
-        times: How often the value is made in one run: a scan's body counts once for each step.
+        times: How often one run makes the value: a scan's body counts once for each step.
     """
 
     op: str
@@ -69,7 +66,6 @@ class Node:
 
     @property
     def size(self) -> int:
-        """The number of elements."""
         return prod(self.shape)
 
 
@@ -80,8 +76,7 @@ class Flow:
     Args:
         jaxpr: Of the run. The model's variables are closed over, or arguments that `inputs` does not name.
         inputs: Which of the jaxpr's arguments are the model's inputs; None for all.
-        nodes: The values.
-        memo: For a function that follows values back: what that function found already, by number.
+        memo: The results of `origins`, by number.
     """
 
     jaxpr: ClosedJaxpr
@@ -106,7 +101,6 @@ class Flow:
                 yield number
 
     def calls(self, path: str) -> int:
-        """How often the module at `path` is called."""
         marks = [self.nodes[n] for n in self.tags("out", path)]
         return sum(node.times for node in marks if node.mark and node.mark.leaf == 0)
 
@@ -117,7 +111,7 @@ class Flow:
 
     @cached_property
     def users(self) -> list[list[int]]:
-        """For each value the values that were made of it."""
+        """For each value, the values that were made of that value."""
         users: list[list[int]] = [[] for _ in self.nodes]
         for number, node in enumerate(self.nodes):
             for operand in set(node.ins):
@@ -148,17 +142,10 @@ class Flow:
         bits = {name: reduce(or_, (getattr(p, name) for p in parents), more.pop(name, 0)) for name in self._bits}
         shape = tuple(getattr(aval, "shape", ()))
         dtype = getattr(aval, "dtype", None)
-        node = Node(
-            op,
-            tuple(ins),
-            shape,
-            dtype is not None and bool(jnp.issubdtype(dtype, jnp.floating)),
-            more.pop("data", False) or any(p.data for p in parents),
-            more.pop("random", False) or any(p.random and not p.data for p in parents),
-            **bits,
-            **more,
-        )
-        self.nodes.append(node)
+        floating = dtype is not None and bool(jnp.issubdtype(dtype, jnp.floating))
+        data = more.pop("data", False) or any(p.data for p in parents)
+        random = more.pop("random", False) or any(p.random and not p.data for p in parents)
+        self.nodes.append(Node(op, tuple(ins), shape, floating, data, random, **bits, **more))
         return len(self.nodes) - 1
 
     def _inline(self, jaxpr: Any, arguments: Sequence[int], times: int) -> list[int]:

@@ -1,6 +1,6 @@
 """The modules that a value comes from, through operations that leave each number at its place."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from .flow import ELEMENTWISE, MOVES, Flow
@@ -21,10 +21,10 @@ class Origins:
     """The tags that a value comes from, and what happened to the value on the way from them.
 
     Args:
-        tags: Numbers of the tags.
         other: Whether the value also comes from something without a tag that depends on the inputs (a pooling, ...).
-        random: How often the value was multiplied by random numbers; scaled: by a parameter; gated: by a value that
-            depends on the inputs and has another shape. activated: How often it went through an activation.
+        random, scaled, gated: How often the value was multiplied by random numbers, by a parameter, and by a value that
+            depends on the inputs and has another shape.
+        activated: How often the value went through an activation.
         entered: These counts at the entry of each module that the value went into, by the module's path.
     """
 
@@ -70,14 +70,26 @@ def origins(flow: Flow, number: int) -> Origins:
 def origin_path(flow: Flow, number: int, *, unchanged: bool = False) -> str:
     """Return the path of the one module that a value comes from; "" where there is no such module.
 
-    Args:
-        flow, number: The run, and the number of the value in it.
-        unchanged: Whether an activation or a gate between the module and the value excludes the module.
+    With `unchanged`, an activation or a gate between the module and the value excludes the module.
     """
-    found = origins(flow, number)
-    if len(found.tags) != 1 or found.other or (unchanged and (found.activated or found.gated)):
+    behind = origins(flow, number)
+    if len(behind.tags) != 1 or behind.other or (unchanged and (behind.activated or behind.gated)):
         return ""
-    return flow.path(next(iter(found.tags)))
+    return flow.path(next(iter(behind.tags)))
+
+
+def readers(flow: Flow, makers: Mapping[str, str], modules: Iterable[str]) -> dict[str, str]:
+    """Return, by maker, the path of the first of the modules that takes the unchanged output of the maker.
+
+    `makers` names the maker behind the path of each module that may have made the output.
+    """
+    result: dict[str, str] = {}
+    for module in modules:
+        for number in flow.tags("in", module):
+            path = origin_path(flow, number, unchanged=True)
+            if path in makers:
+                result.setdefault(makers[path], module)
+    return result
 
 
 def is_spread(flow: Flow, number: int) -> bool:

@@ -1,6 +1,6 @@
 """Residual branches in a jaxpr: of an add's two operands, the one with more convolutions behind it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .flow import ELEMENTWISE, MOVES, Flow, Node
 from .origins import Origins, is_spread, origins
@@ -10,26 +10,16 @@ from .origins import Origins, is_spread, origins
 class Branch:
     """The end of a residual branch, or an add without a branch that can be told.
 
-    Args:
-        path: Of the module whose output is the branch right before the add (before a dropout, a drop path, a layer
-            scale or an activation, where one follows). Where there is a `reason`: of the module nearest to the add.
-        tensor: The branch in words.
-        channels: The number of channels.
-        layout: "channels_last" or "channels_first".
-        shape: Of the site's output.
-        owner: Path of the block that holds the add.
-        adds: How many adds of one run the branch goes into.
-        notes: What a plan says of the branch.
-        reason: Why ECA cannot gate the branch; "" where it can.
+    `path` names the module whose output is the branch; only a dropout, a drop path, a layer scale or an activation may
+    stand between that module and the add. With a `reason`, `path` names the module nearest to the add. `owner` is the
+    path of the block that holds the add. The other fields are those of a `Candidate`.
     """
 
     path: str
     tensor: str = ""
     channels: int | None = None
     layout: str = "channels_last"
-    shape: tuple[int, ...] = ()
     owner: str = ""
-    adds: int = 1
     notes: tuple[str, ...] = ()
     reason: str = ""
 
@@ -41,22 +31,15 @@ def residual_branches(flow: Flow) -> list[Branch]:
     common value; the branch is the operand with more convolutions since that value. A bias, the arithmetic of a norm
     and a sum inside of an activation have no convolution between the common value and the add.
 
-    Args:
-        flow: Of a run with tags on the modules' outputs (`tag`). A block's own tag tells which block an add is in.
-
-    Returns:
-        A branch for each site, in the order of the run, and one with a `reason` for each add that was not understood.
+    Return a branch for each site, in the order of the run, and one with a `reason` for each add without a clear branch.
+    The tag of a block tells which block an add is in.
     """
-    found: dict[tuple[str, str], Branch] = {}
+    branches: dict[tuple[str, str], Branch] = {}
     for number, node in enumerate(flow.nodes):
-        if not _is_sum(flow, node):
-            continue
-        branch = _branch(flow, number)
+        branch = _branch(flow, number) if _is_sum(flow, node) else None
         if branch is not None:
-            key = (branch.path, branch.reason)
-            earlier = found.get(key)
-            found[key] = branch if earlier is None else replace(earlier, adds=earlier.adds + branch.adds)
-    return list(found.values())
+            branches.setdefault((branch.path, branch.reason), branch)
+    return list(branches.values())
 
 
 def _is_sum(flow: Flow, node: Node) -> bool:
@@ -107,9 +90,7 @@ def _described(flow: Flow, site: int, number: int, operand: int, shortcut: int, 
         tensor=f"{owner or 'model'}: residual branch of the add",
         channels=node.shape[axis],
         layout=layout,
-        shape=node.shape,
         owner=owner,
-        adds=flow.nodes[number].times,
         notes=tuple(notes),
         reason=reason,
     )
@@ -132,7 +113,6 @@ def _bit(flow: Flow, number: int) -> int:
 
 
 def parent(path: str) -> str:
-    """Return the path without its last part."""
     return path[: max(path.rfind("."), path.rfind("/"), 0)]
 
 
@@ -168,4 +148,4 @@ def _unclear(flow: Flow, number: int, reason: str) -> Branch:
     if not name:
         near = [flow.path(tag) for i in flow.nodes[number].ins for tag in origins(flow, i).tags]
         name = parent(near[0]) if near else ""
-    return Branch(name or "model", tensor="residual add", shape=flow.nodes[number].shape, reason=f"an add: {reason}")
+    return Branch(name or "model", tensor="residual add", reason=f"an add: {reason}")

@@ -7,12 +7,7 @@ POOLING = ("reduce_sum", "reduce_max", "reduce_window_sum", "reduce_window_max",
 
 
 def gates_its_input(flow: Flow, path: str) -> bool:
-    """Whether the module at `path` returns its first input times a gate (N, C) that is made of that input alone.
-
-    Args:
-        flow: Of a run with tags on the modules' inputs and outputs.
-        path: Of the module.
-    """
+    """Whether the module at `path` returns its first input times a gate (N, C) that is made of that input alone."""
     into = next((n for n in flow.tags("in", path) if flow.nodes[n].mark.leaf == 0), None)  # type: ignore[union-attr]  # a tag has a mark
     out = next(flow.tags("out", path), None)
     if into is None or out is None:

@@ -20,12 +20,7 @@ class Mark:
 
 
 def tag(path: str, value: Any) -> Any:
-    """Return a module's outputs with the module's path on every floating-point array of rank >= 1, values unchanged.
-
-    Args:
-        path: Of the module.
-        value: An array or a pytree of outputs.
-    """
+    """Return a module's outputs with the module's path on every floating-point array of rank >= 1, values unchanged."""
     return _tagged("out", path, value)
 
 

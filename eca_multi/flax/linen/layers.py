@@ -1,7 +1,5 @@
 """The ECA layer for Flax linen."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -20,6 +18,7 @@ from eca_multi._errors import (
     check_padding,
 )
 from eca_multi._kernel import eca_kernel_size
+from eca_multi.flax._initializers import uniform
 from eca_multi.jax._mesh import AxisName
 from eca_multi.jax.functional import Gate, as_floating, eca
 
@@ -96,7 +95,7 @@ class ECA(nn.Module):
         k = self._kernel_size(channels)
         shape = native_shape("linen", 1 if self.shared else channels, k)
         bound = 0.0 if self.kernel_init == "identity" else k**-0.5
-        initializer = self.kernel_init if callable(self.kernel_init) else _uniform(bound)
+        initializer = self.kernel_init if callable(self.kernel_init) else uniform(bound)
         kernel = self.param("kernel", initializer, shape, self.param_dtype)
         return eca(
             x,
@@ -115,12 +114,3 @@ class ECA(nn.Module):
         if self.has_variable("params", "kernel"):  # weights that exist keep their size, whatever the rule says
             return int(meta.unbox(self.get_variable("params", "kernel")).shape[0])
         return eca_kernel_size(channels, gamma=self.gamma, beta=self.beta)
-
-
-def _uniform(bound: float) -> Initializer:
-    """U(-bound, bound); jax.nn.initializers.uniform has no negative side."""
-
-    def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound, out_sharding=out_sharding)
-
-    return init

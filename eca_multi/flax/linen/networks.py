@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike, DTypeLike
@@ -11,18 +10,12 @@ from jax.typing import ArrayLike, DTypeLike
 from eca_multi.flax._initializers import classifier_initializers
 from eca_multi.flax._network_weights import child
 from eca_multi.jax.functional import as_floating
-from eca_multi.networks import (
-    Builders,
-    Network,
-    Preprocessing,
-    ResNet,
-    check_input,
-    check_options,
-    drop_rates,
-    find,
-    preprocessing_of,
-)
-from eca_multi.networks import kernel_sizes as sizes_of
+from eca_multi.networks.builders import Builders
+from eca_multi.networks.catalogue import Network, find
+from eca_multi.networks.options import check_input, check_options, drop_rates
+from eca_multi.networks.preprocessing import Preprocessing, preprocessing_of
+from eca_multi.networks.resnet import ResNet
+from eca_multi.networks.sizes import kernel_sizes as sizes_of
 
 from ._blocks import InvertedBlock, ResidualBlock, conv_norm_act
 
@@ -51,7 +44,6 @@ class ECANetwork(nn.Module):
 
     @property
     def network(self) -> Network:
-        """The table of the network."""
         return find(self.arch)
 
     @nn.compact
@@ -78,20 +70,12 @@ class ECANetwork(nn.Module):
             return y
         axes = tuple(range(1, 1 + dims))
         pooled = y.mean(axes) if self.global_pool == "avg" else y.max(axes)
-        return self._classify(pooled, train) if self.num_classes else pooled
-
-    def _classify(self, pooled: jax.Array, train: bool) -> jax.Array:
-        network = self.network
+        if not self.num_classes:
+            return pooled
         if network.dropout:
             pooled = nn.Dropout(network.dropout, name="dropout")(pooled, deterministic=not train)
-        dense = nn.Dense(
-            self.num_classes,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=child("", network.classifier),
-            **classifier_initializers(network),
-        )
-        return dense(pooled)
+        options = {"name": child("", network.classifier), **classifier_initializers(network), **factory}
+        return nn.Dense(self.num_classes, **options)(pooled)
 
 
 _ARGUMENTS = """        dtype: Convert x to it first; None keeps x's.

@@ -32,11 +32,11 @@ class Bare:
     set_value = set_raw_value
 
 
-def assign(owner: Owner, own: Mapping[Key, nnx.Variable | Bare], new: Mapping[Key, Any]) -> Owner:
+def assign(owner: Owner, targets: Mapping[Key, nnx.Variable | Bare], new: Mapping[Key, Any]) -> Owner:
     """Set all variables to the new values, or none, and return their owner."""
     undo: list[Any] = []
     with undone_on_error(undo):
         for key, value in new.items():
-            undo.append(partial(own[key].set_raw_value, own[key].get_raw_value()))
-            own[key].set_value(value)
+            undo.append(partial(targets[key].set_raw_value, targets[key].get_raw_value()))
+            targets[key].set_value(value)
         return owner

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
@@ -11,17 +10,13 @@ from jax.typing import ArrayLike, DTypeLike
 from eca_multi.flax._initializers import classifier_initializers
 from eca_multi.flax._network_weights import child
 from eca_multi.jax.functional import as_floating
-from eca_multi.networks import (
-    Builders,
-    Network,
-    Preprocessing,
-    ResNet,
-    check_input,
-    check_options,
-    drop_rates,
-    preprocessing_of,
-)
-from eca_multi.networks import kernel_sizes as sizes_of
+from eca_multi.networks.builders import Builders
+from eca_multi.networks.catalogue import Network
+from eca_multi.networks.options import check_input, check_options, drop_rates
+from eca_multi.networks.preprocessing import Preprocessing, preprocessing_of
+from eca_multi.networks.resnet import ResNet
+from eca_multi.networks.sizes import kernel_sizes as sizes_of
+from eca_multi.networks.tensors import stem_of
 
 from ._blocks import InvertedBlock, ResidualBlock, add_conv_norm, conv_norm_act
 from .layers import ECA
@@ -53,8 +48,8 @@ class ECANetwork(nnx.Module):
         self.dtype = dtype
         self.preprocessing: Preprocessing = preprocessing_of(network.name)
         factory = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        for i, conv in enumerate(network.stem_convs):
-            add_conv_norm(self, conv, dims, inputs=conv.inputs if i else in_channels, **factory)
+        for conv in stem_of(network, in_channels):
+            add_conv_norm(self, conv, dims, **factory)
         make = ResidualBlock if isinstance(network, ResNet) else InvertedBlock
         rates = drop_rates(drop_path, len(network.blocks))
         for block, size, rate in zip(network.blocks, sizes, rates, strict=True):
@@ -93,16 +88,12 @@ class ECANetwork(nnx.Module):
             return y
         axes = tuple(range(1, 1 + dims))
         pooled = y.mean(axes) if self.global_pool == "avg" else y.max(axes)
-        return self._classify(pooled) if self.num_classes else pooled
-
-    def _classify(self, pooled: jax.Array) -> jax.Array:
-        logits: jax.Array = getattr(self, child("", self.network.classifier))(self.dropout(pooled))
-        return logits
+        return getattr(self, child("", network.classifier))(self.dropout(pooled)) if self.num_classes else pooled
 
 
 _ARGUMENTS = """        dtype: Convert x to it first; None keeps x's.
         param_dtype: Of the parameters.
-        rngs: Its `params` stream draws the weights, `dropout` what is dropped in training. A new network is in
+        rngs: Its `params` stream draws the weights, `dropout` chooses what training drops. A new network is in
             training: call `eval()` for inference."""
 
 _EXAMPLE = """        >>> import jax, jax.numpy as jnp

@@ -32,12 +32,7 @@ class Dataset:
 
 @dataclass
 class Node:
-    """A group or a dataset.
-
-    Args:
-        path: Its path from the root.
-        messages: The messages of its header: kind, place and size.
-    """
+    """A group or a dataset: its path from the root, and the messages of its header: kind, place and size."""
 
     path: str
     messages: list[tuple[int, int, int]] = field(default_factory=list)
@@ -64,11 +59,7 @@ class File:
     # --- groups
 
     def children(self, node: Node) -> dict[str, Node]:
-        """Return the members of a group, by name.
-
-        Raises:
-            ValueError: If the node is no group, or has a member that is a link.
-        """
+        """Return the members of a group, by name; a member must not be a link."""
         tables = [place for kind, place, _ in node.messages if kind == _SYMBOLS]
         if len(tables) != 1:
             raise ValueError(f"{node.path or '/'} is no group of its own")
@@ -127,11 +118,7 @@ class File:
     # --- attributes
 
     def attribute(self, node: Node, wanted: str) -> str | None:
-        """Return the text of an attribute of a group or dataset; None if there is no such attribute.
-
-        Raises:
-            ValueError: If the attribute is no text.
-        """
+        """Return the text of an attribute of a group or dataset; None if there is no such attribute."""
         for kind, place, size in node.messages:
             if kind != _ATTRIBUTE:
                 continue
@@ -177,11 +164,7 @@ class File:
     # --- datasets
 
     def dataset(self, node: Node) -> Dataset:
-        """Return shape, dtype and place of an array.
-
-        Raises:
-            ValueError: If the node is no array of numbers, or is not contiguous.
-        """
+        """Return shape, dtype and place of a contiguous array of numbers."""
         parts = {kind: (place, size) for kind, place, size in node.messages}
         if not {_DATASPACE, _DATATYPE, _LAYOUT} <= set(parts):
             raise ValueError(f"{node.path} is no dataset of its own")
@@ -195,9 +178,7 @@ class File:
         if layout == 0:
             return Dataset(shape, dtype, self.start + place + 4, self._unpack("<H", place + 2)[0])
         at, size = self._unpack("<QQ", place + 2)
-        return Dataset(
-            shape, dtype, self.start + at if at != _UNDEFINED else self.start, size if at != _UNDEFINED else 0
-        )
+        return Dataset(shape, dtype, *((self.start + at, size) if at != _UNDEFINED else (self.start, 0)))
 
     def _shape(self, place: int) -> tuple[int, ...]:
         version, rank = self._unpack("<BB", place)  # IV.A.2.b

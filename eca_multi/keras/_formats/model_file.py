@@ -18,11 +18,7 @@ _CLASSES = {name.lower(): name for name in VARIABLES}
 
 
 def read_model_file(source: Source) -> tuple[dict[str, Stored], dict[str, str]]:
-    """Return the tensors of a file, not yet read, and the facts in the file.
-
-    Raises:
-        Exception: Whatever the parsers raise for a broken file.
-    """
+    """Return the tensors of a file, not yet read, and the facts in it; a broken file raises what a parser raises."""
     start = source.read(0, 8)
     if start[:4] == b"PK\x03\x04":
         return _read_archive(source)
@@ -34,10 +30,7 @@ def read_model_file(source: Source) -> tuple[dict[str, Stored], dict[str, str]]:
 def variable_names(key: str, layer: str, count: int) -> list[tuple[str, str]]:
     """Return the canonical name and the kind of each variable of a layer.
 
-    Args:
-        key: The layer's key in a file, "conv2d_3": its class and a number.
-        layer: The layer's name.
-        count: Number of its variables.
+    `key` names the layer in a file by its class and a number, "conv2d_3".
     """
     cls, _, number = key.rpartition("_")
     cls = _CLASSES.get((cls if number.isdigit() else key).replace("_", ""), "")
@@ -93,6 +86,5 @@ def _stored(file: File, node: Node, end: int) -> Stored:
 
 
 def _texts(text: str | bytes) -> dict[str, str]:
-    """Return the entries of a JSON object, as text."""
     content = parse_json(text)
     return {str(key): str(value) for key, value in content.items()} if isinstance(content, dict) else {}

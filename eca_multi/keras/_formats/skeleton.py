@@ -38,12 +38,10 @@ def _write_zeros(checkpoint: Checkpoint, path: Path) -> str:
             zeros = np.broadcast_to(np.zeros((), variable.dtype), variable.shape)  # memory for one number
             scope.add_update((variable, zeros))
         model.save_weights(path)
-        text: str = model.to_json()
-    return text
+        return model.to_json()
 
 
 def _datasets(layers: Any) -> Iterator[tuple[str, str, Any]]:
-    """Yield the canonical name, the kind and the dataset of each variable."""
     for key, layer in layers.items():
         variables = layer.get("vars", {})
         if variables:

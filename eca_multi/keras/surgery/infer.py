@@ -1,4 +1,4 @@
-"""infer_plan, installed_eca: the plan that a checkpoint, or a Keras network, was made with."""
+"""Read a plan back: from a checkpoint of a Keras network, or from a live network with ECA."""
 
 import re
 from collections.abc import Mapping

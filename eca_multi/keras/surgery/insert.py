@@ -1,4 +1,4 @@
-"""insert_eca: a new Keras network with ECA."""
+"""Insert ECA in a Keras network."""
 
 from dataclasses import replace
 from typing import Any

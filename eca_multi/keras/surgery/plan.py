@@ -1,4 +1,4 @@
-"""plan_eca: which sites of a Keras network insert_eca would gate."""
+"""Say where ECA would be inserted in a Keras network."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from ._find.finder import Finder
 from ._find.graph import Network, is_built
 from ._find.kinds import kind
 from ._wrap.edits import Edits
-from ._wrap.layer import InsertedECA
+from ._wrap.installed import InsertedECA
 from ._wrap.rebuild import rebuilt
 
 REMEDY = "Pass example_inputs, or build the model with its input shape."
@@ -47,14 +47,13 @@ def plan_eca(
         include, exclude: A regular expression for the whole path, a list of paths or suffixes, or a callable
             (path, layer); each must match something.
         min_channels: Sites with fewer channels are left out.
-        kernel_size: Odd size for all; None takes `eca_kernel_size(C, gamma=gamma, beta=beta)`.
-        gamma, beta: The constants of that rule.
-        gate, init: As in `ECA`. The defaults start as the identity: outputs stay bit-equal.
+        kernel_size, gamma, beta, gate: As in `ECA`.
+        init: "identity" keeps the outputs bit-equal, "uniform" is the paper's.
         example_inputs: An array, a tuple of inputs or a dict of them: for a Sequential that is not built.
         overrides: {pattern: {"kernel_size": k}}.
 
     Returns:
-        The plan.
+        The plan, with a reason for each candidate that is left out.
 
     Raises:
         UnsupportedModelError: If the model has no graph to read. NoSiteError: If nothing, or a pattern, matches.
@@ -77,7 +76,6 @@ def plan_eca(
 
 
 def plan_for(request: Request, finder: Finder) -> ECAPlan:
-    """Choose among the sites of a network."""
     model, parameters = finder.model, 0
     if model.built:
         inserted = [layer for layer in finder.network.leaves() if isinstance(layer, InsertedECA)]

@@ -1,7 +1,8 @@
-"""remove_eca: a new Keras network without inserted ECAs."""
+"""Take ECA out of a Keras network."""
 
 from typing import Any
 
+from eca_multi.surgery.candidate import Candidate
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.remove import removed_sites
 
@@ -9,7 +10,7 @@ from ._find.check import check_model
 from ._find.graph import Network
 from ._find.kinds import kind
 from ._wrap.edits import Edits
-from ._wrap.installed import as_candidate, installed_layers
+from ._wrap.installed import installed_layers
 from ._wrap.rebuild import rebuilt
 
 
@@ -38,6 +39,7 @@ def remove_eca(model: Any, include: Pattern | None = None) -> Any:
     """
     check_model(model)
     network = Network(model)
-    sites = [as_candidate(layer, entry) for layer, entry in installed_layers(network)]
+    installed = installed_layers(network)
+    sites = [Candidate(entry.path, layer, entry.action, aliases=entry.aliases) for layer, entry in installed]
     removed = removed_sites(kind(model), sites, include)
     return rebuilt(network, Edits(dropped={id(site.module) for site in removed}))

@@ -1,4 +1,4 @@
-"""Weights of a Keras network with ECA: those of the base under its own names, those of ECA, and which are trained."""
+"""The weights of a Keras network and those of its ECAs, apart: two states, for two checkpoints."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from eca_multi._states import Shape, check_fits, converted, shape_of
+from eca_multi._states import check_fits, converted
 from eca_multi.keras._owned import assign, owned, values
 from eca_multi.keras.layers import ECA
 from eca_multi.surgery.errors import lost_blocks, no_eca
@@ -17,8 +17,7 @@ from ._find.check import check_model
 from ._find.graph import Network
 from ._find.kinds import is_eca, is_model, kind, parts
 from ._wrap.edits import Edits
-from ._wrap.installed import installed_layers
-from ._wrap.layer import InsertedECA
+from ._wrap.installed import InsertedECA, installed_layers
 from ._wrap.rebuild import rebuilt
 
 UNNAMED = re.compile(r"^variable_\d+$")  # Keras counts variables without a name through the whole process
@@ -215,12 +214,8 @@ def _fitting(model: Any, state: Any, *, of_eca: bool) -> tuple[dict[str, Any], S
         )
     variables = dict(_variables(model, of_eca=of_eca))
     arrays = {key: state[key] for key in state}  # a lazy mapping reads each array once
-    check_fits(_shapes(variables), _shapes(arrays), of_eca)
+    check_fits(variables, arrays, of_eca)
     return variables, converted({key: (arrays[key], variable) for key, variable in variables.items()}, owned)
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, Shape]:
-    return {key: shape_of(value) for key, value in state.items()}
 
 
 def _finalize(model: Any) -> None:

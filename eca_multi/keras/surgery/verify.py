@@ -1,4 +1,4 @@
-"""A run of a Keras network before and after insertion: are the outputs equal, is each ECA called as its site is?"""
+"""Prove an insertion in a Keras network by one run before and one after."""
 
 from typing import Any
 
@@ -14,11 +14,7 @@ from ._wrap.installed import installed_layers
 
 
 def verify(plan: ECAPlan, old: Any, new: Any, example_inputs: Any) -> None:
-    """Raise unless the new model does what the plan says.
-
-    Raises:
-        VerifyError: If outputs or calls are not as planned.
-    """
+    """Raise VerifyError unless the new model does what the plan says."""
     before, after = run(old, example_inputs), run(new, example_inputs)
     same = len(before) == len(after) and all(
         x.dtype == y.dtype and np.array_equal(x, y, equal_nan=True) for x, y in zip(before, after, strict=True)
@@ -28,12 +24,7 @@ def verify(plan: ECAPlan, old: Any, new: Any, example_inputs: Any) -> None:
 
 
 def run(model: Any, example_inputs: Any) -> list[np.ndarray]:
-    """Return the model's outputs in inference, as a flat list.
-
-    Args:
-        model: Built.
-        example_inputs: An array, a tuple of inputs, or a dict of inputs by name.
-    """
+    """Return a built model's outputs in inference, as a flat list."""
     if isinstance(example_inputs, tuple | list):  # a model takes its inputs as one argument
         example_inputs = example_inputs[0] if len(example_inputs) == 1 else list(example_inputs)
     outputs = model(example_inputs, training=False)

@@ -13,13 +13,8 @@ from .values import CodeError, Name, Other, Pickled, Storage
 
 _LONGEST_KEY = 64  # bits: longer whole numbers can all share one hash (the multiples of 2**61 - 1)
 _ALIASES = {
-    "double": "float64",
-    "float": "float32",
-    "half": "float16",
-    "long": "int64",
-    "int": "int32",
-    "short": "int16",
-}
+    "double": "float64", "float": "float32", "half": "float16", "long": "int64", "int": "int32", "short": "int16",
+}  # fmt: skip
 # Each class of storage: NumPy's dtype of its numbers ("" without one), and the bytes of a number.
 STORAGES = {
     "Double": ("<f8", 8), "Float": ("<f4", 4), "Half": ("<f2", 2), "BFloat16": ("bfloat16", 2), "Long": ("<i8", 8),
@@ -36,11 +31,7 @@ class Dtype:
 
 
 def known_name(text: str) -> Name:
-    """Return the name of a known class or function.
-
-    Raises:
-        CodeError: If the class or function is unknown.
-    """
+    """Return the name of a known class or function; raise CodeError for an unknown one."""
     if not _is_known(text):
         raise CodeError(text)
     return Name(text)
@@ -84,15 +75,6 @@ def _untyped_tensor(storage: Any, offset: Any, shape: Any, strides: Any, _: Any,
     return Pickled(storage, offset, shape, strides, known)
 
 
-def _of_type(rebuild: Any, _: Any, arguments: Any, __: Any) -> Any:
-    """Return the tensor itself for a subclass or a tensor with attributes."""
-    return called(rebuild, arguments)
-
-
-def _first(value: Any, *_: Any) -> Any:
-    return value
-
-
 def _pairs(pairs: Any = (), *_: Any) -> dict[Any, Any]:
     filled: dict[Any, Any] = {}
     for key, value in pairs:
@@ -127,27 +109,24 @@ def _numpy_number(dtype: Any, data: Any = b"") -> Any:
     return number.item()
 
 
-def _empty_bytes(*_: Any) -> bytes:
-    return b""
-
-
 _NUMBERS = frozenset(["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "b1"])
 _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _untyped_tensor,
-    "torch._utils._rebuild_parameter": _first,
-    "torch._utils._rebuild_parameter_with_state": _first,
-    "torch._tensor._rebuild_from_type_v2": _of_type,
+    "torch._utils._rebuild_parameter": lambda value, *_: value,
+    "torch._utils._rebuild_parameter_with_state": lambda value, *_: value,
+    # A subclass, or a tensor with attributes, is the tensor itself.
+    "torch._tensor._rebuild_from_type_v2": lambda rebuild, _, arguments, __: called(rebuild, arguments),
     "collections.OrderedDict": _pairs,
     "_codecs.encode": _encoded,
-    "__builtin__.bytes": _empty_bytes,
-    "builtins.bytes": _empty_bytes,
+    "__builtin__.bytes": lambda *_: b"",
+    "builtins.bytes": lambda *_: b"",
     "numpy.dtype": _numpy_dtype,
     "numpy.core.multiarray.scalar": _numpy_number,
     "numpy._core.multiarray.scalar": _numpy_number,
 }
-# Data as well, but nothing of it is kept.
+# These are data too; their content is dropped.
 _INERT = frozenset(
     {
         "argparse.Namespace", "collections.Counter", "collections.defaultdict", "builtins.set",

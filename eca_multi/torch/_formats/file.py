@@ -16,12 +16,7 @@ _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
 class TorchFile:
-    """The content of a file, and the places of its storages.
-
-    Attributes:
-        content: As `read_pickle` returns it.
-        places: For each storage's key, its first byte and the byte behind its last.
-    """
+    """The content of a file, and for each storage's key its first byte and the byte behind its last."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -29,11 +24,7 @@ class TorchFile:
         self.places: dict[Any, tuple[int, int]] = {}
 
     def tensor(self, name: str, value: Pickled | Other) -> Stored:
-        """Return a tensor of the content.
-
-        Raises:
-            ValueError: If the tensor is not stored as numbers, or does not lie in its storage.
-        """
+        """Return a tensor; raise ValueError if it is not stored as numbers, or does not lie in its storage."""
         if isinstance(value, Other):
             raise ValueError(f"{name!r} is {value.what}")
         storage, dtype = value.storage, value.dtype or value.storage.dtype

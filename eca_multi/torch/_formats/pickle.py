@@ -27,9 +27,7 @@ _LARGEST_MEMO = 1 << 64
 def read_pickle(stream: Stream, storages: dict[Any, int] | None = None) -> Any:
     """Return the next pickle's content, of dictionaries, lists, tuples, texts, numbers, `Pickled` and `Other`.
 
-    Args:
-        stream: Its place is behind the pickle afterwards.
-        storages: Gets the bytes of one number for each storage's key.
+    The stream then stands behind the pickle; `storages` gets the bytes of one number for each storage's key.
 
     Raises:
         CodeError: If the pickle names a class or function that is no data.
@@ -75,10 +73,7 @@ class _Machine:
             raise ValueError(f"a pickle that takes a {type(self.stack[-1]).__name__} for a {kind.__name__}")
         return self.stack[-1]
 
-    # --- one method for each opcode that is no constant
-
-    def mark(self, _: Any) -> None:
-        self.marks.append(len(self.stack))
+    # --- one method for each opcode that takes more than one line
 
     def pop(self, _: Any) -> None:
         if self.marks and self.marks[-1] == len(self.stack):
@@ -86,33 +81,15 @@ class _Machine:
         else:
             self.stack.pop()
 
-    def pop_mark(self, _: Any) -> None:
-        self.since_mark()
-
-    def dup(self, _: Any) -> None:
-        self.stack.append(self.stack[-1])
-
     def put(self, place: int) -> None:
         if place >= _LARGEST_MEMO:
             raise ValueError("more objects than a file can hold")
         self.memo[place] = self.stack[-1]
 
-    def memoize(self, _: Any) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
-
-    def get(self, place: int) -> None:
-        self.stack.append(self.memo[place])
-
-    def new_list(self, _: Any) -> None:
-        self.stack.append(self.since_mark())
-
     def new_dict(self, _: Any) -> None:
         items = self.since_mark()
         self.stack.append({})
         self._set(items)
-
-    def new_tuple(self, _: Any) -> None:
-        self.stack.append(tuple(self.since_mark()))
 
     def some_tuple(self, length: int) -> None:
         items = self.stack[-length:]
@@ -145,9 +122,6 @@ class _Machine:
         filled = self.top(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
             filled[safe_key(key)] = value
-
-    def add_items(self, _: Any) -> None:
-        self.since_mark()
 
     def named(self, argument: str) -> None:
         self.stack.append(known_name(argument.replace(" ", ".", 1)))
@@ -200,17 +174,17 @@ _LITERALS = frozenset(
         "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
     }
 )  # fmt: skip
-_OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
-    "MARK": _Machine.mark,
+_OPERATIONS: dict[str, Callable[[_Machine, Any], object]] = {
+    "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
     "POP": _Machine.pop,
-    "POP_MARK": _Machine.pop_mark,
-    "DUP": _Machine.dup,
+    "POP_MARK": lambda machine, _: machine.since_mark(),
+    "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
     **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), _Machine.put),
-    "MEMOIZE": _Machine.memoize,
-    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.get),
-    "LIST": _Machine.new_list,
+    "MEMOIZE": lambda machine, _: machine.put(len(machine.memo)),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda machine, place: machine.stack.append(machine.memo[place])),
+    "LIST": lambda machine, _: machine.stack.append(machine.since_mark()),
     "DICT": _Machine.new_dict,
-    "TUPLE": _Machine.new_tuple,
+    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.since_mark())),
     "TUPLE1": lambda machine, _: machine.some_tuple(1),
     "TUPLE2": lambda machine, _: machine.some_tuple(2),
     "TUPLE3": lambda machine, _: machine.some_tuple(3),
@@ -219,7 +193,7 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "APPENDS": _Machine.appends,
     "SETITEM": _Machine.set_item,
     "SETITEMS": _Machine.set_items,
-    "ADDITEMS": _Machine.add_items,
+    "ADDITEMS": lambda machine, _: machine.since_mark(),
     "GLOBAL": _Machine.named,
     "STACK_GLOBAL": _Machine.named_on_stack,
     "INST": _Machine.old_object,

@@ -15,15 +15,9 @@ _LONGEST_FACT = 200  # characters
 
 
 def find_state_dict(content: Any, key: str | None, name: str) -> tuple[dict[str, Any], str]:
-    """Return the state dict in a file's content, and its key, "" at the top.
+    """Return the state dict in a file's content, and its key, "" at the top; raise CheckpointError if there is none.
 
-    Args:
-        content: As `read_pickle` returns it.
-        key: The only place to look at; None looks at the top and under KEYS.
-        name: Path of the file, for the error.
-
-    Raises:
-        CheckpointError: If there is no state dict.
+    `key` is the only place to look at; None looks at the top and under KEYS. The error names the file by `name`.
     """
     places = (key,) if key is not None else ("", *KEYS)
     for place in places:

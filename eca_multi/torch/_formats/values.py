@@ -10,7 +10,7 @@ class CodeError(ValueError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Other:
-    """A value that is no tensor, no number and no text; `what` says what it is, and nothing of it is kept."""
+    """A value that is no tensor, no number and no text; `what` names the value, whose content is dropped."""
 
     what: str
 
@@ -32,7 +32,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pickled:
-    """A tensor as the file describes it; nothing of it is checked yet."""
+    """A tensor as the file describes it, not yet checked."""
 
     storage: Storage
     offset: Any

@@ -36,8 +36,6 @@ def infer_plan(model: nn.Module, state: Mapping[str, Any], *, gate: str = "2sigm
         >>> net = insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")
         >>> infer_plan(nn.Sequential(nn.Conv2d(3, 64, 3)), net.state_dict()).paths
         ('0',)
-
-    Source: eca_multi.
     """
     check_model(model)
     check_checkpoint(state, gate)
@@ -84,11 +82,8 @@ def _kernels(state: Mapping[str, Any], model: nn.Module) -> tuple[dict[str, Kern
 def _plain_path(path: str, state: Mapping[str, Any]) -> str:
     """The name of a site without ECA around the modules above it."""
     parts = path.split(".")
-    kept = []
-    for i, part in enumerate(parts):
-        if not (part == "base" and f"{'.'.join(parts[:i])}{BEHIND}" in state):
-            kept.append(part)
-    return ".".join(kept)
+    gated = [part == "base" and f"{'.'.join(parts[:i])}{BEHIND}" in state for i, part in enumerate(parts)]
+    return ".".join(part for part, is_base in zip(parts, gated, strict=True) if not is_base)
 
 
 def installed_eca(model: nn.Module) -> ECAPlan:
@@ -108,12 +103,10 @@ def installed_eca(model: nn.Module) -> ECAPlan:
         >>> from eca_multi.torch import insert_eca, installed_eca
         >>> installed_eca(insert_eca(nn.Sequential(nn.Conv2d(3, 8, 3)), "conv")).paths
         ('0',)
-
-    Source: eca_multi.
     """
     check_model(model)
     ecas = installed(model)
-    gates = {str(eca.layer.gate) for eca in ecas}
+    gates = {str(layer.gate) for _, layer in ecas}
     if len(gates) > 1:
         raise ValueError(
             f"The ECAs of a network must have one gate for one plan. Received: {', '.join(sorted(gates))}. "
@@ -122,7 +115,7 @@ def installed_eca(model: nn.Module) -> ECAPlan:
     return plan_of(
         "torch",
         type(model).__name__,
-        [(eca.site, eca.kernel) for eca in ecas],
+        [(site, Kernel(layer.kernel_size, layer.conv.weight.numel())) for site, layer in ecas],
         gate=next(iter(gates), "2sigmoid"),
         model_parameters=base_parameters(model),
         where="installed",

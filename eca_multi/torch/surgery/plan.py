@@ -79,7 +79,6 @@ def plan_eca(
 
 
 def plan_for(network: Network, request: Request) -> ECAPlan:
-    """Return the plan for a request."""
     return choose(
         request,
         type(network.model).__name__,

@@ -37,12 +37,10 @@ def remove_eca(model: Model, include: Pattern | None = None) -> Model:
         Sequential(
           (0): Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
         )
-
-    Source: eca_multi.
     """
     check_model(model)
     with unchanged_on_error(model):
-        sites = [eca.site for eca in installed(model)]
+        sites = [site for site, _ in installed(model)]
         for site in removed_sites(type(model).__name__, sites, include):
             unwrap(model, site.module)
         return model

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from eca_multi._states import Shape, check_fits, converted, shape_of
+from eca_multi._states import check_fits, converted, shape_of
 from eca_multi.surgery.errors import no_eca
 from eca_multi.torch._owned import assign, owned
 from eca_multi.torch.layers import ECA
@@ -36,8 +36,6 @@ def eca_parameters(model: nn.Module) -> list[nn.Parameter]:
         >>> net = insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")
         >>> [tuple(kernel.shape) for kernel in eca_parameters(net)]
         [(1, 1, 3)]
-
-    Source: eca_multi.
     """
     check_module(model)
     kernels = {id(p): p for module in model.modules() if isinstance(module, ECA) for p in module.parameters()}
@@ -65,8 +63,6 @@ def freeze_except_eca(model: Model) -> Model:
         >>> net = freeze_except_eca(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv"))
         >>> [name for name, parameter in net.named_parameters() if parameter.requires_grad]
         ['0.eca.conv.weight']
-
-    Source: eca_multi.
     """
     kernels = {id(kernel) for kernel in eca_parameters(model)}
     for parameter in model.parameters():
@@ -91,8 +87,6 @@ def base_state(model: nn.Module) -> dict[str, torch.Tensor]:
         >>> from eca_multi.torch import base_state, insert_eca
         >>> list(base_state(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")))
         ['0.weight', '0.bias']
-
-    Source: eca_multi.
     """
     return _part(model, of_eca=False)
 
@@ -114,8 +108,6 @@ def eca_state(model: nn.Module) -> dict[str, torch.Tensor]:
         >>> from eca_multi.torch import eca_state, insert_eca
         >>> list(eca_state(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")))
         ['0.eca.conv.weight']
-
-    Source: eca_multi.
     """
     eca_parameters(model)
     return _part(model, of_eca=True)
@@ -142,15 +134,13 @@ def load_base_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
         >>> from eca_multi.torch import insert_eca, load_base_state
         >>> old = nn.Sequential(nn.Conv2d(3, 64, 3)).state_dict()
         >>> net = load_base_state(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv"), old)
-
-    Source: eca_multi.
     """
     targets, new = _fitting(model, state, of_eca=False)
     for path, module in model.named_modules():
-        # A LazyECA without a kernel makes its kernel at the first call.
-        if isinstance(module, ECA) and is_inserted(module) and module.gate == "2sigmoid" and not _is_lazy(module):
-            kernel = module.conv.weight.detach()
-            targets[f"{path} (ECA)"], new[f"{path} (ECA)"] = kernel, torch.zeros_like(kernel)
+        if isinstance(module, ECA) and is_inserted(module) and module.gate == "2sigmoid":
+            kernel = module.conv.weight
+            if not is_lazy(kernel):  # a LazyECA makes its kernel at the first call
+                targets[f"{path} (ECA)"], new[f"{path} (ECA)"] = kernel.detach(), torch.zeros_like(kernel)
     return assign(model, targets, new)
 
 
@@ -172,8 +162,6 @@ def load_eca_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
         >>> from eca_multi.torch import eca_state, insert_eca, load_eca_state
         >>> net = insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")
         >>> net = load_eca_state(net, eca_state(net))
-
-    Source: eca_multi.
     """
     eca_parameters(model)
     return assign(model, *_fitting(model, state, of_eca=True))
@@ -205,7 +193,7 @@ def _fitting(model: nn.Module, state: Any, *, of_eca: bool) -> tuple[dict[str, t
     targets = _part(model, of_eca)
     _check_values(targets)
     values = {name: state[name] for name in state}  # a mapping may read a file, so read each entry once
-    check_fits(_shapes(targets), _shapes(values), of_eca)
+    check_fits(targets, values, of_eca, shape=_shape)
     # The extra state of a module is no tensor and is not loaded.
     tensors = {name: tensor for name, tensor in targets.items() if isinstance(tensor, torch.Tensor)}
     return tensors, converted({name: (values[name], tensor) for name, tensor in tensors.items()}, owned)
@@ -222,12 +210,5 @@ def _check_values(targets: Mapping[str, Any]) -> None:
         )
 
 
-def _is_lazy(eca: ECA) -> bool:
-    return is_lazy(eca.conv.weight)
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, Shape]:
-    return {
-        name: shape_of(value) if isinstance(value, torch.Tensor) and not is_lazy(value) else None
-        for name, value in state.items()
-    }
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return shape_of(value) if isinstance(value, torch.Tensor) and not is_lazy(value) else None

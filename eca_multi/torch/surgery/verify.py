@@ -10,24 +10,13 @@ from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.verify import check_verified
 
 from ._find.observe import observe
-from ._wrap import Gated
+from ._wrap import Gated, base_of
 
 
 def verify(model: nn.Module, plan: ECAPlan, example_inputs: Any, before: list[torch.Tensor]) -> None:
-    """Compare a network with ECA with the network before.
-
-    Args:
-        model: With ECA.
-        plan: What was inserted.
-        example_inputs: To run on.
-        before: The outputs before.
-
-    Raises:
-        VerifyError: If the network does not run, if outputs were promised equal and are not, or if an ECA was not
-            called as often as its base.
-    """
+    """Raise VerifyError unless the network with ECA runs and, against the outputs before, does what the plan says."""
     sites = {entry.path: model.get_submodule(entry.path) for entry in plan.entries}
-    bases = {path: site.base if isinstance(site, Gated) else site for path, site in sites.items()}
+    bases = {path: base_of(site) for path, site in sites.items()}
     layers = {path: site.eca if isinstance(site, Gated) else site for path, site in sites.items()}
     try:
         base_run = observe(model, example_inputs, bases)

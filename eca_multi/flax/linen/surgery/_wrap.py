@@ -41,7 +41,6 @@ class Site:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Path of the site, as keys of the parameters."""
         return tuple(self.entry.path.split("/"))
 
     def layer(self, scope: Any) -> ECA:
@@ -67,7 +66,6 @@ def with_sites(module: nn.Module, sites: Sequence[Site]) -> nn.Module:
 
 
 def sites_of(module: nn.Module) -> tuple[Site, ...]:
-    """Return the inserted ECAs of a module."""
     return getattr(type(module), "eca_sites", ())
 
 
@@ -148,8 +146,7 @@ def _call_child(name: str, bound: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 def _empty(base: Any, sites: tuple[Site, ...]) -> nn.Module:
     """Return the instance that pickle and copy fill; the class is made anew from the user's class."""
-    empty: nn.Module = object.__new__(_gated_class(base, sites))
-    return empty
+    return object.__new__(_gated_class(base, sites))
 
 
 def _interceptor(root: nn.Module) -> Callable[..., Any]:

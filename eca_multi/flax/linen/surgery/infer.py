@@ -1,4 +1,4 @@
-"""infer_plan, installed_eca: the plan that a checkpoint, or a linen network, was made with."""
+"""Read a plan back: from a checkpoint of a linen network, or from a live network with ECA."""
 
 from collections.abc import Mapping
 from math import prod
@@ -8,11 +8,12 @@ from flax import linen as nn
 from flax.core import meta
 
 from eca_multi import __version__
+from eca_multi.flax._run import stacked_note
 from eca_multi.surgery.errors import PlanMismatchError
 from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan
 from eca_multi.surgery.plan import ECAPlan
 
-from ._find.call import initial_shapes, split_inputs
+from ._find.call import concrete_inputs, initial_shapes
 from ._find.check import check_module, check_type
 from ._find.finder import Finder
 from ._find.variables import Keys, check_variables, count, flat
@@ -39,8 +40,7 @@ def infer_plan(
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import infer_plan, insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> _, trained = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> infer_plan(net, trained, example_inputs=x).paths
@@ -49,7 +49,7 @@ def infer_plan(
     check_module(module)
     check_checkpoint(variables, gate)
     check_variables(variables)
-    inputs = split_inputs(example_inputs)
+    inputs = concrete_inputs(example_inputs)
     base = with_sites(module, ())
     plain = initial_shapes(base, inputs)
     plain_keys, trained = set(flat(plain["params"])), flat(variables["params"])
@@ -68,7 +68,7 @@ def infer_plan(
     return inferred_plan(
         "linen",
         base_class(module).__name__,
-        {"/".join(site): Kernel(shape[-3], prod(shape)) for site, shape in shapes.items()},
+        {"/".join(site): Kernel(shape[-3], prod(shape), stacked_note(shape[:-3])) for site, shape in shapes.items()},
         at_path,
         gate=gate,
         key="<site>/eca/kernel",
@@ -89,8 +89,7 @@ def installed_eca(module: nn.Module) -> ECAPlan:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import insert_eca, installed_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> installed_eca(net).paths
@@ -109,7 +108,6 @@ def _below(site: Keys, keys: set[Keys]) -> set[Keys]:
 
 
 def _check_rest(plain: set[Keys], rest: set[Keys]) -> None:
-    """Compare the parameters beside the kernels with those of the plain network."""
     differences = [f"{'/'.join(keys)} is missing" for keys in sorted(plain - rest)]
     differences += [f"{'/'.join(keys)} is unexpected" for keys in sorted(rest - plain)]
     if differences:

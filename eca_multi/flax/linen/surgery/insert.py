@@ -1,25 +1,24 @@
-"""insert_eca: a linen network with ECA."""
+"""Insert ECA in a linen network."""
 
-import zlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
+from eca_multi.flax._initializers import kernel_of
+from eca_multi.flax._run import Shape, is_abstract
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import candidates_at, replay
 from eca_multi.surgery.request import Overrides, Request, Where
 
-from ._find.call import split_inputs
+from ._find.call import concrete_inputs
 from ._find.check import check_module
 from ._find.finder import Finder
-from ._find.variables import check_variables, flat, is_abstract, like
+from ._find.variables import check_variables, flat, like
 from ._wrap import KERNEL, Site, sites_of
-from .plan import Built, Shape, build, plan_for, without_replaced
+from .plan import build, plan_for, without_replaced
 from .verify import verify as verify_run
 
 
@@ -58,18 +57,14 @@ def insert_eca(
         (module, variables). Where all sites have ECA already: what was passed in.
 
     Raises:
-        NoSiteError: If there is nothing to gate, or a pattern or path matches nothing.
-        UnsupportedModelError: If the module is bound, or JAX is tracing.
-        PlanMismatchError: If the plan is of another architecture.
-        VerifyError: If the network does not do what the plan says.
-        TypeError, ValueError: If an argument is invalid.
+        PlanMismatchError: If the plan does not fit. VerifyError: If outputs or calls are not as planned. Others as
+            `plan_eca`.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> variables["params"]["layers_1"]["eca"]["kernel"].shape
@@ -85,7 +80,7 @@ def insert_eca(
     )  # fmt: skip
     check_module(module)
     check_variables(variables)
-    inputs = split_inputs(example_inputs)
+    inputs = concrete_inputs(example_inputs)
     finder = Finder(module, variables, inputs)
     if plan is None:
         plan = plan_for(request, finder)
@@ -93,10 +88,10 @@ def insert_eca(
     if not entries:
         return module, variables
     _check_gate(module, plan)
-    built = build(finder, plan, entries)
-    new = (built.module, _with_kernels(variables, built))
+    new_module, plan, ecas = build(finder, plan, entries)
+    new = (new_module, _with_kernels(variables, ecas))
     if request.is_verified(abstract=is_abstract((variables, inputs))):
-        verify_run(replace(plan, entries=built.entries), (module, variables), new, inputs)
+        verify_run(plan, (module, variables), new, inputs)
     return new
 
 
@@ -109,21 +104,12 @@ def _check_gate(module: nn.Module, plan: ECAPlan) -> None:
         )
 
 
-def _with_kernels(variables: Mapping[str, Any], built: Built) -> Any:
+def _with_kernels(variables: Mapping[str, Any], ecas: Sequence[tuple[Site, Shape]]) -> Any:
     """Return the variables with the new kernels, and without the parameters of replaced SE blocks."""
-    leaves = flat(without_replaced(variables, built.sites))
+    leaves = flat(without_replaced(variables, [site for site, _ in ecas]))
     abstract = is_abstract(variables)
-    for site, shape in zip(built.sites, built.shapes, strict=True):
-        leaves[("params", *site.keys, *KERNEL)] = _kernel(site, shape, abstract)
+    for site, shape in ecas:
+        leaves["params", *site.keys, *KERNEL] = (
+            jax.ShapeDtypeStruct(shape, site.dtype) if abstract else kernel_of(site.entry, site.init, shape, site.dtype)
+        )
     return like(variables, leaves)
-
-
-def _kernel(site: Site, shape: Shape, abstract: bool) -> Any:
-    """Return zeros, or numbers that follow from the path: no random stream of the user's is drawn from."""
-    if abstract:
-        return jax.ShapeDtypeStruct(shape, site.dtype)
-    if site.init == "identity":
-        return jnp.zeros(shape, site.dtype)
-    bound = site.entry.kernel_size**-0.5
-    key = jax.random.key(zlib.crc32(site.entry.path.encode()))
-    return jax.random.uniform(key, shape, site.dtype, -bound, bound)

@@ -1,7 +1,7 @@
-"""plan_eca: which sites of a linen network insert_eca would gate."""
+"""Say where ECA would be inserted in a linen network."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -11,19 +11,18 @@ from flax import core
 from flax import linen as nn
 from flax.core import meta
 
+from eca_multi.flax._run import Shape, stacked_note
 from eca_multi.surgery.choose import choose
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.request import Overrides, Request, Where
 
-from ._find.call import runner, split_inputs
+from ._find.call import concrete_inputs, runner
 from ._find.check import check_module
 from ._find.finder import Finder
 from ._find.variables import Keys, below, check_variables, count, flat, like
 from ._wrap import KERNEL, Site, base_class, sites_of, with_sites
-
-Shape = tuple[int, ...]
 
 
 def plan_eca(
@@ -53,28 +52,24 @@ def plan_eca(
             parameters ("layer1_0/BatchNorm_1"), or a callable (path, module) -> bool.
         include, exclude: A regular expression for the whole path, a list of paths or suffixes, or a callable.
         min_channels: Leave out sites with fewer.
-        kernel_size: For all sites; None takes the rule with `gamma` and `beta`.
-        gamma, beta: The constants of that rule.
-        gate: "2sigmoid", "sigmoid" or "hard_sigmoid".
-        init: "identity" (zero kernels; outputs stay) or "uniform" (the paper's; outputs change).
+        kernel_size, gamma, beta, gate: As in `ECA`.
+        init: "identity" keeps the outputs bit-equal, "uniform" is the paper's.
         example_inputs: What the module is called with: one array, a tuple of positional inputs (train flags among
             them), or a dict of keywords. They must be given: a linen module has no submodules outside a call.
-        overrides: {pattern: {"kernel_size": k}} for single sites.
+        overrides: {pattern: {"kernel_size": k}}.
 
     Returns:
-        The plan.
+        The plan, with a reason for each candidate that is left out.
 
     Raises:
-        NoSiteError: If there is nothing to gate, or a pattern or path matches nothing.
-        UnsupportedModelError: If the module is bound, or JAX is tracing.
-        TypeError, ValueError: If an argument is invalid.
+        NoSiteError: If no site is found, or a pattern matches nothing. UnsupportedModelError: If the module is bound,
+            or JAX is tracing. TypeError, ValueError: If an argument is invalid.
 
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import plan_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> plan_eca(net, variables, "conv_norm", example_inputs=x).paths
         ('layers_1',)
@@ -86,9 +81,9 @@ def plan_eca(
     )
     check_module(module)
     check_variables(variables)
-    finder = Finder(module, variables, split_inputs(example_inputs))
+    finder = Finder(module, variables, concrete_inputs(example_inputs))
     plan = plan_for(request, finder)
-    return replace(plan, entries=build(finder, plan, plan.entries).entries) if plan.entries else plan
+    return build(finder, plan, plan.entries)[1] if plan.entries else plan
 
 
 def plan_for(request: Request, finder: Finder) -> ECAPlan:
@@ -103,21 +98,13 @@ def plan_for(request: Request, finder: Finder) -> ECAPlan:
     )
 
 
-@dataclass(frozen=True)
-class Built:
-    """A module with new ECAs, and the shapes of their kernels."""
+def build(
+    finder: Finder, plan: ECAPlan, entries: Sequence[ECAEntry]
+) -> tuple[nn.Module, ECAPlan, list[tuple[Site, Shape]]]:
+    """Carry out entries of a plan beside the ECAs that a module has.
 
-    module: nn.Module
-    sites: list[Site]
-    shapes: list[Shape]
-
-    @property
-    def entries(self) -> tuple[ECAEntry, ...]:
-        return tuple(site.entry for site in self.sites)
-
-
-def build(finder: Finder, plan: ECAPlan, entries: Sequence[ECAEntry]) -> Built:
-    """Return the module with these entries of a plan beside the ECAs that it has."""
+    Return the module, the plan with these entries as they were carried out, and each new ECA with its kernel's shape.
+    """
     sites = [Site(entry, plan.gate, plan.init, _dtype(finder.variables, entry.path)) for entry in entries]
     module, order = finder.module, {path: number for number, path in enumerate(finder.called)}
 
@@ -129,7 +116,8 @@ def build(finder: Finder, plan: ECAPlan, entries: Sequence[ECAEntry]) -> Built:
     made = flat(jax.eval_shape(run, without_replaced(finder.variables, sites), arrays)[1]["params"])
     shapes = [tuple(meta.unbox(made[(*site.keys, *KERNEL)]).shape) for site in sites]
     sites = [replace(site, entry=_with_shape(site.entry, shape)) for site, shape in zip(sites, shapes, strict=True)]
-    return Built(with_new(sites), sites, shapes)
+    plan = replace(plan, entries=tuple(site.entry for site in sites))
+    return with_new(sites), plan, list(zip(sites, shapes, strict=True))
 
 
 def without_replaced(variables: Mapping[str, Any], sites: Sequence[Site]) -> Any:
@@ -142,11 +130,8 @@ def without_replaced(variables: Mapping[str, Any], sites: Sequence[Site]) -> Any
 
 
 def _with_shape(entry: ECAEntry, shape: Shape) -> ECAEntry:
-    if len(shape) == 3:
-        return entry
-    note = f"stacked {'x'.join(map(str, shape[:-3]))}: a kernel for each"
-    notes = entry.notes if note in entry.notes else (*entry.notes, note)
-    return replace(entry, parameters=prod(shape), notes=notes)
+    notes = dict.fromkeys((*entry.notes, *stacked_note(shape[:-3])))
+    return replace(entry, parameters=prod(shape), notes=tuple(notes))
 
 
 def _dtype(variables: Mapping[str, Any], path: str) -> str:

@@ -1,4 +1,4 @@
-"""remove_eca: a linen network without inserted ECAs."""
+"""Take ECA out of a linen network."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,8 +32,7 @@ def remove_eca(
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import insert_eca, remove_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> with_eca = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> remove_eca(*with_eca)[0] == net
@@ -49,6 +48,5 @@ def remove_eca(
 
 
 def without_kernels(variables: Mapping[str, Any], sites: Sequence[Site]) -> Any:
-    """Return the variables without the kernels of these ECAs."""
     kernels = {("params", *site.keys, *KERNEL) for site in sites}
     return like(variables, {keys: leaf for keys, leaf in flat(variables).items() if keys not in kernels})

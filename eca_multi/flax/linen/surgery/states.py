@@ -1,4 +1,4 @@
-"""Variables of a linen network with ECA: those of the base, those of ECA, and which are trained."""
+"""The weights of a linen network and those of its ECAs, apart: two states, for two checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.core import meta
 from flax.traverse_util import empty_node
 
-from eca_multi._states import Shape, check_fits, converted, shape_of
+from eca_multi._states import check_fits, converted, shape_of
 from eca_multi.flax._owned import owned
 from eca_multi.surgery.errors import no_eca
 
@@ -33,8 +33,7 @@ def eca_parameters(module: nn.Module, variables: Mapping[str, Any]) -> Any:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import eca_parameters, insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> jax.tree.map(jnp.shape, eca_parameters(net, variables))
@@ -58,8 +57,7 @@ def freeze_except_eca(module: nn.Module, variables: Mapping[str, Any]) -> Any:
         >>> import jax, jax.numpy as jnp, optax
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import freeze_except_eca, insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> labels = freeze_except_eca(net, variables)
@@ -90,8 +88,7 @@ def eca_state(module: nn.Module, variables: Mapping[str, Any]) -> Any:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn, serialization
         >>> from eca_multi.flax.linen import eca_state, insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> data = serialization.msgpack_serialize(eca_state(net, variables))
@@ -118,14 +115,12 @@ def load_eca_state(module: nn.Module, variables: Mapping[str, Any], state: Mappi
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import eca_state, insert_eca, load_eca_state
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> variables = load_eca_state(net, variables, eca_state(net, variables))
     """
-    kernels = _kernels(module, variables)
-    return _loaded(variables, kernels, state, of_eca=True)
+    return _loaded(variables, _kernels(module, variables), state, of_eca=True)
 
 
 def base_state(module: nn.Module, variables: Mapping[str, Any]) -> Any:
@@ -138,14 +133,14 @@ def base_state(module: nn.Module, variables: Mapping[str, Any]) -> Any:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import base_state, insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> with_eca, more = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> net.apply(base_state(with_eca, more), x).shape
         (2, 8, 8, 64)
     """
-    _check(module, variables)
+    check_type(module)
+    check_variables(variables)
     return without_kernels(variables, sites_of(module))
 
 
@@ -171,8 +166,7 @@ def load_base_state(module: nn.Module, variables: Mapping[str, Any], state: Mapp
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import insert_eca, load_base_state
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> old = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, old, "conv_norm", example_inputs=x)
         >>> variables = load_base_state(net, variables, old)
@@ -189,14 +183,10 @@ def load_base_state(module: nn.Module, variables: Mapping[str, Any], state: Mapp
     return like(variables, loaded)
 
 
-def _check(module: nn.Module, variables: Mapping[str, Any]) -> None:
-    check_type(module)
-    check_variables(variables)
-
-
 def _kernels(module: nn.Module, variables: Mapping[str, Any], required: bool = True) -> set[Keys]:
     """Return the keys of the kernels, all of which the variables hold."""
-    _check(module, variables)
+    check_type(module)
+    check_variables(variables)
     if required and not sites_of(module):
         raise no_eca(type(module).__name__)
     kernels = {("params", *site.keys, *KERNEL) for site in sites_of(module)}
@@ -215,13 +205,9 @@ def _loaded(variables: Mapping[str, Any], wanted: set[Keys], state: Mapping[str,
         )
     leaves, values = flat(variables), {k: v for k, v in flat(state).items() if v is not empty_node}
     old = {keys: leaf for keys, leaf in leaves.items() if keys in wanted}
-    check_fits(_shapes(old), _shapes(values), of_eca, "/".join)
+    check_fits(old, values, of_eca, "/".join, lambda leaf: shape_of(meta.unbox(leaf)))
     new = converted({keys: (values[keys], leaf) for keys, leaf in old.items()}, _owned, "/".join)
     return like(variables, {**leaves, **new})
-
-
-def _shapes(state: Mapping[Keys, Any]) -> dict[Keys, Shape]:
-    return {keys: shape_of(meta.unbox(leaf)) for keys, leaf in state.items()}
 
 
 def _owned(new: Any, old: Any) -> Any:

@@ -1,27 +1,23 @@
-"""A run of a linen network before and after insertion: are the outputs equal, is each ECA called as its site is?"""
+"""Prove an insertion in a linen network by one run before and one after."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
+from eca_multi.flax._run import Inputs, are_equal
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.verify import check_verified
 
-from ._find.call import Inputs, runner
+from ._find.call import runner
 from ._wrap import NAME
 
 
 def verify(plan: ECAPlan, old: tuple[nn.Module, Any], new: tuple[nn.Module, Any], inputs: Inputs) -> None:
-    """Raise unless the new network does what the plan says.
+    """Raise VerifyError unless the new network does what the plan says.
 
     Both networks run operation by operation: XLA may fuse, and so round, differently around a product with 1.
-
-    Raises:
-        VerifyError: If outputs or calls are not as planned.
     """
     counted: dict[str, int] = {}
     inside: set[str] = set()
@@ -41,7 +37,7 @@ def verify(plan: ECAPlan, old: tuple[nn.Module, Any], new: tuple[nn.Module, Any]
         before = _call(*old, inputs) if plan.keeps_output else None  # outputs that may differ are not compared
         with nn.intercept_methods(watch):
             after = _call(*new, inputs)
-    same = not plan.keeps_output or _equal(before, after)
+    same = not plan.keeps_output or are_equal(*map(jax.tree.leaves, (before, after)))
     calls = {path: (counted.get(path, 0), counted.get(f"{path}/{NAME}", 0)) for path in plan.paths}
     check_verified(plan, same, calls)
 
@@ -49,15 +45,3 @@ def verify(plan: ECAPlan, old: tuple[nn.Module, Any], new: tuple[nn.Module, Any]
 def _call(module: nn.Module, variables: Any, inputs: Inputs) -> Any:
     run, arrays = runner(module, inputs)
     return run(variables, arrays)
-
-
-def _equal(first: Any, second: Any) -> bool:
-    leaves, others = jax.tree.leaves(first), jax.tree.leaves(second)
-    return len(leaves) == len(others) and all(_same(a, b) for a, b in zip(leaves, others, strict=True))
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-        a, b = jax.random.key_data(a), jax.random.key_data(b)
-    a, b = np.asarray(a), np.asarray(b)
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

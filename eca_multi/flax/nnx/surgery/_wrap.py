@@ -9,13 +9,14 @@ another layout.
 import copyreg
 import functools
 import types
-import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from eca_multi.flax._initializers import kernel_of
 from eca_multi.flax._private import forget_attribute, is_pytree
 from eca_multi.flax.nnx.layers import ECA, ECAParam
 from eca_multi.surgery.entry import ECAEntry
@@ -60,13 +61,9 @@ def subclass(base: type[nnx.Module], suffix: str, meta: type, members: dict[str,
 @functools.cache
 def _gated_meta(meta: Any) -> type:
     """Return the metaclass by which pickle makes a gated class again, which has no importable name."""
-    gated = type("GatedMeta", (meta,), {})
-    copyreg.pickle(gated, _reduced)
+    gated: Any = type("GatedMeta", (meta,), {})
+    copyreg.pickle(gated, lambda cls: (gated_class, (cls.eca_base,)))
     return gated
-
-
-def _reduced(cls: Any) -> tuple[Any, tuple[Any]]:
-    return gated_class, (cls.eca_base,)
 
 
 def is_gated(module: Any) -> bool:
@@ -74,14 +71,13 @@ def is_gated(module: Any) -> bool:
 
 
 def base_class(module: Any) -> type[nnx.Module]:
-    """Return a module's class without ECA."""
     return type(module).eca_base if is_gated(module) else type(module)
 
 
 def wrap(module: nnx.Module, layer: ECA) -> None:
     """Gate a module's output, or turn the module into a `ReplacingECA`; the object stays, under all its names."""
     if isinstance(layer, ReplacingECA):
-        _become(module, ReplacingECA, dict(vars(layer)))
+        _replace(module, ReplacingECA, dict(vars(layer)))
         return
     base: Any = type(module)
     module.eca = layer
@@ -95,14 +91,9 @@ def unwrap(module: nnx.Module) -> None:
     forget_attribute(module, NAME)
 
 
-def snapshot(module: nnx.Module) -> tuple[type, dict[str, Any]]:
-    """Return what `restore` puts back."""
-    return type(module), dict(vars(module))
-
-
-def restore(module: nnx.Module, kept: tuple[type, dict[str, Any]]) -> None:
-    """Put a module's class and attributes back."""
-    _become(module, *kept)
+def undo_for(module: nnx.Module) -> Callable[[], None]:
+    """Return a function that puts the module's present class and attributes back."""
+    return functools.partial(_replace, module, type(module), dict(vars(module)))
 
 
 def become(module: nnx.Module, cls: type) -> None:
@@ -110,7 +101,7 @@ def become(module: nnx.Module, cls: type) -> None:
     object.__setattr__(module, "__class__", cls)
 
 
-def _become(module: nnx.Module, cls: type, attributes: dict[str, Any]) -> None:
+def _replace(module: nnx.Module, cls: type, attributes: dict[str, Any]) -> None:
     become(module, cls)
     vars(module).clear()
     vars(module).update(attributes)
@@ -119,12 +110,8 @@ def _become(module: nnx.Module, cls: type, attributes: dict[str, Any]) -> None:
 def layer_for(module: nnx.Module, entry: ECAEntry, plan: ECAPlan, stack: tuple[int, ...]) -> ECA:
     """Return the ECA for a site, in the dtype and on the devices of the site's own parameters.
 
-    A uniform kernel is drawn from a key that follows from the path; no random stream of the model is used.
-
-    Args:
-        module: The site.
-        entry, plan: What to insert.
-        stack: The leading axes of the site's variables.
+    The path alone decides a uniform kernel: no random stream of the model is used. `stack` holds the leading axes of
+    the site's variables.
     """
     like = next((v for v in variables(module).values() if isinstance(v, nnx.Param)), None)
     floating = like is not None and jnp.issubdtype(like.dtype, jnp.floating)
@@ -147,11 +134,7 @@ def _kernel(entry: ECAEntry, init: str, shape: tuple[int, ...], dtype: Any, like
     value = like.get_value() if like is not None else None
     if isinstance(value, jax.ShapeDtypeStruct):  # the site of an abstract model (nnx.eval_shape)
         return jax.ShapeDtypeStruct(shape, dtype)
-    if init == "identity":
-        kernel = jnp.zeros(shape, dtype)
-    else:
-        bound = entry.kernel_size**-0.5
-        kernel = jax.random.uniform(jax.random.key(zlib.crc32(entry.path.encode())), shape, dtype, -bound, bound)
+    kernel = kernel_of(entry, init, shape, dtype)
     return kernel if value is None else _beside(kernel, value)
 
 

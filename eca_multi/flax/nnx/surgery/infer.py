@@ -37,8 +37,6 @@ def infer_plan(model: nnx.Module, state: Any, *, gate: str = "2sigmoid") -> ECAP
         >>> fresh = nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0)))
         >>> infer_plan(fresh, nnx.to_pure_dict(nnx.state(net))).paths
         ('layers.0',)
-
-    Source: eca_multi.
     """
     check_model(model)
     check_checkpoint(state, gate)
@@ -98,16 +96,14 @@ def installed_eca(model: nnx.Module) -> ECAPlan:
         >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
         >>> installed_eca(net).entries[0].kernel_size
         3
-
-    Source: eca_multi.
     """
     check_model(model)
     ecas = installed(model)
-    gates = sorted({str(eca.layer.gate) for eca in ecas})
+    gates = sorted({str(layer.gate) for _, layer in ecas})
     return plan_of(
         "nnx",
         base_class(model).__name__,
-        [(eca.site, eca.kernel) for eca in ecas],
+        [(site, Kernel(layer.kernel_size, math.prod(layer.kernel.shape))) for site, layer in ecas],
         gate=gates[0] if gates else "2sigmoid",
         model_parameters=base_parameters(model),
         notes=(f"the gates differ: {', '.join(gates)}",) if len(gates) > 1 else (),

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace as changed
-from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -10,6 +9,7 @@ from flax import nnx
 
 from eca_multi._undo import undone_on_error
 from eca_multi.flax._owned import copied
+from eca_multi.flax._run import is_abstract
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
@@ -20,9 +20,8 @@ from ._find.check import check_model
 from ._find.kinds import find
 from ._find.network import Network
 from ._find.places import places
-from ._wrap import layer_for, restore, snapshot, wrap
+from ._wrap import layer_for, undo_for, wrap
 from .plan import plan_for, sized
-from .verify import is_abstract
 from .verify import verify as verify_run
 
 Model = TypeVar("Model", bound=nnx.Module)
@@ -86,7 +85,7 @@ def insert_eca(
         plan, verify,
     )  # fmt: skip
     check_model(model)
-    is_verified = request.is_verified(abstract=is_abstract(model, example_inputs))
+    is_verified = request.is_verified(abstract=is_abstract((nnx.state(model), example_inputs)))
     network = Network(model, example_inputs)
     if plan is None:
         plan = plan_for(network, request)
@@ -102,7 +101,7 @@ def insert_eca(
     layers = [  # make all layers first, then change the network
         layer_for(site, entry, plan, stack) for site, entry, stack in zip(sites, entries, stacks, strict=True)
     ]
-    with undone_on_error([partial(restore, site, snapshot(site)) for site in sites]):
+    with undone_on_error([undo_for(site) for site in sites]):
         for site, layer in zip(sites, layers, strict=True):
             wrap(site, layer)
         if original is not None:

@@ -83,7 +83,6 @@ def plan_eca(
 
 
 def plan_for(network: Network, request: Request) -> ECAPlan:
-    """Return the plan for a request."""
     plan = choose(
         request,
         type(network.model).__name__,

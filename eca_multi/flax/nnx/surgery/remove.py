@@ -1,6 +1,5 @@
 """Take ECA out of an nnx network."""
 
-from functools import partial
 from typing import TypeVar
 
 from flax import nnx
@@ -11,13 +10,13 @@ from eca_multi.surgery.remove import removed_sites
 
 from ._find.check import check_model
 from ._find.places import installed
-from ._wrap import base_class, restore, snapshot, unwrap
+from ._wrap import base_class, undo_for, unwrap
 
 Model = TypeVar("Model", bound=nnx.Module)
 
 
 def remove_eca(model: Model, include: Pattern | None = None) -> Model:
-    """Take the inserted ECAs out again; what is left is the network from before, with the weights it has now.
+    """Take the inserted ECAs out again: the network from before comes back, with its present weights.
 
     Args:
         model: Changed in place.
@@ -38,13 +37,11 @@ def remove_eca(model: Model, include: Pattern | None = None) -> Model:
         >>> before = nnx.graphdef(net)
         >>> nnx.graphdef(remove_eca(insert_eca(net, "conv"))) == before
         True
-
-    Source: eca_multi.
     """
     check_model(model)
-    sites = [eca.site for eca in installed(model)]
+    sites = [site for site, _ in installed(model)]
     modules = [site.module for site in removed_sites(base_class(model).__name__, sites, include)]
-    with undone_on_error([partial(restore, module, snapshot(module)) for module in modules]):
+    with undone_on_error([undo_for(module) for module in modules]):
         for module in modules:
             unwrap(module)
         return model

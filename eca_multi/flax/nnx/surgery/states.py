@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from eca_multi._states import Shape, check_fits, converted, shape_of
+from eca_multi._states import check_fits, converted
 from eca_multi.flax._owned import owned
 from eca_multi.flax.nnx._assign import Bare, assign
 from eca_multi.flax.nnx.layers import ECAParam
 from eca_multi.surgery.errors import no_eca
 
 from ._find.check import check_model
-from ._find.places import installed
+from ._find.places import installed, kernel_path
 
 Model = TypeVar("Model", bound=nnx.Module)
 Key = tuple[str, ...]
@@ -38,12 +38,9 @@ def eca_parameters(model: nnx.Module) -> nnx.State:
         >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
         >>> eca_parameters(net)["layers"][0]["eca"]["kernel"].shape
         (3, 1, 1)
-
-    Source: eca_multi.
     """
     _check_any(model)
-    kernels: nnx.State = nnx.state(model, ECAParam)
-    return kernels
+    return nnx.state(model, ECAParam)
 
 
 def freeze_except_eca(model: nnx.Module) -> type[ECAParam]:
@@ -67,8 +64,6 @@ def freeze_except_eca(model: nnx.Module) -> type[ECAParam]:
         >>> only_eca = freeze_except_eca(net)
         >>> optimizer = nnx.Optimizer(net, optax.sgd(0.1), wrt=only_eca)
         >>> gradient = nnx.grad(lambda net, x: net(x).sum(), argnums=nnx.DiffState(0, only_eca))
-
-    Source: eca_multi.
     """
     _check_any(model)
     return ECAParam
@@ -92,8 +87,6 @@ def base_state(model: nnx.Module) -> dict[Any, Any]:
         >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
         >>> sorted(base_state(net)["layers"][0])
         ['bias', 'kernel']
-
-    Source: eca_multi.
     """
     return _part(model, of_eca=False)
 
@@ -116,8 +109,6 @@ def eca_state(model: nnx.Module) -> dict[Any, Any]:
         >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
         >>> eca_state(net)["layers"][0]["eca"]["kernel"].shape
         (3, 1, 1)
-
-    Source: eca_multi.
     """
     _check_any(model)
     return _part(model, of_eca=True)
@@ -146,16 +137,14 @@ def load_base_state(model: Model, state: Mapping[Any, Any]) -> Model:
         >>> net = nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0)))
         >>> old = base_state(net)
         >>> net = load_base_state(insert_eca(net, "conv"), old)
-
-    Source: eca_multi.
     """
     check_model(model)
     targets, new = _fitting(model, state, of_eca=False)
-    for eca in installed(model):
-        kernel = eca.layer.kernel
-        if eca.layer.gate == "2sigmoid" and not isinstance(kernel.get_value(), jax.ShapeDtypeStruct):
-            targets[eca.kernel_path,] = kernel
-            new[eca.kernel_path,] = jnp.zeros_like(kernel.get_value())
+    for site, layer in installed(model):
+        kernel = layer.kernel
+        if layer.gate == "2sigmoid" and not isinstance(kernel.get_value(), jax.ShapeDtypeStruct):
+            targets[kernel_path(site),] = kernel
+            new[kernel_path(site),] = jnp.zeros_like(kernel.get_value())
     return assign(model, targets, new)
 
 
@@ -177,8 +166,6 @@ def load_eca_state(model: Model, state: Mapping[Any, Any]) -> Model:
         >>> from eca_multi.flax.nnx import eca_state, insert_eca, load_eca_state
         >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
         >>> net = load_eca_state(net, eca_state(net))
-
-    Source: eca_multi.
     """
     _check_any(model)
     return assign(model, *_fitting(model, state, of_eca=True))
@@ -208,7 +195,7 @@ def _check_any(model: nnx.Module) -> None:
 
 def _variables(model: nnx.Module, of_eca: bool) -> dict[tuple[Any, ...], nnx.Variable]:
     """Return the variables by path: the inserted ECAs' kernels, or all others."""
-    kernels = {tuple(eca.kernel_path.split(".")) for eca in installed(model)}
+    kernels = {tuple(kernel_path(site).split(".")) for site, _ in installed(model)}
     everything = nnx.to_flat_state(nnx.state(model))
     return {path: v for path, v in everything if (tuple(map(str, path)) in kernels) == of_eca}
 
@@ -228,16 +215,11 @@ def _fitting(
     model: nnx.Module, state: Mapping[Any, Any], of_eca: bool
 ) -> tuple[dict[Key, nnx.Variable | Bare], dict[Key, jax.Array]]:
     """Return the model's variables by path, and checked copies of the arrays in the state."""
-    targets = {tuple(map(str, path)): _settable(model, path, leaf) for path, leaf in _variables(model, of_eca).items()}
+    targets = {
+        tuple(map(str, path)): leaf if isinstance(leaf, nnx.Variable) else Bare(model, path, leaf)
+        for path, leaf in _variables(model, of_eca).items()
+    }
     arrays = flat(state)
     now = {path: variable.get_value() for path, variable in targets.items()}
-    check_fits(_shapes(now), _shapes(arrays), of_eca, ".".join)
+    check_fits(now, arrays, of_eca, ".".join)
     return targets, converted({path: (arrays[path], value) for path, value in now.items()}, owned, ".".join)
-
-
-def _shapes(state: Mapping[Key, Any]) -> dict[Key, Shape]:
-    return {path: shape_of(value) for path, value in state.items()}
-
-
-def _settable(model: nnx.Module, path: tuple[Any, ...], leaf: Any) -> nnx.Variable | Bare:
-    return leaf if isinstance(leaf, nnx.Variable) else Bare(model, path, leaf)

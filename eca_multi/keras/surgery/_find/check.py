@@ -13,11 +13,7 @@ from .kinds import is_container, is_model, kind
 
 
 def check_model(model: Any) -> None:
-    """Refuse a model without a graph to read.
-
-    Raises:
-        UnsupportedModelError: With what to do instead.
-    """
+    """Refuse a model without a graph to read, and say what to do instead."""
     if not is_model(model):
         is_layer = isinstance(model, keras.Layer)
         raise _unsupported(
@@ -64,9 +60,7 @@ def _keras_class(model: Any) -> Any:
 
 def _is_traced() -> bool:
     torch = sys.modules.get("torch") if keras.backend.backend() == "torch" else None
-    if torch is not None and torch.compiler.is_compiling():
-        return True
-    if in_stateless_scope():
+    if (torch is not None and torch.compiler.is_compiling()) or in_stateless_scope():
         return True
     try:
         ops.convert_to_numpy(ops.zeros((1,)) + 1)

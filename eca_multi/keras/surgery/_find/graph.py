@@ -32,14 +32,9 @@ class Call:
 
 @dataclass(eq=False)
 class Graph:
-    """The calls in one model.
+    """The calls in one model, each after those that make its inputs; each operation's calls keep their order.
 
-    Args:
-        model: Functional or Sequential.
-        path: Of the model in the root; "" for the root.
-        calls: In an order in which the inputs of each are made before it, and each operation's calls keep their order.
-        outputs: The model's output tensors.
-        times: How often the model runs in one run of the root.
+    `path` leads from the root to the model ("" for the root); `times` counts the runs of the model in one of the root.
     """
 
     model: Any
@@ -138,11 +133,7 @@ def _shape(layer: Any, before: tuple[int | None, ...] | None) -> tuple[int | Non
 
 
 class Network:
-    """All graphs of a model, the root's first.
-
-    Args:
-        model: The root, which `check_model` accepted.
-    """
+    """All graphs of a model that `check_model` accepted, the root's first."""
 
     def __init__(self, model: Any) -> None:
         self.model = model

@@ -3,23 +3,18 @@
 from typing import Any
 
 import keras
+from keras import layers as L
 
 from eca_multi.keras._private import layers_in
 from eca_multi.keras.layers import ECA
 
-
-def _present(*names: str) -> tuple[type, ...]:
-    return tuple(getattr(keras.layers, name) for name in names if hasattr(keras.layers, name))
-
-
-DEPTHWISE = _present("DepthwiseConv1D", "DepthwiseConv2D")
+DEPTHWISE = (L.DepthwiseConv1D, L.DepthwiseConv2D)
 CONVS = (
-    *_present("Conv1D", "Conv2D", "Conv3D", "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
-    *_present("SeparableConv1D", "SeparableConv2D"),
-    *DEPTHWISE,
+    *(L.Conv1D, L.Conv2D, L.Conv3D, L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose),
+    *(L.SeparableConv1D, L.SeparableConv2D, *DEPTHWISE),
 )
-DENSE = _present("Dense", "EinsumDense")
-NORMS = _present("BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization")
+DENSE = (L.Dense, L.EinsumDense)
+NORMS = (L.BatchNormalization, L.LayerNormalization, L.GroupNormalization, L.RMSNormalization)
 # A gate belongs in front of these, or has the same effect there as behind them. Some are no classes of Keras itself.
 PASSING = {
     *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "AlphaDropout", "GaussianDropout"),

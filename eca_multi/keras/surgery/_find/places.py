@@ -20,7 +20,7 @@ class Site:
 
     Args:
         candidate: For the plan.
-        operation: Of the site. ECA gates its outputs for all calls that get them, unless one of the next two is given.
+        operation: ECA gates its outputs for all calls that get them, if there are neither edges nor products.
         edges: Calls and the tensor that each gets: ECA gates that tensor for these calls alone.
         products: Calls that ECA replaces (of SE blocks), and the tensor that ECA gates.
         tensor: One of the gated tensors, where it is not an output of the operation.
@@ -63,11 +63,7 @@ class Places:
         return Site(self._candidate(operation, graph, call.outputs[0], times, reason, notes, **fields), operation)
 
     def edge_sites(self, edges: list[tuple[Graph, Call, Any]]) -> list[Site]:
-        """Return the sites of operands of adds; the operands that come from one layer are one site with one ECA.
-
-        Args:
-            edges: Of each operand: its graph, the add, and the tensor that the add gets.
-        """
+        """Return the sites of operands, each with its graph and its add; one layer's operands are one site."""
         ways_of: dict[int, list[tuple[Graph, Call, Call, Any, bool]]] = {}
         for graph, add, operand in edges:
             consumer, tensor, gated = self._step_back(graph, add, operand)
@@ -169,10 +165,9 @@ class Places:
         return ""
 
     def _step_back(self, graph: Graph, consumer: Call, tensor: Any) -> tuple[Call, Any, bool]:
-        """Go from an operand back over Dropout and its like.
+        """Go from an operand back over Dropout and its like, to the call that gets the tensor to gate, and that tensor.
 
-        Returns:
-            The call that gets the tensor to gate, that tensor, and whether an ECA stood on the way.
+        The last value says whether an ECA stood on the way.
         """
         gated = False
         while True:

@@ -1,5 +1,13 @@
-"""Residual branches, found by data flow: at each add, the operand with more convolutions of its own behind it."""
+"""Residual branches, found by data flow: at each add, the operand with more convolutions of its own behind it.
 
+`blocks` adds the ends of blocks without a skip, told by the names of layers: keras.applications name a block's layers
+alike. `block_2_project_BN` runs into `block_2_add`, so `block_1_project_BN`, which no add follows, ends a block too.
+"""
+
+import re
+from functools import reduce
+from itertools import takewhile
+from operator import or_
 from typing import Any
 
 from eca_multi.surgery.candidate import Candidate
@@ -8,6 +16,7 @@ from .graph import Call, Graph
 from .kinds import is_add, kind, weighted
 from .places import Places, Site, unfit
 
+NUMBER = re.compile(r"\d+")
 TOKENS = "adds tokens (N, T, C), no feature maps"
 
 
@@ -18,11 +27,8 @@ class Ancestry:
         self.weights = [weighted(call.operation) for call in graph.calls]
         self._masks: dict[int, int] = {}
         for number, call in enumerate(graph.calls):
-            mask = 1 << number
-            for tensor in call.inputs:
-                mask |= self.mask(tensor)
-            for tensor in call.outputs:
-                self._masks[id(tensor)] = mask
+            mask = reduce(or_, map(self.mask, call.inputs), 1 << number)
+            self._masks |= {id(tensor): mask for tensor in call.outputs}
 
     def mask(self, tensor: Any) -> int:
         return self._masks.get(id(tensor), 0)
@@ -53,12 +59,8 @@ def _branch(places: Places, graph: Graph, add: Call, behind: Ancestry) -> tuple[
     if reason:
         return None, reason
     masks = [behind.mask(tensor) for tensor in add.inputs]
-    counts = []
-    for i, mask in enumerate(masks):
-        others = 0
-        for j, other in enumerate(masks):
-            others |= other if j != i else 0
-        counts.append(behind.weight(mask & ~others))
+    others = [reduce(or_, masks[:i] + masks[i + 1 :]) for i in range(len(masks))]
+    counts = [behind.weight(mask & ~other) for mask, other in zip(masks, others, strict=True)]
     order = sorted(range(len(counts)), key=lambda i: -counts[i])
     first, second = order[0], order[1]
     if counts[first] == 0:
@@ -75,3 +77,47 @@ def _branch(places: Places, graph: Graph, add: Call, behind: Ancestry) -> tuple[
 def _refused(places: Places, add: Call, reason: str) -> Site:
     path = places.network.path(add.operation)
     return Site(Candidate(path, add.operation, "before_add", kind(add.operation), reason=reason), add.operation)
+
+
+def blocks(places: Places) -> list[Site]:
+    """Return the residual sites, and the layers of the same role in blocks without a skip."""
+    branches = residual(places)
+    ends = [site for site in branches if not site.candidate.reason or site.edges]
+    patterns = [_pattern(site) for site in ends]
+    if not ends or not all(patterns):
+        return []
+    site_of = {id(site.operation): site for site in ends}
+    kinds = {kind(site.operation) for site in ends}
+    sites = []
+    for operation in places.network.in_order():
+        if id(operation) in site_of:
+            sites.append(site_of[id(operation)])
+        elif kind(operation) in kinds and any(re.fullmatch(pattern, operation.name) for pattern in patterns):
+            sites.append(places.site(operation, notes=("ends a block without a skip, as its name tells",)))
+    return [*sites, *(site for site in branches if id(site.operation) not in site_of)]
+
+
+def _pattern(site: Site) -> str:
+    """Return a regular expression for the names of layers that end a block as the site does; "" where no name does."""
+    name = site.operation.name
+    if re.fullmatch(rf"{_automatic(site.operation)}(_\d+)?", name):
+        return ""
+    for into in site.candidate.into.split(", "):
+        common = _common_words(name, into.rsplit("/", 1)[-1])
+        if common:
+            return f".*_{re.escape(name.removeprefix(common))}"
+    return NUMBER.sub(r"\\d+", re.escape(name))
+
+
+def _common_words(name: str, into: str) -> str:
+    """Return the words, joined by "_", that both names begin with; "" if they are none, or the whole name."""
+    pairs = zip(name.split("_"), into.split("_"), strict=False)
+    words = [word for word, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    common = "_".join(words) + "_"
+    return common if words and len(common) < len(name) else ""
+
+
+def _automatic(operation: Any) -> str:
+    """Return the name, without its number, that Keras gives to a layer that got none."""
+    text = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", kind(operation))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", text).lower()

@@ -1,5 +1,6 @@
 """Squeeze-and-excitation blocks, found by data flow: x times something that comes from x's global average."""
 
+from collections import Counter
 from typing import Any
 
 from .graph import Call, Graph
@@ -8,14 +9,14 @@ from .places import Places, Site
 
 
 def squeezes(places: Places) -> list[Site]:
-    """Return the product of each SE block."""
     sites: dict[int, Site] = {}
     for graph, call in places.network.ordered():
         block = _excited(graph, call)
         if block is None:
             continue
         tensor, layers = block
-        dropped = {id(layer): layer for layer in layers if _is_called_once(graph, layer)}
+        counts = Counter(id(call.operation) for call in graph.calls)
+        dropped = {id(layer): layer for layer in layers if counts[id(layer)] == 1}  # others stay for their other calls
         parameters = sum(layer.count_params() for layer in dropped.values() if hasattr(layer, "count_params"))
         site = places.site(
             call.operation,
@@ -54,7 +55,3 @@ def _excited(graph: Graph, product: Call) -> tuple[Any, list[Any]] | None:
                 break
             call = graph.producer.get(id(call.inputs[0]))
     return None
-
-
-def _is_called_once(graph: Graph, layer: Any) -> bool:
-    return sum(call.operation is layer for call in graph.calls) == 1

@@ -21,7 +21,8 @@ def clone_operation(operation: Any) -> Any:
     own_classes = {kind(p): type(p) for p in parts(operation) if not type(p).__module__.startswith("keras.")}
     try:
         with keras.saving.custom_object_scope(own_classes):
-            new = _lambda(operation) if type(operation) is keras.layers.Lambda else _from_config(operation)
+            is_lambda = type(operation) is keras.layers.Lambda
+            new = _lambda(operation) if is_lambda else type(operation).from_config(operation.get_config())
     except Exception as error:
         raise UnsupportedModelError(
             f"model must be made of layers that can be made again from their config. "
@@ -31,10 +32,6 @@ def clone_operation(operation: Any) -> Any:
     new.name = operation.name
     copy_remat_mode(operation, new)
     return new
-
-
-def _from_config(layer: Any) -> Any:
-    return type(layer).from_config(layer.get_config())
 
 
 def _lambda(layer: Any) -> Any:

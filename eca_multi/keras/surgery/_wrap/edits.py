@@ -1,7 +1,8 @@
-"""What is to differ in the new graph: from the entries of a plan to the ECA of each call or tensor."""
+"""The differences of the new graph: from the entries of a plan to the ECA of each call or tensor."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import keras
@@ -12,30 +13,22 @@ from eca_multi.keras.surgery._find.places import Site
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.plan import ECAPlan
 
-from .layer import InsertedECA
+from .installed import InsertedECA
 
 Gate = Callable[[], InsertedECA]
 
 
 @dataclass
 class Edits:
-    """What is to differ, by the identity of calls, operations and tensors of the old model.
+    """The differences, by the identity of calls, operations and tensors of the old model."""
 
-    Args:
-        after: Operations whose outputs are gated for all calls that get them.
-        edges: (node, tensor): the tensor is gated for this call alone.
-        products: Nodes whose output ECA makes from another tensor.
-        dropped: ECA layers to leave out.
-    """
-
-    after: dict[int, Gate] = field(default_factory=dict)
-    edges: dict[tuple[int, int], Gate] = field(default_factory=dict)
-    products: dict[int, tuple[Any, Gate]] = field(default_factory=dict)
-    dropped: set[int] = field(default_factory=set)
+    after: dict[int, Gate] = field(default_factory=dict)  # operations whose outputs are gated for all calls
+    edges: dict[tuple[int, int], Gate] = field(default_factory=dict)  # (node, tensor), gated for this call alone
+    products: dict[int, tuple[Any, Gate]] = field(default_factory=dict)  # nodes whose output ECA makes from a tensor
+    dropped: set[int] = field(default_factory=set)  # ECA layers to leave out
 
 
 def edits_for(plan: ECAPlan, entries: Sequence[ECAEntry], finder: Finder) -> Edits:
-    """Return the edits that carry out entries of a plan."""
     edits = Edits()
     taken = {name.rsplit("/", 1)[-1] for name in finder.network.operations}
     for entry in entries:
@@ -60,23 +53,21 @@ def _new_name(site: str, taken: set[str]) -> str:
 
 
 def _gate(plan: ECAPlan, entry: ECAEntry, site: Site, name: str, network: Network) -> Gate:
-    def make() -> InsertedECA:
-        return InsertedECA(
-            entry.kernel_size,
-            gamma=plan.gamma,
-            beta=plan.beta,
-            gate=plan.gate,
-            init=plan.init,
-            data_format=entry.layout,
-            dtype=_policy(site, network),
-            name=name,
-            action=entry.action,
-            where=plan.where,
-            site=site.operation.name,
-            dropped=site.dropped,
-        )
-
-    return make
+    return partial(
+        InsertedECA,
+        entry.kernel_size,
+        gamma=plan.gamma,
+        beta=plan.beta,
+        gate=plan.gate,
+        init=plan.init,
+        data_format=entry.layout,
+        dtype=_policy(site, network),
+        name=name,
+        action=entry.action,
+        where=plan.where,
+        site=site.operation.name,
+        dropped=site.dropped,
+    )
 
 
 def _policy(site: Site, network: Network) -> str:

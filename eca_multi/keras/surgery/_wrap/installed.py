@@ -1,15 +1,49 @@
-"""The inserted layers of a network, and the entries of the plan that they carry out."""
+"""The layer that insert_eca puts into a network, and all such layers of a network with their entries of a plan."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import keras
+
+from eca_multi.keras.layers import ECA
 from eca_multi.keras.surgery._find.graph import Call, Graph, Network, operations
 from eca_multi.keras.surgery._find.kinds import is_add, is_eca, is_passing, kind
-from eca_multi.surgery.candidate import Candidate
 from eca_multi.surgery.entry import ECAEntry
 
-from .layer import InsertedECA
-
 TENSORS = {"after": "its output", "replace": "the input of the SE block"}
+
+
+@keras.saving.register_keras_serializable(package="eca_multi")
+class InsertedECA(ECA):
+    """An ECA that records its insertion, so that it can be listed and taken out, after a reload too.
+
+    Args:
+        action: As in `ECAEntry`.
+        where: The option of `insert_eca`, as the plan records it.
+        site: Name of the layer at which the ECA was inserted.
+        dropped: Names of the layers of the SE block that the ECA replaced.
+        **kwargs: Of `ECA`.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | None = None,
+        *,
+        action: str = "after",
+        where: str = "paths",
+        site: str = "",
+        dropped: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(kernel_size, **kwargs)
+        self.action = action
+        self.where = where
+        self.site = site
+        self.dropped = list(dropped)
+
+    def get_config(self) -> dict[str, Any]:
+        record = {"action": self.action, "where": self.where, "site": self.site, "dropped": list(self.dropped)}
+        return super().get_config() | record
 
 
 def installed_layers(network: Network) -> list[tuple[InsertedECA, ECAEntry]]:
@@ -19,11 +53,6 @@ def installed_layers(network: Network) -> list[tuple[InsertedECA, ECAEntry]]:
         if isinstance(call.operation, InsertedECA):
             first.setdefault(id(call.operation), (graph, call))
     return [(call.operation, _entry(network, graph, call)) for graph, call in first.values()]
-
-
-def as_candidate(layer: InsertedECA, entry: ECAEntry) -> Candidate:
-    """Return the site of an inserted layer, for patterns."""
-    return Candidate(entry.path, layer, entry.action, aliases=entry.aliases)
 
 
 def _entry(network: Network, graph: Graph, call: Call) -> ECAEntry:

@@ -13,7 +13,7 @@ import keras
 from eca_multi._printable import printable
 from eca_multi.keras._private import arguments
 from eca_multi.keras.surgery._find.check import keeps_class
-from eca_multi.keras.surgery._find.graph import Call, Graph, Network
+from eca_multi.keras.surgery._find.graph import Call, Graph, Network, operations
 from eca_multi.keras.surgery._find.kinds import is_container, is_input, is_model
 
 from .clone import clone_operation, copy_flags, copy_state, same_random_state
@@ -66,7 +66,8 @@ class _Rebuild:
 
     def _sequential(self, model: Any) -> Any:
         layers = []
-        for layer in [*self._inputs(model), *model.layers]:
+        inputs = filter(is_input, operations(self.network.graph(model).calls))  # `Sequential.layers` leaves them out
+        for layer in [*inputs, *model.layers]:
             if id(layer) in self.edits.dropped:
                 continue
             layers.append(self._made(layer))
@@ -74,10 +75,6 @@ class _Rebuild:
                 layers.append(self._gate(self.edits.after[id(layer)]))
         cls = type(model) if keeps_class(model) else keras.Sequential
         return cls(layers, name=model.name, trainable=model.trainable)
-
-    def _inputs(self, model: Any) -> list[Any]:
-        """Return the input layers of a model's graph, which `Sequential.layers` leaves out."""
-        return [call.operation for call in self.network.graph(model).calls if is_input(call.operation)]
 
     def _functional(self, model: Any) -> Any:
         graph = self.network.graph(model)

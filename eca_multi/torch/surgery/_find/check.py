@@ -27,11 +27,7 @@ def check_module(model: nn.Module) -> None:
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse what is no network that can be changed.
-
-    Raises:
-        TypeError: If the model is no module. UnsupportedModelError: If it is wrapped, compiled, traced, or one layer.
-    """
+    """Refuse anything but a module, and a module that is wrapped, compiled, being traced, or one layer."""
     check_module(model)
     kinds = {kind.__name__ for kind in type(model).__mro__}
     for kind, remedy in REMEDIES.items():

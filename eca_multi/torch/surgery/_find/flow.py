@@ -34,7 +34,6 @@ class Flow:
     by_run: bool = False
 
     def calls_of(self, child: str) -> list[int]:
-        """Return the numbers of the steps that call a child."""
         return [i for i, step in enumerate(self.steps) if step.kind == "module" and step.name == child]
 
     def users(self, number: int) -> list[int]:
@@ -57,11 +56,7 @@ class Untraceable(Exception):
 
 
 def flow_of(module: nn.Module) -> Flow:
-    """Trace a module's forward one level deep.
-
-    Raises:
-        Untraceable: With the reason.
-    """
+    """Trace a module's forward one level deep; raise Untraceable with the reason if torch.fx cannot."""
     if is_chain(module):
         names = [name for name, _ in children(module)]
         steps = [Step("input", "x"), *(Step("module", name, [i]) for i, name in enumerate(names))]
@@ -71,7 +66,7 @@ def flow_of(module: nn.Module) -> Flow:
     try:
         with put_back(module):
             graph = tracer.trace(module)
-    except Exception as error:  # whatever the forward does with what is no tensor
+    except Exception as error:  # a forward may raise anything for a proxy in place of a tensor
         raise Untraceable(f"{type(error).__name__}: {error}".splitlines()[0]) from error
     return _read(graph)
 

@@ -29,7 +29,6 @@ def find(network: Network, kind: str) -> list[Candidate]:
 
 
 def offers(network: Network) -> Mapping[str, int]:
-    """Return how many sites each kind has."""
     counts = {}
     for kind in ("residual", "conv_norm", "conv", "norm", "se"):
         try:
@@ -37,14 +36,6 @@ def offers(network: Network) -> Mapping[str, int]:
         except (NoSiteError, UnsupportedModelError):
             counts[kind] = 0
     return counts
-
-
-def _every_module(network: Network) -> list[Candidate]:
-    return [network.candidate(place) for place in network.places if place.path]
-
-
-def _norms(network: Network) -> list[Candidate]:
-    return [network.candidate(place) for place in _of_class(network, NORMS)]
 
 
 def _convs(network: Network) -> list[Candidate]:
@@ -169,9 +160,7 @@ def _squeezes(network: Network) -> list[Candidate]:
                     notes=(f"replaces an SE block: its {dropped} parameters are dropped",),
                 )
             )
-    replaced = [
-        p for p in network.places if isinstance(p.module, ECA) and getattr(p.module, "inserted", "") == "replace"
-    ]
+    replaced = [p for p in network.places if isinstance(p.module, ECA) and p.module.inserted == "replace"]
     return candidates + [network.candidate(place, action="replace") for place in replaced]
 
 
@@ -217,8 +206,8 @@ KINDS: dict[str, Callable[[Network], list[Candidate]]] = {
     "block": _blocks,
     "conv_norm": _conv_norms,
     "conv": _convs,
-    "norm": _norms,
+    "norm": lambda network: [network.candidate(place) for place in _of_class(network, NORMS)],
     "se": _squeezes,
     "slot": _slots,
-    "any": _every_module,
+    "any": lambda network: [network.candidate(place) for place in network.places if place.path],
 }

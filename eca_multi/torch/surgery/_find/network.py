@@ -1,4 +1,4 @@
-"""What is known of one network's modules before a site is chosen; the costly parts are done once."""
+"""The facts about a network's modules before a site is chosen; each costly fact is found once."""
 
 from functools import cached_property
 from typing import Any
@@ -27,12 +27,7 @@ from .squeeze import is_squeeze, squeezed_channels
 
 
 class Network:
-    """One network with what is known of its modules: data flow, channels, and what a run showed.
-
-    Args:
-        model: The network.
-        example_inputs: For the run; None for no run.
-    """
+    """A network and the facts about its modules: data flow, channels, and the results of a run on example inputs."""
 
     def __init__(self, model: nn.Module, example_inputs: Any = None) -> None:
         self.model = model
@@ -46,7 +41,8 @@ class Network:
         """What a run shows; None without example inputs."""
         if self.example_inputs is None:
             return None
-        untraceable = {place.path: base_of(place.module) for place in self.places if self._is_untraceable_block(place)}
+        blocks = {place.path: base_of(place.module) for place in filter(_is_block, self.places)}
+        untraceable = {path: block for path, block in blocks.items() if isinstance(self.flow(path), Untraceable)}
         watched = {place.path: place.module for place in self.places}
         return observe(self.model, self.example_inputs, watched, untraceable)
 
@@ -72,20 +68,10 @@ class Network:
                 blocks.append((place, flow))
         return blocks
 
-    def _is_untraceable_block(self, place: Place) -> bool:
-        return _is_block(place) and isinstance(self.flow(place.path), Untraceable)
-
     def candidate(
         self, place: Place, tensor: str = "", source: Source | None = None, *, action: str = "after", notes: Any = ()
     ) -> Candidate:
-        """Describe a module as a site.
-
-        Args:
-            place: The module.
-            tensor: The gated tensor, in words.
-            source: Where the branch ends that the module closes.
-            action, notes: As in `ECAEntry`.
-        """
+        """Describe a module as a site; `source` is the end of the branch that the module closes."""
         base = base_of(place.module)
         shape = self.run.shapes.get(place.path) if self.run else None
         channels = self.channels(place)

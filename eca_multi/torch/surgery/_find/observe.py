@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,13 +19,9 @@ from .recorder import Recorder
 
 @dataclass
 class Run:
-    """What a run showed.
+    """The tensors in a network's output, and what a run showed of each module, by path.
 
-    Attributes:
-        outputs: The tensors in the network's output, detached.
-        shapes: By path, the shape of the module's last output; None if that was no single tensor.
-        calls: By path, how often the module was called.
-        flows: By path, the data flow of the modules that were asked for.
+    `shapes` holds the shape of the module's last output, or None if that was no single tensor.
     """
 
     outputs: list[torch.Tensor] = field(default_factory=list)
@@ -39,11 +36,10 @@ def observe(
     watched: Mapping[str, nn.Module],
     flows: Mapping[str, nn.Module] | None = None,
 ) -> Run:
-    """Run a network once in evaluation mode, without gradients.
+    """Run a network once in evaluation mode, without gradients; its flags, buffers, hooks and the random state stay.
 
     Args:
-        model: Its flags, buffers and hooks are put back, and so is the random state.
-        example_inputs: A tensor, a tuple of positional inputs or a dict of keywords.
+        model, example_inputs: As in `plan_eca`.
         watched: By path, the modules whose calls are counted.
         flows: By path, the modules whose data flow is written down.
 
@@ -55,8 +51,7 @@ def observe(
     recorder = Recorder(dict(flows or {}))
     hooks: list[Any] = []
     try:
-        for path, module in watched.items():
-            hooks.append(module.register_forward_hook(_note(run, path)))
+        hooks += [module.register_forward_hook(partial(_note, run, path)) for path, module in watched.items()]
         recorder.attach()
         with unchanged_by_a_run(model), torch.no_grad(), recorder if flows else contextlib.nullcontext():
             model.eval()
@@ -99,9 +94,6 @@ def unchanged_by_a_run(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(old)
 
 
-def _note(run: Run, path: str) -> Any:
-    def hook(module: nn.Module, args: Any, output: Any) -> None:
-        run.calls[path] += 1
-        run.shapes[path] = tuple(output.shape) if isinstance(output, torch.Tensor) else None
-
-    return hook
+def _note(run: Run, path: str, module: nn.Module, args: Any, output: Any) -> None:
+    run.calls[path] += 1
+    run.shapes[path] = tuple(output.shape) if isinstance(output, torch.Tensor) else None

@@ -1,23 +1,12 @@
 """Where each module hangs in a network, under the names that the network has without ECA."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from torch import nn
 
 from eca_multi.surgery.candidate import Candidate, Place, by_module
-from eca_multi.surgery.infer import Kernel
 from eca_multi.torch.layers import ECA
 from eca_multi.torch.surgery._wrap import Gated, base_of, is_inserted, parent_of
-
-
-@dataclass(frozen=True, eq=False)
-class Installed:
-    """An inserted ECA: its site, the layer, and the kernel's sizes."""
-
-    site: Candidate
-    layer: ECA
-    kernel: Kernel
 
 
 def places(model: nn.Module) -> list[Place]:
@@ -40,8 +29,8 @@ def _plain_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield plain, module
 
 
-def installed(model: nn.Module) -> list[Installed]:
-    """Return the ECAs that surgery inserted, in the network's order."""
+def installed(model: nn.Module) -> list[tuple[Candidate, ECA]]:
+    """Return the ECAs that surgery inserted with their sites, in the network's order."""
     ecas = []
     for place in places(model):
         layer = place.module.eca if isinstance(place.module, Gated) else place.module
@@ -59,12 +48,11 @@ def installed(model: nn.Module) -> list[Installed]:
                 aliases=place.aliases,
                 keeps_output=layer.inserted != "replace",
             )
-            ecas.append(Installed(site, layer, Kernel(layer.kernel_size, layer.conv.weight.numel())))
+            ecas.append((site, layer))
     return ecas
 
 
 def base_parameters(model: nn.Module) -> int:
-    """Return the number of parameters without the inserted ECAs."""
     inserted = {id(p) for module in model.modules() if is_inserted(module) for p in module.parameters()}
     return sum(p.numel() for p in model.parameters() if id(p) not in inserted and not nn.parameter.is_lazy(p))
 

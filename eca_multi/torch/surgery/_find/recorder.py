@@ -1,6 +1,6 @@
 """The data flow of modules, written down while the whole network runs: for forwards that torch.fx cannot trace."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,49 +27,38 @@ class Recorder(TorchFunctionMode):
         self._hooks: list[Any] = []
 
     def attach(self) -> None:
+        before: dict[str, Any] = {"with_kwargs": True, "prepend": True}
         for path, module in self._watched.items():
-            self._hooks.append(module.register_forward_pre_hook(self._enter(path), with_kwargs=True, prepend=True))
+            self._hooks.append(module.register_forward_pre_hook(partial(self._enter, path), **before))
             for name, child in module.named_children():
-                self._hooks.append(child.register_forward_pre_hook(self._into(path), with_kwargs=True, prepend=True))
-                self._hooks.append(child.register_forward_hook(self._out(path, name), with_kwargs=True))
-            self._hooks.append(module.register_forward_hook(self._leave(path)))
+                self._hooks.append(child.register_forward_pre_hook(partial(self._into, path), **before))
+                self._hooks.append(child.register_forward_hook(partial(self._out, path, name), with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(partial(self._leave, path)))
 
     def detach(self) -> None:
         for hook in self._hooks:
             hook.remove()
 
-    def _enter(self, path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.flows[path] = Flow(by_run=True)  # the last call counts
-            self._running.append((path, {}))
-            for tensor in _tensors((args, kwargs)):
-                self._add(tensor, Step("input", "x"))
+    def _enter(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.flows[path] = Flow(by_run=True)  # the last call counts
+        self._running.append((path, {}))
+        for tensor in _tensors((args, kwargs)):
+            self._add(tensor, Step("input", "x"))
 
-        return hook
+    def _into(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._running and self._running[-1][0] == path:
+            self._running.append(("", {}))  # no module's: the steps inside of the child do not count
 
-    def _into(self, path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if self._running and self._running[-1][0] == path:
-                self._running.append(("", {}))  # no module's: the steps inside of the child do not count
-
-        return hook
-
-    def _out(self, path: str, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if len(self._running) > 1 and self._running[-1][0] == "" and self._running[-2][0] == path:
-                self._running.pop()
-                inputs = self._known((args, kwargs))
-                for tensor in _tensors(output):
-                    self._add(tensor, Step("module", name, inputs))
-
-        return hook
-
-    def _leave(self, path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self.flows[path].outputs = self._known(output)
+    def _out(self, path: str, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if len(self._running) > 1 and self._running[-1][0] == "" and self._running[-2][0] == path:
             self._running.pop()
+            inputs = self._known((args, kwargs))
+            for tensor in _tensors(output):
+                self._add(tensor, Step("module", name, inputs))
 
-        return hook
+    def _leave(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
+        self.flows[path].outputs = self._known(output)
+        self._running.pop()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

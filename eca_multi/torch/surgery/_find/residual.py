@@ -27,11 +27,9 @@ def branches(flow: Flow, block: nn.Module) -> list[Source]:
     for step in flow.steps:
         if step.kind != "function" or step.name not in ADDS or len(set(step.inputs)) != 2:
             continue
-        first, second = step.inputs[:2]
-        branch = _branch(flow, block, first, second)
-        if branch is None:
-            continue
-        sources.append(branch if isinstance(branch, Source) else source_of(flow, block, branch))
+        branch = _branch(flow, block, *step.inputs[:2])
+        if branch is not None:
+            sources.append(branch if isinstance(branch, Source) else source_of(flow, block, branch))
     return sources
 
 

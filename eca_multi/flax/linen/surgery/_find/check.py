@@ -10,11 +10,7 @@ from eca_multi.surgery.errors import UnsupportedModelError
 
 
 def check_module(module: Any) -> None:
-    """Refuse a module that surgery cannot change.
-
-    Raises:
-        TypeError: If it is no linen module. UnsupportedModelError: If it is bound, or JAX is tracing.
-    """
+    """Refuse anything but a linen module, and a module that is bound, derived from a gated class, or traced by JAX."""
     check_type(module)
     if module.scope is not None:
         raise UnsupportedModelError(
@@ -31,11 +27,6 @@ def check_module(module: Any) -> None:
 
 
 def check_type(module: Any) -> None:
-    """Refuse what is no linen module.
-
-    Raises:
-        TypeError
-    """
     if isinstance(module, nn.Module):
         return
     if isinstance(module, type) and issubclass(module, nn.Module):
@@ -46,11 +37,6 @@ def check_type(module: Any) -> None:
 
 
 def check_concrete(tree: Any) -> None:
-    """Refuse arrays that JAX traces.
-
-    Raises:
-        UnsupportedModelError
-    """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
         raise _traced("traced arrays")
 

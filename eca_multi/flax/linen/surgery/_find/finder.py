@@ -7,13 +7,13 @@ from typing import Any
 from flax import linen as nn
 from flax.core import meta
 
-from eca_multi.flax._jaxpr.origins import origin_path
+from eca_multi.flax._jaxpr.origins import origin_path, readers
 from eca_multi.flax._jaxpr.residual import Branch, residual_branches
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
+from eca_multi.flax._run import Inputs, unfit
 from eca_multi.flax.linen.surgery._wrap import NAME, is_eca
 from eca_multi.surgery.candidate import HAS_ECA, Candidate
 
-from .call import Inputs
 from .trace import CalledModule, trace
 from .variables import below, count
 
@@ -39,7 +39,6 @@ class Finder:
         return getattr(self, f"_{kind}")()
 
     def offers(self) -> dict[str, int]:
-        """Return how many sites each `where` finds."""
         kinds = ("residual", "block", "conv_norm", "conv", "norm", "se")
         return {kind: sum(not c.reason for c in self.find(kind)) for kind in kinds}
 
@@ -135,34 +134,20 @@ class Finder:
         block = next((b.path for b in self.se_blocks() if record.path.startswith(f"{b.path}/")), "")
         if record.has_eca or is_eca(record.module):
             return HAS_ECA
-        if shape is None:
-            return "its output is not one array"
-        if len(shape) < 3:
-            return f"its output has rank {len(shape)}, which has no spatial axes"
-        if isinstance(record.module, CONVS) and len(shape) != _rank(record):
+        if shape is not None and len(shape) > 2 and isinstance(record.module, CONVS) and len(shape) != _rank(record):
             return f"its output has rank {len(shape)}, not {_rank(record)} with one batch axis"
-        if self.ranks and len(shape) not in self.ranks:
-            return f"its output has rank {len(shape)}, which no convolution's has (tokens, or no batch axis)"
+        reason = unfit(record.shapes, self.ranks, axis)
+        if reason:
+            return reason
         if block:
             return f"inside of the SE block {block}"
-        if axis is not None and axis not in (1, len(shape) - 1):
-            return f"its channels are at axis {axis} of {shape}"
-        if len({other and other[-1] for other in record.shapes}) > 1:
-            return "its calls have different numbers of channels"
         if any(NAME in below(tree, tuple(record.path.split("/"))) for tree in self.variables.values()):
             return f"the variables hold {NAME!r} there already, which the module does not call"
         return ""
 
     def _norm_after(self) -> dict[str, str]:
         """Return, by the convolution's path, the path of the norm that takes the convolution's unchanged output."""
-        convs = {conv.path for conv in self.convs}
-        result: dict[str, str] = {}
-        for norm in self.norms:
-            for number in self.flow.tags("in", norm.path):
-                path = origin_path(self.flow, number, unchanged=True)
-                if path in convs:
-                    result.setdefault(path, norm.path)
-        return result
+        return readers(self.flow, {conv.path: conv.path for conv in self.convs}, [norm.path for norm in self.norms])
 
     def _se_blocks(self) -> list[CalledModule]:
         """Return the innermost modules that are SE blocks and no ECA."""

@@ -10,22 +10,17 @@ from flax import linen as nn
 
 from eca_multi.flax._jaxpr.flow import Flow
 from eca_multi.flax._jaxpr.tags import tag, tag_input
+from eca_multi.flax._run import Inputs, Shape
 from eca_multi.flax.linen.surgery._wrap import NAME, base_class, is_eca
 
-from .call import Inputs, runner
-
-Shape = tuple[int, ...]
+from .call import runner
 
 
 @dataclass
 class CalledModule:
-    """A module that the network called.
+    """A module that the network called, bound to a call that is over: only the module's fields can be read.
 
-    Args:
-        path: "/"-joined, as in the parameters.
-        module: Bound to a call that is over: only its fields can be read.
-        shapes: Of its output, one for each call; None where the output is not one floating-point array.
-        has_eca: Whether an ECA gates the module.
+    `shapes` holds the output's shape for each call, or None where the output is not one floating-point array.
     """
 
     path: str

@@ -14,12 +14,7 @@ Keys = tuple[str, ...]
 
 
 def check_variables(variables: Any) -> None:
-    """Refuse what `module.init` does not return.
-
-    Raises:
-        TypeError: If the variables are no mapping. ValueError: If they lack parameters. UnsupportedModelError: If JAX
-            traces them.
-    """
+    """Refuse anything but the result of `module.init`, and arrays that JAX traces."""
     if not isinstance(variables, Mapping):
         raise TypeError(
             f"variables must be what module.init returned. Received: {type(variables).__name__}. "
@@ -54,10 +49,4 @@ def below(tree: Any, keys: Keys) -> Any:
 
 
 def count(tree: Any) -> int:
-    """Return the number of parameters."""
     return sum(prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-def is_abstract(tree: Any) -> bool:
-    """Whether shapes stand for values somewhere."""
-    return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))

@@ -11,11 +11,7 @@ from eca_multi.surgery.errors import UnsupportedModelError
 
 
 def check_model(model: Any) -> None:
-    """Refuse what is no network that can be changed.
-
-    Raises:
-        TypeError: If the model is no nnx module. UnsupportedModelError: If JAX is tracing.
-    """
+    """Refuse anything but an nnx module, and a module that JAX traces."""
     if not isinstance(model, nnx.Module):
         received, remedy = type(model).__name__, "For a linen module use eca_multi.flax.linen."
         if isinstance(model, type) and issubclass(model, nnx.Module):

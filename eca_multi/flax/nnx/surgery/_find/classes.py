@@ -5,9 +5,10 @@ from typing import Any
 
 from flax import nnx
 
+from eca_multi.flax._run import Shape
+
 CONVS = (nnx.Conv, nnx.ConvTranspose)
 NORMS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.InstanceNorm, nnx.RMSNorm)
-Shape = tuple[int, ...]
 
 
 def static_channels(module: nnx.Module) -> int | None:
@@ -44,11 +45,9 @@ def static_stack(module: nnx.Module) -> Shape | None:
 
 
 def common_stack(module: nnx.Module, used: Mapping[str, Shape]) -> Shape | None:
-    """Return the axes that all variables have before those of one block; None if some variable has other axes.
+    """Return the axes that all variables of a module have before those of one block; None if one has other axes.
 
-    Args:
-        module: The block in the network, stacked or not.
-        used: The shapes of one block's variables, by their dotted path from the module.
+    `used` holds the shapes of one block's variables, by their dotted path from the module.
     """
     stacks = set()
     for path, shape in used.items():

@@ -1,47 +1,37 @@
 """The candidates of each kind of `where`."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from eca_multi.flax._jaxpr.origins import origin_path
+from flax import nnx
+
+from eca_multi.flax._jaxpr.origins import origin_path, readers
 from eca_multi.flax._jaxpr.residual import Branch
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
 from eca_multi.flax.nnx.layers import ECA
-from eca_multi.flax.nnx.surgery._wrap import base_class
+from eca_multi.flax.nnx.surgery._wrap import NAME, base_class
 from eca_multi.surgery.candidate import Candidate, Place
 
+from .classes import CONVS, NORMS, static_channels
 from .network import Network, depthwise_note
-from .norm_after import norm_after
-from .places import parameters
+from .places import children, is_in_order, parameters
 
 UNKNOWN_NORM = "which norm follows it cannot be told without a run: pass example_inputs"
 
 
 def find(network: Network, kind: str) -> list[Candidate]:
-    """Return all candidates of a kind.
-
-    Raises:
-        UnsupportedModelError: If this kind needs a run and there are no example inputs.
-    """
+    """Return all candidates of a kind; raise UnsupportedModelError if the kind needs a run and there is none."""
     return KINDS[kind](network)
 
 
 def offers(network: Network) -> Mapping[str, int]:
-    """Return how many sites each kind has."""
     needs_run = () if network.run is None else ("residual", "block", "se")
     kinds = [kind for kind in KINDS if kind in (*needs_run, "conv_norm", "conv", "norm")]
     return {kind: sum(not candidate.reason for candidate in find(network, kind)) for kind in kinds}
 
 
-def _every_module(network: Network) -> list[Candidate]:
-    return [network.candidate(place) for place in network.places]
-
-
-def _norms(network: Network) -> list[Candidate]:
-    return [network.candidate(place) for place in network.norms]
-
-
 def _convs(network: Network) -> list[Candidate]:
-    after = norm_after(network.convs, network.norms, network.model, network.run)
+    after = _norm_after(network)
     text = "directly before {}: a constant gate has no effect through a norm"
     return [
         network.candidate(conv, (text.format(norm),) if (norm := after.get(conv.path, "")) else ())
@@ -50,7 +40,7 @@ def _convs(network: Network) -> list[Candidate]:
 
 
 def _conv_norms(network: Network) -> list[Candidate]:
-    after = norm_after(network.convs, network.norms, network.model, network.run)
+    after = _norm_after(network)
     candidates: dict[str, Candidate] = {}
     for conv in network.convs:
         norm = after.get(conv.path, conv.path)
@@ -65,8 +55,42 @@ def _conv_norms(network: Network) -> list[Candidate]:
     return list(candidates.values())
 
 
-def _residual(network: Network) -> list[Candidate]:
-    return [network.at_branch(branch) for branch in network.branches]
+def _norm_after(network: Network) -> dict[str, str | None]:
+    """Return the norm's path by the convolution's: None if the norm cannot be told, no entry if there is no norm."""
+    if network.run is None:
+        return _by_order(network)
+    # Of a convolution that has ECA already, the norm takes the output of the ECA.
+    makers = {path: conv.path for conv in network.convs for path in (conv.path, f"{conv.path}.{NAME}")}
+    return {**readers(network.run.flow, makers, [norm.path for norm in network.norms])}
+
+
+def _by_order(network: Network) -> dict[str, str | None]:
+    """Take the module that is defined right behind the convolution, if the order of definition is kept."""
+    holders = _holders(network.model)
+    result: dict[str, str | None] = {}
+    for conv in network.convs:
+        if not conv.path:
+            continue
+        above = holders[id(conv.module)]
+        siblings = [child for _, child in children(above) if isinstance(child, (*CONVS, *NORMS))]
+        behind = siblings[siblings.index(conv.module) + 1 :]
+        channels = static_channels(conv.module)
+        fitting = [norm for norm in siblings if isinstance(norm, NORMS) and static_channels(norm) == channels]
+        if not is_in_order(above) and fitting:
+            result[conv.path] = None
+        elif behind and behind[0] in fitting:
+            result[conv.path] = next(norm.path for norm in network.norms if norm.module is behind[0])
+    return result
+
+
+def _holders(model: nnx.Module) -> dict[int, Any]:
+    """Return the node that holds each module: a module, a list or a dict."""
+    result: dict[int, Any] = {}
+    for _, node in nnx.iter_graph(model):
+        if nnx.graphlib.is_graph_node(node) or isinstance(node, list | tuple | dict):
+            for _, child in children(node):
+                result.setdefault(id(child), node)
+    return result
 
 
 def _blocks(network: Network) -> list[Candidate]:
@@ -115,11 +139,11 @@ def _squeezes(network: Network) -> list[Candidate]:
 
 
 KINDS: dict[str, Callable[[Network], list[Candidate]]] = {
-    "residual": _residual,
+    "residual": lambda network: [network.at_branch(branch) for branch in network.branches],
     "block": _blocks,
     "conv_norm": _conv_norms,
     "conv": _convs,
-    "norm": _norms,
+    "norm": lambda network: [network.candidate(norm) for norm in network.norms],
     "se": _squeezes,
-    "any": _every_module,
+    "any": lambda network: [network.candidate(place) for place in network.places],
 }

@@ -1,4 +1,4 @@
-"""What is known of one nnx network's modules before a site is chosen: from a traced run, or without one."""
+"""The facts about an nnx network's modules before a site is chosen: from a traced run, or without one."""
 
 from functools import cached_property
 from typing import Any
@@ -7,23 +7,19 @@ from flax import nnx
 
 from eca_multi.flax._jaxpr.residual import Branch, parent, residual_branches
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
+from eca_multi.flax._run import Shape, stacked_note, unfit
 from eca_multi.flax.nnx.layers import ECA
 from eca_multi.flax.nnx.surgery._wrap import NAME, base_class, is_gated
 from eca_multi.surgery.candidate import HAS_ECA, Candidate, Place
 from eca_multi.surgery.errors import UnsupportedModelError
 
-from .classes import CONVS, NORMS, Shape, common_stack, static_channels, static_layout, static_stack
+from .classes import CONVS, NORMS, common_stack, static_channels, static_layout, static_stack
 from .places import places
 from .trace import Trace, trace
 
 
 class Network:
-    """One network with what is known of its modules.
-
-    Args:
-        model: The network.
-        example_inputs: For the traced run; None for no run.
-    """
+    """A network and the facts about its modules; without example inputs there is no traced run."""
 
     def __init__(self, model: nnx.Module, example_inputs: Any = None) -> None:
         self.model = model
@@ -40,11 +36,7 @@ class Network:
         self.ranks = {len(tuple(conv.module.kernel_size)) + 2 for conv in self.convs}
 
     def traced(self, where: str) -> Trace:
-        """Return the run.
-
-        Raises:
-            UnsupportedModelError: Without example inputs.
-        """
+        """Return the run; raise UnsupportedModelError if there is none."""
         if self.run is None:
             raise UnsupportedModelError(
                 f"model must come with example_inputs for where={where!r}: an nnx network has no graph before it runs. "
@@ -78,14 +70,7 @@ class Network:
         return shape[1 if is_first else -1], "channels_first" if is_first else "channels_last"
 
     def candidate(self, place: Place, notes: tuple[str, ...] = (), reason: str = "", **fields: Any) -> Candidate:
-        """Describe a module as a site.
-
-        Args:
-            place: The module.
-            notes: More notes.
-            reason: Why the module cannot be a site, if the module itself gives no reason.
-            fields: Other values for fields of the candidate.
-        """
+        """Describe a module as a site, with other values for `fields`; a reason of the module's own comes first."""
         channels, layout = self.channels(place)
         values: dict[str, Any] = {
             "path": place.path,
@@ -97,7 +82,7 @@ class Network:
             "aliases": place.aliases,
             # A tag holds a shared module's first name alone.
             "calls": None if self.run is None else self.run.flow.calls(place.path),
-            "notes": (*depthwise_note(place.module), *self._stack_note(place), *notes),
+            "notes": (*depthwise_note(place.module), *stacked_note(self.stack(place) or ()), *notes),
             "reason": self._reason(place) or reason,
         }
         return Candidate(**(values | fields))
@@ -115,10 +100,6 @@ class Network:
             notes.append("after an SE block (where='se' replaces it)")
         return self.candidate(place, tuple(notes), tensor=branch.tensor)
 
-    def _stack_note(self, place: Place) -> tuple[str, ...]:
-        stack = self.stack(place)
-        return (f"stacked {'x'.join(map(str, stack))}: a kernel for each",) if stack else ()
-
     def _reason(self, place: Place) -> str:
         """Why a module cannot be a site; "" if it can."""
         module = place.module
@@ -133,22 +114,9 @@ class Network:
         if self.run is None:
             return "" if static_layout(module) else "its channels are at an axis that is neither 1 nor the last"
         calls = self.run.calls.get(place.path)
-        return "not called on these inputs" if calls is None else self._reason_of_shapes(place, calls.outputs)
-
-    def _reason_of_shapes(self, place: Place, shapes: list[Shape | None]) -> str:
-        shape = shapes[0]
-        if shape is None:
-            return "its output is not one array"
-        if len(shape) < 3:
-            return f"its output has rank {len(shape)}, which has no spatial axes"
-        if self.ranks and len(shape) not in self.ranks:
-            return f"its output has rank {len(shape)}, which no convolution's has (tokens, or no batch axis)"
-        axis = self._channel_axis(place)
-        if axis is not None and axis not in (1, len(shape) - 1):
-            return f"its channels are at axis {axis} of {shape}"
-        if len({other and other[-1 if axis != 1 else 1] for other in shapes}) > 1:
-            return "its calls have different numbers of channels"
-        return ""
+        if calls is None:
+            return "not called on these inputs"
+        return unfit(calls.outputs, self.ranks, self._channel_axis(place))
 
     def _channel_axis(self, place: Place) -> int | None:
         """The channel axis of a module's output in the run's data flow; None if unknown."""

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,17 +10,6 @@ from flax import nnx
 from eca_multi.flax.nnx.layers import ECA
 from eca_multi.flax.nnx.surgery._wrap import NAME, ReplacingECA, base_class, dotted, is_gated
 from eca_multi.surgery.candidate import Candidate, Place, by_module
-from eca_multi.surgery.infer import Kernel
-
-
-@dataclass(frozen=True, eq=False)
-class Installed:
-    """An inserted ECA: its site, the layer, and the kernel's sizes and path in the network's state."""
-
-    site: Candidate
-    layer: ECA
-    kernel: Kernel
-    kernel_path: str
 
 
 def places(model: nnx.Module) -> list[Place]:
@@ -53,8 +41,8 @@ def is_in_order(node: Any) -> bool:
     return isinstance(node, nnx.List | list | tuple) or names != sorted(names)
 
 
-def installed(model: nnx.Module) -> list[Installed]:
-    """Return the ECAs that surgery inserted, in the order of definition if that is kept."""
+def installed(model: nnx.Module) -> list[tuple[Candidate, ECA]]:
+    """Return the ECAs that surgery inserted with their sites, in the order of definition if that is kept."""
     ecas = []
     for place in places(model):
         is_replacing = isinstance(place.module, ReplacingECA)
@@ -72,17 +60,19 @@ def installed(model: nnx.Module) -> list[Installed]:
             aliases=place.aliases,
             keeps_output=not is_replacing,
         )
-        kernel = Kernel(layer.kernel_size, math.prod(layer.kernel.shape))
-        path = f"{place.path}.kernel" if is_replacing else f"{place.path}.{NAME}.kernel"
-        ecas.append(Installed(site, layer, kernel, path.removeprefix(".")))
+        ecas.append((site, layer))
     return ecas
 
 
+def kernel_path(site: Candidate) -> str:
+    """Return the path of an inserted ECA's kernel in the network's state."""
+    names = (site.path, "kernel") if site.action == "replace" else (site.path, NAME, "kernel")
+    return ".".join(filter(None, names))
+
+
 def parameters(model: Any) -> int:
-    """Return the number of parameters."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
 def base_parameters(model: nnx.Module) -> int:
-    """Return the number of parameters without the inserted ECAs."""
-    return parameters(model) - sum(eca.layer.kernel.size for eca in installed(model))
+    return parameters(model) - sum(layer.kernel.size for _, layer in installed(model))

@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 
 from eca_multi.flax._jaxpr.flow import Flow
 from eca_multi.flax._jaxpr.tags import tag, tag_input
+from eca_multi.flax._run import Shape, split_arrays, split_inputs
 from eca_multi.flax.nnx.surgery._wrap import become, subclass, variables
 from eca_multi.surgery.errors import UnsupportedModelError
 
-from .classes import Shape
 from .places import places
 
 PATH = "eca_multi_path"
@@ -46,7 +45,7 @@ def trace(model: nnx.Module, example_inputs: Any) -> Trace:
     Raises:
         TypeError: If the inputs hold no array. UnsupportedModelError: If the model cannot be traced on the inputs.
     """
-    leaves, tree, where = split_inputs(example_inputs)
+    fill, arrays = split_arrays(split_inputs(example_inputs))
     graphdef, state = nnx.split(model)
     calls: dict[str, Calls] = {}
     # The number of the run stands in each module: without it an inner nnx.jit would take the trace of an earlier run.
@@ -61,12 +60,12 @@ def trace(model: nnx.Module, example_inputs: Any) -> Trace:
             setattr(place.module, PATH, f"{number}:{first_names[place.path]}")
             base: Any = type(place.module)
             become(place.module, _tagging_class(base))
-        args, kwargs = call_arguments(tree, leaves, where, arrays)
+        args, kwargs = fill(arrays)
         return jax.tree.leaves(copy(*args, **kwargs))
 
     try:
         _recording.calls = calls
-        jaxpr = jax.make_jaxpr(run)(state, [leaves[i] for i in where])
+        jaxpr = jax.make_jaxpr(run)(state, arrays)
     except Exception as error:
         raise UnsupportedModelError(
             f"model must run on example_inputs while JAX traces it. Received: {type(error).__name__}: {error}. "
@@ -75,32 +74,7 @@ def trace(model: nnx.Module, example_inputs: Any) -> Trace:
     finally:
         _recording.calls = None
     values = len(jax.tree.leaves(state))
-    return Trace(Flow(jaxpr, range(values, values + len(where))), calls)
-
-
-def split_inputs(example_inputs: Any) -> tuple[list[Any], Any, list[int]]:
-    """Return the leaves of (args, kwargs), their tree, and which of them are arrays."""
-    if isinstance(example_inputs, dict):
-        inputs: tuple[Any, Any] = ((), dict(example_inputs))
-    else:
-        inputs = (example_inputs if isinstance(example_inputs, tuple) else (example_inputs,), {})
-    leaves, tree = jax.tree.flatten(inputs)
-    where = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)]
-    if not where:
-        raise TypeError(
-            "example_inputs must be one array, a tuple of positional inputs or a dict of keywords. "
-            f"Received: {type(example_inputs).__name__} without an array. Zeros of the right shape will do."
-        )
-    return leaves, tree, where
-
-
-def call_arguments(tree: Any, leaves: list[Any], where: list[int], arrays: list[Any]) -> tuple[Any, Any]:
-    """Return the arguments of a call with the arrays in their places; flags and other values stay as they are."""
-    filled = list(leaves)
-    for place, value in zip(where, arrays, strict=True):
-        filled[place] = value
-    args, kwargs = jax.tree.unflatten(tree, filled)
-    return args, kwargs
+    return Trace(Flow(jaxpr, range(values, values + len(arrays))), calls)
 
 
 @functools.cache
