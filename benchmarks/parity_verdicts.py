@@ -23,8 +23,9 @@ from unittest import mock
 import numpy as np
 
 from eca_multi import parity
+from eca_multi.parity.budget.safety import SAFETY
 from eca_multi.parity.define.checks import BASE
-from eca_multi.parity.define.dtypes import DTYPES, SAFETY, quantise
+from eca_multi.parity.define.dtypes import DTYPES, quantise
 from eca_multi.parity.define.job import identified
 from eca_multi.parity.define.spec import Spec
 from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Solution, Tensor

@@ -11,10 +11,10 @@ from keras import layers as L
 
 from eca_multi.networks.builders import Builders
 from eca_multi.networks.catalogue import NETWORKS, Network, find
+from eca_multi.networks.kernels import kernel_sizes as sizes_of
 from eca_multi.networks.options import check_input, check_options, drop_rates
 from eca_multi.networks.preprocessing import Preprocessing, preprocessing_of
 from eca_multi.networks.resnet import ResNet
-from eca_multi.networks.sizes import kernel_sizes as sizes_of
 
 from ._blocks import GLOBAL_POOLS, MAX_POOLS, ZERO_PADDINGS, conv_norm_act, inverted_block, layer_name, residual_block
 from ._network_weights import identify_network

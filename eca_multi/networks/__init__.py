@@ -6,6 +6,7 @@ from .catalogue import find as find
 from .counts import macs as macs
 from .counts import operations as operations
 from .counts import published_operations as published_operations
+from .kernels import kernel_sizes as kernel_sizes
 from .mobilenet import MobileNetV2 as MobileNetV2
 from .parts import Block as Block
 from .parts import Conv as Conv
@@ -13,7 +14,6 @@ from .preprocessing import RELEASED as RELEASED
 from .preprocessing import Preprocessing as Preprocessing
 from .preprocessing import preprocessing_of as preprocessing_of
 from .resnet import ResNet as ResNet
-from .sizes import kernel_sizes as kernel_sizes
 from .tensors import PARAMETERS as PARAMETERS
 from .tensors import STATISTICS as STATISTICS
 from .tensors import Tensor as Tensor

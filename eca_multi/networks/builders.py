@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 from .catalogue import Network, find
+from .kernels import kernel_sizes
 from .resnet import ResNet
-from .sizes import kernel_sizes
 
 Options = ParamSpec("Options")
 Built = TypeVar("Built")

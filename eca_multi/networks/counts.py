@@ -11,8 +11,8 @@ without activations they come out to the digit, but for 1.6999 that is printed a
 from collections import Counter
 
 from .catalogue import Network
+from .kernels import KernelSizes, kernel_sizes
 from .parts import Conv
-from .sizes import KernelSizes, kernel_sizes
 
 
 def macs(network: Network, size: int = 224, *, num_classes: int = 1000, in_channels: int = 3, dims: int = 2) -> int:

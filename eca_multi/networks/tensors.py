@@ -6,8 +6,8 @@ from math import prod
 from typing import NamedTuple
 
 from .catalogue import Network
+from .kernels import KernelSizes, kernel_sizes
 from .parts import Conv
-from .sizes import KernelSizes, kernel_sizes
 
 PARAMETERS = ("conv", "depthwise", "norm_scale", "norm_bias", "dense", "dense_bias", "eca")
 STATISTICS = ("norm_mean", "norm_var")

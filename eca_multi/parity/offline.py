@@ -9,9 +9,9 @@ import numpy as np
 from eca_multi.checkpoints import CheckpointError
 from eca_multi.checkpoints.safetensors import read_safetensors
 
+from .budget.safety import SAFETY
 from .define.axes import SpecError
 from .define.checks import BASE
-from .define.dtypes import SAFETY
 from .define.runners import Runner, find_runners, refuse_in_worker, runners_of
 from .define.spec import Case, Manual, Spec
 from .define.tensor import Tensor

@@ -8,11 +8,11 @@ from torch import nn
 
 from eca_multi.networks.builders import Builders
 from eca_multi.networks.catalogue import Network
+from eca_multi.networks.kernels import kernel_sizes as sizes_of
 from eca_multi.networks.mobilenet import MobileNetV2
 from eca_multi.networks.options import check_input, check_options, drop_rates
 from eca_multi.networks.preprocessing import Preprocessing, preprocessing_of
 from eca_multi.networks.resnet import ResNet
-from eca_multi.networks.sizes import kernel_sizes as sizes_of
 from eca_multi.networks.tensors import Tensor, stem_of, tensors
 
 from ._blocks import MAX_POOLS, InvertedBlock, ResidualBlock, conv_norm_act, convolution, normalisation

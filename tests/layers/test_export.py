@@ -14,7 +14,8 @@ import torch
 
 from eca_multi.parity import ParityError, assert_close
 from eca_multi.parity.budget.noise import budget
-from eca_multi.parity.define.dtypes import SAFETY, U_ACC, rounding
+from eca_multi.parity.budget.safety import SAFETY
+from eca_multi.parity.define.dtypes import U_ACC, rounding
 from tests.support.export_network import BLOCKS, images, torch_network
 from tests.support.export_routes import FAILURES, ROUTES, TRACED, Route, torch_export
 from tests.support.run_artefact import RUNTIMES

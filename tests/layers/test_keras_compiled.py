@@ -13,7 +13,7 @@ import pytest
 from keras import layers, ops
 
 from eca_multi.keras import ECA, eca, functional
-from eca_multi.parity.define.dtypes import SAFETY
+from eca_multi.parity.budget.safety import SAFETY
 from tests.support.oracle import oracle
 
 pytestmark = pytest.mark.keras

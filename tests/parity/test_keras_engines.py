@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eca_multi.parity.define.dtypes import SAFETY
+from eca_multi.parity.budget.safety import SAFETY
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1].joinpath("support", "engines_keras.py")

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from eca_multi.parity.budget.noise import RoundingNoise
-from eca_multi.parity.define.dtypes import SAFETY, U_ACC, rounding
+from eca_multi.parity.budget.safety import SAFETY
+from eca_multi.parity.define.dtypes import U_ACC, rounding
 from eca_multi.parity.engines._private_torch import PRIVATE_NAMES
 from tests.support import engines_torch as engines
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from eca_multi.parity import NumpyAdapter, Spec
+from eca_multi.parity.budget.safety import SAFETY
 from eca_multi.parity.define.checks import BASE
-from eca_multi.parity.define.dtypes import SAFETY, U_ACC, rounding
+from eca_multi.parity.define.dtypes import U_ACC, rounding
 from eca_multi.parity.define.spec import Case, Manual
 from eca_multi.parity.define.tensor import Kind, Quantity, Tensor
 from eca_multi.parity.engines import REFERENCES

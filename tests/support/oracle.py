@@ -6,8 +6,8 @@ from importlib import import_module
 import keras
 import numpy as np
 
+from eca_multi.parity.budget.safety import SAFETY
 from eca_multi.parity.define.draw import draw
-from eca_multi.parity.define.dtypes import SAFETY
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.tensor import labelled
 from eca_multi.parity.engines import ENGINES

@@ -16,7 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
-from eca_multi.parity.define.dtypes import SAFETY, quantise
+from eca_multi.parity.budget.safety import SAFETY
+from eca_multi.parity.define.dtypes import quantise
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.tensor import Kind, Quantity
 from eca_multi.parity.specs._eca_oracle import solve

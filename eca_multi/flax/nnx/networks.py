@@ -12,10 +12,10 @@ from eca_multi.flax._network_weights import child
 from eca_multi.jax.functional import as_floating
 from eca_multi.networks.builders import Builders
 from eca_multi.networks.catalogue import Network
+from eca_multi.networks.kernels import kernel_sizes as sizes_of
 from eca_multi.networks.options import check_input, check_options, drop_rates
 from eca_multi.networks.preprocessing import Preprocessing, preprocessing_of
 from eca_multi.networks.resnet import ResNet
-from eca_multi.networks.sizes import kernel_sizes as sizes_of
 from eca_multi.networks.tensors import stem_of
 
 from ._blocks import InvertedBlock, ResidualBlock, add_conv_norm, conv_norm_act

@@ -1,9 +1,4 @@
-"""Dtypes, their unit roundoffs, and rounding to them.
-
-A budget E says, element by element, how far a correct implementation may be from the float64 reference. The reference
-gives E: by an error analysis of its own, or else by re-runs with rounding noise (budget/noise.py). A result passes if
-|result - reference| <= c * E, with c for second-order terms.
-"""
+"""Dtypes, their unit roundoffs, and rounding to them."""
 
 from dataclasses import dataclass
 
@@ -16,9 +11,6 @@ DTYPES = {
     "float16": np.dtype(np.float16),
 }
 U_ACC = 2.0**-24  # of the accumulator, float32
-
-# c for each kind of budget. The stochastic one samples the worst case 16 times; the analytic one bounds it.
-SAFETY = {"analytic": 2.0, "stochastic": 4.0, "manual": 1.0}
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from eca_multi.parity.budget.safety import SAFETY
 from eca_multi.parity.define.adapters import unsupported
-from eca_multi.parity.define.dtypes import SAFETY
 from eca_multi.parity.define.job import float_inputs
 from eca_multi.parity.define.spec import Manual
 from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Solution, Tensor

@@ -1,7 +1,7 @@
 """Read a pickle of torch as data: no class is made and no function is called that a file names.
 
 Python's own unpicklers hash a file's keys, allocate what it asks for and make what it names. This one knows the opcodes
-of plain data and the names in `calls.py`. Time and memory grow with the number of bytes, because each opcode does one
+of plain data and the names in `allowed.py`. Time and memory grow with the number of bytes, because each opcode does one
 small thing:
 
 - `safe_key` replaces a key that is neither text nor a number of 64 bits by an object that equals only itself, because
@@ -16,7 +16,7 @@ from typing import Any
 
 from eca_multi.checkpoints.source import Stream
 
-from .calls import STORAGES, Dtype, called, known_name, safe_key
+from .allowed import STORAGES, Dtype, called, known_name, safe_key
 from .values import CodeError, Name, Other, Storage
 
 _MOST_STEPS = 300_000  # the largest network with its optimizer takes 100,000
