@@ -28,13 +28,13 @@ def is_faster(x: Tensor, weight: Tensor, gate: Any, axis: int) -> bool:
     if BACKEND != "torch" or not isinstance(gate, str):
         return False
     from eca_multi.torch._eager import is_eager  # here: the import takes longer than that of Keras's own layers
-    from eca_multi.torch._fast import fused
+    from eca_multi.torch._fast import choose
 
     if not is_eager(x, weight):
         return False
     # Without a gradient torch's own operations are as quick, yet each of Keras's costs more than torch's.
-    is_large = x.is_cpu and x.numel() >= fused.SMALL and x.is_contiguous()
-    return is_large or fused.is_faster(x, _transposed(weight), gate, axis)
+    is_large = x.is_cpu and x.numel() >= choose.SMALL and x.is_contiguous()
+    return is_large or choose.is_faster(x, _transposed(weight), gate, axis)
 
 
 def fused_eca(x: Tensor, weight: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,8 @@ from eca_multi._errors import (
 )
 
 from ._eager import is_eager
-from ._fast.fused import fused_eca, is_faster
+from ._fast.choose import is_faster
+from ._fast.fused import fused_eca
 from ._tensor_lines import Gate, Shapes, attend
 
 

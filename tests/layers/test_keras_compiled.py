@@ -86,7 +86,7 @@ def test_so_it_is_on_a_backend_that_compiles_slowly(backend):
 
 # --- torch's own backward pass ------------------------------------------------------------------------------------
 
-LARGE = (4, 16, 17, 32)  # more than eca_multi.torch._fast.fused.SMALL
+LARGE = (4, 16, 17, 32)  # more than eca_multi.torch._fast.choose.SMALL
 
 
 def tensors(rng, shape=LARGE, dtype="float32", kernel=(3, 1, 1)):

@@ -11,10 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eca_multi.torch import _masked_product, _tensor_lines, eca
-from eca_multi.torch._fast import batch_norm, feature_map, fused
+from eca_multi.torch._fast import batch_norm, choose, feature_map
 from tests.support.oracle import oracle
 
-SHAPE = (4, 32, 16, 17)  # more than fused.SMALL
+SHAPE = (4, 32, 16, 17)  # more than choose.SMALL
 LAYOUTS = {
     "channels first": lambda x: x.contiguous(),
     "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
@@ -73,7 +73,7 @@ def test_it_is_not_taken(change, options):
 def test_forward_alone_has_no_function_around_it():
     x, weight, _ = draw()
     with torch.no_grad():
-        assert not fused.is_faster(x, weight, "sigmoid", 1)
+        assert not choose.is_faster(x, weight, "sigmoid", 1)
 
 
 class Watching(TorchDispatchMode):
@@ -122,8 +122,8 @@ def test_a_saturated_gate_passes_no_infinity_on(layout, monkeypatch):
     x, weight, dy = draw(layout=layout)
     x.data[0, 3] = torch.inf
     gradients = []
-    for small in (fused.SMALL, 1 << 62):
-        monkeypatch.setattr(fused, "SMALL", small)
+    for small in (choose.SMALL, 1 << 62):
+        monkeypatch.setattr(choose, "SMALL", small)
         gradients += torch.autograd.grad(eca(x, weight, gate="hard_sigmoid"), x, dy)
     assert gradients[1].isfinite().all()
     assert torch.allclose(*gradients, atol=1e-6)
@@ -173,7 +173,7 @@ def test_nothing_but_the_results_is_as_large_as_x(dtype, layout, length, monkeyp
 
 
 def test_autograd_of_the_native_code_allocates_more(monkeypatch):
-    monkeypatch.setattr(fused, "SMALL", 1 << 62)
+    monkeypatch.setattr(choose, "SMALL", 1 << 62)
     forward, backward = allocations(*draw())
     assert forward == 1
     assert backward > 1
@@ -243,7 +243,7 @@ def last(x):
 @pytest.mark.parametrize("layout", [torch.Tensor.contiguous, last], ids=LAYOUTS.keys())
 @pytest.mark.parametrize("shape", [SHAPE, (2, 300, 70), (3, 5, 9, 16, 17)], ids=["2-D", "1-D", "3-D"])
 def test_it_is_within_the_error_budget(dtype, layout, shape, length, monkeypatch):
-    monkeypatch.setattr(fused, "SMALL", 0)
+    monkeypatch.setattr(choose, "SMALL", 0)
     set_lengths(monkeypatch, length, 1 << 10)
     x, weight, dy = draw(dtype, layout, shape)
     assert is_fused(eca(x, weight))

@@ -22,7 +22,7 @@ from eca_multi.parity.judge.compare import Verdict
 from eca_multi.parity.judge.verdicts import Judge
 from eca_multi.parity.specs._eca_oracle import solve
 from eca_multi.parity.specs.eca import SPEC, Torch
-from eca_multi.torch._fast import fused
+from eca_multi.torch._fast import choose
 
 CHECKS = (*BASE, "taps")
 JUDGE = Judge(CHECKS, "analytic")
@@ -163,7 +163,7 @@ def test_the_added_maps_are_on_their_side_of_the_threshold():
     assert len(cases) > len(ADDED)
     sizes = {name: [config[axis] for axis in "NCHW"] for name, config in ((c.name, c.config) for c in cases)}
     for name, (n, c, h, w) in sizes.items():
-        assert (n * c * h * w >= fused.SMALL) == name.startswith("large"), name
+        assert (n * c * h * w >= choose.SMALL) == name.startswith("large"), name
         assert (n == 1) == name.startswith("one-sample"), name
 
 

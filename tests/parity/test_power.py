@@ -19,7 +19,7 @@ from eca_multi.parity.mutants.layer import MUTANTS, MutatedEngine, mutants, run
 from eca_multi.parity.mutants.mode import ANY, WRITTEN_OUT, Mutating
 from eca_multi.parity.specs._eca_oracle import solve
 from eca_multi.parity.specs.eca import SPEC, Torch
-from eca_multi.torch._fast import fused
+from eca_multi.torch._fast import choose
 
 JUDGE = Judge(BASE, "analytic")
 ALL = set(MUTANTS)
@@ -77,7 +77,7 @@ def test_a_case_kills_all_mutants_that_apply_to_it_in_float32(engine, case):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_same_machinery_without_a_fault_changes_no_bit(engine, case, dtype, monkeypatch):
     """What kills a mutant is its fault, and not that its operations are looked at."""
-    monkeypatch.setattr(fused, "SMALL", 1 << 62)  # ECA shows its operations to whoever looks at them
+    monkeypatch.setattr(choose, "SMALL", 1 << 62)  # ECA shows its operations to whoever looks at them
     task = task_of(case, dtype)
     watched = MutatedEngine(engine, {ANY: lambda call: call.plain()})
     results, plain = watched.evaluate(task.job), engine.evaluate(task.job)

@@ -22,7 +22,7 @@ from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.tensor import Kind, Quantity
 from eca_multi.parity.specs._eca_oracle import solve
 from eca_multi.torch import eca
-from eca_multi.torch._fast import fused, triton_kernels, triton_operators, triton_route
+from eca_multi.torch._fast import choose, triton_kernels, triton_operators, triton_route
 from eca_multi.torch._fast.triton_kernels import _place
 from eca_multi.torch._fast.triton_tile import ELEMENTS, Tile
 
@@ -282,7 +282,7 @@ def test_the_layer_takes_the_kernels(name, rng, monkeypatch):
         monkeypatch.setattr(
             triton_route, step, lambda *given, step=step, kernel=kernel: called.append(step) or kernel(*given)
         )
-    monkeypatch.setattr(fused, "SMALL", 0)
+    monkeypatch.setattr(choose, "SMALL", 0)
     x, w, dy, _ = arrays = case.draw(rng)
     x, w, dy = (case.tensor(a) for a in (x, w, dy))
     y, g = eca(x.requires_grad_(), w.requires_grad_(), padding=case.padding, gate=case.gate, return_gate=True)

@@ -11,29 +11,11 @@ import torch
 from torch import Tensor
 
 from eca_multi.torch._eager import is_wrapped
-from eca_multi.torch._tensor_lines import Gate, Shapes, attend, convolve, named_gate, pad_channels
+from eca_multi.torch._tensor_lines import Shapes, attend, convolve, named_gate, pad_channels
 
 from . import triton_route
+from .choose import is_for_triton
 from .feature_map import FeatureMap, layout_of
-
-SMALL = 1 << 15  # elements of x; below, autograd's own engine is quicker than a backward in Python
-
-
-def is_faster(x: Tensor, weight: Tensor, gate: Gate, axis: int) -> bool:
-    """Whether `fused_eca` is faster for tensors in eager mode; docs/speed.md has the measurements."""
-    if not isinstance(gate, str):
-        return False
-    if not x.is_cpu:
-        return _is_for_triton(x, weight.reshape(-1, weight.shape[-1]), axis)
-    if x.numel() < SMALL:
-        return False
-    differentiated = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    # Forward in float32, the tensor lines allocate y alone.
-    return (differentiated or x.dtype.itemsize == 2) and layout_of(x, axis) is not None
-
-
-def _is_for_triton(x: Tensor, w: Tensor, axis: int) -> bool:
-    return axis == 1 and triton_route.available(x, w.unsqueeze(1))
 
 
 def fused_eca(x: Tensor, w: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor]:
@@ -57,7 +39,7 @@ class FusedECA(torch.autograd.Function):
         layout = None if is_wrapped(x, w) else layout_of(x, axis)
         if layout is None:
             return unfused_eca(x, w, padding, gate, axis)
-        if _is_for_triton(x, w, axis):
+        if is_for_triton(x, w, axis):
             y, pooled, g = triton_route.forward(x, w.unsqueeze(1), padding, gate)
             return y, g, pooled
         x_map = FeatureMap.of(x, axis, layout)
@@ -87,7 +69,7 @@ class FusedECA(torch.autograd.Function):
             _, pull = torch.func.vjp(lambda x, w: unfused_eca(x, w, *ctx.options), x, w)  # type: ignore[misc]
             cotangents = (dy, *(torch.zeros_like(g) if d is None else d for d in (dg, dpooled)))
             return (*pull(cotangents), None, None, None)
-        if _is_for_triton(x, w, axis):  # without dpooled: `fused_eca` does not return the means
+        if is_for_triton(x, w, axis):  # without dpooled: `fused_eca` does not return the means
             dg = torch.zeros_like(g) if dg is None else dg
             gradients = triton_route.backward(dy, x, w.unsqueeze(1), pooled, g, dg, padding, gate)
             return gradients[0], gradients[1].squeeze(1), None, None, None
