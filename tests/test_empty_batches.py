@@ -134,4 +134,7 @@ def test_a_network_into_which_eca_was_inserted_takes_an_empty_batch():
 
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3)).eval()
     insert_eca(model, "conv", gate="sigmoid", init="uniform")
-    model(torch.zeros(0, 3, 12, 12)).sum().backward()
+    y = model(torch.zeros(0, 3, 12, 12))
+    y.sum().backward()
+    assert y.shape == (0, 8, 8, 8)
+    assert all((p.grad == 0).all() for p in model.parameters())
