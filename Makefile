@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help parity test test-slow fuzz mutants bench check clean
+.PHONY: help parity test test-slow fuzz mutants bench check lint types arrows pages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -27,10 +27,10 @@ test-slow: $(READY)  ## run the tests that `make test` leaves out
 	$(PYTEST) --dist worksteal --slow -m slow $(ARGS)
 
 fuzz: $(READY)  ## read 100,000 broken files of every format (ARGS="--seed 7"), half an hour
-	$(BIN)/python tests/fuzz_readers.py --inputs 100000 $(ARGS)
+	$(BIN)/python tests/support/fuzz_readers.py --inputs 100000 $(ARGS)
 
 mutants: $(READY)  ## put seeded faults into the package and see the default tests fail (ARGS="--only NAME")
-	OMP_NUM_THREADS=1 $(BIN)/python tests/run_seeded_faults.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/run_seeded_faults.py $(ARGS)
 
 bench: $(READY)  ## measure the layers and write docs/speed.md, about half an hour
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
@@ -42,11 +42,20 @@ bench: $(READY)  ## measure the layers and write docs/speed.md, about half an ho
 	$(BIN)/python benchmarks/import_time.py --out docs/measured
 	$(BIN)/python benchmarks/speed_page.py
 
-check: $(READY)  ## lint, format, types, the arrows between packages, and the pages
+check: lint types arrows pages  ## lint, format, types, the arrows between packages, and the pages
+
+# .pre-commit-config.yaml runs each of these; tests/ground/test_tools.py compares the lists.
+lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(READY)
 	$(BIN)/mypy
+
+arrows: $(READY)
 	$(BIN)/lint-imports
+
+pages: $(READY)
 	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 clean:  ## remove what the other targets made

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eca_multi._checkpoints import MODULES, detect
-from eca_multi._networks import find, tensors
-from eca_multi.convert import convert, save_file
+from eca_multi.checkpoints import convert, save_file
+from eca_multi.checkpoints.detect import detect
+from eca_multi.checkpoints.read import MODULES
+from eca_multi.networks import find, tensors
 
 SUFFIXES = {
     "original": ".pth.tar",

@@ -27,7 +27,7 @@ from unittest import mock
 
 import numpy as np
 
-from eca_multi._networks import find, macs, tensors
+from eca_multi.networks import find, macs, tensors
 
 RUNNERS = ("torch", "keras-tensorflow", "keras-jax", "keras-torch", "linen", "nnx")
 VARIANTS = ("plain", "se", "eca")

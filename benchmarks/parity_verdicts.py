@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from itertools import product
 from pathlib import Path
 from textwrap import fill
@@ -22,16 +21,19 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from eca_multi import parity
-from eca_multi.parity.budget import DTYPES, SAFETY, quantise
-from eca_multi.parity.compare import judge
-from eca_multi.parity.jobs import ONES, Outputs, Tensor
-from eca_multi.parity.judging import Solution
-from eca_multi.parity.plan import BASE, Task, tasks
-from eca_multi.parity.report import describe
-from eca_multi.parity.spec import Spec
+from eca_multi.parity.budget.safety import SAFETY
+from eca_multi.parity.define.checks import BASE
+from eca_multi.parity.define.dtypes import DTYPES, quantise
+from eca_multi.parity.define.job import identified
+from eca_multi.parity.define.spec import Spec
+from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Solution, Tensor
+from eca_multi.parity.execute.session import Outcome, Results
+from eca_multi.parity.execute.tasks import Task, tasks
+from eca_multi.parity.judge.cell import Cell, describe
+from eca_multi.parity.judge.compare import judge
+from eca_multi.parity.judge.verdicts import Judge
 from eca_multi.parity.specs.eca import SPEC, Torch
 
 PAGE = Path(__file__).parents[1] / "docs" / "measured-parity.md"
@@ -124,20 +126,25 @@ POLICIES: dict[str, Accepts] = {
     "cosine 0.99": cosine,
 }
 OUTPUT, GRADIENTS, TAPS = "y", "y and gradients", "and taps"
-_GRADIENTS = ("dx", f"dx{ONES}", "dw", f"dw{ONES}")
-_TAPS = tuple(f"{prefix}{tap}" for prefix in ("", "d_") for tap in SPEC.taps)
-LEVELS = {OUTPUT: ("y",), GRADIENTS: ("y", *_GRADIENTS), TAPS: ("y", *_GRADIENTS, *_TAPS)}
+_Y = Quantity(Kind.OUTPUT, "y")
+_GRADIENTS = tuple(
+    Quantity(kind, name, cotangent)
+    for kind, name in ((Kind.INPUT_GRADIENT, "x"), (Kind.WEIGHT_GRADIENT, "w"))
+    for cotangent in Cotangent
+)
+_TAPS = tuple(Quantity(kind, tap) for kind in (Kind.TAP, Kind.TAP_GRADIENT) for tap in SPEC.taps)
+LEVELS = {OUTPUT: (_Y,), GRADIENTS: (_Y, *_GRADIENTS), TAPS: (_Y, *_GRADIENTS, *_TAPS)}
 
 
-def rejected(results: Outputs, solution: Solution, names: Iterable[str]) -> dict[str, set[str]]:
+def rejected(results: Outputs, solution: Solution, quantities: Iterable[Quantity]) -> dict[str, set[Quantity]]:
     """Policy -> the tensors that it rejects."""
-    found: dict[str, set[str]] = {policy: set() for policy in POLICIES}
-    for name in names:
-        actual, (reference, error) = results[name], solution[name]
+    found: dict[str, set[Quantity]] = {policy: set() for policy in POLICIES}
+    for quantity in quantities:
+        actual, (reference, error) = results[quantity], solution[quantity]
         pair = Compared(actual, reference, quantise(reference, actual.dtype), error)
         for policy, accepts in POLICIES.items():
             if actual.values.shape != reference.shape or not accepts(pair):
-                found[policy].add(name)
+                found[policy].add(quantity)
     return found
 
 
@@ -165,24 +172,20 @@ class Correct:
                     self.rejections[policy, dtype, level] += 1
                     self.places.add((policy, dtype, level, case))
             if policy == OURS and names:
-                self.ours.append(f"{variant}, {case}, {dtype}: {', '.join(sorted(names))}")
+                self.ours.append(f"{variant}, {case}, {dtype}: {', '.join(sorted(map(str, names)))}")
 
 
 def run_correct(spec: Spec, **chosen: Any) -> tuple[Correct, parity.Report]:
     """Run the harness as a user does, and judge each result by every policy as it comes in."""
-    module = import_module("eca_multi.parity.run")
-    correct = Correct()
+    correct, judge_outcome = Correct(), Judge.outcome
 
-    class Measuring(module.Session):  # type: ignore[misc, name-defined]
-        def _judge(self, runner: Any, task: Task, content: dict[str, Any]) -> None:
-            if "out" in content:
-                arrays = load_file(content["out"])  # the session's own reading removes the file
-                results = {name: Tensor(array, content["dtypes"][name]) for name, array in arrays.items()}
-                variant = f"{runner.name} {'compiled' if task.job.compiled else 'eager'}"
-                correct.add(variant, task, results, self.solutions[task.oracle])
-            super()._judge(runner, task, content)
+    def measuring(judge: Judge, runner: str, task: Task, outcome: Outcome, cannot: Mapping[str, str]) -> list[Cell]:
+        if isinstance(outcome, Results):
+            variant = f"{runner} {'compiled' if task.job.compiled else 'eager'}"
+            correct.add(variant, task, outcome.outputs, outcome.solution)
+        return judge_outcome(judge, runner, task, outcome, cannot)
 
-    with mock.patch.object(module, "Session", Measuring):
+    with mock.patch.object(Judge, "outcome", measuring):
         report = parity.run(spec, **chosen, progress=_progress, timeout=600.0)
     for cell in report.cells:
         correct.use[cell.dtype] = max(correct.use[cell.dtype], cell.judgement.budget_use or 0.0)
@@ -225,15 +228,15 @@ def run_mutants(cases: Sequence[str] | None, unusable: set[tuple[str, str, str, 
 
     A policy that rejects a correct run of a case cannot use the case: it would have to be switched off there.
     """
-    from eca_multi.parity.engines._mutants import mutants
-    from eca_multi.parity.engines._torch import TorchEngine
+    from eca_multi.parity.engines.torch import TorchEngine
+    from eca_multi.parity.mutants.layer import mutants
     from eca_multi.parity.specs._eca_oracle import solve
 
     engine, kills = TorchEngine(Torch()), Kills()
     chosen = [case for case in SPEC.cases if cases is None or case.name in cases]
     for task in tasks(SPEC, chosen, list(DTYPES), BASE):
         job = replace(task.job, taps=tuple(SPEC.taps))
-        case, dtype, solution = job.case, job.dtype, solve(job)
+        case, dtype, solution = job.case, job.dtype, identified(solve(job), job)
         plain = engine.evaluate(job)
         right = rejected(plain, solution, LEVELS[TAPS])
         by_mutant, same = {}, set()
@@ -311,64 +314,64 @@ def alarms(correct: Correct) -> str:
 
 
 PAGE_TEXT = """\
-# Measured: what the verdicts are worth
+# Measured: how often the verdicts are wrong
 
-`benchmarks/parity_verdicts.py` writes this page, every number of it. A verdict can be wrong in two ways: it rejects a
-correct implementation, or it accepts a faulty one. Both are counted here, for the error budget of
-[the harness](parity.md) and for tolerances in common use, on the same results.
+`benchmarks/parity_verdicts.py` measures every number of this page and writes the page. A verdict can be wrong in two
+ways: it rejects a correct implementation, or it accepts a faulty one. This page counts both, for the error budget of
+[the harness](parity.md) and for common tolerances, on the same results.
 
 ## False alarms
 
-A run is a variant of an implementation, a case and a dtype. Cells count the runs that a policy rejects: by the output
-y / by y or any of the gradients dx and dw, each with a random cotangent and with ones. Tolerances are rtol, atol,
-against the reference rounded to the dtype.
+A run is a variant of an implementation, a case and a dtype. Each cell counts the runs that a policy rejects: by the
+output y / by y or any of the gradients dx and dw, each with a random cotangent and with ones. The two numbers of a
+tolerance are rtol and atol; the tolerance compares with the reference rounded to the dtype.
 
 The layers of this package: {own}
 
 {own_table}
 
-They compute in float32 and round once, which makes things easy for a tolerance. As correct is the formula as it is
-usually written in PyTorch, a mean, a convolution and a sigmoid, each rounded to the dtype: {step}
+These layers compute in float32 and round once, so tolerances reject few of them. The formula as people usually write
+it in PyTorch (a mean, a convolution and a sigmoid, each rounded to the dtype) is correct too: {step}
 
 {step_table}
 
-The latter is without the case fp16-range, in which its gradients overflow in float16.
+The second table leaves out the case fp16-range, in which the gradients of the usual formula overflow in float16.
 
 ## Planted faults
 
-The PyTorch layer with one of {count} faults: {mutants}. A pair is a case and a fault that applies to it. Cells count
-the pairs in which a policy finds the fault, looking at y; at the gradients too; at the taps too, which are the means,
-the convolution, the gate, and their gradients. Lost are the pairs of cases in which the policy rejects one of the
-correct runs above: there it has to be switched off, and finds nothing.
+The PyTorch layer with one of {count} faults: {mutants}. A pair is a case and a fault that applies to the case. Each
+cell counts the pairs in which a policy finds the fault: by y; by y and the gradients; by these and the taps (the
+means, the convolution, the gate, and their gradients). "Lost" counts the pairs whose case makes the policy reject one
+of the correct runs above: nobody can use the policy on such a case.
 
 {kills}
 
 ## What each case misses
 
-Faults that the error budget does not find by y and the gradients. {nowhere} In half precision some faults change less,
-in some of the cases, than the rounding of a correct implementation may.
+The faults that the error budget does not find by y and the gradients. {nowhere} In half precision some faults change
+the result of some cases less than the rounding of a correct implementation may.
 
 {missed}
 
-## How it was made
+## How this page was made
 
 `{command}` took {seconds}, on {processor}, {system}, without a GPU. Python {python}, {versions}. All data come from
-fixed seeds: another run on such a machine gives the same numbers, but for the seconds.
+fixed seeds: another run on such a machine gives the same numbers, except for the seconds.
 
-## What it does not show
+## Limits of this measurement
 
-- One layer. The budget of ECA comes from an analysis of its formula. Other layers get a stochastic one, which is
-  measured by tests, and not here.
-- Processors only: no GPU or TPU, where reduced precision and other orders of summation are usual.
-- The budget takes the error of a sum to grow with the square root of its terms, as it does where roundings go either
-  way. One term after the other, terms that are nearly equal are all rounded the same way: on the photographs such a
-  float32 sum would use {in_turn} of the means' budget, and more on larger maps. Frameworks sum in blocks; a loop that
-  a compiler makes may not.
-- That the runs are correct is what the oracle, the tests and the runs among themselves say. A mistake that all of them
-  share would count as correct.
-- The faults are typical ones, planted one at a time. Finding them is no proof that another one is found.
-- Keras on PyTorch is compared eagerly only, since compiling it takes minutes. Mixed precision, training, NaN and
-  infinity are not compared.
+- One layer. ECA's budget comes from an analysis of its formula. Other layers get a stochastic budget, which tests
+  measure and this page does not.
+- CPUs only: no GPU or TPU, where reduced precision and other orders of summation are usual.
+- The budget assumes that the error of a sum grows with the square root of the number of terms, because roundings go
+  either way. A sum of nearly equal terms, one after the other, rounds all terms the same way: on the photographs such
+  a float32 sum would use {in_turn} of the means' budget, and more on larger maps. Frameworks sum in blocks; a loop
+  from a compiler may not.
+- The oracle, the tests and the agreement of the runs are the evidence that the runs are correct. A mistake that all of
+  them share would count as correct.
+- The faults are typical ones, planted one at a time. Finding these faults does not prove that the budget finds others.
+- Keras on PyTorch is compared eagerly only, because compiling it takes minutes. This page does not compare mixed
+  precision, training, NaN and infinity.
 {absent}"""
 
 

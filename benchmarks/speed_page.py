@@ -122,74 +122,75 @@ def main() -> None:
 
 TEXT = """# Speed
 
-`make bench` measures and writes this page, every number of it: {machine}, without a GPU.
-The implementations take turns in every round; medians of the ratios within a round are shown. ECA's arithmetic is
-nothing; what it costs is to move the feature map.
+`make bench` measures every number of this page and writes the page: {machine}, without a GPU. The implementations take
+turns in every round, and the page shows the median of the ratios within a round. ECA's arithmetic costs almost
+nothing; moving the feature map through memory costs the time.
 
 ## PyTorch, eager, on the CPU
 
-Autograd takes the gradient of the usual code through several tensors as large as x, each in fresh memory. ECA here has
-a backward pass of its own for maps of 32 k numbers and more, channels first or last in memory; it writes dx and nothing
-else of that size (but for a copy of dy, if that lies in another order). "Usual" is the quickest of the ways in which
-ECA is written in eager mode: adaptive pooling and a convolution, as the paper's code; mean and view, as libraries have
-it; timm's module where that is installed. The floor is what any gate must do: copy x forward, multiply two maps
-backward.
+For the usual code autograd computes the gradient through several tensors as large as x, each in fresh memory. For maps
+of 32 k numbers and more, channels first or last in memory, this package has its own backward pass. The pass writes dx
+and no other tensor of that size (but for a copy of dy, if dy has another memory order). "Usual" is the fastest common
+way to write ECA in eager mode: adaptive pooling and a convolution, as in the paper's code; mean and view, as in
+libraries; timm's module where timm is installed. "Floor" is the least work of any gate: copy x forward, multiply two
+maps backward.
 
 ![Time of forward and backward over the floor's, by size](measured/layers-torch.svg)
 
 {torch}
 
-Forward and backward are {mean} times as fast as the usual code, as the geometric mean of these rows; the least is
-{least}. On maps of 16 MiB and more they take {low} to {high} times the floor. Small maps are all overhead of Python.
+Forward and backward together are {mean} times as fast as the usual code (geometric mean of these rows; the least ratio
+is {least}). On maps of 16 MiB and more they take {low} to {high} times the floor. On small maps Python's overhead takes
+most of the time.
 
-Largest resident memory above that before the call, in sizes of x, of the forward and of the backward pass:
+Peak resident memory above the memory before the call, in sizes of x, of the forward and of the backward pass:
 
 {memory}
 
-Compiled, exported, traced and transformed code sees plain operations, which the compiler fuses. CUDA takes those too.
-Time of forward and backward over the floor's, eager and under `torch.compile`, with squeeze-and-excitation (SE) beside:
+Under compilation, export, tracing and function transforms the layer consists of plain operations, which the compiler
+fuses; CUDA runs the same operations. Time of forward and backward over the floor's, eager and under `torch.compile`,
+beside squeeze-and-excitation (SE):
 
 {compiled}
 
-Inside a training step of ResNet-50 (batch {batch}, {size} x {size}, SGD): what attention adds to the rest of the step,
-timed there; medians, and quartiles:
+Inside a training step of ResNet-50 (batch {batch}, {size} x {size}, SGD): the time that attention adds to the step, in
+median and quartiles:
 
 {inside}
 
 ## JAX, compiled
 
-Bytes that the compiled program accesses, by XLA's own count, in sizes of x: at least 3 forward (x read for the means,
-read and written for the product), and 4 more for the gradient (dy and x read; dy read, dx written). "Usual" is a mean
-in x's dtype, `jnp.convolve` and a product, jitted too.
+Bytes that the compiled program accesses, as XLA counts them, in sizes of x. The least is 3 forward (read x for the
+means; read x and write y for the product), and 4 more for the gradient (read dy and x; read dy and write dx). "Usual"
+is a mean in x's dtype, `jnp.convolve` and a product, jitted as well.
 
 {jax}
 
-On maps of 16 MiB and more ECA moves {moved_forward} forward and {moved_both} with the gradient; beside a small
-map its means and gates count. There it takes {time_forward} times as long as a copy forward, and
-{time_both} times as long as a copy and a product with the gradient. The usual code takes, over ECA's time,
-{forward_float32} forward and {both_float32} with the gradient in float32; in bfloat16,
-{forward_bfloat16} and {both_bfloat16}.
+On maps of 16 MiB and more ECA moves {moved_forward} maps forward and {moved_both} with the gradient; beside a small map
+the means and gates count too. On these maps ECA takes {time_forward} times as long as a copy forward, and {time_both}
+times as long as a copy and a product with the gradient. The usual code takes, relative to ECA's time, {forward_float32}
+forward and {both_float32} with the gradient in float32; in bfloat16, {forward_bfloat16} and {both_bfloat16}.
 
-What is widened for two uses, one of them a sum, XLA's CPU compiler writes to memory in float32. So for bfloat16 ECA
-widens x anew for each use, and hides from that compiler, and from no other, that it is the same x; derivatives of both
-modes and any order remain. In float16 this is no help: there a mere sum in float32 moves {sum_float16}, not the
-{sum_bfloat16} of bfloat16; and with a mask what is summed, x or 0, is written to memory in every dtype, for the
-means and again for the gradient of the gate: 11 maps with the gradient in float32, not 7, and 15 in bfloat16. (Eager
-torch takes its usual code with a mask, and looks a second time where the padding is NaN or infinite.)
-`tests/test_hlo.py` counts again in every run.
+If a program widens x to float32 for two uses, one of them a sum, XLA's CPU compiler writes the widened x to memory. For
+bfloat16 ECA therefore widens x separately for each use, and hides from this compiler alone that both uses read the
+same x; derivatives of both modes and any order still work. In float16 the separate widening does not help: a bare sum
+in float32 moves {sum_float16} maps in float16, against {sum_bfloat16} in bfloat16. With a mask XLA writes the masked
+map (x or 0) to memory in every dtype, once for the means and once for the gradient of the gate: 11 maps with the
+gradient in float32 instead of 7, and 15 in bfloat16. (With a mask, eager torch runs the usual code, and checks for NaN
+and infinity in the padding.) `tests/layers/test_hlo.py` counts the bytes in every run.
 
 ## Keras
 
-The Keras layer's time over that of the framework's own layer (for TensorFlow, of ECA in TensorFlow's operations).
-Where nothing compiles it away, `Layer.__call__` itself takes longer than a small map, as the rows of eager torch show.
-On torch Keras takes the same backward pass as the torch layer.
+The Keras layer's time over the time of the framework's own layer (for TensorFlow, of ECA in TensorFlow's operations).
+Without a compiler `Layer.__call__` itself takes longer than a small map, as the rows of eager torch show. On torch the
+Keras layer uses the same backward pass as the torch layer.
 
 {keras}
 
 ## Imports
 
-What an import takes after the framework's own, in ms. Python's garbage collector is off in the first column: a pass
-over all of a framework's objects takes 100 ms, and in whose import it falls is chance.
+The time that an import takes after the framework's own import, in ms. The first column is measured with Python's
+garbage collector off: one collection of a framework's objects takes 100 ms, and falls into a random import.
 
 {imports}
 """

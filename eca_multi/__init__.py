@@ -7,7 +7,7 @@ The layers live in one subpackage per framework, so that the import names the fr
     from eca_multi.jax import eca
 """
 
-from eca_multi._kernel import eca_kernel_size as eca_kernel_size
+from ._kernel import eca_kernel_size as eca_kernel_size
 
 __all__ = ["__version__", "eca_kernel_size"]
 __version__ = "0.1.0"

@@ -3,10 +3,10 @@
 import sys
 import traceback
 
-from eca_multi._errors import not_installed
-from eca_multi._printable import printable
-from eca_multi._signals import Ended, ended_by_exception
-from eca_multi._streams import steady_output
+from ._errors import not_installed
+from ._printable import printable
+from ._signals import Ended, ended_by_exception
+from ._streams import steady_output
 
 FAULT = 3  # of ours: Python's own status for it, 1, would mean that implementations disagree
 
@@ -19,27 +19,22 @@ def main() -> None:
 
 
 def _run() -> int:
-    """Do what the command line asks for, and return its exit status, whatever comes of it."""
+    """Do what the command line asks for, and return the exit status, whatever is raised."""
     try:
         with ended_by_exception():
-            from eca_multi.cli import app
+            from .cli.main import app
 
             app()
     except Ended as signal:
         return signal.status
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else _say(end.code)
-    except ModuleNotFoundError as error:
-        if error.name in ("typer", "rich"):
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name in ("typer", "rich"):
             return _say(not_installed("eca-multi", error.name, "cli"))
-        _print_traceback()
-    except Exception:  # ours: what users get wrong was caught, and said in a line
-        _print_traceback()
+        # A fault of ours: each mistake of a user was caught, and said in a line.
+        print(printable(traceback.format_exc(), lines=True), file=sys.stderr)
     return FAULT
-
-
-def _print_traceback() -> None:
-    print(printable(traceback.format_exc(), lines=True), file=sys.stderr)
 
 
 def _say(text: object) -> int:

@@ -11,12 +11,12 @@ transpose, never a flip:
 bfloat16 has no NumPy dtype of its own: it is widened to float32, which is exact.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 
-from eca_multi._states import WrongKind, as_numpy
+from ._states import WrongKind, as_numpy
 
 CANONICAL_NAME = "weight"
 NATIVE_NAMES = {"torch": "conv.weight", "keras": "kernel", "linen": "kernel", "nnx": "kernel"}
@@ -24,7 +24,7 @@ NATIVE_NAMES = {"torch": "conv.weight", "keras": "kernel", "linen": "kernel", "n
 # axis of the native weight that holds (kernels, taps); the third one has length 1
 _NATIVE_AXES = {"torch": (0, 2), "keras": (2, 0), "linen": (2, 0), "nnx": (2, 0), "jax": (2, 0)}
 
-_LARGEST = {
+_LARGEST = {  # finite number of each dtype
     "float16": 65504.0,
     "bfloat16": float(2**128 - 2**120),
     "float32": float(np.finfo(np.float32).max),
@@ -36,7 +36,7 @@ Weights = dict[str, np.ndarray]
 
 
 def native_kernel(framework: str, shape: Sequence[int]) -> tuple[int | None, int | None]:
-    """Read a weight's shape as (kernels, taps); (None, None) where it is not of the framework's layout."""
+    """Read a weight's shape as (kernels, taps); (None, None) if the shape is not of the framework's layout."""
     if len(shape) == 1:
         return 1, shape[0]
     kernels, taps = _NATIVE_AXES[framework]
@@ -46,16 +46,13 @@ def native_kernel(framework: str, shape: Sequence[int]) -> tuple[int | None, int
 
 
 def native_shape(framework: str, kernels: int, taps: int) -> tuple[int, int, int]:
-    """Return the shape in which a framework holds its weight."""
     return (kernels, 1, taps) if _NATIVE_AXES[framework] == (0, 2) else (taps, 1, kernels)
 
 
 def pack(framework: str, native: np.ndarray) -> Weights:
     """Return the canonical weights of a framework's array; a copy."""
     _one_kernel(framework, native.shape)
-    kernels = np.moveaxis(native, _NATIVE_AXES[framework], (0, 1))[:, :, 0]
-    if kernels.dtype.name == "bfloat16":
-        kernels = kernels.astype(np.float32)
+    kernels = widened(np.moveaxis(native, _NATIVE_AXES[framework], (0, 1))[:, :, 0])
     return {CANONICAL_NAME: np.array(kernels[0] if len(kernels) == 1 else kernels)}
 
 
@@ -80,16 +77,14 @@ def _one_kernel(framework: str, shape: Sequence[int]) -> tuple[int, int]:
 
 
 def check_weights(
-    weights: Mapping[str, np.ndarray],
-    shapes: Mapping[str, Sequence[int | None]] | None = None,
-    dtype: str = "float64",
+    weights: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence[int | None]] | None = None, dtype: str = "float64"
 ) -> Weights:
-    """Return `weights` as float arrays, or raise one error that names every tensor which does not fit.
+    """Return `weights` as float arrays, or raise one error that names every tensor that does not fit.
 
     Args:
         weights: Mapping of canonical names to arrays.
-        shapes: The names and shapes to expect; None takes whatever is there.
-        dtype: Name of the dtype that the weights go to; a value too large for it is refused.
+        shapes: The names and shapes to expect; None accepts any.
+        dtype: Name of the dtype that the weights go to; a value too large for that dtype raises.
 
     Raises:
         TypeError: If `weights` is no mapping of names to floating-point arrays.
@@ -112,7 +107,7 @@ def check_weights(
             faults.append(f"{name!r} is unexpected")
         elif not np.isfinite(array).all():
             faults.append(f"{name!r} is not finite")
-        elif array.size and float(np.abs(array).max()) > _LARGEST[dtype]:
+        elif _LARGEST[array.dtype.name] > _LARGEST[dtype] and float(np.abs(array).max(initial=0)) > _LARGEST[dtype]:
             faults.append(f"{name!r} is too large for {dtype}")
     if faults:
         raise ValueError(f"weights do not fit: {'; '.join(faults)}. Nothing was changed.")
@@ -126,8 +121,7 @@ def _float_array(name: str, value: np.ndarray) -> np.ndarray:
         raise TypeError(
             f"weights must be floating-point arrays. Received: {name!r}, {fault}. Pass what to_canonical returned."
         ) from fault
-    if array.dtype.name == "bfloat16":
-        return array.astype(np.float32)
+    array = widened(array)
     if array.dtype.name not in _LARGEST:
         raise TypeError(
             f"weights must be floating-point arrays. Received: {name!r} of dtype {array.dtype}. Convert it to float32."
@@ -135,8 +129,18 @@ def _float_array(name: str, value: np.ndarray) -> np.ndarray:
     return array
 
 
+def widened(array: np.ndarray) -> np.ndarray:
+    """Return bfloat16 in float32, and any other array itself."""
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def narrowest(dtypes: Iterable[str]) -> str:
+    """Return the dtype whose largest number is the smallest."""
+    return min(dtypes, key=_LARGEST.__getitem__)
+
+
 def pick(framework: str, params: Mapping[str, T]) -> T:
-    """Return the weight out of a framework's own parameter mapping, which must hold that one and nothing else."""
+    """Return the weight from a framework's own parameter mapping, which must hold the weight and nothing else."""
     name = NATIVE_NAMES[framework]
     if set(params) != {name}:
         raise ValueError(
@@ -147,5 +151,4 @@ def pick(framework: str, params: Mapping[str, T]) -> T:
 
 
 def without_weight(what: str, remedy: str) -> ValueError:
-    """The error for a layer that has no weight to read or to load into."""
     return ValueError(f"layer_or_params must have its weight. Received: {what}, which has none yet. {remedy}")

@@ -1,7 +1,8 @@
-"""What is a valid ECA, decided once: the checks and the message text that every framework shares.
+"""The checks of ECA's arguments and shapes, and the text of their messages: every framework calls these.
 
-Each message says what is invalid, what was expected, what was received and what to do. A wrong type is a TypeError,
-a wrong value a ValueError. The functions take plain Python values (shapes, names, flags), never a framework's tensor.
+Each message says which argument is invalid, what the check expected, what it received and the remedy. A wrong type
+raises TypeError, a wrong value ValueError. The functions take plain Python values (shapes, names, flags), never a
+framework's tensor.
 """
 
 import numbers
@@ -14,14 +15,11 @@ from typing import Any, SupportsIndex
 PADDINGS = ("zeros", "circular")
 GATES = ("sigmoid", "hard_sigmoid", "2sigmoid")
 INITS = ("uniform", "identity")
+_AXIS_REMEDY = "Use 1 for channels first, -1 for channels last."
 
 
 def _text(name: str, expected: str, received: object, remedy: str) -> str:
     return f"{name} must be {expected}. Received: {received}. {remedy}"
-
-
-def _names(values: Sequence[str]) -> str:
-    return " or ".join(repr(value) for value in values)
 
 
 # --- numbers -----------------------------------------------------------------------------------------------------
@@ -36,7 +34,6 @@ def check_positive_int(name: str, value: SupportsIndex) -> int:
 
 
 def check_odd(name: str, value: SupportsIndex) -> int:
-    """Return `value` as an odd int >= 1."""
     expected = "an odd positive integer"
     number = _integer(name, value, expected, "Pass an int, for example 3.")
     if number < 1:
@@ -47,22 +44,12 @@ def check_odd(name: str, value: SupportsIndex) -> int:
     return number
 
 
-def check_min_size(value: SupportsIndex) -> int:
-    return check_odd("min_size", value)
-
-
 def check_gamma(value: object) -> Fraction:
-    number = _rational("gamma", value)
-    if number <= 0:
-        raise ValueError(_text("gamma", "a finite number > 0", f"gamma={value!r}", "The paper uses 2."))
-    return number
+    return _rational("gamma", value, "> 0", "The paper uses 2.")
 
 
 def check_beta(value: object) -> Fraction:
-    number = _rational("beta", value)
-    if number < 0:
-        raise ValueError(_text("beta", "a finite number >= 0", f"beta={value!r}", "The paper uses 1."))
-    return number
+    return _rational("beta", value, ">= 0", "The paper uses 1.")
 
 
 def _integer(name: str, value: SupportsIndex, expected: str, remedy: str) -> int:
@@ -74,48 +61,48 @@ def _integer(name: str, value: SupportsIndex, expected: str, remedy: str) -> int
     raise TypeError(_text(name, expected, f"{name}={value!r}", remedy))
 
 
-def _rational(name: str, value: Any) -> Fraction:
-    bound = ">= 0" if name == "beta" else "> 0"
+def _rational(name: str, value: Any, bound: str, remedy: str) -> Fraction:
+    expected, received = f"a finite number {bound}", f"{name}={value!r}"
     if isinstance(value, bool) or not isinstance(value, numbers.Real | Decimal):
-        raise TypeError(_text(name, f"a finite number {bound}", f"{name}={value!r}", "Pass an int or a float."))
+        raise TypeError(_text(name, expected, received, "Pass an int or a float."))
     try:
         # The shortest decimal of a float is what its author wrote: 0.1 means one tenth, so ties fall as written.
-        return value if isinstance(value, Fraction) else Fraction(str(value))
+        number = value if isinstance(value, Fraction) else Fraction(str(value))
     except ValueError:  # nan and inf are the only floats that are no decimal
-        remedy = "NaN and infinity have no kernel size."
-        raise ValueError(_text(name, f"a finite number {bound}", f"{name}={value!r}", remedy)) from None
+        raise ValueError(_text(name, expected, received, "NaN and infinity have no kernel size.")) from None
+    if number < 0 or (number == 0 and bound == "> 0"):
+        raise ValueError(_text(name, expected, received, remedy))
+    return number
 
 
 # --- options -----------------------------------------------------------------------------------------------------
 
 
-def _name_error(value: object) -> type[Exception]:
-    return ValueError if isinstance(value, str) else TypeError
+def _check_name(name: str, value: object, names: Sequence[str], remedy: str, *others: str) -> None:
+    if value not in names:
+        expected = " or ".join((*map(repr, names), *others))
+        error = ValueError if isinstance(value, str) else TypeError
+        raise error(_text(name, expected, f"{name}={value!r}", remedy))
 
 
 def check_padding(padding: str) -> None:
-    if padding not in PADDINGS:
-        raise _name_error(padding)(
-            _text("padding", _names(PADDINGS), f"padding={padding!r}", "The paper uses 'zeros'.")
-        )
+    _check_name("padding", padding, PADDINGS, "The paper uses 'zeros'.")
 
 
 def check_gate(gate: str | Callable[..., Any]) -> None:
-    if callable(gate) or gate in GATES:
-        return
-    expected = _names(GATES) + " or a callable"
-    raise _name_error(gate)(_text("gate", expected, f"gate={gate!r}", "The paper uses 'sigmoid'."))
+    if not callable(gate):
+        _check_name("gate", gate, GATES, "The paper uses 'sigmoid'.", "a callable")
 
 
 def check_gate_shape(received: Sequence[Any], logits: Sequence[Any]) -> None:
-    """A callable gate works element by element; one that changes the shape would be broadcast into y."""
+    """Check that a callable gate kept the shape: the product would broadcast another shape into y."""
     if tuple(received) != tuple(logits):
         remedy = "Use a function that works element by element."
         raise ValueError(_text("gate", f"a function that keeps the shape {tuple(logits)}", tuple(received), remedy))
 
 
 def check_axis_names(axis_name: str | tuple[str, ...] | None, channel_axis_name: str | None) -> None:
-    """Check the names of mesh axes: JAX itself says which ones there are."""
+    """Check the names of mesh axes; JAX itself checks that the mesh has them."""
     names = axis_name if isinstance(axis_name, tuple) else () if axis_name is None else (axis_name,)
     if not all(isinstance(name, str) for name in names):
         remedy = "Name the mesh axes over which the positions of a sample are spread, for example 'space'."
@@ -130,9 +117,9 @@ def check_axis_names(axis_name: str | tuple[str, ...] | None, channel_axis_name:
         raise ValueError(_text("channel_axis_name", "another mesh axis than those of axis_name", received, remedy))
 
 
-def check_init(init: str, gate: str | Callable[..., Any], name: str = "init") -> None:
-    if init not in INITS:
-        raise _name_error(init)(_text(name, _names(INITS), f"{name}={init!r}", "The default is 'uniform'."))
+def check_init(init: str, gate: str | Callable[..., Any], name: str = "init", *others: str) -> None:
+    """Check the name of an initial kernel; `others` say what else the layer takes there."""
+    _check_name(name, init, INITS, "The default is 'uniform'.", *others)
     if init == "identity" and gate != "2sigmoid":
         remedy = "Only 2*sigmoid is exactly 1 at zero; with another gate a zero kernel would change the output."
         raise ValueError(_text("gate", f"'2sigmoid' when {name}='identity'", f"gate={gate!r}", remedy))
@@ -157,31 +144,18 @@ def _kind(value: object) -> str:
 
 
 def check_channel_axis(channel_axis: SupportsIndex, shape: Sequence[Any]) -> int:
-    """Check rank and channel axis, along which there is a channel; return the axis counted from the front."""
+    """Check the rank, the channel axis and that it holds a channel; return the axis counted from the front."""
     rank = len(shape)
     if rank < 3:
         remedy = "Add the missing axes: ECA averages over the spatial axes of (N, C, *S) or (N, *S, C)."
         raise ValueError(_text("x", "of rank 3 or more", f"rank {rank}, shape {tuple(shape)}", remedy))
-    remedy = "Use 1 for channels first, -1 for channels last."
-    axis = check_axis_type(channel_axis)
+    axis, remedy = check_axis_type(channel_axis), _AXIS_REMEDY
     if not -rank <= axis < rank:
-        raise ValueError(
-            _text(
-                "channel_axis",
-                f"in [-{rank}, {rank}) for rank {rank}",
-                f"channel_axis={axis}",
-                remedy,
-            )
-        )
+        expected = f"in [-{rank}, {rank}) for rank {rank}"
+        raise ValueError(_text("channel_axis", expected, f"channel_axis={axis}", remedy))
     if axis % rank == 0:
-        raise ValueError(
-            _text(
-                "channel_axis",
-                "another axis than the batch axis 0",
-                f"channel_axis={axis} for rank {rank}",
-                remedy,
-            )
-        )
+        received = f"channel_axis={axis} for rank {rank}"
+        raise ValueError(_text("channel_axis", "another axis than the batch axis 0", received, remedy))
     if shape[axis] is not None and shape[axis] == 0:
         remedy = "Without a channel there is nothing to gate; look at what x was made from."
         raise ValueError(_text("x", "of one channel or more", f"shape {tuple(shape)}", remedy))
@@ -189,12 +163,11 @@ def check_channel_axis(channel_axis: SupportsIndex, shape: Sequence[Any]) -> int
 
 
 def check_axis_type(channel_axis: SupportsIndex) -> int:
-    remedy = "Use 1 for channels first, -1 for channels last."
-    return _integer("channel_axis", channel_axis, "an integer", remedy)
+    return _integer("channel_axis", channel_axis, "an integer", _AXIS_REMEDY)
 
 
 def spatial_axes(axis: int, shape: Sequence[Any]) -> tuple[int, ...]:
-    """Return the axes to average over; an extent of 0 has no mean and raises. An unknown extent (None) passes."""
+    """Return the axes to average over. An extent of 0 has no mean and raises; an unknown extent (None) passes."""
     axes = tuple(i for i in range(1, len(shape)) if i != axis)
     for i in axes:
         if shape[i] is not None and shape[i] == 0:
@@ -211,7 +184,7 @@ def check_channels(channels: int, axis: int, shape: Sequence[Any]) -> None:
 
 
 def check_known_channels(channels: int | None, shape: Sequence[Any]) -> int:
-    """A layer that infers its channels needs them to be static."""
+    """Return the number of channels; a layer that infers it needs a static one."""
     if channels is None:
         remedy = "Give the channel axis of the Input a size."
         raise ValueError(_text("the number of channels", "known when the layer is built", tuple(shape), remedy))
@@ -219,7 +192,7 @@ def check_known_channels(channels: int | None, shape: Sequence[Any]) -> int:
 
 
 def check_kernel(kernels: int | None, size: int | None, channels: Any, shape: Sequence[Any]) -> int:
-    """Check a weight that was read as `kernels` kernels of `size` taps (None: of no known layout); return the size."""
+    """Check a weight of `kernels` kernels and `size` taps (None: the layout is unknown), and return the size."""
     expected = "one kernel of k taps or one per channel, in the layout of its framework"
     if kernels is None or size is None:
         remedy = "See the weight table in docs/weights.md."
@@ -254,6 +227,10 @@ def check_mask(is_bool: bool, mask: Any, axis: int, x_shape: Sequence[Any]) -> N
 
 
 # --- installation --------------------------------------------------------------------------------------------------
+
+
+class NotInstalled(ImportError):
+    """A package that an extra of eca-multi would install is missing; the text names the extra."""
 
 
 def not_installed(package: str, module: str, extra: str) -> str:

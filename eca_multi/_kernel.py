@@ -1,18 +1,13 @@
 """The kernel-size rule: one pure-Python decision for all frameworks.
 
-A logarithm in floating point is off near powers of two (float32 logs give 7 instead of 9 at C = 32768 in three
-frameworks), and a tie is exactly a power of two. So nothing here takes a logarithm in binary floating point.
+A logarithm in floating point is off near powers of two (float32 logarithms give 7 instead of 9 at C = 32768 in three
+frameworks), and a tie is exactly a power of two. So this module takes no logarithm in binary floating point.
 """
 
 from decimal import Decimal, localcontext
 from fractions import Fraction
 
-from eca_multi._errors import (
-    check_beta,
-    check_gamma,
-    check_min_size,
-    check_positive_int,
-)
+from ._errors import check_beta, check_gamma, check_odd, check_positive_int
 
 
 def eca_kernel_size(
@@ -53,7 +48,7 @@ def eca_kernel_size(
     """
     channels = check_positive_int("channels", channels)
     g, b = check_gamma(gamma), check_beta(beta)
-    min_size = check_min_size(min_size)
+    min_size = check_odd("min_size", min_size)
     return max(2 * _half(channels, g, b) + 1, min_size)
 
 

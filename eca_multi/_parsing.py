@@ -1,4 +1,4 @@
-"""What is in a file may be anything: the border at which whatever a parser raises becomes one documented error."""
+"""The border to the content of files: whatever a parser raises there becomes one documented error."""
 
 import errno
 import json
@@ -13,14 +13,14 @@ _LONGEST_REASON = 300  # characters: some libraries put the whole input into the
 
 @contextmanager
 def parsing(refuse: Callable[[str], Exception], *passing: type[Exception]) -> Iterator[None]:
-    """Turn what a parser raises into the error that `refuse` makes of a reason.
+    """Turn an exception of a parser into the error that `refuse` makes of its reason.
 
-    Parsers raise nearly everything on bytes that nobody foresaw, RecursionError and MemoryError included. An error of
-    the system (a disk that fails, a file that may not be read) is no fault of the content and passes.
+    On unforeseen bytes, parsers raise nearly everything, RecursionError and MemoryError included. An error of the
+    system (a disk that fails, a file without permission to read) is no fault of the content and passes.
 
     Args:
-        refuse: From a reason to an exception that names the file.
-        passing: Exceptions that are raised as they are, for they say all that is to be said.
+        refuse: Makes of a reason the exception that names the file.
+        passing: Classes of exceptions that pass unchanged, because their text is complete.
 
     Example:
         >>> from eca_multi._parsing import parsing
@@ -34,14 +34,14 @@ def parsing(refuse: Callable[[str], Exception], *passing: type[Exception]) -> It
     except passing:
         raise
     except Exception as error:
-        # Libraries give errno EINVAL, or none, to an OSError that is about the content.
+        # An OSError of a library about the content has errno EINVAL, or none.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise refuse(reason_of(error)) from error
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the first line of an error's text; of one without a text, the name of its class."""
+    """Return the first line of an error's text, or the name of its class if it has no text."""
     if isinstance(error, MemoryError):
         return "it asks for more memory than there is"
     if isinstance(error, RecursionError):
@@ -53,9 +53,8 @@ def reason_of(error: BaseException) -> str:
 def parse_json(text: str | bytes) -> Any:
     """Return what JSON text holds.
 
-    Raises:
-        ValueError: If it is no JSON of UTF-8: NaN and infinity are none, nor is a number that becomes infinity
-            (1e999, or 400 digits), nor what is nested so deeply that it cannot be read.
+    Raises ValueError if the text is no JSON in UTF-8, is nested too deeply, or has NaN, infinity or a number that
+    becomes infinity (1e999, or 400 digits).
     """
     try:
         return json.loads(text, parse_float=_finite, parse_constant=_finite, parse_int=_whole)

@@ -1,21 +1,21 @@
-"""Text from outside (names in files, words of other processes) on its way to a terminal, a page or a file's name."""
+"""Make text from outside (names in files, output of other processes) safe for a terminal, a page or a file's name."""
 
 import hashlib
 import re
 import unicodedata
 
-# Cc: control characters, terminal escapes among them. Cf: what turns the order of text around or is not seen.
-# Cs: half a character, which no encoding can write. Zl, Zp: other ends of a line. Co and Cn stand for nothing.
+# Cc: control characters, terminal escapes among them. Cf: invisible characters, and those that reverse the order of
+# text. Cs: half a character, which no encoding can write. Zl, Zp: other ends of a line. Co, Cn: no assigned character.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Co", "Cn"})
 _LONGEST_NAME = 100  # characters, bytes too: two of them with a suffix fit into the 255 of most file systems
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    r"""Return text in which every character is seen as itself: others are written as in Python, `\x1b` for escape.
+    r"""Return text with each hidden character written as in Python, `\x1b` for escape.
 
     Args:
-        text: What is to be shown; `str` of it is taken.
-        lines: Whether ends of lines and tabs stay as they are.
+        text: Any object; its `str` is used.
+        lines: Whether ends of lines and tabs stay.
 
     Example:
         >>> from eca_multi._printable import printable
@@ -23,7 +23,7 @@ def printable(text: object, *, lines: bool = False) -> str:
         conv\x1b[31m.weight\n
     """
     text, kept = str(text), "\n\t" if lines else ""
-    if text.isprintable():  # nearly all; a page has a hundred thousand
+    if text.isprintable():  # the usual case; a page has a hundred thousand texts
         return text
     return "".join(
         character if character in kept or unicodedata.category(character) not in _HIDDEN else _escaped(character)
@@ -32,10 +32,10 @@ def printable(text: object, *, lines: bool = False) -> str:
 
 
 def file_name(text: object) -> str:
-    """Return text as the name of one file: no folder, nothing that a shell or a terminal takes for more.
+    """Return text as the name of one file: no folder, and no character that a shell or terminal interprets.
 
-    Letters and digits are ASCII, and no two dashes follow each other, so that two names can be joined by two. What had
-    to be changed gets a sum of the text, so that two texts never have one name.
+    Letters and digits are ASCII. No two dashes follow each other, so that two dashes can join two names. A changed text
+    gets a checksum, so that two texts never have one name.
 
     Example:
         >>> from eca_multi._printable import file_name
@@ -51,9 +51,9 @@ def file_name(text: object) -> str:
 
 
 class PrintableError(Exception):
-    """A base of errors whose messages have names from files and words of other processes: str of one is printable.
+    """A base of errors whose messages contain text from outside: `str` of the error, and so a traceback, is printable.
 
-    A traceback prints that. The message as it came is in `args`.
+    The unchanged message is in `args`.
     """
 
     def __str__(self) -> str:

@@ -1,10 +1,11 @@
-"""The pytest plugin: `pytest.mark.parity` makes a test of every runner, case, dtype and check; docs/pytest.md.
+"""The entry of the pytest plugin: `pytest.mark.parity` makes a test of every runner, case, dtype and check.
 
-pytest imports this file in every run of everybody who has the package. The harness, which needs more than that, is
-imported for a test with the mark or an option of ours, and no sooner.
+pytest imports this file in every run of everybody who has the package installed. The rest of the plugin is in
+`parity/pytest`, whose import imports the whole harness: that happens for a test with the mark or for an option of the
+plugin, and no sooner. See docs/pytest.md.
 """
 
-from __future__ import annotations  # an old pytest may lack a type that is named here, and must not fail for it
+from __future__ import annotations  # an old pytest may lack a type in an annotation
 
 import shutil
 from collections.abc import Generator
@@ -18,8 +19,8 @@ import pytest
 from eca_multi._printable import printable
 
 if TYPE_CHECKING:
-    from eca_multi.parity._pytest_marks import ParityCase
-    from eca_multi.parity._pytest_results import Results
+    from eca_multi.parity.pytest.marks import ParityCase
+    from eca_multi.parity.pytest.results import Results
 
 MARK = "parity(spec, runners=None, dtypes=None, cases=None, checks=None)"
 OPTIONS = {
@@ -31,7 +32,7 @@ OPTIONS = {
 
 
 class Check:
-    """The fixture `parity`: call it to assert that the test's tensors agree with the reference."""
+    """The value of the fixture `parity`: its call asserts that the test's tensors agree with the reference."""
 
     def __init__(self, name: str, error: Exception | None) -> None:
         self.name = name
@@ -49,10 +50,10 @@ class Check:
 
 
 RESULTS = pytest.StashKey["Results"]()
-FOLDER = pytest.StashKey[Path]()  # what the workers of pytest-xdist share
+FOLDER = pytest.StashKey[Path]()  # shared by the workers of pytest-xdist
 CHECK = pytest.StashKey[Check]()
-FAULTS = pytest.StashKey[list[str]]()  # of reports that could not be written
-USAGE = "usage.txt"
+FAULTS = pytest.StashKey[list[str]]()  # one for each report that could not be written
+USAGE = "usage.txt"  # in FOLDER: a usage error that a worker found
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -67,10 +68,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{MARK}: a test for each runner, case, dtype and check")
     for name, constant in (("dtypes", "DTYPES"), ("checks", "TESTED")):
         if config.getoption(f"parity_{name}"):
-            collect = _harness("_pytest_collect")
-            collect.check_option(
-                name, collect.names_of(config, name), list(getattr(_harness("_pytest_marks"), constant))
-            )
+            collect = _harness("pytest.collect")
+            known = list(getattr(_harness("pytest.marks"), constant))
+            collect.check_option(name, collect.names_of(config, name), known)
     if config.getoption("parity_report") and not _in_xdist_worker(config):
         try:
             _report_folder(config).mkdir(parents=True, exist_ok=True)
@@ -87,16 +87,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     try:
         results = _results(metafunc.config)
-    except pytest.UsageError as error:  # what the harness needs is missing: an error of this file, not of the session
+    except pytest.UsageError as error:  # a package is missing: an error of this file, not of the session
         pytest.fail(str(error), pytrace=False)
-    _harness("_pytest_collect").parametrize(metafunc, mark, results)
+    _harness("pytest.collect").parametrize(metafunc, mark, results)
 
 
 def _is_ours(mark: pytest.Mark) -> bool:
-    """Whether a mark names a specification: another project may have a mark of this name."""
+    """Whether a mark names a specification: another project may have a mark with the same name."""
     spec = mark.args[0] if mark.args else mark.kwargs.get("spec")
     if not isinstance(spec, str):
-        return type(spec).__module__ == "eca_multi.parity.spec"
+        return type(spec).__module__ == "eca_multi.parity.define.spec"
     shipped = Path(__file__).parent / "parity" / "specs" / f"{spec}.py"
     return ".py" in spec or (spec.isidentifier() and shipped.exists())
 
@@ -106,19 +106,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     results = config.stash[RESULTS]
     try:
-        _harness("_pytest_collect").leave_out(config, items, results)
+        _harness("pytest.collect").leave_out(config, items, results)
     except pytest.UsageError as error:
         if results.folder is None:
             raise
-        (results.folder / USAGE).write_text(
-            str(error), "utf-8", "backslashreplace"
-        )  # raised in a worker it would be an internal error
+        # The main process raises this error: in a worker it would end as an internal error.
+        (results.folder / USAGE).write_text(str(error), "utf-8", "backslashreplace")
         items.clear()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     if RESULTS in session.config.stash:
-        cells = map(_harness("_pytest_collect").cell_of, session.items)
+        cells = map(_harness("pytest.collect").cell_of, session.items)
         session.config.stash[RESULTS].select(cell for cell in cells if cell is not None)
 
 
@@ -127,7 +126,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def parity_case(request: pytest.FixtureRequest) -> ParityCase:
-    """What a test marked with `parity` is for: .runner, .case, .dtype, .check and .spec."""
+    """The cell of a test with the mark `parity`: .runner, .case, .dtype, .check and .spec."""
     if not hasattr(request, "param"):
         pytest.fail(f"the fixtures parity and parity_case need the mark @pytest.mark.{MARK}", pytrace=False)
     case: ParityCase = request.param
@@ -136,8 +135,8 @@ def parity_case(request: pytest.FixtureRequest) -> ParityCase:
 
 @pytest.fixture
 def parity(request: pytest.FixtureRequest, parity_case: ParityCase) -> Check:
-    """Call it to assert that the test's runner, case, dtype and check agree with the reference."""
-    outcome = _harness("_pytest_outcome").outcome(_results(request.config), parity_case, request.node.nodeid)
+    """A function; its call asserts that the test's runner, case, dtype and check agree with the reference."""
+    outcome = _harness("pytest.outcome").outcome(_results(request.config), parity_case, request.node.nodeid)
     request.node.user_properties += outcome.properties
     if outcome.crash:
         pytest.fail(outcome.crash, pytrace=False)
@@ -161,14 +160,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell the workers of pytest-xdist what they share."""
+    """Tell each worker of pytest-xdist the folder that all of them share."""
     stash = node.config.stash
     if FOLDER not in stash:
-        from eca_multi._scratch import scratch_folder
+        from eca_multi._files.scratch import scratch_folder
 
         stack = ExitStack()
         stash[FOLDER] = stack.enter_context(scratch_folder("eca-pytest"))
-        node.config.add_cleanup(stack.close)  # however the session ends
+        node.config.add_cleanup(stack.close)  # runs however the session ends
     node.workerinput["eca_multi_parity"] = str(stash[FOLDER])
 
 
@@ -185,7 +184,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if RESULTS in config.stash and config.getoption("parity_report") and not _in_xdist_worker(config):
         config.stash[FAULTS] = config.stash[RESULTS].write(_report_folder(config))
         if config.stash[FAULTS] and session.exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = pytest.ExitCode.USAGE_ERROR  # not raised: it would cost the summary of the tests
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR  # raising would lose the summary of the tests
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -194,7 +193,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for report in config.stash[RESULTS].joined() if RESULTS in config.stash else ():
         terminal = {"width": shutil.get_terminal_size().columns, "colour": terminalreporter.hasmarkup}
         terminalreporter.section(printable(f"parity of {report.spec['name']}"))
-        terminalreporter.write_line(_harness("_pytest_summary").summary(report, **terminal))
+        terminalreporter.write_line(_harness("report.terminal").summary(report, **terminal))
 
 
 # --- shared
@@ -203,16 +202,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _harness(module: str) -> Any:
     try:
         return import_module(f"eca_multi.parity.{module}")
-    except ImportError as error:  # it names the package that is missing, and the extra that has it
+    except ImportError as error:  # its text names the missing package, and the extra
         raise pytest.UsageError(str(error)) from error
 
 
 def _results(config: pytest.Config) -> Results:
-    """What this process has found, or will have."""
+    """The results of this process; filled as its tests run."""
     if RESULTS not in config.stash:
         place = getattr(config, "workerinput", {}).get("eca_multi_parity")
-        required = tuple(_harness("_pytest_collect").names_of(config, "require"))
-        config.stash[RESULTS] = _harness("_pytest_results").Results(required, Path(place) if place else None)
+        required = tuple(_harness("pytest.collect").names_of(config, "require"))
+        config.stash[RESULTS] = _harness("pytest.results").Results(required, Path(place) if place else None)
     return config.stash[RESULTS]
 
 

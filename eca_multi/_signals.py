@@ -1,4 +1,4 @@
-"""The signals that end a command, as an exception: what stands in a `finally` is done before the process is gone."""
+"""Turn the signals that end a command into an exception, so that every `finally` runs before the process ends."""
 
 import os
 import signal
@@ -10,11 +10,11 @@ from types import FrameType
 from typing import Any
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
-_AGAIN = 0.01  # seconds until a signal whose exception was lost comes again
+_AGAIN = 0.01  # seconds until a signal is sent again whose exception was lost
 
 
 class Ended(BaseException):
-    """A signal asked for the end. Neither Exception nor KeyboardInterrupt: nothing takes it for a failure of its own.
+    """A signal to end the command. It is no Exception and no KeyboardInterrupt, so that no library handles it.
 
     Attributes:
         status: 128 plus the signal's number, the exit status that a shell gives.
@@ -30,14 +30,14 @@ class Ended(BaseException):
 def ended_by_exception() -> Iterator[None]:
     """Raise `Ended` in the main thread at SIGINT, SIGTERM, SIGHUP or SIGQUIT; for a command, never for a library.
 
-    A signal that the process was started to ignore stays ignored, as nohup wants it. Once one has come, the others
-    are ignored while things are cleared up, but for Ctrl-C, which ends that too. Python drops what is raised in a
-    `__del__` or in a callback of its garbage collector: the signal then comes again a moment later. If a library has
-    dropped the exception, `Ended` is raised at the end of the block.
+    A signal that the process was started to ignore stays ignored, as nohup needs. After a first signal, the others are
+    ignored during the clean-up, except Ctrl-C, which ends the clean-up too. Python drops an exception in a `__del__` or
+    in a callback of its garbage collector: the signal is then sent again a moment later. If a library drops the
+    exception, the end of the block raises `Ended`.
     """
     numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
     old = {number: signal.getsignal(number) for number in numbers}
-    mine = [number for number in numbers if old[number] not in (signal.SIG_IGN, None)]  # None: set by C code
+    mine = [number for number in numbers if old[number] not in (signal.SIG_IGN, None)]  # None: a handler in C
     came: list[int] = []
     report = sys.unraisablehook
 
@@ -62,7 +62,7 @@ def ended_by_exception() -> Iterator[None]:
         yield
     except Ended:
         raise
-    except BaseException:  # SystemExit among them, with which a command says how it went
+    except BaseException:  # SystemExit too, which carries a command's exit status
         if came:
             raise Ended(came[0]) from None
         raise

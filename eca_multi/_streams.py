@@ -1,4 +1,4 @@
-"""Standard output and error of a command: what cannot be printed never decides how the command ends."""
+"""Standard output and error of a command: a failure to print never changes the command's verdict."""
 
 import errno
 import io
@@ -7,31 +7,27 @@ import select
 import sys
 from typing import Any
 
-UNPRINTED = 3  # exit status of a command that did its work, and could not show it
+UNPRINTED = 3  # exit status of a command that succeeded and could not print
 
 
 class Output:
-    """How printing went.
-
-    Attributes:
-        failure: The first error of standard output; None where all was printed.
-    """
+    """The state of standard output: `failure` is its first error; None without one."""
 
     failure: OSError | None = None
 
-    def status(self, own: int) -> int:
-        """Return the exit status of a command whose own is given, and say on standard error what was lost.
+    def status(self, command: int) -> int:
+        """Return the exit status of a command with status `command`, and report an error on standard error.
 
-        A reader that has gone, as `head` does, has what it wanted: that is no failure.
+        A reader such as `head` closes the pipe when it has enough: that is no failure.
         """
         if self.failure is None or self.failure.errno == errno.EPIPE:
-            return own
+            return command
         print(f"The output could not be printed: {self.failure}", file=sys.stderr)
-        return own or UNPRINTED
+        return command or UNPRINTED
 
 
 class _Stream(io.RawIOBase):
-    """A file descriptor that takes everything: from its first error on, it drops what it is given."""
+    """A file descriptor that accepts every write; after its first error it drops the data."""
 
     def __init__(self, descriptor: int, output: Output) -> None:
         self._descriptor, self._output, self._dropping = descriptor, output, False
@@ -49,7 +45,7 @@ class _Stream(io.RawIOBase):
         while not self._dropping:
             try:
                 return os.write(self._descriptor, data)
-            except BlockingIOError:  # whoever shares the terminal or pipe with us has made it so
+            except BlockingIOError:  # another process that shares the terminal or pipe made it non-blocking
                 select.select([], [self._descriptor], [])
             except OSError as error:
                 self._dropping, self._output.failure = True, error
@@ -57,25 +53,25 @@ class _Stream(io.RawIOBase):
 
 
 def steady_output() -> Output:
-    """Let this process print from now on without ever failing for it; for a command, never for a library.
+    """Make printing in this process never raise; for a command, never for a library.
 
-    What an encoding cannot write is written as in Python, backslash and number. A descriptor that was closed is opened
-    on the null device: a file or pipe of ours that took its number would get what others print.
+    A character that the encoding lacks is printed as in Python, backslash and number. A closed descriptor is opened on
+    the null device: otherwise a file or pipe of ours would get its number, and with it the output of others.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
             os.set_inheritable(descriptor, True)
     output = Output()
     sys.stdout = _steady(sys.stdout, sys.__stdout__, output)
-    sys.stderr = _steady(sys.stderr, sys.__stderr__, Output())  # there is nowhere to say that it failed
+    sys.stderr = _steady(sys.stderr, sys.__stderr__, Output())  # its own failure cannot be reported anywhere
     return output
 
 
 def _steady(stream: Any, original: Any, output: Output) -> Any:
-    """The stream that takes everything; what somebody else put in its place, a test say, stays as it is."""
+    """Return a stream that accepts every write; a stream that a test has put in the place of the original stays."""
     if stream is None:
         return open(os.devnull, "w")
     if stream is not original:

@@ -1,4 +1,4 @@
-"""All or nothing: what a block has changed is put back when it ends by an exception."""
+"""All or nothing: put back what a block has changed if the block raises."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -7,12 +7,9 @@ from typing import Any
 
 @contextmanager
 def undone_on_error(steps: Sequence[Callable[[], Any]]) -> Iterator[None]:
-    """Run the steps back, the last one first, if the block raises, Ctrl-C included.
+    """Run the steps back, the last one first, if the block raises, Ctrl-C included. All steps run, even if one raises.
 
-    Put the block's `return` into the block: what comes behind it is not undone.
-
-    Args:
-        steps: The caller adds to them before each change. One that raises does not keep the others from running.
+    The block appends a step before each change. Its `return` stands in the block: an exception after it undoes nothing.
     """
     try:
         yield

@@ -1,22 +1,23 @@
 """The oracle: Efficient Channel Attention in NumPy float64, with gradients written by hand.
 
-No framework and no automatic differentiation: what this module returns is what the implementations are judged by, and
-the module itself is checked against finite differences. The notation is that of docs/eca.md:
+It uses no framework and no automatic differentiation. The implementations are judged by its results; plain loops and
+finite differences in the tests check the module itself. The notation is that of docs/eca.md:
 
     p = mean of x over S (over the valid positions)     g = gate(z)
     z[n, c] = sum_j w[j] p[n, c + j - k//2]             y = x * g
 
-Padding that is not finite (NaN or infinite, at a position that the mask leaves out) is multiplied by the gate like all
-else, but takes no part in the gate's gradient: 0 * NaN would be NaN, though the loss never looked there.
+The gate multiplies padding (a position that the mask leaves out) like any other position. But NaN or infinity there
+takes no part in the gate's gradient: 0 * NaN would be NaN, though the loss never looked there.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import EllipsisType
+from types import EllipsisType, MappingProxyType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eca_multi._errors import (
+from ._errors import (
     GATES,
     check_channel_axis,
     check_circular,
@@ -60,6 +61,7 @@ def forward(
     gate: str = "sigmoid",
     channel_axis: int = 1,
     mask: ArrayLike | None = None,
+    instead: Mapping[str, Array] = MappingProxyType({}),
 ) -> Forward:
     """Compute ECA in float64.
 
@@ -71,6 +73,8 @@ def forward(
         channel_axis: Axis of the channels, not 0.
         mask: Boolean, broadcastable to x's shape without its channel axis: True where a position counts. A sample
             without any valid position gets p = 0.
+        instead: For some of the results "pooled", "logits" and "gate", the values from which the later stages go on;
+            the result itself stays what this stage computes. The parity harness judges each stage alone by this.
 
     Raises:
         TypeError, ValueError: As every ECA in this package; see docs/errors.md.
@@ -85,15 +89,11 @@ def forward(
     Source: Wang et al., ECA-Net, CVPR 2020.
     """
     x, w, axis = _check(x, weight, padding, gate, channel_axis)
-    axes = spatial_axes(axis, x.shape)
-    valid, count = _valid(x, axis, mask)
-    pooled = np.where(valid, x, 0.0).sum(axes) / np.maximum(count, 1)
-    logits = sum(
-        (w[:, j] * shift(pooled, j - w.shape[1] // 2, padding) for j in range(w.shape[1])),
-        start=np.zeros_like(pooled),
-    )
-    g = gate_value(logits, gate)
-    return Forward(pooled, logits, g, x * _expand(g, axis, x.ndim))
+    valid, count = valid_positions(x, axis, mask)
+    pooled = mean(x, valid, count, axis)
+    logits = correlate(instead.get("pooled", pooled), w, padding)
+    g = gate_value(instead.get("logits", logits), gate)
+    return Forward(pooled, logits, g, x * expand(instead.get("gate", g), axis, x.ndim))
 
 
 def backward(
@@ -105,13 +105,15 @@ def backward(
     gate: str = "sigmoid",
     channel_axis: int = 1,
     mask: ArrayLike | None = None,
+    instead: Mapping[str, Array] = MappingProxyType({}),
 ) -> Backward:
-    """Compute the gradients of sum(cotangent * y) with respect to x and weight, and at every stage between.
+    """Compute the gradients of sum(cotangent * y) with respect to x, weight and every intermediate result.
 
     Args:
         x, weight, padding, gate, channel_axis, mask: As in `forward`. Where the mask is False and x is not finite, x
             counts as 0 for the gradient of the gate; dx there is cotangent * gate, as at any such position.
         cotangent: Gradient of the loss with respect to y, of x's shape.
+        instead: As in `forward`, and for "d_gate", "d_logits" and "d_pooled" too.
 
     Example:
         >>> import numpy as np
@@ -120,7 +122,7 @@ def backward(
         >>> grads.dw
         array([3., 4., 3.])
     """
-    out = forward(x, weight, padding=padding, gate=gate, channel_axis=channel_axis, mask=mask)
+    out = forward(x, weight, padding=padding, gate=gate, channel_axis=channel_axis, mask=mask, instead=instead)
     x, w, axis = _check(x, weight, padding, gate, channel_axis)
     G = _real("cotangent", cotangent)
     if G.shape != x.shape:
@@ -128,22 +130,59 @@ def backward(
             f"cotangent must be of x's shape {x.shape}. Received: shape {G.shape}. "
             "It is the gradient with respect to y."
         )
-    axes, half = spatial_axes(axis, x.shape), w.shape[1] // 2
-    valid, count = _valid(x, axis, mask)
+    valid, count = valid_positions(x, axis, mask)
+    pooled, logits, g = (instead.get(name, getattr(out, name)) for name in ("pooled", "logits", "gate"))
 
-    d_gate = (G * without_bad_padding(x, valid)).sum(axes)
-    d_logits = d_gate * gate_slope(out.logits, gate)
-    taps = range(w.shape[1])
-    d_pooled = sum((shift(w[:, j] * d_logits, half - j, padding) for j in taps), start=np.zeros_like(d_gate))
-    per_channel = np.stack([d_logits * shift(out.pooled, j - half, padding) for j in taps], -1)
+    d_gate = (G * without_bad_padding(x, valid)).sum(spatial_axes(axis, x.shape))
+    d_logits = instead.get("d_gate", d_gate) * gate_slope(logits, gate)
+    d_pooled = correlate_back(instead.get("d_logits", d_logits), w, padding)
+    per_channel = products(instead.get("d_logits", d_logits), pooled, w.shape[1], padding)
     dw = per_channel.sum((0, 1)) if np.ndim(weight) == 1 else per_channel.sum(0)
-    dx = G * _expand(out.gate, axis, x.ndim)
-    dx = dx + np.where(valid, _expand(d_pooled / np.maximum(count, 1), axis, x.ndim), 0.0)
+    dx = G * expand(g, axis, x.ndim)
+    dx = dx + np.where(valid, expand(instead.get("d_pooled", d_pooled) / count, axis, x.ndim), 0.0)
     return Backward(d_gate, d_logits, d_pooled, dx, dw)
 
 
+# --- stages: the parity harness sends errors and magnitudes through the linear ones
+
+
+def valid_positions(x: Array, axis: int, mask: ArrayLike | None) -> tuple[NDArray[np.bool_], Array]:
+    """Return the positions that count, as x's shape with one channel, and their number, at least 1, as (N, 1)."""
+    shape = x.shape[:axis] + x.shape[axis + 1 :]
+    valid = np.ones(shape, bool)
+    if mask is not None:
+        mask = np.asarray(mask)
+        check_mask(mask.dtype == bool, mask, axis, x.shape)
+        valid = np.broadcast_to(mask, shape)
+    count = valid.sum(tuple(range(1, len(shape))), dtype=np.float64)
+    return np.expand_dims(valid, axis), np.maximum(count, 1)[:, None]
+
+
+def mean(x: Array, valid: NDArray[np.bool_], count: Array, axis: int) -> Array:
+    """Return the mean of x over its valid positions, (N, C)."""
+    pooled: Array = np.where(valid, x, 0.0).sum(spatial_axes(axis, x.shape)) / count
+    return pooled
+
+
+def correlate(a: Array, w: Array, padding: str) -> Array:
+    """Correlate a, (N, C), with a kernel for all channels, (1, k), or one for each, (C, k)."""
+    taps, half = range(w.shape[1]), w.shape[1] // 2
+    return sum((w[:, j] * shift(a, j - half, padding) for j in taps), start=np.zeros_like(a))
+
+
+def correlate_back(a: Array, w: Array, padding: str) -> Array:
+    """Apply the transpose of `correlate`."""
+    taps, half = range(w.shape[1]), w.shape[1] // 2
+    return sum((shift(w[:, j] * a, half - j, padding) for j in taps), start=np.zeros_like(a))
+
+
+def products(d_logits: Array, pooled: Array, k: int, padding: str) -> Array:
+    """Return the terms of dw before the sum over samples (and channels), (N, C, k)."""
+    return np.stack([d_logits * shift(pooled, j - k // 2, padding) for j in range(k)], -1)
+
+
 def without_bad_padding(x: Array, valid: NDArray[np.bool_]) -> Array:
-    """Return x with 0 in place of what is neither valid nor finite: what the gradient of the gate is a sum over."""
+    """Return x with 0 at each position that is neither valid nor finite, as the gradient of the gate sums it."""
     return np.where(valid | np.isfinite(x), x, 0.0)
 
 
@@ -187,18 +226,6 @@ def _real(name: str, value: ArrayLike) -> Array:
     return array.astype(np.float64)
 
 
-def _valid(x: Array, axis: int, mask: ArrayLike | None) -> tuple[NDArray[np.bool_], Array]:
-    """Return the positions that count, as x's shape with one channel, and how many there are, as (N, 1)."""
-    shape = x.shape[:axis] + x.shape[axis + 1 :]
-    valid = np.ones(shape, bool)
-    if mask is not None:
-        mask = np.asarray(mask)
-        check_mask(mask.dtype == bool, mask, axis, x.shape)
-        valid = np.broadcast_to(mask, shape)
-    count = valid.sum(tuple(range(1, len(shape))), dtype=np.float64)
-    return np.expand_dims(valid, axis), count[:, None]
-
-
 def shift(a: Array, offset: int, padding: str) -> Array:
     """Return b with b[n, c] = a[n, c + offset]; outside the channels it is zero, or wraps around."""
     C = a.shape[1]
@@ -209,7 +236,7 @@ def shift(a: Array, offset: int, padding: str) -> Array:
     return np.where(inside, a[:, np.clip(index, 0, C - 1)], 0.0)
 
 
-def _expand(a: Array, axis: int, rank: int) -> Array:
+def expand(a: Array, axis: int, rank: int) -> Array:
     """Give (N, C) the rank of x, with the channels at `axis`."""
     index: list[slice | EllipsisType | None] = [slice(None)] + [None] * (rank - 1)
     index[axis] = slice(None)

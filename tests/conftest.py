@@ -1,43 +1,51 @@
-"""Which frameworks the tests run on, and what must be set before any of them is imported.
+"""The environment of all tests, and the frameworks on which each test runs.
 
-Keras has one backend per process: `KERAS_BACKEND=jax pytest -m keras` runs its tests on another one; `make test` runs
-them on all three.
+Keras has one backend per process. `KERAS_BACKEND=jax pytest -m keras` runs the Keras tests on JAX; `make test` runs
+them on all three backends.
 """
 
 import os
-import re
 import signal
+import tempfile
 import threading
-from pathlib import Path
 
+# These must be set before the first import of a framework.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Eight devices in one process, for the sharding tests; set before JAX counts them.
+# The sharding tests need eight devices in one process, and JAX counts the devices once.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
-# Under nohup, or in the background of a shell, some signals are ignored, and so they would be in what the tests start.
+# nohup, and a shell that starts a job in the background, ignore some signals; processes that tests start would inherit
+# that.
 if threading.current_thread() is threading.main_thread():
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
+import numpy as np
 import pytest
 import torch  # noqa: F401  (before TensorFlow: the other order has crashed)
-from frameworks import FRAMEWORKS, Framework
+
+from tests.support.frameworks import FRAMEWORKS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`-m keras` imports no file that has none of its tests: the frameworks take a while."""
-    if config.option.markexpr != "keras" or not collection_path.match("test_*.py"):
-        return None
-    return True if not re.search("keras|framework", collection_path.read_text(encoding="utf-8")) else None
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile JAX without most of XLA's optimisations, which take a third of the time of a test of JAX.
+
+    The slow tests, `make parity` and all processes that tests start compile as users do; so do tests that ask for
+    `optimised`.
+    """
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", not config.getoption("--slow"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the slow tests unless `--slow` asks for them."""
     for item in items:
         if (on := item.get_closest_marker("slow_on")) and os.environ["KERAS_BACKEND"] in on.args:
             item.add_marker("slow")
@@ -48,19 +56,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give each test that asks for `framework` all of them, with the framework in the test's id."""
+    """Run each test that asks for `framework` on all frameworks, with the framework's name in the test's id."""
     if "framework" in metafunc.fixturenames:
-        wanted = metafunc.definition.get_closest_marker("only")
-        chosen = [f for f in FRAMEWORKS if wanted is None or f.kind in wanted.args]
-        params = [pytest.param(f, id=f.name, marks=[pytest.mark.keras] if f.kind == "keras" else []) for f in chosen]
-        metafunc.parametrize("framework", params)
+        only = metafunc.definition.get_closest_marker("only")
+        frameworks = [f for f in FRAMEWORKS if only is None or f.kind in only.args]
+        marks = {"keras": [pytest.mark.keras]}
+        metafunc.parametrize("framework", [pytest.param(f, id=f.name, marks=marks.get(f.kind, [])) for f in frameworks])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Temporary files of the frameworks, such as the code that TensorFlow generates, go where pytest removes them."""
+    folder = str(tmp_path_factory.mktemp("scratch"))
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
 
 
 @pytest.fixture
-def rng(request: pytest.FixtureRequest):
-    import numpy as np
-
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """A generator seeded by the test's name, so that a test draws the same numbers alone and among others."""
     return np.random.default_rng(list(request.node.originalname.encode()))
 
 
-__all__ = ["Framework"]
+@pytest.fixture
+def optimised():
+    """Compile JAX with all of XLA's optimisations: for tests of what XLA makes of our code."""
+    import jax
+
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

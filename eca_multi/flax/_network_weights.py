@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi._canonical import Weights, check_weights
-from eca_multi._checkpoints import Identified, identify
-from eca_multi._networks import Network, Tensor
+from eca_multi._canonical import Weights, check_weights, narrowest, widened
+from eca_multi.checkpoints.identify import Identified, identify
+from eca_multi.networks import Network, Tensor
 
 Path = tuple[str, ...]
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -25,7 +25,7 @@ def child(parent: str, path: str) -> str:
 
 
 def canonical_name(path: Path) -> str:
-    """Return the canonical name of what lies at a path; of what no network has, one that is unexpected."""
+    """Return the canonical name of the leaf at a path; for a leaf that no network has, a name that no network has."""
     *modules, leaf = map(str, path)
     return ".".join([*modules, LEAVES.get(leaf, leaf)]).replace("_", ".").replace("running.", "running_")
 
@@ -56,7 +56,7 @@ def flatten(tree: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, An
 
 
 def nest(leaves: Iterable[tuple[Path, Any]]) -> dict[str, Any]:
-    """The way back."""
+    """Return the nested mappings of the leaves: the inverse of `flatten`."""
     tree: dict[str, Any] = {}
     for (*parents, name), value in leaves:
         place = tree
@@ -67,41 +67,28 @@ def nest(leaves: Iterable[tuple[Path, Any]]) -> dict[str, Any]:
 
 
 def identify_network(leaves: Mapping[Path, Any]) -> Identified:
-    """Find the network whose arrays (or their shapes) these are.
-
-    Raises:
-        CheckpointError: If it is none.
-    """
-    return identify(
-        {canonical_name(path): canonical_view(path[-1], _shape_of(leaf)).shape for path, leaf in leaves.items()}
-    )
+    """Find the network of these arrays, or of these shapes; raise CheckpointError if no network fits."""
+    views = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in leaves.items()}
+    return identify({canonical_name(path): canonical_view(path[-1], view).shape for path, view in views.items()})
 
 
 def network_to_canonical(leaves: Mapping[Path, Any]) -> Weights:
     """Return a network's arrays as a canonical dict of NumPy arrays, a copy; bfloat16 is widened to float32."""
-    found = identify_network(leaves)
-    arrays = {canonical_name(path): canonical_view(path[-1], _wide(leaf)) for path, leaf in leaves.items()}
-    return {name: np.array(arrays[name].reshape(tensor.shape)) for name, tensor in found.tensors.items()}
+    network = identify_network(leaves)
+    arrays = {
+        canonical_name(path): canonical_view(path[-1], widened(np.asarray(leaf))) for path, leaf in leaves.items()
+    }
+    return {name: np.array(arrays[name].reshape(tensor.shape)) for name, tensor in network.tensors.items()}
 
 
 def network_from_canonical(leaves: Mapping[Path, Any], weights: Mapping[str, np.ndarray]) -> dict[Path, np.ndarray]:
-    """Return canonical weights by path, in Flax's layout and each in the old one's dtype, all checked."""
+    """Check canonical weights, and return them by path, in Flax's layout and each leaf's dtype."""
     shapes = {name: tensor.shape for name, tensor in identify_network(leaves).tensors.items()}
     dtypes = {str(leaf.dtype) for leaf in leaves.values()}
-    narrowest = next(dtype for dtype in ("float16", "bfloat16", "float32", "float64") if dtype in dtypes)
-    arrays = check_weights(weights, shapes, narrowest)
+    arrays = check_weights(weights, shapes, narrowest(dtypes))
     return {
         path: native_view(path[-1], arrays[canonical_name(path)]).astype(leaf.dtype) for path, leaf in leaves.items()
     }
-
-
-def _shape_of(leaf: Any) -> np.ndarray:
-    return np.broadcast_to(np.float32(0), leaf.shape)
-
-
-def _wide(leaf: Any) -> np.ndarray:
-    array = np.asarray(leaf)
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 _LEAF_OF = {
@@ -114,7 +101,6 @@ _LEAF_OF = {
 
 
 def native_path(network: Network, tensor: Tensor) -> Path:
-    """Return where a network has a tensor."""
     block = next((b.path for b in network.blocks if tensor.module.startswith(f"{b.path}.")), "")
     modules = (child("", block), child(block, tensor.module)) if block else (child("", tensor.module),)
     return (*modules, _LEAF_OF[tensor.kind])

@@ -1,4 +1,4 @@
-"""Arrays on their way into Flax's trees: checked copies. Neither linen nor nnx is imported here."""
+"""Checked copies of arrays for Flax's trees. This module imports neither linen nor nnx."""
 
 from typing import Any
 
@@ -20,19 +20,18 @@ from eca_multi._states import (
 
 
 def owned(value: Any, like: Any) -> Any:
-    """Return a checked copy of an array in the dtype of `like`, and where `like` was put, or else where it was itself.
+    """Return a checked copy of an array in the dtype and on the device of `like`, or else on the array's own device.
 
-    `jnp.asarray` and `jax.device_put` would keep the memory of a NumPy array that is aligned, or the array of JAX
-    itself: whoever writes into the one, or donates the other, would change the model.
+    `jnp.asarray` and `jax.device_put` may keep the memory of a NumPy array, or the JAX array itself: a caller who
+    writes into the first or donates the second would change the model.
 
     Args:
         value: Of NumPy, JAX or any other library, on one process or many.
-        like: What the model has, or its shape alone (`jax.ShapeDtypeStruct`), which has no values yet. A number of
-            Python stays one; what else is no array belongs to its module and is returned as it is.
+        like: The model's array, or its shape alone (`jax.ShapeDtypeStruct`). For a Python number the copy is one too;
+            any other object belongs to its module, and the function returns `like` itself.
 
     Raises:
-        WrongKind: If it is no array with values, or its numbers are of another kind.
-        WrongValue: If they are not finite where those of `like` are, or out of range, or of another shape.
+        WrongKind, WrongValue: As `owned_array`.
     """
     if isinstance(like, NUMBERS):
         return type(like)(owned_array(_read(value), (), np.asarray(like).dtype, lambda: np.asarray(like)).item())
@@ -40,7 +39,8 @@ def owned(value: Any, like: Any) -> Any:
         return like
     if is_key(value) or is_key(like) or (isinstance(value, jax.Array) and not _is_readable(value)):
         return beside(_checked(value, like), like, value)
-    array = owned_array(_read(value), tuple(like.shape), like.dtype, lambda: _own(like))
+    is_abstract = isinstance(like, jax.ShapeDtypeStruct)
+    array = owned_array(_read(value), tuple(like.shape), like.dtype, lambda: None if is_abstract else read(like))
     return beside(jnp.array(array, copy=True), like, value)
 
 
@@ -50,15 +50,15 @@ def is_key(value: Any) -> bool:
 
 
 def beside(new: jax.Array, *others: Any) -> jax.Array:
-    """Put an array where the first of the others that was put anywhere was: on its device, or over its mesh."""
-    arrays = (one for one in others if isinstance(one, jax.Array) and not isinstance(one, jax.core.Tracer))
+    """Put an array on the device, or over the mesh, of the first of the others that is committed to one."""
+    arrays = (other for other in others if isinstance(other, jax.Array) and not isinstance(other, jax.core.Tracer))
     shardings = (array.sharding for array in arrays if array.committed)
     sharding = next(shardings, None)
     return new if sharding is None else jax.device_put(new, sharding)
 
 
 def copied(value: Any) -> Any:
-    """An array of JAX in memory of its own; whatever else it is, the value itself."""
+    """Return a copy of a JAX array; any other value is returned itself."""
     return jnp.array(value, copy=True) if isinstance(value, jax.Array) else value
 
 
@@ -72,15 +72,11 @@ def _read(value: Any) -> np.ndarray:
     return read(value)
 
 
-def _own(like: Any) -> np.ndarray | None:
-    return None if isinstance(like, jax.ShapeDtypeStruct) else read(like)
-
-
 def _checked(value: Any, like: Any) -> jax.Array:
-    """A copy of what this process cannot read as a whole: random keys, arrays over many processes, traced ones."""
+    """Return a checked copy of an array that this process cannot read as a whole: keys, traced or spread arrays."""
     if not isinstance(value, jax.Array):
         raise WrongKind(f"a {type(value).__name__}, the model's {like.dtype}")
-    check_kind(str(value.dtype), str(like.dtype))  # of keys, the generator's name is part of it
+    check_kind(str(value.dtype), str(like.dtype))  # a key's dtype names its generator
     if not isinstance(value, jax.core.Tracer) and value.is_deleted():
         raise WrongKind("an array that was deleted or donated")
     if value.shape != tuple(like.shape):

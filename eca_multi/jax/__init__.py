@@ -3,14 +3,14 @@
 Write `from eca_multi.jax import eca`; `from eca_multi import jax` would hide the real jax.
 """
 
-from eca_multi._errors import not_installed
+from eca_multi._errors import NotInstalled, not_installed
 
 try:
-    import jax as _jax  # noqa: F401  (only to see whether it is there)
+    import jax as _jax  # noqa: F401  (only to see whether it is installed)
 except ModuleNotFoundError as error:
-    if error.name != "jax":  # jax is there and something it needs is not: say that instead
+    if error.name != "jax":  # jax is installed and lacks something that it needs: raise that error
         raise
-    raise ImportError(not_installed("eca_multi.jax", "jax", "jax")) from error
+    raise NotInstalled(not_installed("eca_multi.jax", "jax", "jax")) from error
 
 from .functional import eca as eca
 

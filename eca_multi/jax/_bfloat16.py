@@ -1,7 +1,7 @@
-"""bfloat16 under XLA, which on the CPU writes a map to memory that is widened for two uses.
+"""bfloat16 under XLA, which on the CPU writes a map to memory in float32 if two operations use the widened map.
 
-`widen` and `scaled` are the layer's first and last line, with derivatives of both modes and any order, so written that
-each use widens x or dy for itself.
+`widen` and `scaled` are the first and the last line of the layer, with derivatives of both modes and any order, written
+so that each use widens x or dy for itself.
 """
 
 from functools import partial
@@ -16,7 +16,7 @@ Triple = tuple[jax.Array, jax.Array, jax.Array]
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def widen(x: jax.Array, acc: DTypeLike) -> Pair:
-    """Return x in `acc` twice, for the product and for the means; their gradients are added before they are rounded."""
+    """Return x in `acc` twice, for the product and for the means; JAX adds both gradients before it rounds the sum."""
     wide, again = x.astype(acc), anew(x)
     return wide, wide if again is x else again.astype(acc)
 
@@ -35,17 +35,17 @@ def scaled(x: jax.Array, wide: jax.Array, g: jax.Array) -> jax.Array:
 
 @scaled.defjvp
 def _scaled_jvp(primals: Triple, tangents: Triple) -> Pair:
-    # Two terms, each rounded, so that backward dy too is widened for each of its uses.
+    # Two terms, each rounded: then the backward pass widens dy for each use too.
     (x, wide, g), (_, d_wide, d_g) = primals, tangents
     along_g = (anew(x, g).astype(wide.dtype) * d_g).astype(x.dtype)
     return scaled(x, wide, g), (d_wide * g).astype(x.dtype) + anew(along_g)
 
 
 def anew(a: jax.Array, *after: jax.Array) -> jax.Array:
-    """Return `a`, to be widened once more; XLA:CPU is not to see that it is `a`.
+    """Return `a` so that XLA:CPU does not know it for `a`, to be widened a second time.
 
-    What is widened for two uses, one of them a sum, it writes to memory in float32; for one use it does not. Two that
-    come after the same are one to it.
+    XLA:CPU writes a map in float32 to memory if two operations, one of them a sum, use the widened map. It takes two
+    barriers behind the same operands for one, so `after` must differ.
     """
     if not isinstance(a, jax.core.Tracer):
         return a
@@ -54,6 +54,6 @@ def anew(a: jax.Array, *after: jax.Array) -> jax.Array:
 
 
 def opaque(a: jax.Array, *after: jax.Array) -> jax.Array:
-    """Return `a`, of which XLA:CPU is to know no more than that it comes after the others."""
+    """Return `a` behind a barrier: XLA:CPU knows only that it comes after the others."""
     hidden: list[jax.Array] = lax.optimization_barrier([a, *after])  # type: ignore[no-untyped-call]  # untyped in JAX
     return hidden[0]

@@ -24,10 +24,10 @@ from eca_multi._errors import (
 )
 
 from ._bfloat16 import opaque, scaled, widen
-from ._padding import masked_product
+from ._masked_product import masked_product
+from ._mesh import AxisName, across, axis_size, with_neighbours
 
 Gate = str | Callable[[jax.Array], jax.Array]
-AxisName = str | tuple[str, ...] | None
 
 GATES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": jax.nn.sigmoid,
@@ -122,13 +122,13 @@ def eca(
     valid: jax.Array | None = None
     if mask is None:
         count = opaque(jnp.asarray(math.prod(x.shape[i] for i in axes), acc))
-        pooled = _across(lax.pmean, again.sum(axes) / count, axis_name)
+        pooled = across(lax.pmean, again.sum(axes) / count, axis_name)
     else:
         check_mask(getattr(mask, "dtype", None) == jnp.bool_, mask, axis, x.shape)
         valid = jnp.broadcast_to(mask, (*x.shape[:axis], *x.shape[axis + 1 :]))
         valid = jnp.expand_dims(valid, axis)
-        count = jnp.maximum(_across(lax.psum, valid.sum(axes, dtype=acc), axis_name), 1)
-        sums = _across(lax.psum, jnp.where(valid, again, 0).sum(axes), axis_name)
+        count = jnp.maximum(across(lax.psum, valid.sum(axes, dtype=acc), axis_name), 1)
+        sums = across(lax.psum, jnp.where(valid, again, 0).sum(axes), axis_name)
         pooled = sums / opaque(jnp.broadcast_to(count, sums.shape))
 
     logits = _convolve(pooled, weight.astype(acc).reshape(k, 1, -1), padding, channel_axis_name)
@@ -144,9 +144,9 @@ def eca(
 
 def _convolve(pooled: jax.Array, w: jax.Array, padding: str, channel_axis_name: str | None) -> jax.Array:
     """Correlate the means (N, C) with one kernel (k, 1, 1), or with one per channel (k, 1, C)."""
-    # Shifted copies instead of lax.conv: its kernel gradient is silently wrong where the channels are sharded.
+    # Shifted copies instead of lax.conv, whose kernel gradient is silently wrong where the channels are sharded.
     half = len(w) // 2
-    wider = _with_neighbours(pooled, half, padding, channel_axis_name) if channel_axis_name else None
+    wider = with_neighbours(pooled, half, padding, channel_axis_name) if channel_axis_name else None
     logits = pooled * w[half]
     for j in range(len(w)):
         if j != half:
@@ -159,45 +159,13 @@ def _shift(a: jax.Array, offset: int, padding: str) -> jax.Array:
     """Return b with b[n, c] = a[n, c + offset]; outside the channels it is zero, or wraps around."""
     shifted = _pad(a, -offset)
     if padding == "circular":
-        # The part that wrapped around is a shift the other way, so no slice cuts through sharded channels.
+        # Take the part that wraps around by a shift the other way: no slice then cuts through sharded channels.
         shifted = shifted + _pad(a, a.shape[1] - offset if offset > 0 else -a.shape[1] - offset)
     return shifted
 
 
 def _pad(a: jax.Array, low: int) -> jax.Array:
     return lax.pad(a, jnp.zeros((), a.dtype), ((0, 0, 0), (low, -low, 0)))
-
-
-def _across(reduction: Callable[..., jax.Array], shard: jax.Array, axis_name: AxisName) -> jax.Array:
-    return shard if axis_name is None else reduction(shard, axis_name)
-
-
-def axis_size(name: str | None) -> int:
-    """The number of devices along a mesh axis inside shard_map; 1 where there is no such axis."""
-    return 1 if name is None else int(lax.axis_size(name))
-
-
-def _with_neighbours(pooled: jax.Array, half: int, padding: str, axis_name: str) -> jax.Array:
-    """Return this device's channels with `half` more on either side, from as many devices as hold them."""
-    devices, own = axis_size(axis_name), pooled.shape[1]
-    left: list[jax.Array] = []
-    right: list[jax.Array] = []
-    for hop in range(1, -(-half // own) + 1):
-        width = min(own, half - (hop - 1) * own)
-        left.insert(0, _from_neighbour(pooled[:, own - width :], hop, devices, padding, axis_name))
-        right.append(_from_neighbour(pooled[:, :width], -hop, devices, padding, axis_name))
-    return jnp.concatenate([*left, pooled, *right], 1)
-
-
-def _from_neighbour(edge: jax.Array, hop: int, devices: int, padding: str, axis_name: str) -> jax.Array:
-    """Return what the device `hop` places before this one holds; zeros where there is none and padding is zeros."""
-    pairs = [(i, i + hop) for i in range(devices)]
-    if padding == "circular":
-        pairs = [(i, j % devices) for i, j in pairs]
-    # A device that nobody sends to receives zeros.
-    pairs = [(i, j) for i, j in pairs if 0 <= j < devices]
-    received: jax.Array = lax.ppermute(edge, axis_name, pairs)  # type: ignore[no-untyped-call]  # untyped in JAX
-    return received
 
 
 def as_floating(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> jax.Array:

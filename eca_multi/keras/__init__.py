@@ -3,14 +3,14 @@
 Write `from eca_multi.keras import ECA`; `from eca_multi import keras` would hide the real keras.
 """
 
-from eca_multi._errors import not_installed
+from eca_multi._errors import NotInstalled, not_installed
 
 try:
-    import keras as _keras  # noqa: F401  (only to see whether it is there)
+    import keras as _keras  # noqa: F401  (only to see whether it is installed)
 except ModuleNotFoundError as error:
-    if error.name != "keras":  # keras is there and something it needs is not: say that instead
+    if error.name != "keras":  # keras is installed and lacks something that it needs: raise that error
         raise
-    raise ImportError(not_installed("eca_multi.keras", "keras", "keras")) from error
+    raise NotInstalled(not_installed("eca_multi.keras", "keras", "keras")) from error
 
 from .functional import eca as eca
 from .layers import ECA as ECA
@@ -32,52 +32,25 @@ from .networks import ecaresnetlight as ecaresnetlight
 from .networks import ecaresnext26t_32x4d as ecaresnext26t_32x4d
 from .networks import ecaresnext50t_32x4d as ecaresnext50t_32x4d
 from .pretrained import from_pretrained as from_pretrained
-from .surgery import base_state as base_state
-from .surgery import eca_parameters as eca_parameters
-from .surgery import eca_state as eca_state
-from .surgery import freeze_except_eca as freeze_except_eca
-from .surgery import infer_plan as infer_plan
-from .surgery import insert_eca as insert_eca
-from .surgery import installed_eca as installed_eca
-from .surgery import load_base_state as load_base_state
-from .surgery import load_eca_state as load_eca_state
-from .surgery import plan_eca as plan_eca
-from .surgery import remove_eca as remove_eca
+from .surgery.infer import infer_plan as infer_plan
+from .surgery.infer import installed_eca as installed_eca
+from .surgery.insert import insert_eca as insert_eca
+from .surgery.plan import plan_eca as plan_eca
+from .surgery.remove import remove_eca as remove_eca
+from .surgery.states import base_state as base_state
+from .surgery.states import eca_parameters as eca_parameters
+from .surgery.states import eca_state as eca_state
+from .surgery.states import freeze_except_eca as freeze_except_eca
+from .surgery.states import load_base_state as load_base_state
+from .surgery.states import load_eca_state as load_eca_state
 from .weights import from_canonical as from_canonical
 from .weights import to_canonical as to_canonical
 
 __all__ = [
-    "ECA",
-    "base_state",
-    "eca",
-    "eca_mobilenet_v2",
-    "eca_parameters",
-    "eca_resnet18",
-    "eca_resnet34",
-    "eca_resnet50",
-    "eca_resnet101",
-    "eca_resnet152",
-    "eca_state",
-    "ecaresnet26t",
-    "ecaresnet50d",
-    "ecaresnet50d_pruned",
-    "ecaresnet50t",
-    "ecaresnet101d",
-    "ecaresnet101d_pruned",
-    "ecaresnet200d",
-    "ecaresnet269d",
-    "ecaresnetlight",
-    "ecaresnext26t_32x4d",
-    "ecaresnext50t_32x4d",
-    "freeze_except_eca",
-    "from_canonical",
-    "from_pretrained",
-    "infer_plan",
-    "insert_eca",
-    "installed_eca",
-    "load_base_state",
-    "load_eca_state",
-    "plan_eca",
-    "remove_eca",
-    "to_canonical",
-]
+    "ECA", "base_state", "eca", "eca_mobilenet_v2", "eca_parameters", "eca_resnet18", "eca_resnet34",
+    "eca_resnet50", "eca_resnet101", "eca_resnet152", "eca_state", "ecaresnet26t", "ecaresnet50d",
+    "ecaresnet50d_pruned", "ecaresnet50t", "ecaresnet101d", "ecaresnet101d_pruned", "ecaresnet200d",
+    "ecaresnet269d", "ecaresnetlight", "ecaresnext26t_32x4d", "ecaresnext50t_32x4d", "freeze_except_eca",
+    "from_canonical", "from_pretrained", "infer_plan", "insert_eca", "installed_eca", "load_base_state",
+    "load_eca_state", "plan_eca", "remove_eca", "to_canonical",
+]  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import layers as L
 
-from eca_multi._networks import Block, Conv
+from eca_multi.networks import Block, Conv
 
 from .functional import Tensor
 from .layers import ECA
@@ -15,6 +15,12 @@ DEPTHWISE_CONVOLUTIONS = {1: L.DepthwiseConv1D, 2: L.DepthwiseConv2D}
 ZERO_PADDINGS = {1: L.ZeroPadding1D, 2: L.ZeroPadding2D}
 MAX_POOLS = {1: L.MaxPooling1D, 2: L.MaxPooling2D}
 AVERAGE_POOLS = {1: L.AveragePooling1D, 2: L.AveragePooling2D}
+GLOBAL_POOLS = {
+    ("avg", 1): L.GlobalAveragePooling1D,
+    ("avg", 2): L.GlobalAveragePooling2D,
+    ("max", 1): L.GlobalMaxPooling1D,
+    ("max", 2): L.GlobalMaxPooling2D,
+}
 ACTIVATIONS: dict[str, float | None] = {"relu": None, "relu6": 6.0}  # the largest value
 
 
@@ -50,7 +56,8 @@ def activate(x: Tensor, kind: str, path: str, *, dtype: Any, **_: Any) -> Tensor
 def conv_norm_act(x: Tensor, conv: Conv, activation: str, dims: int, **factory: Any) -> Tensor:
     x = normalisation(convolution(x, conv, dims, **factory), conv, **factory)
     parent, _, number = conv.norm.rpartition(".")
-    return activate(x, activation, f"{parent}.{int(number) + 1}", **factory)
+    # The original code's modules: the activation follows its norm in a sequence, and is `relu` beside `bn1`.
+    return activate(x, activation, f"{parent}.{int(number) + 1}" if parent else "relu", **factory)
 
 
 def drop_path(x: Tensor, rate: float, path: str, *, dtype: Any, **_: Any) -> Tensor:
@@ -71,7 +78,7 @@ def residual_block(x: Tensor, block: Block, kernel_size: int, rate: float, dims:
     branch = ECA(kernel_size, name=layer_name(block.eca), **factory)(branch)
     branch = drop_path(branch, rate, block.path, **factory)
     if block.shortcut is not None:
-        if block.pool:  # "same": an odd row or column is averaged with what there is
+        if block.pool:  # "same": at an odd extent the last window averages fewer values
             name = f"{layer_name(block.path)}_downsample_pool"
             shortcut = AVERAGE_POOLS[dims](2, 2, "same", name=name, **factory)(shortcut)
         shortcut = normalisation(convolution(shortcut, block.shortcut, dims, **factory), block.shortcut, **factory)

@@ -7,13 +7,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from eca_multi._canonical import Weights, check_weights
-from eca_multi._checkpoints import Identified, identify
+from eca_multi._canonical import Weights, check_weights, narrowest, widened
+from eca_multi.checkpoints.identify import Identified, identify
 
 from ._owned import assign, owned
 
-# Of each class of layer: the canonical names and the kinds of its variables, in their order. An ECA's kernel becomes
-# (1, 1, k), as in torch.
+# The canonical names and kinds of the variables of each class of layer, in order. An ECA's kernel becomes (1, 1, k), as
+# in torch.
 VARIABLES: dict[str, tuple[tuple[str, str], ...]] = {
     "Conv1D": (("weight", "conv"),),
     "Conv2D": (("weight", "conv"),),
@@ -33,7 +33,7 @@ _AXES = {"conv": (-1, -2), "depthwise": (-2, -1), "dense": (1, 0), "eca": (2, 1)
 
 
 def names_in(layer: str, cls: str, count: int) -> list[tuple[str, str]]:
-    """Return the canonical name and the kind of each of a layer's variables; what is not known keeps its number."""
+    """Return the canonical name and the kind of each variable of a layer; unknown variables keep their numbers."""
     path = layer.replace("_", ".")
     known = VARIABLES.get(cls, ())
     if len(known) != count:
@@ -54,32 +54,29 @@ def native_view(kind: str, array: np.ndarray) -> np.ndarray:
 
 
 def identify_network(model: Any) -> Identified:
-    """Find the network that a model is, by its layers' names and shapes.
-
-    Raises:
-        CheckpointError: If it is none.
-    """
-    return identify({name: _canonical_shape(kind, variable.shape) for name, kind, variable in _variables(model)})
+    """Find a model's network by the names and shapes of its layers; raise CheckpointError if no network fits."""
+    views = [(name, kind, np.broadcast_to(np.float32(0), variable.shape)) for name, kind, variable in _variables(model)]
+    return identify({name: canonical_view(kind, view).shape for name, kind, view in views})
 
 
 def network_to_canonical(model: Any) -> Weights:
     """Return a network's weights and statistics as a canonical dict of NumPy arrays; a copy."""
-    found = identify_network(model)
-    arrays = {name: canonical_view(kind, _numpy(variable)) for name, kind, variable in _variables(model)}
-    return {name: np.array(arrays[name].reshape(tensor.shape)) for name, tensor in found.tensors.items()}
+    network = identify_network(model)
+    arrays = {
+        name: canonical_view(kind, widened(ops.convert_to_numpy(variable)))
+        for name, kind, variable in _variables(model)
+    }
+    return {name: np.array(arrays[name].reshape(tensor.shape)) for name, tensor in network.tensors.items()}
 
 
 def network_from_canonical(model: Any, weights: Mapping[str, np.ndarray]) -> Any:
-    """Load canonical weights into a network in place."""
     shapes = {name: tensor.shape for name, tensor in identify_network(model).tensors.items()}
     native = {name: (kind, variable) for name, kind, variable in _variables(model)}
     dtypes = {keras.backend.standardize_dtype(variable.dtype) for _, variable in native.values()}
-    narrowest = next(dtype for dtype in ("float16", "bfloat16", "float32", "float64") if dtype in dtypes)
-    arrays = check_weights(weights, shapes, narrowest)
-    own = {name: variable for name, (_, variable) in native.items()}
-    return assign(
-        model, own, {name: owned(native_view(kind, arrays[name]), own[name]) for name, (kind, _) in native.items()}
-    )
+    arrays = check_weights(weights, shapes, narrowest(dtypes))
+    variables = {name: variable for name, (_, variable) in native.items()}
+    new = {name: owned(native_view(kind, arrays[name]), variable) for name, (kind, variable) in native.items()}
+    return assign(model, variables, new)
 
 
 def _variables(model: Any) -> Iterator[tuple[str, str, Any]]:
@@ -88,12 +85,3 @@ def _variables(model: Any) -> Iterator[tuple[str, str, Any]]:
         names = names_in(layer.name, type(layer).__name__, len(variables))
         for (name, kind), variable in zip(names, variables, strict=True):
             yield name, kind, variable
-
-
-def _canonical_shape(kind: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    return canonical_view(kind, np.broadcast_to(np.float32(0), shape)).shape
-
-
-def _numpy(variable: Any) -> np.ndarray:
-    array = np.asarray(ops.convert_to_numpy(variable))
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array

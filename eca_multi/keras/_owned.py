@@ -1,4 +1,4 @@
-"""Arrays on their way into a model: checked copies first, then the assignment, all or none."""
+"""Load arrays into a model: make checked copies first, then assign all of them or none."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,37 +18,31 @@ def owned(value: Any, like: Any) -> np.ndarray:
     """Return a checked copy of an array or tensor in the dtype of the variable `like`.
 
     Raises:
-        WrongKind: If it is no array with values, or its numbers are of another kind.
-        WrongValue: If they are not finite where those of `like` are, or out of range, or of another shape.
+        WrongKind, WrongValue: As `owned_array`.
     """
     dtype = keras.backend.standardize_dtype(like.dtype)
-    return owned_array(read(value, _to_numpy), tuple(like.shape), dtype, lambda: values(like))
+    is_keras = ops.is_tensor(value) or isinstance(value, keras.Variable)
+    array = read(value, ops.convert_to_numpy) if is_keras else read(value)
+    return owned_array(array, tuple(like.shape), dtype, lambda: values(like))
 
 
 def values(variable: Any) -> np.ndarray:
-    """A copy, never a view: JAX's trainer gives the arrays of the model that it trains away to be overwritten."""
+    """A copy, never a view: JAX's trainer donates the arrays of the model, which XLA then overwrites."""
     return np.array(ops.convert_to_numpy(variable))
 
 
 def assign(
-    owner: Owner, own: Mapping[str, Any], new: dict[str, np.ndarray], finish: Callable[[], None] = lambda: None
+    owner: Owner, targets: Mapping[str, Any], new: dict[str, np.ndarray], finish: Callable[[], None] = lambda: None
 ) -> Owner:
-    """Assign the new arrays, which are given away, to the variables, and return their owner; all of them or none.
+    """Assign all new arrays to the variables, or none, and return their owner.
 
-    Of each name there is one copy at a time, the new values or the old ones. A backend may keep the array itself, so
-    nobody else may hold it.
-
-    Args:
-        finish: What follows from the variables; it runs at the end, and again when all is undone.
+    It empties `new` on the way: one copy of each name exists at a time. A backend may keep the array itself, so nobody
+    else may hold it. `finish` updates the parts that depend on the variables, at the end and again after an undo.
     """
     undo: list[Any] = [finish]
     with undone_on_error(undo):
         for name in list(new):
-            undo.append(partial(own[name].assign, values(own[name])))
-            own[name].assign(new.pop(name))
+            undo.append(partial(targets[name].assign, values(targets[name])))
+            targets[name].assign(new.pop(name))
         finish()
         return owner
-
-
-def _to_numpy(value: Any) -> Any:
-    return ops.convert_to_numpy(value) if ops.is_tensor(value) or isinstance(value, keras.Variable) else value

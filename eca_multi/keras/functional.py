@@ -20,9 +20,7 @@ from eca_multi._errors import (
     spatial_axes,
 )
 
-from ._compilers import COPIES, mean, scaled, widen
-from ._fused import fused_eca, is_faster
-from ._padding import masked_product
+from ._backends import COPIES, fused_eca, is_faster, masked_product, mean, scaled, widen
 
 # A tensor of whichever backend Keras runs on; Keras itself has no type for it.
 Tensor = Any
@@ -109,7 +107,7 @@ def eca(
     logits = _convolve(pooled, ops.reshape(ops.cast(weight, acc), (k, -1)), padding)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
-    # Not expand_dims: its gradient on an empty batch is the end of a process in which TensorFlow compiles a graph.
+    # Not expand_dims: its gradient on an empty batch ends a process in which TensorFlow compiles a graph.
     scale = g[tuple(slice(None) if i in (0, axis) else None for i in range(len(x.shape)))]
     y = scaled(x, wide, scale) if mask is None else masked_product(x, wide, scale, valid)
     return (y, g) if return_gate else y
@@ -117,7 +115,7 @@ def eca(
 
 def _convolve(pooled: Tensor, w: Tensor, padding: str) -> Tensor:
     """Correlate the means (N, C) with one kernel (k, 1), or with one per channel (k, C)."""
-    # Shifted copies instead of ops.conv: on the JAX backend its kernel gradient is wrong for sharded channels.
+    # Shifted copies instead of ops.conv, whose kernel gradient is wrong for sharded channels on the JAX backend.
     channels, k = pooled.shape[1], w.shape[0]
     half = k // 2
     if padding == "zeros":
@@ -142,6 +140,6 @@ def is_bool(x: Tensor) -> bool:
 
 
 def _dtype_name(x: Tensor) -> str:
-    """The name of any backend's or NumPy's dtype; keras.backend.standardize_dtype rejects strings, we report them."""
+    """The name of any backend's or NumPy's dtype. keras.backend.standardize_dtype raises for strings: report those."""
     dtype = getattr(x, "dtype", None)
     return str(getattr(dtype, "name", dtype)).removeprefix("torch.")

@@ -88,7 +88,7 @@ class ECA(keras.layers.Layer):
         super().__init__(**kwargs)
         if kernel_size is not None:
             kernel_size = check_odd("kernel_size", kernel_size)
-        eca_kernel_size(1, gamma=gamma, beta=beta)  # a bad constant is said here, not in build
+        eca_kernel_size(1, gamma=gamma, beta=beta)  # raise for a bad constant here, not in build
         check_padding(padding)
         check_gate(gate)
         check_init(init, gate)
@@ -134,7 +134,7 @@ class ECA(keras.layers.Layer):
         self.built = True
 
     def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        # Before Keras converts or checks anything itself, so that the errors read as in every framework.
+        # Check before Keras converts or checks anything, so that the errors read as in every framework.
         if hasattr(inputs, "dtype") or isinstance(inputs, str | bytes):
             self._check(inputs)
         return super().__call__(inputs, *args, **kwargs)
@@ -208,12 +208,12 @@ def check_data_format(data_format: str | None) -> str:
 
 
 def _plain(value: Any, check: Callable[[Any], Fraction]) -> int | float | str:
-    """A constant as JSON holds it: numbers as they are, a Fraction or Decimal as text, so that no digit is lost."""
+    """A constant for JSON: an int or float itself, a Fraction or Decimal as text, so that no digit is lost."""
     return value if type(value) in (int, float) else str(check(value))
 
 
 def _full_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """Keras's own mask is (N, T) and holds for whatever lies behind T: give it the axes that are missing."""
+    """Give Keras's own mask (N, T), which holds for all axes behind T, those axes."""
     if len(getattr(mask, "shape", ())) != 2 or len(x.shape) <= 3:
         return mask
     return ops.expand_dims(mask, tuple(range(2, len(x.shape) - 1)))

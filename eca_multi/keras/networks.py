@@ -2,57 +2,32 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 from keras import layers as L
 
-from eca_multi._networks import (
-    NETWORKS,
-    MobileNetV2,
-    Network,
-    Preprocessing,
-    ResNet,
-    check_input,
-    check_options,
-    describe,
-    drop_rates,
-    find,
-    preprocessing_of,
-)
-from eca_multi._networks import kernel_sizes as sizes_of
+from eca_multi.networks.builders import Builders
+from eca_multi.networks.catalogue import NETWORKS, Network, find
+from eca_multi.networks.kernels import kernel_sizes as sizes_of
+from eca_multi.networks.options import check_input, check_options, drop_rates
+from eca_multi.networks.preprocessing import Preprocessing, preprocessing_of
+from eca_multi.networks.resnet import ResNet
 
-from ._blocks import (
-    MAX_POOLS,
-    ZERO_PADDINGS,
-    activate,
-    conv_norm_act,
-    convolution,
-    inverted_block,
-    layer_name,
-    normalisation,
-    residual_block,
-)
+from ._blocks import GLOBAL_POOLS, MAX_POOLS, ZERO_PADDINGS, conv_norm_act, inverted_block, layer_name, residual_block
 from ._network_weights import identify_network
 from .functional import Tensor
 from .layers import ECA, check_data_format
 
-GLOBAL_POOLS = {
-    ("avg", 1): L.GlobalAveragePooling1D,
-    ("avg", 2): L.GlobalAveragePooling2D,
-    ("max", 1): L.GlobalMaxPooling1D,
-    ("max", 2): L.GlobalMaxPooling2D,
-}
-
 
 @keras.saving.register_keras_serializable(package="eca_multi")
 class ECANetwork(keras.Model):
-    """A functional model that knows which network it is; what it holds and does is in its graph.
+    """A functional model that knows which network it is.
 
-    `arch` and a `preprocessing` that was set are kept in its config. A clone, or what surgery makes of it, is known by
-    its name or its tensors instead.
+    Its config keeps `arch` and a `preprocessing` that was set. A clone, or a model after surgery, has its name or its
+    tensors to tell.
     """
 
     arch: str | None = None
@@ -60,7 +35,6 @@ class ECANetwork(keras.Model):
 
     @property
     def network(self) -> Network:
-        """The table that it was built from."""
         known = next((name for name in (self.arch, self.name) if name in NETWORKS), None)
         return find(known) if known is not None else identify_network(self).network
 
@@ -88,7 +62,7 @@ class ECANetwork(keras.Model):
         return next((layer.units for layer in self.layers if layer.name == name), 0)
 
     def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
-        # Before Keras adds or drops an axis itself, so that the errors read as in every framework.
+        # Check before Keras adds or drops an axis, so that the errors read as in every framework.
         if hasattr(inputs, "shape"):
             axis = 1 if any(getattr(layer, "data_format", "") == "channels_first" for layer in self.layers) else -1
             expected = self.inputs[0].shape
@@ -111,7 +85,7 @@ class ECANetwork(keras.Model):
 
 @contextlib.contextmanager
 def _deep_graph() -> Iterator[None]:
-    """Let Keras walk a graph of 1000 layers: it calls itself once for each, and Python stops at 1000 by default."""
+    """Let Keras walk a graph of 1000 layers: it recurses once for each, and Python stops at 1000 by default."""
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, 10_000))
     try:
@@ -120,34 +94,20 @@ def _deep_graph() -> Iterator[None]:
         sys.setrecursionlimit(limit)
 
 
-def _resnet(
-    x: Tensor, network: ResNet, sizes: Sequence[int], drop_path: float, dims: int, factory: dict[str, Any]
+def _outputs(
+    x: Tensor, network: Network, sizes: Sequence[int], drop_path: float, dims: int, factory: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """Return what comes out of the stem and of each block, by path."""
-    *stem, last = network.stem_convs
-    for conv in stem:
-        x = conv_norm_act(x, conv, "relu", dims, **factory)
-    x = normalisation(convolution(x, last, dims, **factory), last, **factory)
-    x = activate(x, "relu", "relu", **factory)
-    outputs = {"stem": x}
-    x = ZERO_PADDINGS[dims](1, name="maxpool_pad", **factory)(x)  # as good as -inf behind a ReLU
-    x = MAX_POOLS[dims](3, 2, name="maxpool", **factory)(x)
-    rates = drop_rates(drop_path, len(network.blocks))
-    for block, size, rate in zip(network.blocks, sizes, rates, strict=True):
-        outputs[block.path] = x = residual_block(x, block, size, rate, dims, **factory)
-    return outputs
-
-
-def _mobilenet_v2(
-    x: Tensor, network: MobileNetV2, sizes: Sequence[int], drop_path: float, dims: int, factory: dict[str, Any]
-) -> dict[str, Tensor]:
-    """Return what comes out of each block, by path."""
-    outputs = {}
-    rates = drop_rates(drop_path, len(network.blocks))
+    """Return the outputs of the stem and of each block, by path."""
     for conv in network.stem_convs:
-        x = conv_norm_act(x, conv, "relu6", dims, **factory)
+        x = conv_norm_act(x, conv, network.activation, dims, **factory)
+    outputs = {"stem": x}
+    if network.pool_stem:
+        x = ZERO_PADDINGS[dims](1, name="maxpool_pad", **factory)(x)  # as good as -inf behind a ReLU
+        x = MAX_POOLS[dims](3, 2, name="maxpool", **factory)(x)
+    make = residual_block if isinstance(network, ResNet) else inverted_block
+    rates = drop_rates(drop_path, len(network.blocks))
     for block, size, rate in zip(network.blocks, sizes, rates, strict=True):
-        outputs[block.path] = x = inverted_block(x, block, size, rate, dims, **factory)
+        outputs[block.path] = x = make(x, block, size, rate, dims, **factory)
     return outputs
 
 
@@ -163,25 +123,6 @@ def _classify(x: Tensor, network: Network, num_classes: int, dtype: Any) -> Tens
     return L.Dense(num_classes, None, True, weight, bias, name=layer_name(path), dtype=dtype)(x)
 
 
-class Builder(Protocol):
-    """The keywords that every network is built with."""
-
-    def __call__(
-        self,
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        dtype: Any = None,
-        data_format: str | None = None,
-        name: str | None = None,
-    ) -> ECANetwork: ...
-
-
 _ARGUMENTS = """        dtype: Dtype or policy of the layers; None takes Keras's own setting.
         data_format: "channels_last" for x of shape (N, *S, C), "channels_first" for (N, C, *S); None takes
             `keras.config.image_data_format()`. On a CPU TensorFlow takes the channels first with oneDNN alone, which
@@ -192,55 +133,47 @@ _EXAMPLE = """        >>> from eca_multi.keras import {name}
         >>> model = {name}(num_classes=10){skip}
         >>> model.output_shape{skip}
         (None, 10)"""
-_SKIP = "  # doctest: +SKIP"  # of a deep network: Keras takes seconds to build one
 
 
-def _builder(name: str) -> Builder:
-    network, arch = find(name), name
+def _build(
+    network: Network,
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    kernel_sizes: str | Sequence[int] = "published",
+    features_only: bool = False,
+    global_pool: str | None = "avg",
+    drop_path: float = 0.0,
+    dims: int = 2,
+    dtype: Any = None,
+    data_format: str | None = None,
+    name: str | None = None,
+) -> ECANetwork:
+    check_options(num_classes, in_channels, global_pool, drop_path, dims)
+    sizes = sizes_of(network, kernel_sizes)
+    data_format = check_data_format(data_format)
+    factory = {"data_format": data_format, "dtype": dtype}
+    extents: list[int | None] = [None] * dims
+    extents.insert(0 if data_format == "channels_first" else dims, in_channels)
+    inputs = keras.Input(extents, dtype=keras.dtype_policies.get(dtype).compute_dtype, name="image")
+    outputs = _outputs(inputs, network, sizes, drop_path, dims, factory)
+    y: Any = outputs[network.blocks[-1].path]
+    if features_only:
+        y = [outputs[feature.path] for feature in network.features]
+    else:
+        for conv in network.head:
+            y = conv_norm_act(y, conv, network.activation, dims, **factory)
+        if global_pool is not None:
+            y = GLOBAL_POOLS[global_pool, dims](name="global_pool", **factory)(y)
+            y = _classify(y, network, num_classes, dtype) if num_classes else y
+    with _deep_graph():
+        model = ECANetwork(inputs, y, name=network.name if name is None else name)
+    model.arch = network.name
+    return model
 
-    def build(
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        dtype: Any = None,
-        data_format: str | None = None,
-        name: str | None = None,
-    ) -> ECANetwork:
-        check_options(num_classes, in_channels, global_pool, drop_path, dims)
-        sizes = sizes_of(network, kernel_sizes)
-        data_format = check_data_format(data_format)
-        factory = {"data_format": data_format, "dtype": dtype}
-        extents: list[int | None] = [None] * dims
-        extents.insert(0 if data_format == "channels_first" else dims, in_channels)
-        inputs = keras.Input(extents, dtype=keras.dtype_policies.get(dtype).compute_dtype, name="image")
-        if isinstance(network, ResNet):
-            outputs = _resnet(inputs, network, sizes, drop_path, dims, factory)
-        else:
-            outputs = _mobilenet_v2(inputs, network, sizes, drop_path, dims, factory)
-        y: Any = outputs[network.blocks[-1].path]
-        if features_only:
-            y = [outputs[feature.path] for feature in network.features]
-        else:
-            for conv in network.head:
-                y = conv_norm_act(y, conv, network.activation, dims, **factory)
-            if global_pool is not None:
-                y = GLOBAL_POOLS[global_pool, dims](name="global_pool", **factory)(y)
-                y = _classify(y, network, num_classes, dtype) if num_classes else y
-        with _deep_graph():
-            model = ECANetwork(inputs, y, name=arch if name is None else name)
-        model.arch = arch
-        return model
 
-    build.__name__ = build.__qualname__ = name
-    example = _EXAMPLE.format(name=name, skip="" if len(network.blocks) < 10 else _SKIP)
-    build.__doc__ = describe(network, "(N, *S, C)", _ARGUMENTS, example)
-    return build
-
+Builder = Callable[..., ECANetwork]
+_builder = Builders(_build, "(N, *S, C)", _ARGUMENTS, _EXAMPLE)
 
 eca_resnet18 = _builder("eca_resnet18")
 eca_resnet34 = _builder("eca_resnet34")

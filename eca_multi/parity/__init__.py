@@ -9,47 +9,47 @@ Example:
 import os as _os
 from importlib.util import find_spec as _find_spec
 
-from eca_multi._errors import not_installed
+from eca_multi._errors import NotInstalled, not_installed
 
-# Some of them are imported only when a case needs them; say at once what is missing. A worker draws no data: the
+# A case may import some of these packages late, so a missing one is reported at once. A worker draws no data: the
 # interpreter of another environment needs ml_dtypes alone.
 if _missing := [
     name
     for name in ("ml_dtypes", *(() if "ECA_MULTI_PARITY_WORKER" in _os.environ else ("scipy", "sklearn", "PIL")))
     if _find_spec(name) is None
 ]:
-    raise ImportError(not_installed("eca_multi.parity", _missing[0], "parity"))
+    raise NotInstalled(not_installed("eca_multi.parity", _missing[0], "parity"))
 
-from ._axes import SpecError as SpecError
-from .adapters import Adapter as Adapter
-from .adapters import JaxAdapter as JaxAdapter
-from .adapters import KerasAdapter as KerasAdapter
-from .adapters import LinenAdapter as LinenAdapter
-from .adapters import NnxAdapter as NnxAdapter
-from .adapters import NumpyAdapter as NumpyAdapter
-from .adapters import TorchAdapter as TorchAdapter
-from .compare import Verdict as Verdict
+from .define.adapters import Adapter as Adapter
+from .define.adapters import JaxAdapter as JaxAdapter
+from .define.adapters import KerasAdapter as KerasAdapter
+from .define.adapters import LinenAdapter as LinenAdapter
+from .define.adapters import NnxAdapter as NnxAdapter
+from .define.adapters import NumpyAdapter as NumpyAdapter
+from .define.adapters import TorchAdapter as TorchAdapter
+from .define.axes import SpecError as SpecError
+from .define.checks import CHECKS as CHECKS
+from .define.runners import Runner as Runner
+from .define.runners import UsageError as UsageError
+from .define.sources import Draw as Draw
+from .define.sources import booleans as booleans
+from .define.sources import integers as integers
+from .define.sources import normal as normal
+from .define.sources import uniform as uniform
+from .define.spec import Case as Case
+from .define.spec import Manual as Manual
+from .define.spec import Spec as Spec
+from .define.spec import Training as Training
+from .define.taps import tap as tap
+from .judge.compare import Verdict as Verdict
 from .match import assert_close as assert_close
 from .match import assert_match as assert_match
 from .offline import compare as compare
 from .offline import replay as replay
-from .plan import CHECKS as CHECKS
-from .report import ParityError as ParityError
-from .report import Report as Report
+from .report.report import ParityError as ParityError
+from .report.report import Report as Report
 from .run import fingerprints as fingerprints
 from .run import run as run
-from .runners import Runner as Runner
-from .runners import UsageError as UsageError
-from .spec import Case as Case
-from .spec import Draw as Draw
-from .spec import Manual as Manual
-from .spec import Spec as Spec
-from .spec import Training as Training
-from .spec import booleans as booleans
-from .spec import integers as integers
-from .spec import normal as normal
-from .spec import uniform as uniform
-from .taps import tap as tap
 
 __all__ = [
     "CHECKS",

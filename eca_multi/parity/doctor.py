@@ -1,4 +1,4 @@
-"""A look at the machine: is everything here that a parity run needs?"""
+"""The examination of a machine: whether it has what a parity run needs."""
 
 import platform
 import shutil
@@ -6,16 +6,16 @@ import tempfile
 import time
 from dataclasses import dataclass
 
+from .define.runners import has_compiler
+from .define.spec import Spec
 from .run import fingerprints
-from .runners import has_compiler
-from .spec import Spec
 
 NEEDED = 2**30  # bytes for the files of a run
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`state` is "ok", "missing" (a part of the run is left out) or "fault"."""
+    """One fact about the machine. `state` is "ok", "missing" (runs leave a part out) or "fault"."""
 
     state: str
     what: str
@@ -25,7 +25,7 @@ class Finding:
 def examine(spec: "Spec | str" = "eca", *, timeout: float = 60.0) -> list[Finding]:
     """Check interpreter, disk and compiler, and start every runner's worker once."""
     free = shutil.disk_usage(tempfile.gettempdir()).free
-    found = [
+    findings = [
         Finding("ok", "python", f"{platform.python_version()} on {platform.platform()}"),
         Finding(
             "ok" if free > NEEDED else "fault",
@@ -40,6 +40,6 @@ def examine(spec: "Spec | str" = "eca", *, timeout: float = 60.0) -> list[Findin
     states = {"ran": "ok", "unavailable": "missing"}
     for state in fingerprints(spec, timeout=timeout):
         versions = ", ".join(f"{name} {number}" for name, number in state.versions.items())
-        found.append(Finding(states.get(state.state, "fault"), state.name, state.detail or versions))
-    found.append(Finding("ok", "workers", f"started and ended in {time.monotonic() - start:.0f} s"))
-    return found
+        findings.append(Finding(states.get(state.state, "fault"), state.name, state.detail or versions))
+    findings.append(Finding("ok", "workers", f"started and ended in {time.monotonic() - start:.0f} s"))
+    return findings

@@ -1,53 +1,67 @@
-"""Two lines for a notebook or a test: functions and arrays compared in this process."""
+"""The verbs for a notebook or a test: functions and arrays are compared in this process, without workers."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from ._axes import SpecError
-from .adapters import Adapter, JaxAdapter, NumpyAdapter, TorchAdapter
-from .budget import DTYPES
-from .compare import Verdict, judge
+from .define.adapters import Adapter, JaxAdapter, NumpyAdapter, TorchAdapter
+from .define.axes import SpecError
+from .define.checks import BASE
+from .define.dtypes import DTYPES
+from .define.job import Job, is_float
+from .define.spec import Manual, check_results
+from .define.structures import flatten, host, restore
+from .define.tensor import Cotangent, Outputs, Solution, Tensor
 from .engines import ENGINES, REFERENCES
 from .engines.base import Unsupported
-from .fingerprints import explain
-from .jobs import ONES, Job, Tensor, is_float
-from .judging import Judge, Solution
-from .plan import BASE, Task, rounded
-from .report import Cell, ParityError, describe
-from .spec import Manual, check_results
+from .execute.messages import Do
+from .execute.tasks import Task, rounded
+from .explain.fingerprints import explain, measure
+from .judge.cell import Cell
+from .judge.compare import Verdict, judge
+from .judge.verdicts import Judge
+from .report.report import ParityError, describe
 
-Function = Callable[[Mapping[str, Any], Mapping[str, Any]], Any]
+Call = Callable[[Any, Any], Any]
 ArrayLike = Any
 
 _BASES: Mapping[str, type[Adapter]] = {"torch": TorchAdapter, "jax": JaxAdapter, "numpy": NumpyAdapter}
 
 
+@dataclass(frozen=True)
+class _Function:
+    """A function of the caller. `framework` says whose arrays the function takes."""
+
+    name: str
+    call: Call
+    framework: str
+
+
 def assert_match(
-    functions: Mapping[str, Function],
+    functions: Mapping[str, Call],
     inputs: Mapping[str, ArrayLike] | Sequence[ArrayLike] | ArrayLike,
     weights: Mapping[str, ArrayLike] | Sequence[ArrayLike] | ArrayLike = (),
-    reference: Function | str | None = None,
+    reference: Call | str | None = None,
     *,
     dtype: str = "float32",
     gradients: bool | None = None,
 ) -> None:
     """Compare functions of several frameworks with a float64 reference: outputs and gradients.
 
-    Each is called in this process as f(inputs, weights) with arrays of its own framework in place of the NumPy ones, in
-    the same structure. The gradients are those of sum(cotangent * output), for a random cotangent and for ones; NumPy
-    functions have none. Integers and booleans are compared exactly, in whatever width they come.
+    Each function is called in this process as f(inputs, weights), with arrays of its framework in the structure of the
+    NumPy arrays. Gradients are those of sum(cotangent * output), for a random cotangent and for ones; NumPy functions
+    have no gradients. Integers and booleans are compared exactly, whatever their width.
 
     Args:
-        functions: Name -> function. The name says whose arrays it takes: it starts with torch, jax, tensorflow (or
-            keras-tensorflow), keras (arrays of its backend) or numpy: "torch", "jax", "torch-mine".
+        functions: Name -> function. A name says whose arrays its function takes: it starts with torch, jax, tensorflow
+            (or keras-tensorflow), keras (arrays of its backend) or numpy: "torch", "jax", "torch-mine".
         inputs: An array, or a list or dict of them. Floats are rounded to `dtype`; integers and booleans are not.
-        weights: The same; () where there are none.
+        weights: The same, for weights; () for a function without weights.
         reference: A NumPy function of (inputs, weights), or the name of one of `functions` to run in float64. None
             takes the first torch function, and else the first NumPy one.
         dtype: "float32", "bfloat16" or "float16".
@@ -68,29 +82,30 @@ def assert_match(
         raise SpecError(f"dtype must be one of {', '.join(DTYPES)}. Received: {dtype!r}.")
     if not functions:
         raise SpecError("functions must hold one at least. Received: none.")
-    flat_inputs, flat_weights = _flatten("x", inputs), _flatten("w", weights)
-    fill = {"x": inputs, "w": weights}
-    chosen, name = _reference(functions, reference)
-    gradients = _gradients(name, gradients)
-    job = Job("inputs", dtype, {}, {}, (), inputs=rounded(flat_inputs, dtype), weights=rounded(flat_weights, dtype))
-    solution, job, kind = _solve(chosen, name, job, fill, gradients)
-    by = Judge(BASE, kind)
+    known = [_Function(name, call, _framework(name)) for name, call in functions.items()]
+    like = {"x": inputs, "w": weights}
+    chosen = _reference(known, reference)
+    gradients = _has_gradients(chosen, gradients)
+    flat_inputs, flat_weights = rounded(flatten("x", inputs), dtype), rounded(flatten("w", weights), dtype)
+    job = Job("inputs", dtype, {}, {}, (), inputs=flat_inputs, weights=flat_weights)
+    solution, job, kind = _solve(chosen, job, like, gradients)
     faults, undecided = [], []
-    for runner, function in functions.items():
-        engine = _engine(runner, function, fill, ENGINES)
+    for function in known:
+        engine = _engine(function, like, ENGINES)
         try:
             results = engine.evaluate(job)
         except Unsupported as error:
-            raise SpecError(f"{runner} cannot compute this: {error}. Leave it out, or take another dtype.") from error
-        if not gradients or not any(key.endswith(ONES) for key in results):
-            results, here = {n: t for n, t in results.items() if n in job.outputs}, replace(job, gradients=False)
-        else:
-            here = job
-        cells = list(by.cells(runner, Task("", "evaluate", "inputs", here, None), results, solution))
-        wrong = [cell for cell in cells if cell.verdict.disagrees or cell.verdict is Verdict.ERROR]
-        undecided += [describe(cell) for cell in cells if cell.verdict is Verdict.INCONCLUSIVE]
-        fingerprint = cache(engine.fingerprint)  # seconds: once, however many tensors are wrong
-        faults += [_say(cell, fingerprint) for cell in wrong]
+            raise SpecError(
+                f"{function.name} cannot compute this: {error}. Leave it out, or take another dtype."
+            ) from error
+        has_gradients = gradients and any(quantity.cotangent is Cotangent.ONES for quantity in results)
+        task = Task("", Do.EVALUATE, "inputs", replace(job, gradients=has_gradients), None)
+        fingerprint = cache(partial(measure, engine.probes))  # takes seconds: once, however many tensors are wrong
+        for cell in Judge(BASE, kind).cells(function.name, task, results, solution):
+            if cell.verdict.disagrees or cell.verdict is Verdict.ERROR:
+                faults.append(_explained(cell, results, fingerprint))
+            elif cell.verdict is Verdict.INCONCLUSIVE:
+                undecided.append(describe(cell))
     if faults:
         raise ParityError("\n".join(faults))
     if undecided:
@@ -127,13 +142,12 @@ def assert_close(
         raise SpecError(
             "either budget or rtol and atol must be given. A budget is the largest error, element by element."
         )
-    limit = Manual(rtol or 0.0, atol).limit(reference) if budget is None else _limit(_host(budget), reference)
-    array = _host(actual)
-    tensor = Tensor(array, array.dtype.name)
-    judgement = judge(tensor, reference, limit, None)
+    limit = Manual(rtol or 0.0, atol).limit(reference) if budget is None else _limit(host(budget), reference)
+    array = host(actual)
+    judgement = judge(Tensor(array, array.dtype.name), reference, limit, None)
     if not judgement.verdict.green:
         label = "manual" if budget is None else "budget"
-        raise ParityError(describe(Cell("actual", "ref64", tensor.dtype, "forward", "array", judgement, label)))
+        raise ParityError(describe(Cell("actual", "ref64", array.dtype.name, "forward", "array", judgement, label)))
 
 
 def _limit(budget: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -151,56 +165,38 @@ def _limit(budget: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return limit
 
 
-def _host(array: Any) -> np.ndarray:
-    """Any framework's array in NumPy, which PyTorch refuses where it requires a gradient or is in bfloat16."""
-    if hasattr(array, "detach"):
-        array = array.detach().cpu()
-        if str(array.dtype) == "torch.bfloat16":
-            return np.asarray(array.float(), DTYPES["bfloat16"])
-    return np.asarray(array)
-
-
-def _flatten(letter: str, value: Any) -> dict[str, np.ndarray]:
-    """Name the arrays: those of a dict by its keys, those of a list by number."""
-    if isinstance(value, Mapping):
-        named = {str(key): _host(item) for key, item in value.items()}
-    elif isinstance(value, (list, tuple)) and not all(np.isscalar(item) for item in value):
-        named = {f"{letter}{number}": _host(item) for number, item in enumerate(value)}
-    elif isinstance(value, (list, tuple)) and not value:
-        named = {}
-    else:
-        named = {letter: _host(value)}
-    return {
-        name: a.astype(np.float64) if a.dtype.kind == "f" or a.dtype.name == "bfloat16" else a
-        for name, a in named.items()
-    }
-
-
-def _restore(letter: str, like: Any, arrays: Mapping[str, Any]) -> Any:
-    """Put arrays into the structure that the caller gave."""
-    if isinstance(like, Mapping):
-        return {key: arrays[str(key)] for key in like}
-    if isinstance(like, (list, tuple)) and f"{letter}0" in arrays:
-        return type(like)(arrays[f"{letter}{number}"] for number in range(len(like)))
-    return arrays.get(letter, ())
-
-
-def _reference(functions: Mapping[str, Function], wanted: Function | str | None) -> tuple[Function, str]:
-    if callable(wanted):
-        return wanted, "numpy"
-    names = [wanted] if wanted else sorted(functions, key=lambda name: not name.startswith("torch"))
-    for name in names:
-        if name in functions and name.startswith(("torch", "numpy")):
-            return functions[name], name
+def _framework(name: str) -> str:
+    """Return the framework of a function's arrays, from its name; "keras" is the backend of this process."""
+    if plain := next((known for known in _BASES if name.startswith(known)), None):
+        return plain
+    if name in ("tf", "tensorflow", "keras-tensorflow") or name.startswith(("tf-", "tensorflow-")):
+        return "tensorflow"
+    if name.startswith("keras"):
+        return str(import_module("keras").backend.backend())
+    if name.startswith(("linen", "nnx", "flax")):
+        return "jax"
     raise SpecError(
-        f"reference must be a NumPy function, or the name of a torch or numpy one among {', '.join(functions)}. "
+        f"functions must have names that start with torch, jax, tensorflow, keras or numpy. Received: {name!r}."
+    )
+
+
+def _reference(functions: Sequence[_Function], wanted: Call | str | None) -> _Function:
+    if callable(wanted):
+        return _Function("numpy", wanted, "numpy")
+    torch_first = sorted(functions, key=lambda function: function.framework != "torch")
+    for function in torch_first:
+        if function.framework in ("torch", "numpy") and wanted in (None, function.name):
+            return function
+    raise SpecError(
+        "reference must be a NumPy function, or the name of a torch or numpy one among "
+        f"{', '.join(function.name for function in functions)}. "
         f"Received: {wanted!r}. Only those can be run in float64 with a budget."
     )
 
 
-def _gradients(reference: str, wanted: bool | None) -> bool:
-    """Whether gradients are compared; nobody is to think that they were where they were not."""
-    if wanted is False or not reference.startswith("numpy"):
+def _has_gradients(reference: _Function, wanted: bool | None) -> bool:
+    """Return whether gradients are compared; warn where the caller may think so and they are not."""
+    if wanted is False or reference.framework != "numpy":
         return wanted is not False
     reason = "a NumPy reference has no gradients to compare with. Give a torch function as the reference"
     if wanted:
@@ -209,48 +205,45 @@ def _gradients(reference: str, wanted: bool | None) -> bool:
     return False
 
 
-def _engine(name: str, function: Function, like: Mapping[str, Any], engines: Mapping[str, str]) -> Any:
-    base = next((base for key, base in _BASES.items() if name.startswith(key)), None)
-    if base is None:
-        functions = import_module("eca_multi.parity.engines._functions")
-        base = _BASES.get(functions.backend_of(name))
-        if base is None:
-            return functions.TensorFlowFunctions(_adapter(name, Adapter, function, like))
-    module, _, cls = engines[base.engine].partition(":")
-    return getattr(import_module(f"eca_multi.parity.engines.{module}"), cls)(_adapter(name, base, function, like))
+def _engine(function: _Function, like: Mapping[str, Any], engines: Mapping[str, str]) -> Any:
+    """Return the engine that runs a function on arrays in the caller's structure."""
 
-
-def _adapter(name: str, base: type[Adapter], function: Function, like: Mapping[str, Any]) -> Adapter:
     def call(inputs: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
-        return function(_restore("x", like["x"], inputs), _restore("w", like["w"], weights))
+        return function.call(restore("x", like["x"], inputs), restore("w", like["w"], weights))
 
-    adapter: Adapter = type(name, (base,), {"build": lambda self, config: call})()
-    return adapter
+    base = _BASES.get(function.framework, Adapter)
+    adapter = type(function.name, (base,), {"build": lambda self, config: call})()
+    source = engines.get(base.engine, "eca_multi.parity.engines.tensorflow:TensorFlowEngine")
+    module, _, cls = source.partition(":")
+    return getattr(import_module(module), cls)(adapter)
 
 
-def _solve(
-    function: Function, name: str, job: Job, like: Mapping[str, Any], gradients: bool
-) -> tuple[Solution, Job, str]:
+def _solve(reference: _Function, job: Job, like: Mapping[str, Any], gradients: bool) -> tuple[Solution, Job, str]:
     """Run the reference: once for its outputs' names and shapes, then with cotangents for them."""
-    engine = _engine(name, function, like, REFERENCES)
+    engine = _engine(reference, like, REFERENCES)
     wide = Job("inputs", "float64", {}, {}, (), gradients=False, inputs=job.inputs, weights=job.weights)
     outputs = tuple(engine.named_outputs(wide, engine.compute(wide).outputs))
     check_results(job.inputs, job.weights, (), outputs, (), "what is compared")
     named = replace(wide, outputs=outputs)
-    shapes = {n: t.values.shape for n, t in engine.collect(named, engine.compute(named)).items()}
+    shapes = {q.name: t.values.shape for q, t in engine.collect(named, engine.compute(named)).items()}
     rng = np.random.default_rng(0)
     cotangents = {n: np.asarray(rng.normal(size=shape)) for n, shape in shapes.items()}
     full = replace(job, outputs=outputs, gradients=gradients, cotangents=rounded(cotangents, job.dtype))
     solution = engine.solve(full)
-    for key, (value, _) in solution.items():
+    for quantity, (value, _) in solution.items():
         if not np.isfinite(value).all() and all(np.isfinite(a).all() for a in job.inputs.values() if is_float(a)):
-            raise SpecError(f"the reference must be finite for finite inputs. Received: {key} with NaN or infinity.")
+            raise SpecError(
+                f"the reference must be finite for finite inputs. Received: {quantity.label} with NaN or infinity."
+            )
     return solution, full, engine.kind
 
 
-def _say(cell: Cell, fingerprint: Callable[[], Mapping[str, Any]]) -> str:
+def _explained(cell: Cell, results: Outputs, fingerprint: Callable[[], Mapping[str, Any]]) -> str:
+    """Describe a fault, with the fact of the framework's fingerprint that explains it."""
+    quantity = next((quantity for quantity in results if quantity.label == cell.tensor), None)
     try:
-        why = explain(cell.tensor, cell.dtype, fingerprint())
-    except Exception:  # a fingerprint explains; what it cannot say must not hide the fault
+        nonfinite = cell.verdict is Verdict.NONFINITE_MISMATCH
+        why = explain(quantity, cell.dtype, fingerprint(), nonfinite=nonfinite) if quantity else None
+    except Exception:  # the fault must be told, whatever the probes do
         why = None
     return describe(cell) + (f" -> {why}" if why else "")

@@ -1,4 +1,4 @@
-"""What needs no run: a bundle again, and two files beside each other."""
+"""The verbs on files: run the failure of a bundle again, and compare the tensors of two files."""
 
 import os
 from collections.abc import Callable
@@ -6,21 +6,22 @@ from pathlib import Path
 
 import numpy as np
 
-from eca_multi._checkpoints import CheckpointError, read_safetensors
+from eca_multi.checkpoints import CheckpointError
+from eca_multi.checkpoints.safetensors import read_safetensors
 
-from ._axes import SpecError
-from .budget import SAFETY
-from .bundle import read_bundle
-from .compare import Judgement, Verdict, bits_differ, judge
-from .jobs import Tensor
-from .plan import BASE, Task
-from .report import Report
+from .budget.safety import SAFETY
+from .define.axes import SpecError
+from .define.checks import BASE
+from .define.runners import Runner, find_runners, refuse_in_worker, runners_of
+from .define.spec import Case, Manual, Spec
+from .define.tensor import Tensor
+from .execute.messages import Do
+from .execute.tasks import Task
+from .explain.bundle import ERROR, read_bundle
+from .explain.trust import check_trust, what_runs
+from .judge.compare import Judgement, Verdict, bits_differ, judge
+from .report.report import Report
 from .run import run_tasks
-from .runners import Runner, find_runners, refuse_in_worker, runners_of
-from .spec import Case, Manual, Spec
-from .trust import check_trust, what_runs
-
-ERROR = "@error"
 
 
 def replay(
@@ -34,50 +35,43 @@ def replay(
 ) -> Report:
     """Run a failure again from its bundle, and localise it.
 
-    A bundle names an interpreter, settings of the environment, an adapter and a reference. Those of this package run;
-    any others are a stranger's code until you say that you trust it.
+    A bundle names an interpreter, settings of the environment, an adapter and a reference. Those of this package run.
+    Any others are a stranger's code, and run only with `trust`.
 
     Args:
         bundle: A folder that `run(bundles=...)` wrote.
-        runner: "file.py:Class" to run another adapter on the same data; None takes the one that failed.
-        trust: Whether code that the bundle names and that is not this package's may run.
+        runner: "file.py:Class" to run another adapter on the same data; None takes the adapter that failed.
+        trust: Whether code may run that the bundle names and that is not this package's.
         timeout, progress: As for `run`.
         announce: Called before anything runs, with what will run.
 
     Raises:
-        SpecError: If it is no complete bundle, or one that is not trusted and names code that is not this package's.
+        SpecError: If the folder is no complete bundle, or names code that is not this package's and is not trusted.
     """
     refuse_in_worker("replay")
-    found = read_bundle(bundle)
-    own = Runner(found.runner, found.adapter, env=found.env, python=found.python)
+    content = read_bundle(bundle)
+    job = content.job
     spec = Spec(
-        found.spec["name"],
-        found.spec["layout"],
+        content.spec["name"],
+        content.spec["layout"],
         weights={},
-        runners={found.runner: own},
-        reference=found.reference,
-        taps=tuple(found.spec["taps"]),
-        inputs=dict.fromkeys(found.job.inputs, "N"),
-        outputs=dict.fromkeys(found.job.outputs, ""),
-        cases=(Case(found.job.case),),
-        budget=Manual(**found.manual) if found.manual else None,
+        runners={content.runner: Runner(content.runner, content.adapter, env=content.env, python=content.python)},
+        reference=content.reference,
+        taps=tuple(content.spec["taps"]),
+        inputs=dict.fromkeys(job.inputs, "N"),
+        outputs=dict.fromkeys(job.outputs, ""),
+        cases=(Case(job.case),),
+        budget=Manual(**content.manual) if content.manual else None,
     )
     chosen = find_runners(spec, [runner] if runner else None)
-    yours = [] if runner is None else [given for given in chosen if given not in runners_of(spec)]
+    named_by_caller = [] if runner is None else [candidate for candidate in chosen if candidate not in runners_of(spec)]
     if not trust:
-        check_trust(found, bundle, yours)
+        check_trust(content, bundle, named_by_caller)
     if announce is not None:
-        announce(what_runs(found, yours))
-    task = Task("", "evaluate", found.job.case, found.job, (found.job.case, found.job.dtype, ""))
-    return run_tasks(
-        spec,
-        str(bundle),
-        [task],
-        chosen,
-        BASE,
-        timeout=timeout,
-        progress=progress,
-    )
+        announce(what_runs(content, named_by_caller))
+    task = Task("", Do.EVALUATE, job.case, job, (job.case, job.dtype, ""))
+    batches = [(candidate, [task]) for candidate in chosen]
+    return run_tasks(spec, str(bundle), [task], batches, BASE, timeout=timeout, progress=progress)
 
 
 def compare(
@@ -85,8 +79,8 @@ def compare(
 ) -> dict[str, Judgement]:
     """Compare two .safetensors files tensor by tensor.
 
-    A tensor "y" is judged by "y@error" of the second file, times the stochastic budget's c; else by atol + rtol |y|;
-    and bit by bit where neither is given.
+    A tensor "y" is judged by "y@error" of the second file, times the stochastic budget's c. Without "y@error" it is
+    judged by atol + rtol |y|, and bit by bit where no tolerance is given.
 
     Raises:
         SpecError: If a file cannot be read, a tolerance is negative, infinite or NaN, or a budget is not of its
@@ -94,13 +88,13 @@ def compare(
     """
     by_hand = Manual(rtol, atol)
     left, right = (_read(path) for path in (first, second))
-    result = {}
+    judgements: dict[str, Judgement] = {}
     for name in sorted({*left, *right}):
         if name.endswith(ERROR):
             continue
         if name not in left or name not in right:
             lacking = first if name not in left else second
-            result[name] = Judgement(Verdict.MISSING_TAP, None, (), "", f"{Path(lacking).name} has no {name}")
+            judgements[name] = Judgement(Verdict.MISSING_TAP, None, (), "", f"{Path(lacking).name} has no {name}")
             continue
         actual, reference = Tensor(left[name], left[name].dtype.name), right[name].astype(np.float64)
         budget = right.get(name + ERROR)
@@ -110,14 +104,14 @@ def compare(
                 f"Received: {budget.shape}."
             )
         if budget is not None:
-            result[name] = judge(actual, reference, budget, None, SAFETY["stochastic"])
+            judgements[name] = judge(actual, reference, budget, None, SAFETY["stochastic"])
         elif rtol or atol:
-            result[name] = judge(actual, reference, by_hand.limit(reference), None)
+            judgements[name] = judge(actual, reference, by_hand.limit(reference), None)
         elif actual.dtype != (dtype := right[name].dtype.name):
-            result[name] = Judgement(Verdict.DTYPE_MISMATCH, None, (), dtype, actual.dtype)
+            judgements[name] = Judgement(Verdict.DTYPE_MISMATCH, None, (), dtype, actual.dtype)
         else:
-            result[name] = bits_differ(Tensor(right[name], dtype), actual)
-    return result
+            judgements[name] = bits_differ(Tensor(right[name], dtype), actual)
+    return judgements
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

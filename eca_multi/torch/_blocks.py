@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from eca_multi._networks import Block, Conv
+from eca_multi.networks import Block, Conv
 
 from .layers import ECA
 
@@ -16,10 +16,10 @@ AVERAGE_POOLS = {1: nn.AvgPool1d, 2: nn.AvgPool2d}
 ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6}
 
 
-def convolution(conv: Conv, dims: int, inputs: int | None = None, **factory: Any) -> nn.Module:
+def convolution(conv: Conv, dims: int, **factory: Any) -> nn.Module:
     """Return a convolution as torchvision initialises it."""
     layer = CONVOLUTIONS[dims](
-        conv.inputs if inputs is None else inputs,
+        conv.inputs,
         conv.outputs,
         conv.kernel,
         stride=conv.stride,
@@ -36,9 +36,9 @@ def normalisation(conv: Conv, dims: int, **factory: Any) -> nn.Module:
     return NORMS[dims](conv.outputs, eps=1e-5, momentum=0.1, **factory)
 
 
-def conv_norm_act(conv: Conv, activation: str, dims: int, inputs: int | None = None, **factory: Any) -> nn.Sequential:
+def conv_norm_act(conv: Conv, activation: str, dims: int, **factory: Any) -> nn.Sequential:
     return nn.Sequential(
-        convolution(conv, dims, inputs, **factory),
+        convolution(conv, dims, **factory),
         normalisation(conv, dims, **factory),
         ACTIVATIONS[activation](inplace=True),
     )

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from eca_multi._canonical import Weights, check_weights, without_weight
-from eca_multi._checkpoints import identify
-from eca_multi._networks import Tensor
+from eca_multi._canonical import Weights, check_weights, narrowest, without_weight
+from eca_multi.checkpoints.identify import identify
+from eca_multi.networks import Tensor
 
 from ._owned import assign
 from .networks import ECANetwork
@@ -16,12 +16,8 @@ from .networks import ECANetwork
 
 def network_to_canonical(model_or_state: ECANetwork | Mapping[str, torch.Tensor]) -> Weights:
     """Return a network's weights and statistics as a canonical dict of NumPy arrays; a copy."""
-    weights = {}
-    for name, (tensor, value) in _native(model_or_state).items():
-        value = value.detach().cpu()
-        array = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-        weights[name] = np.array(array.reshape(tensor.shape))
-    return weights
+    native = _native(model_or_state).items()
+    return {name: np.array(to_array(value).reshape(tensor.shape)) for name, (tensor, value) in native}
 
 
 def network_from_canonical(
@@ -29,23 +25,22 @@ def network_from_canonical(
 ) -> Any:
     """Load canonical weights: into a network in place, or into a new state dict."""
     native = _native(model_or_state)
-    dtypes = {value.dtype for _, value in native.values()}
-    narrowest = min(dtypes, key=lambda dtype: torch.finfo(dtype).max)
+    dtypes = {str(value.dtype).removeprefix("torch.") for _, value in native.values()}
     shapes = {name: tensor.shape for name, (tensor, _) in native.items()}
-    arrays = check_weights(weights, shapes, str(narrowest).removeprefix("torch."))
+    arrays = check_weights(weights, shapes, narrowest(dtypes))
     if isinstance(model_or_state, Mapping):
         names = identify({name: value.shape for name, value in model_or_state.items()}).names
         new = {names[name]: _like(old, arrays[name]) for name, (_, old) in native.items()}
         return {name: new[name] if name in new else value.clone() for name, value in model_or_state.items()}
-    own = {name: value for name, (_, value) in native.items()}
-    return assign(model_or_state, own, {name: _like(value, arrays[name]) for name, value in own.items()})
+    targets = {name: value for name, (_, value) in native.items()}
+    return assign(model_or_state, targets, {name: _like(value, arrays[name]) for name, value in targets.items()})
 
 
 def _native(model_or_state: ECANetwork | Mapping[str, torch.Tensor]) -> dict[str, tuple[Tensor, torch.Tensor]]:
-    """Return by canonical name what is expected of a tensor, and the tensor."""
+    """Return by canonical name the tensor of the table and the native tensor."""
     if isinstance(model_or_state, Mapping):
-        found = identify({name: value.shape for name, value in model_or_state.items()})
-        pairs = {name: (tensor, model_or_state[found.names[name]]) for name, tensor in found.tensors.items()}
+        network = identify({name: value.shape for name, value in model_or_state.items()})
+        pairs = {name: (tensor, model_or_state[network.names[name]]) for name, tensor in network.tensors.items()}
     else:
         state = model_or_state.state_dict()
         listed = model_or_state.tensors.items()
@@ -56,8 +51,13 @@ def _native(model_or_state: ECANetwork | Mapping[str, torch.Tensor]) -> dict[str
 
 
 def native_name(name: str, tensor: Tensor) -> str:
-    """Return a canonical tensor's name in a network's state dict."""
     return f"{tensor.module}.conv.weight" if tensor.kind == "eca" else name
+
+
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """The values, perhaps as a view; NumPy has no bfloat16, so that is widened to float32."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _like(old: torch.Tensor, array: np.ndarray) -> torch.Tensor:

@@ -1,41 +1,31 @@
-"""Checkpoints that torch wrote, read without running anything that is in them; and written."""
+"""Checkpoints of torch: read them without running anything in them, and write them."""
 
 import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 
-from eca_multi._checkpoints import (
-    Checkpoint,
-    CheckpointError,
-    Source,
-    Stored,
-    check_metadata,
-    check_total,
-    detect,
-    list_safetensors,
-    open_source,
-    take,
-    write_safetensors,
-)
-from eca_multi._files import whole_file
-from eca_multi._networks import Tensor
-from eca_multi._parsing import parsing
+from eca_multi._files.file import whole_file
+from eca_multi.checkpoints.detect import detect
+from eca_multi.checkpoints.errors import reading
+from eca_multi.checkpoints.safetensors import list_safetensors, write_safetensors
+from eca_multi.checkpoints.source import Source, open_source
+from eca_multi.checkpoints.stored import Stored, check_total
+from eca_multi.checkpoints.take import Checkpoint, take
+from eca_multi.checkpoints.write import check_metadata, check_suffix
+from eca_multi.networks import Tensor
 
+from ._formats.file import read_file
+from ._formats.state_dict import OURS, find_facts, find_state_dict
 from ._network_weights import native_name
-from ._pickled import Other, Pickled
-from ._restricted_load import TorchFile, incomplete, open_file, state_dict_is
 
-# Where training scripts keep the weights beside an optimizer's state, in the order in which they are looked for.
-KEYS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema")
 SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")
-_SHOWN = 20  # of a file's keys in a message
+_WHAT = "file that torch.save wrote"
+_REMEDY = "Copy the file again; a .pth.tar is not a tar archive and must not be unpacked."
 _COUNTER = "num_batches_tracked"
-OURS = "eca_multi"  # the key in a file under which stands what is said of the weights
 
 
 def read_checkpoint(
@@ -43,19 +33,19 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Read the weights of a network from a `.pth`, `.pt`, `.pth.tar` or `.safetensors` file.
 
-    Nothing in the file is run or made: what would run code is refused. An optimizer's state and anything else beside
-    the weights is left alone. Arrays are copies.
+    No object in the file is run or made: a file that would run code is refused. An optimizer's state and everything
+    else beside the weights is skipped. Arrays are copies.
 
     Args:
         path: The file.
-        arch: Name of the network, where it is known; otherwise it is found by names and shapes.
-        key: Where in the file the weights are; None looks at the top and under `state_dict`, `model_state_dict`,
-            `model`, `state_dict_ema`, `model_ema`.
-        mmap: Whether arrays are read-only views of the file instead of copies. What then cuts the file off or writes
-            to it, as a trainer does, ends the process or changes the arrays.
+        arch: Name of the network, if it is known; otherwise names and shapes decide.
+        key: Place of the weights in the file, "model" or "ema.model"; None looks at the top and under `state_dict`,
+            `model_state_dict`, `model`, `state_dict_ema`, `model_ema`.
+        mmap: Whether arrays are read-only views of the file instead of copies. A program that then cuts the file off or
+            writes to it, as a trainer does, ends the process or changes the arrays.
 
     Returns:
-        The canonical weights, the network and how it must be built, and what the file says of itself.
+        The canonical weights, the network and how to build it, and the facts in the file.
 
     Raises:
         OSError: If the file cannot be read.
@@ -80,55 +70,14 @@ def read_checkpoint(
 def open_tensors(
     path: str | os.PathLike[str], *, key: str | None = None, mmap: bool = False
 ) -> Iterator[tuple[dict[str, Stored], dict[str, str]]]:
-    """Give a file's tensors, each to be read while the file is open, and what it says of itself.
+    """Give a file's tensors, which `load` reads while the file is open, and the facts in the file.
 
     Raises:
         OSError: If the file cannot be read.
         CheckpointError: If it is no complete torch file, holds what would run code, or was written to meanwhile.
     """
     with open_source(path, mmap) as source:
-        yield _tensors(source, key)
-
-
-def _tensors(source: Source, key: str | None) -> tuple[dict[str, Stored], dict[str, str]]:
-    if source.read(8, 1) == b"{" and detect(source.name) == "safetensors":
-        return list_safetensors(source)
-    file = open_file(source)
-    state, place = _state_dict(file.content, key, source.name)
-    with parsing(lambda reason: incomplete(source.name, f"tensors that are not stored as numbers, {reason}")):
-        tensors = {name: file.tensor(name, value) for name, value in state.items() if not name.endswith(_COUNTER)}
-        check_total(tensors, source.size)
-        return tensors, _facts(file, place)
-
-
-def _state_dict(content: Any, key: str | None, name: str) -> tuple[dict[str, Any], str]:
-    places = (key,) if key is not None else ("", *KEYS)
-    for place in places:
-        inner = content if place == "" else content.get(place) if isinstance(content, dict) else None
-        if isinstance(inner, dict) and state_dict_is(inner):
-            return inner, place
-    held = sorted(map(str, list(content)[:_SHOWN])) if isinstance(content, dict) else type(content).__name__
-    raise CheckpointError(
-        f"the checkpoint must hold a state dict of tensors at {' or '.join(repr(place) for place in places)}. "
-        f"Received: {name!r} with {held}. Pass key with the name under which it is."
-    )
-
-
-def _facts(file: TorchFile, key: str) -> dict[str, str]:
-    """What stands beside the weights in one number or word: epoch, architecture, accuracy; and what we wrote."""
-    facts = {"key": key} if key else {}
-    if key:
-        for name, value in file.content.items():
-            if isinstance(name, Other):  # a key that is no text and no number
-                continue
-            if isinstance(value, Pickled) and value.shape in ((), (1,)):
-                value = file.tensor(str(name), value).load().item()
-            if isinstance(value, str | int | float) and len(str(value)) <= 200:
-                facts[str(name)] = str(value)
-        ours = file.content.get(OURS)
-        if isinstance(ours, dict):
-            facts |= {name: text for name, text in ours.items() if isinstance(name, str) and isinstance(text, str)}
-    return facts
+        yield _list(source, key)
 
 
 def write_checkpoint(
@@ -136,13 +85,13 @@ def write_checkpoint(
 ) -> None:
     """Write a network's weights to a `.pth`, `.pt`, `.pth.tar` or `.safetensors` file, whole or not at all.
 
-    The file is written beside its final name and renamed. The names are those of `model.state_dict()`, without the
-    counters of batches, which torch sets to 0 when they are missing.
+    The file is written beside its final name and renamed. The names are those of `model.state_dict()`, without batch
+    norm's counters `num_batches_tracked`, which canonical weights do not have and torch sets to 0 if they are missing.
 
     Args:
         checkpoint: As `read_checkpoint` of any framework returns.
-        path: Where to write; an existing file is replaced. In `.safetensors` the tensors stand by themselves, in the
-            others under "state_dict".
+        path: Where to write; an existing file is replaced. A `.safetensors` file holds the tensors alone, the others
+            hold them under "state_dict".
         metadata: Strings to keep in the file: in the header of `.safetensors`, in the others under "eca_multi".
 
     Raises:
@@ -159,30 +108,41 @@ def write_checkpoint(
         >>> eca_resnet18(num_classes=10).load_state_dict(state)
         <All keys matched successfully>
     """
-    name = os.fsdecode(path)
-    if not name.endswith(SUFFIXES):
-        raise ValueError(f"path must end in {', '.join(SUFFIXES)}. Received: {name!r}. Rename it.")
+    name = check_suffix(path, SUFFIXES)
     texts = check_metadata(metadata)
-    stored = {name: _stored(name, tensor) for name, tensor in checkpoint.found.tensors.items()}
+    layout = {name: _layout(name, tensor) for name, tensor in checkpoint.found.tensors.items()}
     if name.endswith(".safetensors"):
-        write_safetensors(checkpoint.weights, path, {"format": "pt", **texts}, stored)
+        write_safetensors(checkpoint.weights, path, {"format": "pt", **texts}, layout)
         return
-    state = {key: _tensor(checkpoint.weights[name], shape) for name, (key, shape) in stored.items()}
+    state = {key: _tensor(checkpoint.weights[name], shape) for name, (key, shape) in layout.items()}
     with whole_file(path) as file:
         try:
             torch.save({"state_dict": state, "arch": checkpoint.found.network.name, OURS: texts}, file)
         except RuntimeError as error:
             reason = error.__context__
             if isinstance(reason, OSError) or not isinstance(reason, Exception | None):
-                raise reason from None  # a full disk or a signal, of which torch says only that it could not write
+                raise reason from None  # a full disk or a signal; torch's own error hides which
             raise
 
 
-def _stored(name: str, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+def _list(source: Source, key: str | None) -> tuple[dict[str, Stored], dict[str, str]]:
+    if source.read(8, 1) == b"{" and detect(source.name) == "safetensors":
+        return list_safetensors(source)
+    with reading(_WHAT, _REMEDY, source.name):
+        file = read_file(source)
+        state, place = find_state_dict(file.content, key, source.name)
+    with reading(_WHAT, _REMEDY, source.name, "tensors that are not stored as numbers, "):
+        tensors = {name: file.tensor(name, value) for name, value in state.items() if not name.endswith(_COUNTER)}
+        check_total(tensors, source.size)
+        return tensors, find_facts(file, place)
+
+
+def _layout(name: str, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+    """Return the name and the shape of a canonical tensor in torch's state dict."""
     return native_name(name, tensor), (1, 1, *tensor.shape) if tensor.kind == "eca" else tensor.shape
 
 
 def _tensor(array: np.ndarray, shape: tuple[int, ...]) -> torch.Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about arrays that cannot be written to, which nobody does
+        warnings.simplefilter("ignore")  # torch warns of arrays that are not writeable; nobody writes to this one
         return torch.from_numpy(np.ascontiguousarray(array)).reshape(shape)

@@ -1,26 +1,19 @@
 """ECA-ResNet and ECA-MobileNetV2 for PyTorch, built from the shared tables."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from eca_multi._networks import (
-    MobileNetV2,
-    Network,
-    Preprocessing,
-    ResNet,
-    Tensor,
-    check_input,
-    check_options,
-    describe,
-    drop_rates,
-    find,
-    preprocessing_of,
-    tensors,
-)
-from eca_multi._networks import kernel_sizes as sizes_of
+from eca_multi.networks.builders import Builders
+from eca_multi.networks.catalogue import Network
+from eca_multi.networks.kernels import kernel_sizes as sizes_of
+from eca_multi.networks.mobilenet import MobileNetV2
+from eca_multi.networks.options import check_input, check_options, drop_rates
+from eca_multi.networks.preprocessing import Preprocessing, preprocessing_of
+from eca_multi.networks.resnet import ResNet
+from eca_multi.networks.tensors import Tensor, stem_of, tensors
 
 from ._blocks import MAX_POOLS, InvertedBlock, ResidualBlock, conv_norm_act, convolution, normalisation
 from .layers import ECA
@@ -29,7 +22,7 @@ torch.fx.wrap("check_input")  # one step in a graph of torch.fx, which knows no 
 
 
 class ECANetwork(nn.Module):
-    """What all networks share: the walk through stem, blocks and head, and what they return."""
+    """The walk through stem, blocks and head, and the outputs, of all networks."""
 
     network: Network
     preprocessing: Preprocessing
@@ -60,7 +53,6 @@ class ECANetwork(nn.Module):
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The canonical tensors by name."""
         return tensors(
             self.network,
             self.kernel_sizes,
@@ -71,10 +63,7 @@ class ECANetwork(nn.Module):
         )
 
     def steps(self) -> Iterator[tuple[str, nn.Module]]:
-        """The modules from the input to the last feature map, with the path of what each ends."""
-        raise NotImplementedError
-
-    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
+        """The modules from the input to the last feature map, each with the path of the block that it ends."""
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> Any:
@@ -90,7 +79,7 @@ class ECANetwork(nn.Module):
             return x
         axes = tuple(range(2, 2 + self.dims))
         pooled = x.mean(axes) if self.global_pool == "avg" else x.amax(axes)
-        return self.classify(pooled) if self.num_classes else pooled
+        return getattr(self, self.network.classifier.partition(".")[0])(pooled) if self.num_classes else pooled
 
 
 class ECAResNet(ECANetwork):
@@ -101,13 +90,10 @@ class ECAResNet(ECANetwork):
     ) -> None:
         super().__init__(network, **options)
         dims = self.dims
-        *stem, last = network.stem_convs
-        inputs = last.inputs if stem else self.in_channels
-        self.conv1: nn.Module = convolution(last, dims, inputs, **factory)
+        *stem, last = stem_of(network, self.in_channels)
+        self.conv1: nn.Module = convolution(last, dims, **factory)
         if stem:
-            layers: list[nn.Module] = []
-            for conv in stem:
-                layers += conv_norm_act(conv, "relu", dims, self.in_channels if not layers else None, **factory)
+            layers = [layer for conv in stem for layer in conv_norm_act(conv, "relu", dims, **factory)]
             self.conv1 = nn.Sequential(*layers, self.conv1)
         self.bn1 = normalisation(last, dims, **factory)
         self.relu = nn.ReLU(inplace=True)
@@ -133,10 +119,6 @@ class ECAResNet(ECANetwork):
             for i, block in enumerate(getattr(self, name)):
                 yield f"{name}.{i}", block
 
-    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.fc(pooled)
-        return logits
-
 
 class ECAMobileNetV2(ECANetwork):
     """An ECA-MobileNetV2 with the modules features and classifier."""
@@ -152,9 +134,8 @@ class ECAMobileNetV2(ECANetwork):
         super().__init__(network, **options)
         dims = self.dims
         rates = drop_rates(drop_path, len(network.blocks))
-        layers: list[nn.Module] = [
-            conv_norm_act(conv, "relu6", dims, self.in_channels, **factory) for conv in network.stem_convs
-        ]
+        stem = stem_of(network, self.in_channels)
+        layers: list[nn.Module] = [conv_norm_act(conv, "relu6", dims, **factory) for conv in stem]
         for block, size, rate in zip(network.blocks, sizes, rates, strict=True):
             layers.append(InvertedBlock(block, size, rate, dims, **factory))
         if not self.features_only:
@@ -170,28 +151,6 @@ class ECAMobileNetV2(ECANetwork):
         for i, module in enumerate(self.features):
             yield f"features.{i}", module
 
-    def classify(self, pooled: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(pooled)
-        return logits
-
-
-class Builder(Protocol):
-    """The keywords that every network is built with."""
-
-    def __call__(
-        self,
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> ECANetwork: ...
-
 
 _ARGUMENTS = """        device, dtype: Of the parameters; `device="meta"` allocates nothing."""
 
@@ -202,39 +161,36 @@ _EXAMPLE = """        >>> import torch
         torch.Size([1, 1000])"""
 
 
-def _builder(name: str) -> Builder:
-    network = find(name)
+def _build(
+    network: Network,
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    kernel_sizes: str | Sequence[int] = "published",
+    features_only: bool = False,
+    global_pool: str | None = "avg",
+    drop_path: float = 0.0,
+    dims: int = 2,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | None = None,
+) -> ECANetwork:
+    check_options(num_classes, in_channels, global_pool, drop_path, dims)
+    sizes = sizes_of(network, kernel_sizes)
+    options = {
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+        "features_only": features_only,
+        "global_pool": global_pool,
+        "dims": dims,
+    }
+    factory = {"device": device, "dtype": dtype}
+    if isinstance(network, ResNet):
+        return ECAResNet(network, sizes, drop_path, options, factory)
+    return ECAMobileNetV2(network, sizes, drop_path, options, factory)
 
-    def build(
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> ECANetwork:
-        check_options(num_classes, in_channels, global_pool, drop_path, dims)
-        sizes = sizes_of(network, kernel_sizes)
-        options = {
-            "num_classes": num_classes,
-            "in_channels": in_channels,
-            "features_only": features_only,
-            "global_pool": global_pool,
-            "dims": dims,
-        }
-        factory = {"device": device, "dtype": dtype}
-        if isinstance(network, ResNet):
-            return ECAResNet(network, sizes, drop_path, options, factory)
-        return ECAMobileNetV2(network, sizes, drop_path, options, factory)
 
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = describe(network, "(N, C, *S)", _ARGUMENTS, _EXAMPLE.format(name=name))
-    return build
-
+Builder = Callable[..., ECANetwork]
+_builder = Builders(_build, "(N, C, *S)", _ARGUMENTS, _EXAMPLE)
 
 eca_resnet18 = _builder("eca_resnet18")
 eca_resnet34 = _builder("eca_resnet34")

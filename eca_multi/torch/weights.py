@@ -8,13 +8,13 @@ import torch
 
 from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
 
-from ._network_weights import network_from_canonical, network_to_canonical
+from ._network_weights import network_from_canonical, network_to_canonical, to_array
 from ._owned import assign
 from .layers import ECA
 from .networks import ECANetwork
 
-_STEMS = ("conv1.weight", "conv1.0.weight", "features.0.0.weight")
 Holder = ECA | ECANetwork | Mapping[str, torch.Tensor]
+_STEMS = ("conv1.weight", "conv1.0.weight", "features.0.0.weight")
 
 
 def to_canonical(layer_or_params: Holder) -> Weights:
@@ -38,7 +38,7 @@ def to_canonical(layer_or_params: Holder) -> Weights:
     """
     if _is_network(layer_or_params):
         return network_to_canonical(layer_or_params)
-    return pack("torch", _numpy(_weight(layer_or_params)))
+    return pack("torch", to_array(_weight(layer_or_params)))
 
 
 def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -> Any:
@@ -70,7 +70,7 @@ def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -
 
 
 def _is_network(layer_or_params: Holder) -> TypeGuard[ECANetwork | Mapping[str, torch.Tensor]]:
-    """Whether it is a whole network: as a mapping, something in which a network's first convolution stands."""
+    """Whether this is a whole network, or a mapping in which a network's first convolution is."""
     if isinstance(layer_or_params, Mapping):
         return any(str(name).endswith(_STEMS) for name in layer_or_params)
     return isinstance(layer_or_params, ECANetwork)
@@ -91,8 +91,3 @@ def _weight(layer_or_params: Holder) -> torch.Tensor:
     if weight.is_meta:
         raise without_weight("an ECA on the meta device", "Call to_empty(device=...) first.")
     return weight
-
-
-def _numpy(weight: torch.Tensor) -> np.ndarray:
-    weight = weight.detach().cpu()
-    return (weight.float() if weight.dtype == torch.bfloat16 else weight).numpy()

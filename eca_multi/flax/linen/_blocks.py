@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from eca_multi._networks import Block, Conv
 from eca_multi.flax._network_weights import child
+from eca_multi.networks import Block, Conv
 
 from .layers import ECA
 
@@ -78,7 +78,7 @@ class ResidualBlock(nn.Module):
         branch = ECA(self.kernel_size, name=child(block.path, block.eca), **factory)(branch)
         branch = drop_path(branch, self.rate, train)
         if block.shortcut is not None:
-            if block.pool:  # "SAME": an odd row or column is averaged with what there is
+            if block.pool:  # "SAME": at an odd extent the last window averages fewer values
                 shortcut = nn.avg_pool(shortcut, (2,) * dims, (2,) * dims, "SAME", count_include_pad=False)
             shortcut = conv_norm_act(shortcut, block.shortcut, "relu", dims, train, block.path, **factory)
         return nn.relu(branch + shortcut)

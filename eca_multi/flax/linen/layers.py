@@ -1,7 +1,5 @@
 """The ECA layer for Flax linen."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -20,7 +18,9 @@ from eca_multi._errors import (
     check_padding,
 )
 from eca_multi._kernel import eca_kernel_size
-from eca_multi.jax.functional import AxisName, Gate, as_floating, eca
+from eca_multi.flax._initializers import uniform
+from eca_multi.jax._mesh import AxisName
+from eca_multi.jax.functional import Gate, as_floating, eca
 
 
 class ECA(nn.Module):
@@ -36,7 +36,7 @@ class ECA(nn.Module):
         shared: True for one kernel for all channels, False for one per channel (ECA-NS).
         kernel_init: `init` of the other frameworks (a linen module has a method of that name): "uniform" is
             U(-1/sqrt(k), 1/sqrt(k)); "identity" is zeros and needs gate="2sigmoid", so that the layer returns x
-            until it is trained.
+            until it is trained. Or an initializer function (key, shape, dtype), as in every layer of Flax.
         channel_axis: Axis of the channels, not 0: -1 for (N, *S, C), 1 for (N, C, *S).
         dtype: Convert x to it first; None keeps x's.
         param_dtype: Of the parameter.
@@ -68,7 +68,7 @@ class ECA(nn.Module):
     padding: str = "zeros"
     gate: Gate = "sigmoid"
     shared: bool = True
-    kernel_init: str = "uniform"
+    kernel_init: str | Initializer = "uniform"
     channel_axis: int = -1
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
@@ -81,7 +81,8 @@ class ECA(nn.Module):
         eca_kernel_size(1, gamma=self.gamma, beta=self.beta)
         check_padding(self.padding)
         check_gate(self.gate)
-        check_init(self.kernel_init, self.gate, "kernel_init")
+        if not callable(self.kernel_init):
+            check_init(self.kernel_init, self.gate, "kernel_init", "an initializer function")
         check_axis_type(self.channel_axis)
         check_axis_names(self.axis_name, self.channel_axis_name)
         super().__post_init__()
@@ -91,10 +92,11 @@ class ECA(nn.Module):
         x = as_floating("x", x, self.dtype)
         axis = check_channel_axis(self.channel_axis, x.shape)
         channels = x.shape[axis]
-        k = self._size(channels)
+        k = self._kernel_size(channels)
         shape = native_shape("linen", 1 if self.shared else channels, k)
         bound = 0.0 if self.kernel_init == "identity" else k**-0.5
-        kernel = self.param("kernel", _uniform(bound), shape, self.param_dtype)
+        initializer = self.kernel_init if callable(self.kernel_init) else uniform(bound)
+        kernel = self.param("kernel", initializer, shape, self.param_dtype)
         return eca(
             x,
             kernel,
@@ -106,18 +108,9 @@ class ECA(nn.Module):
             channel_axis_name=None if self.is_initializing() else self.channel_axis_name,
         )
 
-    def _size(self, channels: int) -> int:
+    def _kernel_size(self, channels: int) -> int:
         if self.kernel_size is not None:
             return self.kernel_size
         if self.has_variable("params", "kernel"):  # weights that exist keep their size, whatever the rule says
             return int(meta.unbox(self.get_variable("params", "kernel")).shape[0])
         return eca_kernel_size(channels, gamma=self.gamma, beta=self.beta)
-
-
-def _uniform(bound: float) -> Initializer:
-    """U(-bound, bound); jax.nn.initializers.uniform has no negative side."""
-
-    def init(key: jax.Array, shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound, out_sharding=out_sharding)
-
-    return init

@@ -1,28 +1,21 @@
 """ECA-ResNet and ECA-MobileNetV2 for Flax linen, built from the shared tables."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike, DTypeLike
 
-from eca_multi._networks import (
-    Network,
-    Preprocessing,
-    ResNet,
-    check_input,
-    check_options,
-    describe,
-    drop_rates,
-    find,
-    preprocessing_of,
-)
-from eca_multi._networks import kernel_sizes as sizes_of
 from eca_multi.flax._initializers import classifier_initializers
 from eca_multi.flax._network_weights import child
 from eca_multi.jax.functional import as_floating
+from eca_multi.networks.builders import Builders
+from eca_multi.networks.catalogue import Network, find
+from eca_multi.networks.kernels import kernel_sizes as sizes_of
+from eca_multi.networks.options import check_input, check_options, drop_rates
+from eca_multi.networks.preprocessing import Preprocessing, preprocessing_of
+from eca_multi.networks.resnet import ResNet
 
 from ._blocks import InvertedBlock, ResidualBlock, conv_norm_act
 
@@ -51,7 +44,6 @@ class ECANetwork(nn.Module):
 
     @property
     def network(self) -> Network:
-        """The table that it is built from."""
         return find(self.arch)
 
     @nn.compact
@@ -78,38 +70,12 @@ class ECANetwork(nn.Module):
             return y
         axes = tuple(range(1, 1 + dims))
         pooled = y.mean(axes) if self.global_pool == "avg" else y.max(axes)
-        return self._classify(pooled, train) if self.num_classes else pooled
-
-    def _classify(self, pooled: jax.Array, train: bool) -> jax.Array:
-        network = self.network
+        if not self.num_classes:
+            return pooled
         if network.dropout:
             pooled = nn.Dropout(network.dropout, name="dropout")(pooled, deterministic=not train)
-        dense = nn.Dense(
-            self.num_classes,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=child("", network.classifier),
-            **classifier_initializers(network),
-        )
-        return dense(pooled)
-
-
-class Builder(Protocol):
-    """The keywords that every network is built with."""
-
-    def __call__(
-        self,
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-    ) -> ECANetwork: ...
+        options = {"name": child("", network.classifier), **classifier_initializers(network), **factory}
+        return nn.Dense(self.num_classes, **options)(pooled)
 
 
 _ARGUMENTS = """        dtype: Convert x to it first; None keeps x's.
@@ -125,40 +91,37 @@ _EXAMPLE = """        >>> import jax, jax.numpy as jnp
         (1, 10)"""
 
 
-def _builder(name: str) -> Builder:
-    network = find(name)
+def _build(
+    network: Network,
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    kernel_sizes: str | Sequence[int] = "published",
+    features_only: bool = False,
+    global_pool: str | None = "avg",
+    drop_path: float = 0.0,
+    dims: int = 2,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+) -> ECANetwork:
+    check_options(num_classes, in_channels, global_pool, drop_path, dims)
+    return ECANetwork(
+        network.name,
+        0 if features_only or global_pool is None else num_classes,
+        in_channels,
+        sizes_of(network, kernel_sizes),
+        features_only,
+        global_pool,
+        drop_path,
+        dims,
+        dtype,
+        param_dtype,
+        preprocessing_of(network.name),
+    )
 
-    def build(
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-    ) -> ECANetwork:
-        check_options(num_classes, in_channels, global_pool, drop_path, dims)
-        return ECANetwork(
-            name,
-            0 if features_only or global_pool is None else num_classes,
-            in_channels,
-            sizes_of(network, kernel_sizes),
-            features_only,
-            global_pool,
-            drop_path,
-            dims,
-            dtype,
-            param_dtype,
-            preprocessing_of(name),
-        )
 
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = describe(network, "(N, *S, C)", _ARGUMENTS, _EXAMPLE.format(name=name))
-    return build
-
+Builder = Callable[..., ECANetwork]
+_builder = Builders(_build, "(N, *S, C)", _ARGUMENTS, _EXAMPLE)
 
 eca_resnet18 = _builder("eca_resnet18")
 eca_resnet34 = _builder("eca_resnet34")

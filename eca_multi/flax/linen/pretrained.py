@@ -1,4 +1,4 @@
-"""Networks with released weights."""
+"""Build a network with released weights."""
 
 import os
 from typing import Any
@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from eca_multi._checkpoints import Hub, find_pretrained
+from eca_multi.checkpoints.find_files import Hub
+from eca_multi.checkpoints.find_pretrained import find_pretrained
 
 from . import networks
 from .networks import Builder, ECANetwork
@@ -30,19 +31,19 @@ def from_pretrained(
     token: str | bool | None = None,
     endpoint: str | None = None,
 ) -> tuple[ECANetwork, dict[str, Any]]:
-    """Build the network that released weights are of, and load them.
+    """Build the network of released weights, and load them.
 
-    The architecture is read from the repository's config.json and from the weights, kernel sizes and the number of
-    input channels from the weights. `model.preprocessing` says how images are to be prepared.
+    The repository's config.json and the weights decide the architecture; the weights decide kernel sizes and the number
+    of input channels. `model.preprocessing` says how to prepare images.
 
     Args:
-        name: A repository on the Hugging Face hub ("timm/ecaresnet50d.miil_in1k"), a local folder that is laid out
-            like one (model.safetensors or pytorch_model.bin, and perhaps config.json), or a checkpoint file.
-        num_classes: None takes the weights' own; for another number the classifier is new and the rest is kept.
-        features_only, global_pool, drop_path, dtype, param_dtype: As the builders have them.
-        key: Of the random numbers of a new classifier; None is `jax.random.key(0)`.
+        name: A repository on the Hugging Face hub ("timm/ecaresnet50d.miil_in1k"), a local folder with the same
+            layout (model.safetensors or pytorch_model.bin, and perhaps config.json), or a checkpoint file.
+        num_classes: None takes the weights' own; another number makes a new classifier and keeps the rest.
+        features_only, global_pool, drop_path, dtype, param_dtype: Options of the builders.
+        key: Random key of a new classifier; None is `jax.random.key(0)`.
         revision: Branch, tag or commit of the repository; None is its newest state.
-        cache_dir: Where downloads are kept; None is huggingface_hub's own cache.
+        cache_dir: Folder for downloads; None is huggingface_hub's own cache.
         local_files_only: Whether to download nothing, as with HF_HUB_OFFLINE=1.
         token: For private repositories.
         endpoint: Address of another hub.
@@ -51,7 +52,7 @@ def from_pretrained(
         The module and its variables, {"params": ..., "batch_stats": ...}.
 
     Raises:
-        ImportError: If a repository is asked for and huggingface_hub is not installed.
+        ImportError: If `name` is a repository and huggingface_hub is not installed.
         OSError: If there is no such repository, revision or folder, or the hub cannot be reached.
         CheckpointError: If the weights are incomplete, hold what would run code, or are of no known network.
         TypeError, ValueError: If another argument is of another type or out of range.
@@ -59,7 +60,7 @@ def from_pretrained(
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from pathlib import Path
-        >>> from eca_multi.convert import save_file
+        >>> from eca_multi.checkpoints import save_file
         >>> from eca_multi.flax.linen import eca_resnet18, from_pretrained, to_canonical
         >>> variables = eca_resnet18(num_classes=10).init(jax.random.key(0), jnp.ones((1, 32, 32, 3)))
         >>> Path("mine").mkdir()
@@ -69,11 +70,11 @@ def from_pretrained(
         (10, 224)
     """
     hub = Hub(revision, cache_dir, local_files_only, token, endpoint)
-    found = find_pretrained(name, hub, num_classes=num_classes, features_only=features_only, global_pool=global_pool)
-    build: Builder = getattr(networks, found.name)
-    model = build(**found.options, drop_path=drop_path, dtype=dtype, param_dtype=param_dtype)
-    model = model.clone(preprocessing=found.preprocessing)
+    released = find_pretrained(name, hub, num_classes=num_classes, features_only=features_only, global_pool=global_pool)
+    build: Builder = getattr(networks, released.name)
+    model = build(**released.options, drop_path=drop_path, dtype=dtype, param_dtype=param_dtype)
+    model = model.clone(preprocessing=released.preprocessing)
     x = jnp.zeros((1, *[32] * model.dims, model.in_channels))
     first = jax.random.key(0) if key is None else key
     shapes = jax.eval_shape(model.init, first, x)
-    return model, from_canonical(shapes, found.weights(lambda: to_canonical(model.init(first, x))))
+    return model, from_canonical(shapes, released.weights(lambda: to_canonical(model.init(first, x))))

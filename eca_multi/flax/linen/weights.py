@@ -10,19 +10,13 @@ from flax import core
 from flax.core import meta
 
 from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
-from eca_multi.flax._network_weights import (
-    STEMS,
-    Path,
-    flatten,
-    nest,
-    network_from_canonical,
-    network_to_canonical,
-)
+from eca_multi.flax._network_weights import STEMS, Path, flatten, nest, network_from_canonical, network_to_canonical
 
-COLLECTIONS = ("params", "batch_stats")
+Holder = Mapping[str, Any]
+_COLLECTIONS = ("params", "batch_stats")
 
 
-def to_canonical(layer_or_params: Mapping[str, Any]) -> Weights:
+def to_canonical(layer_or_params: Holder) -> Weights:
     """Return the weights of an ECA layer or a network as a canonical dict of NumPy arrays; a copy.
 
     Args:
@@ -45,15 +39,12 @@ def to_canonical(layer_or_params: Mapping[str, Any]) -> Weights:
         (3,)
     """
     if _is_network(layer_or_params):
-        return network_to_canonical({path: _filled(leaf) for path, leaf in _leaves(layer_or_params).items()})
-    kernel = meta.unbox(pick("linen", _params(layer_or_params)))
-    if isinstance(kernel, jax.ShapeDtypeStruct):
-        raise without_weight("variables from eval_shape", "Call init for real.")
-    return pack("linen", np.asarray(kernel))
+        return network_to_canonical({path: _array(leaf) for path, leaf in _leaves(layer_or_params).items()})
+    return pack("linen", np.asarray(_array(_weight(layer_or_params))))
 
 
-def from_canonical(layer_or_params: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> Any:
-    """Return new variables (or parameters) with canonical weights, in the old ones' structure, dtype and sharding box.
+def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -> Any:
+    """Load canonical weights into new variables (or parameters) with the old ones' structure, dtype and sharding box.
 
     Args:
         layer_or_params: The variables or parameters of an `ECA`, or the variables of a network, which are not changed;
@@ -72,46 +63,49 @@ def from_canonical(layer_or_params: Mapping[str, Any], weights: Mapping[str, np.
     if _is_network(layer_or_params):
         leaves = _leaves(layer_or_params)
         new_leaves = network_from_canonical({path: meta.unbox(leaf) for path, leaf in leaves.items()}, weights)
-        loaded = {path: _boxed_like(leaves[path], jnp.array(array, copy=True)) for path, array in new_leaves.items()}
+        loaded = {path: _like(leaves[path], jnp.array(array, copy=True)) for path, array in new_leaves.items()}
         variables: dict[str, Any] = dict(layer_or_params)
-        for collection in COLLECTIONS:
+        for collection in _COLLECTIONS:
             paths = [path for path, _ in flatten(layer_or_params[collection])]
             variables[collection] = nest((path, loaded[path]) for path in paths)
         return core.freeze(variables) if isinstance(layer_or_params, core.FrozenDict) else variables
-    boxed = pick("linen", _params(layer_or_params))
-    old = meta.unbox(boxed)
-    new = jnp.array(unpack("linen", weights, old.shape, old.dtype.name), old.dtype, copy=True)
-    params: dict[str, Any] = {NATIVE_NAMES["linen"]: _boxed_like(boxed, new)}
+    old = _weight(layer_or_params)
+    value = meta.unbox(old)
+    new = jnp.array(unpack("linen", weights, value.shape, value.dtype.name), value.dtype, copy=True)
+    params: dict[str, Any] = {NATIVE_NAMES["linen"]: _like(old, new)}
     if "params" in layer_or_params:
         params = {**layer_or_params, "params": params}
     return core.freeze(params) if isinstance(layer_or_params, core.FrozenDict) else params
 
 
-def _params(layer_or_params: Mapping[str, Any]) -> Mapping[str, Any]:
+def _is_network(layer_or_params: Holder) -> bool:
+    """Whether the variables are those of a whole network: whether a network's first convolution is in them."""
+    params = layer_or_params.get("params", {}) if isinstance(layer_or_params, Mapping) else {}
+    return isinstance(params, Mapping) and any(name in params for name in STEMS)
+
+
+def _leaves(variables: Holder) -> dict[Path, Any]:
+    """The parameters and statistics by path, without the collection: no two have the same path."""
+    return {path: leaf for name in _COLLECTIONS for path, leaf in flatten(variables.get(name, {}))}
+
+
+def _like(old: Any, new: jax.Array) -> Any:
+    """The new array in the old one's sharding box, if the old one has a box."""
+    return old.replace_boxed(new) if isinstance(old, meta.AxisMetadata) else new
+
+
+def _weight(layer_or_params: Holder) -> Any:
     if not isinstance(layer_or_params, Mapping):
         raise TypeError(
             f"layer_or_params must be the variables of an eca_multi.flax.linen.ECA. "
             f"Received: {type(layer_or_params).__name__}. A linen module holds no weights: pass what init returned."
         )
-    return layer_or_params.get("params", layer_or_params)
+    return pick("linen", layer_or_params.get("params", layer_or_params))
 
 
-def _is_network(layer_or_params: Mapping[str, Any]) -> bool:
-    params = layer_or_params.get("params", {}) if isinstance(layer_or_params, Mapping) else {}
-    return isinstance(params, Mapping) and any(name in params for name in STEMS)
-
-
-def _leaves(variables: Mapping[str, Any]) -> dict[Path, Any]:
-    """The parameters and statistics by path, without the collection: no two have the same."""
-    return {path: leaf for name in COLLECTIONS for path, leaf in flatten(variables.get(name, {}))}
-
-
-def _filled(leaf: Any) -> Any:
-    leaf = meta.unbox(leaf)
-    if isinstance(leaf, jax.ShapeDtypeStruct):
+def _array(weight: Any) -> Any:
+    """The values in a leaf; ValueError if `jax.eval_shape` left the shape alone."""
+    array = meta.unbox(weight)
+    if isinstance(array, jax.ShapeDtypeStruct):
         raise without_weight("variables from eval_shape", "Call init for real.")
-    return leaf
-
-
-def _boxed_like(old: Any, new: jax.Array) -> Any:
-    return old.replace_boxed(new) if isinstance(old, meta.AxisMetadata) else new
+    return array

@@ -1,4 +1,4 @@
-"""New values into an nnx module's variables, all or none."""
+"""Assign new values to an nnx module's variables: all of them or none."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Owner = TypeVar("Owner")
 
 @dataclass(frozen=True)
 class Bare:
-    """An array that is an attribute of a module without a variable around it; read and set as a variable is."""
+    """An array that is an attribute of a module without a variable around it, with the methods of a variable."""
 
     model: nnx.Module
     path: tuple[Any, ...]
@@ -32,11 +32,11 @@ class Bare:
     set_value = set_raw_value
 
 
-def assign(owner: Owner, own: Mapping[Key, nnx.Variable | Bare], new: Mapping[Key, Any]) -> Owner:
-    """Set the variables to the new values and return their owner; all of them or none."""
+def assign(owner: Owner, targets: Mapping[Key, nnx.Variable | Bare], new: Mapping[Key, Any]) -> Owner:
+    """Set all variables to the new values, or none, and return their owner."""
     undo: list[Any] = []
     with undone_on_error(undo):
         for key, value in new.items():
-            undo.append(partial(own[key].set_raw_value, own[key].get_raw_value()))
-            own[key].set_value(value)
+            undo.append(partial(targets[key].set_raw_value, targets[key].get_raw_value()))
+            targets[key].set_value(value)
         return owner

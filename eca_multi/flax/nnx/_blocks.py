@@ -6,19 +6,19 @@ from typing import Any
 import jax
 from flax import nnx
 
-from eca_multi._networks import Block, Conv
 from eca_multi.flax._network_weights import child
+from eca_multi.networks import Block, Conv
 
 from .layers import ECA
 
 ACTIVATIONS: Mapping[str, Callable[[Any], jax.Array]] = {"relu": nnx.relu, "relu6": nnx.relu6}
 
 
-def convolution(conv: Conv, dims: int, inputs: int | None = None, **factory: Any) -> nnx.Conv:
+def convolution(conv: Conv, dims: int, **factory: Any) -> nnx.Conv:
     """Return a convolution as torchvision initialises it."""
     half = conv.kernel // 2
     return nnx.Conv(
-        conv.inputs if inputs is None else inputs,
+        conv.inputs,
         conv.outputs,
         (conv.kernel,) * dims,
         conv.stride,
@@ -40,11 +40,9 @@ def normalisation(conv: Conv, **factory: Any) -> nnx.BatchNorm:
     )
 
 
-def add_conv_norm(
-    module: nnx.Module, conv: Conv, dims: int, parent: str = "", inputs: int | None = None, **factory: Any
-) -> None:
+def add_conv_norm(module: nnx.Module, conv: Conv, dims: int, parent: str = "", **factory: Any) -> None:
     """Give a module a convolution and its normalisation as attributes."""
-    setattr(module, child(parent, conv.path), convolution(conv, dims, inputs, **factory))
+    setattr(module, child(parent, conv.path), convolution(conv, dims, **factory))
     setattr(module, child(parent, conv.norm), normalisation(conv, **factory))
 
 
@@ -80,7 +78,7 @@ class ResidualBlock(nnx.Module):
             branch = conv_norm_act(self, branch, conv, "relu", block.path)
         branch = self.drop_path(self.eca(branch))
         if block.shortcut is not None:
-            if block.pool:  # "SAME": an odd row or column is averaged with what there is
+            if block.pool:  # "SAME": at an odd extent the last window averages fewer values
                 shortcut = nnx.avg_pool(shortcut, (2,) * dims, (2,) * dims, "SAME", count_include_pad=False)
             shortcut = conv_norm_act(self, shortcut, block.shortcut, "relu", block.path)
         return nnx.relu(branch + shortcut)

@@ -1,30 +1,29 @@
-"""Files that Flax wrote of a nnx network's state, read and written."""
+"""Checkpoints of a nnx network's state: read them without making anything in them but arrays, and write them."""
 
 import os
 from collections.abc import Mapping
 
-from eca_multi._checkpoints import Checkpoint
-from eca_multi.flax._checkpoint_files import open_tensors as open_tensors
-from eca_multi.flax._checkpoint_files import read_network, write_network
+from eca_multi.checkpoints.take import Checkpoint, take
+from eca_multi.flax._formats.network import open_network, write_network
 
 
 def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, mmap: bool = False) -> Checkpoint:
     """Read the weights of a network from a msgpack file, or from a folder that orbax wrote.
 
-    An optimizer's state and anything else beside the weights is left alone. Arrays are copies.
+    An optimizer's state and everything else beside the weights is skipped. Arrays are copies.
 
     Args:
         path: The file or folder.
-        arch: Name of the network, where it is known; otherwise it is found by names and shapes.
-        mmap: Whether arrays are read-only views of a msgpack file instead of copies; those of a folder are copies
-            always. What then cuts the file off or writes to it, as a trainer does, ends the process or changes the
-            arrays.
+        arch: Name of the network, if it is known; otherwise names and shapes decide.
+        mmap: Whether arrays are read-only views of a msgpack file instead of copies; those of a folder are always
+            copies. A program that then cuts the file off or writes to it, as a trainer does, ends the process or
+            changes the arrays.
 
     Returns:
-        The canonical weights, the network and how it must be built, and what the file says of itself.
+        The canonical weights, the network and how to build it, and the facts in the file.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If the file or folder cannot be read.
         CheckpointError: If it is no complete file or folder of Flax, or is of no known network.
         TypeError, ValueError: If `arch` is no network's name, or a tensor is not of floating point or not finite.
 
@@ -38,13 +37,17 @@ def read_checkpoint(path: str | os.PathLike[str], arch: str | None = None, *, mm
         >>> checkpoint.found.network.name, checkpoint.found.num_classes
         ('eca_resnet18', 10)
     """
-    return read_network(path, arch, mmap=mmap)
+    with open_tensors(path, mmap=mmap) as (tensors, facts):
+        return take(tensors, arch, facts)
+
+
+open_tensors = open_network  # linen and nnx have the same formats
 
 
 def write_checkpoint(
     checkpoint: Checkpoint, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a network's weights, whole or not at all: to a `.msgpack` file, else to a folder by orbax.
+    """Write a network's weights, whole or not at all: to a `.msgpack` file, or to a folder by orbax.
 
     `nnx.update` takes what `flax.serialization.msgpack_restore(data)` returns, and orbax the folder.
 

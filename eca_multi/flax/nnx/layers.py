@@ -18,7 +18,8 @@ from eca_multi._errors import (
     check_positive_int,
 )
 from eca_multi._kernel import eca_kernel_size
-from eca_multi.jax.functional import AxisName, Gate, as_floating, axis_size, eca
+from eca_multi.jax._mesh import AxisName, axis_size
+from eca_multi.jax.functional import Gate, as_floating, eca
 
 
 class ECAParam(nnx.Param):
@@ -96,20 +97,28 @@ class ECA(nnx.Module):
         check_padding(padding)
         check_gate(gate)
         check_init(init, gate)
+        check_axis_names(axis_name, channel_axis_name)
+        self.gamma = gamma
+        self.beta = beta
         self.padding = padding
         self.gate = gate
+        self.shared = shared
+        self.init = init
         self.channel_axis = check_axis_type(channel_axis)
         self.dtype = dtype
-        check_axis_names(axis_name, channel_axis_name)
         self.axis_name = axis_name
         self.channel_axis_name = channel_axis_name
-        bound = 0.0 if init == "identity" else k**-0.5
         shape = native_shape("nnx", 1 if shared else self.channels, k)
+        bound = 0.0 if init == "identity" else k**-0.5
         self.kernel = ECAParam(jax.random.uniform(rngs.params(), shape, param_dtype, -bound, bound))
 
     @property
     def kernel_size(self) -> int:
         return int(self.kernel.shape[-3])  # from the back: layers made under vmap are stacked in front
+
+    @property
+    def param_dtype(self) -> DTypeLike:
+        return self.kernel.dtype
 
     def __call__(self, x: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
         x = as_floating("x", x, self.dtype)

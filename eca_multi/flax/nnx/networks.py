@@ -1,28 +1,22 @@
 """ECA-ResNet and ECA-MobileNetV2 for Flax nnx, built from the shared tables."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike, DTypeLike
 
-from eca_multi._networks import (
-    Network,
-    Preprocessing,
-    ResNet,
-    check_input,
-    check_options,
-    describe,
-    drop_rates,
-    find,
-    preprocessing_of,
-)
-from eca_multi._networks import kernel_sizes as sizes_of
 from eca_multi.flax._initializers import classifier_initializers
 from eca_multi.flax._network_weights import child
 from eca_multi.jax.functional import as_floating
+from eca_multi.networks.builders import Builders
+from eca_multi.networks.catalogue import Network
+from eca_multi.networks.kernels import kernel_sizes as sizes_of
+from eca_multi.networks.options import check_input, check_options, drop_rates
+from eca_multi.networks.preprocessing import Preprocessing, preprocessing_of
+from eca_multi.networks.resnet import ResNet
+from eca_multi.networks.tensors import stem_of
 
 from ._blocks import InvertedBlock, ResidualBlock, add_conv_norm, conv_norm_act
 from .layers import ECA
@@ -54,8 +48,8 @@ class ECANetwork(nnx.Module):
         self.dtype = dtype
         self.preprocessing: Preprocessing = preprocessing_of(network.name)
         factory = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        for i, conv in enumerate(network.stem_convs):
-            add_conv_norm(self, conv, dims, inputs=conv.inputs if i else in_channels, **factory)
+        for conv in stem_of(network, in_channels):
+            add_conv_norm(self, conv, dims, **factory)
         make = ResidualBlock if isinstance(network, ResNet) else InvertedBlock
         rates = drop_rates(drop_path, len(network.blocks))
         for block, size, rate in zip(network.blocks, sizes, rates, strict=True):
@@ -94,35 +88,12 @@ class ECANetwork(nnx.Module):
             return y
         axes = tuple(range(1, 1 + dims))
         pooled = y.mean(axes) if self.global_pool == "avg" else y.max(axes)
-        return self._classify(pooled) if self.num_classes else pooled
-
-    def _classify(self, pooled: jax.Array) -> jax.Array:
-        logits: jax.Array = getattr(self, child("", self.network.classifier))(self.dropout(pooled))
-        return logits
-
-
-class Builder(Protocol):
-    """The keywords that every network is built with."""
-
-    def __call__(
-        self,
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> ECANetwork: ...
+        return getattr(self, child("", network.classifier))(self.dropout(pooled)) if self.num_classes else pooled
 
 
 _ARGUMENTS = """        dtype: Convert x to it first; None keeps x's.
         param_dtype: Of the parameters.
-        rngs: Its `params` stream draws the weights, `dropout` what is dropped in training. A new network is in
+        rngs: Its `params` stream draws the weights, `dropout` chooses what training drops. A new network is in
             training: call `eval()` for inference."""
 
 _EXAMPLE = """        >>> import jax, jax.numpy as jnp
@@ -133,42 +104,38 @@ _EXAMPLE = """        >>> import jax, jax.numpy as jnp
         {last}"""
 
 
-def _builder(name: str) -> Builder:
-    network = find(name)
+def _build(
+    network: Network,
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    kernel_sizes: str | Sequence[int] = "published",
+    features_only: bool = False,
+    global_pool: str | None = "avg",
+    drop_path: float = 0.0,
+    dims: int = 2,
+    dtype: DTypeLike | None = None,
+    param_dtype: DTypeLike = jnp.float32,
+    rngs: nnx.Rngs,
+) -> ECANetwork:
+    check_options(num_classes, in_channels, global_pool, drop_path, dims)
+    return ECANetwork(
+        network,
+        sizes_of(network, kernel_sizes),
+        num_classes,
+        in_channels,
+        features_only,
+        global_pool,
+        drop_path,
+        dims,
+        dtype,
+        param_dtype,
+        rngs,
+    )
 
-    def build(
-        *,
-        num_classes: int = 1000,
-        in_channels: int = 3,
-        kernel_sizes: str | Sequence[int] = "published",
-        features_only: bool = False,
-        global_pool: str | None = "avg",
-        drop_path: float = 0.0,
-        dims: int = 2,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> ECANetwork:
-        check_options(num_classes, in_channels, global_pool, drop_path, dims)
-        return ECANetwork(
-            network,
-            sizes_of(network, kernel_sizes),
-            num_classes,
-            in_channels,
-            features_only,
-            global_pool,
-            drop_path,
-            dims,
-            dtype,
-            param_dtype,
-            rngs,
-        )
 
-    build.__name__ = build.__qualname__ = name
-    example = _EXAMPLE.format(name=name, last=sizes_of(network)[-1])
-    build.__doc__ = describe(network, "(N, *S, C)", _ARGUMENTS, example)
-    return build
-
+Builder = Callable[..., ECANetwork]
+_builder = Builders(_build, "(N, *S, C)", _ARGUMENTS, _EXAMPLE)
 
 eca_resnet18 = _builder("eca_resnet18")
 eca_resnet34 = _builder("eca_resnet34")

@@ -17,7 +17,7 @@ from .layers import ECA
 from .networks import ECANetwork
 
 Holder = ECA | ECANetwork | Mapping[str, Any]
-HELD = (nnx.Param, nnx.BatchStat)
+_HELD = (nnx.Param, nnx.BatchStat)
 
 
 def to_canonical(layer_or_params: Holder) -> Weights:
@@ -85,17 +85,16 @@ def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -
 
 
 def _is_network(layer_or_params: Holder) -> TypeGuard[ECANetwork | Mapping[str, Any]]:
-    """Whether it is a whole network: as a state, something that begins with a network's first convolution."""
+    """Whether this is a whole network, or a state in which a network's first convolution is."""
     if isinstance(layer_or_params, Mapping):
         return any(name in layer_or_params for name in STEMS)
     return isinstance(layer_or_params, ECANetwork)
 
 
 def _leaves(network: ECANetwork | Mapping[str, Any]) -> dict[Path, Any]:
-    """The parameters and statistics by path, as variables where they are."""
-    state = nnx.state(network, HELD) if isinstance(network, ECANetwork) else network
-    kept = flatten(state)
-    return {path: leaf for path, leaf in kept if not isinstance(leaf, nnx.Variable) or isinstance(leaf, HELD)}
+    """The parameters and statistics by path; a leaf is a variable, in a pure dict an array."""
+    leaves = flatten(nnx.state(network, _HELD) if isinstance(network, ECANetwork) else network)
+    return {path: leaf for path, leaf in leaves if not isinstance(leaf, nnx.Variable) or isinstance(leaf, _HELD)}
 
 
 def _like(old: Any, new: jax.Array) -> Any:

@@ -1,4 +1,4 @@
-"""Weights of a model with ECA: those of the base by its own names, those of ECA, and which are trained."""
+"""The weights of a Keras network and those of its ECAs, apart: two states, for two checkpoints."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -8,16 +8,17 @@ from typing import Any
 import keras
 import numpy as np
 
-from eca_multi._states import Shape, check_fits, converted, shape_of
+from eca_multi._states import check_fits, converted
 from eca_multi.keras._owned import assign, owned, values
 from eca_multi.keras.layers import ECA
-from eca_multi.plan import NoSiteError
+from eca_multi.surgery.errors import lost_blocks, no_eca
 
-from ._checks import check_model
-from ._graph import Network
-from ._inserted import InsertedECA
-from ._kinds import is_eca, is_model, parts
-from .installed import found_in, rebuilt_without
+from ._find.check import check_model
+from ._find.graph import Network
+from ._find.kinds import is_eca, is_model, kind, parts
+from ._wrap.edits import Edits
+from ._wrap.installed import InsertedECA, installed_layers
+from ._wrap.rebuild import rebuilt
 
 UNNAMED = re.compile(r"^variable_\d+$")  # Keras counts variables without a name through the whole process
 State = dict[str, np.ndarray]
@@ -40,7 +41,7 @@ def eca_parameters(model: Any) -> list[Any]:
         1
     """
     check_model(model)
-    return [variable for layer in _any(model, ECA) for variable in layer.weights]
+    return [variable for layer in _layers(model, ECA) for variable in layer.weights]
 
 
 def freeze_except_eca(model: Any) -> Any:
@@ -62,13 +63,12 @@ def freeze_except_eca(model: Any) -> Any:
         >>> [tuple(v.shape) for v in freeze_except_eca(insert_eca(model, "conv")).trainable_variables]
         [(3, 1, 1)]
     """
-    check_model(model)
-    _any(model, ECA)
+    kernels = eca_parameters(model)
     model.trainable = True
     for layer in Network(model).leaves():
         if isinstance(layer, keras.Layer):
             layer.trainable = is_eca(layer)
-    for kernel in eca_parameters(model):
+    for kernel in kernels:
         kernel.trainable = True
     return model
 
@@ -112,7 +112,7 @@ def load_base_state(model: Any, state: Mapping[str, Any] | str | PathLike[str]) 
     Raises:
         ValueError: If weights are missing, left over or of another shape, hold NaN or infinity where the model does
             not, or numbers out of range. TypeError: If they are no arrays with values, or not of the model's kind.
-            Whatever is raised, nothing is changed; the model shares no memory with `state`.
+            After an error the model is unchanged; the model shares no memory with `state`.
         UnsupportedModelError: If the model has no graph to read.
 
     Example:
@@ -125,9 +125,9 @@ def load_base_state(model: Any, state: Mapping[str, Any] | str | PathLike[str]) 
     if not isinstance(state, Mapping):
         state = _from_file(model, fspath(state))
     inserted = [layer for layer in Network(model).leaves() if isinstance(layer, InsertedECA)]
-    own = {key for key, _ in _variables(model, of_eca=False)}
+    wanted = {key for key, _ in _variables(model, of_eca=False)}
     dropped = {name for layer in inserted for name in layer.dropped}
-    kept = {k: v for k, v in state.items() if k in own or str(k).split("/")[-2:][0] not in dropped}
+    kept = {k: v for k, v in state.items() if k in wanted or str(k).split("/")[-2:][0] not in dropped}
     variables, new = _fitting(model, kept, of_eca=False)
     for number, layer in enumerate(inserted):
         if layer.gate == "2sigmoid":
@@ -153,7 +153,7 @@ def eca_state(model: Any) -> State:
         {'conv_eca/kernel': (3, 1, 1)}
     """
     check_model(model)
-    _any(model, InsertedECA)
+    _layers(model, InsertedECA)
     return {key: values(variable) for key, variable in _variables(model, of_eca=True)}
 
 
@@ -176,22 +176,22 @@ def load_eca_state(model: Any, state: Mapping[str, Any]) -> Any:
         >>> again = load_eca_state(insert_eca(model, "conv"), eca_state(trained))
     """
     check_model(model)
-    _any(model, InsertedECA)
+    _layers(model, InsertedECA)
     return assign(model, *_fitting(model, state, of_eca=True))
 
 
-def _any(model: Any, cls: type) -> list[Any]:
+def _layers(model: Any, cls: type) -> list[Any]:
+    """Return the layers of a class, one at least."""
     layers = [layer for layer in Network(model).leaves() if isinstance(layer, cls)]
     if not layers:
-        what = "ECA" if cls is ECA else "ECA from insert_eca"
-        raise NoSiteError(f"model must have {what}. Received: {model.name!r} without any. Use insert_eca first.")
+        raise no_eca(kind(model))
     return layers
 
 
 def _variables(model: Any, *, of_eca: bool) -> Iterator[tuple[str, Any]]:
-    """Weights and their keys, in the network's order.
+    """Yield weights and their keys, in the network's order.
 
-    A layer that makes layers inside numbers its weights: Keras counts the names of those anew in each instance.
+    The weights of a layer with layers inside are numbered: Keras counts the names of inner layers through the process.
     """
     network = Network(model)
     for layer in network.leaves():
@@ -206,34 +206,35 @@ def _variables(model: Any, *, of_eca: bool) -> Iterator[tuple[str, Any]]:
 
 
 def _fitting(model: Any, state: Any, *, of_eca: bool) -> tuple[dict[str, Any], State]:
-    """The model's variables by key, and checked copies of the arrays in the state."""
+    """Return the model's variables by key, and checked copies of the arrays in the state."""
     if not isinstance(state, Mapping):
         raise TypeError(
             f"state must be a mapping of keys to arrays. Received: {type(state).__name__}. "
             f"Pass what {'eca_state' if of_eca else 'base_state'} returned."
         )
-    own = dict(_variables(model, of_eca=of_eca))
-    given = {key: state[key] for key in state}  # each is read once
-    check_fits(_shapes(own), _shapes(given), of_eca)
-    return own, converted({key: (given[key], variable) for key, variable in own.items()}, owned)
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, Shape]:
-    return {key: shape_of(value) for key, value in state.items()}
+    variables = dict(_variables(model, of_eca=of_eca))
+    arrays = {key: state[key] for key in state}  # a lazy mapping reads each array once
+    check_fits(variables, arrays, of_eca)
+    return variables, converted({key: (arrays[key], variable) for key, variable in variables.items()}, owned)
 
 
 def _finalize(model: Any) -> None:
+    """Let Normalization layers, which hold constants beside their variables, take over what was loaded."""
     for layer in Network(model).leaves():
         for part in parts(layer):
-            if hasattr(part, "finalize_state") and part.built:  # of a Normalization layer, which holds constants
+            if hasattr(part, "finalize_state") and part.built:
                 part.finalize_state()
 
 
 def _from_file(model: Any, path: str) -> State:
-    """Read a file through a model that numbers its layers as the one that wrote it did."""
+    """Read a file through a model that numbers its layers as the model that wrote the file."""
     if path.endswith(".keras"):
         return base_state(keras.saving.load_model(path, compile=False))
     network = Network(model)
-    plain = rebuilt_without(network, found_in(network), compiled=False)
+    installed = installed_layers(network)
+    lost = [entry.path for _, entry in installed if entry.action == "replace"]
+    if lost:
+        raise lost_blocks(lost)
+    plain = rebuilt(network, Edits(dropped={id(layer) for layer, _ in installed}), compiled=False)
     plain.load_weights(path)
     return base_state(plain)

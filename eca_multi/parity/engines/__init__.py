@@ -1,15 +1,18 @@
 """One engine per framework: it runs an adapter's layer and returns outputs, gradients, states and taps.
 
-Each module imports its framework at the top and is itself imported on use, by name, in a worker of its own process.
+Each module imports its framework at the top. A worker imports one module, by its name in these tables.
 """
 
-# An adapter's `engine` -> what runs it, and what runs it in float64 as the reference.
+# An adapter's `engine` -> the class that runs it, and the class that runs it in float64 as the reference.
 ENGINES = {
-    "_torch": "_torch:TorchEngine",
-    "_jax": "_jax:JaxEngine",
-    "_linen": "_linen:LinenEngine",
-    "_nnx": "_nnx:NnxEngine",
-    "_keras": "_keras:engine",
-    "_numpy": "_numpy:NumpyEngine",
+    "torch": "eca_multi.parity.engines.torch:TorchEngine",
+    "jax": "eca_multi.parity.engines.jax:JaxEngine",
+    "linen": "eca_multi.parity.engines.linen:LinenEngine",
+    "nnx": "eca_multi.parity.engines.nnx:NnxEngine",
+    "keras": "eca_multi.parity.engines.keras:engine",
+    "numpy": "eca_multi.parity.engines.numpy:NumpyEngine",
 }
-REFERENCES = {"_torch": "_torch_reference:TorchReference", "_numpy": "_numpy:NumpyReference"}
+REFERENCES = {
+    "torch": "eca_multi.parity.budget.torch_reference:TorchReference",
+    "numpy": "eca_multi.parity.budget.numpy_reference:NumpyReference",
+}

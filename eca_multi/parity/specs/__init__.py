@@ -1,13 +1,12 @@
-"""The specifications that come with the package, and finding one of the user's."""
+"""The specifications that come with the package, and the search for a user's."""
 
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from eca_multi.parity._axes import SpecError
-from eca_multi.parity.loading import load_module
-from eca_multi.parity.spec import Spec
+from eca_multi.parity.define.axes import SpecError
+from eca_multi.parity.define.loading import load_module
+from eca_multi.parity.define.spec import Spec
 
 SHIPPED = {
     "eca": "Efficient Channel Attention, this package's own",
@@ -23,14 +22,14 @@ SHIPPED = {
 
 
 def find_spec(wanted: "Spec | str") -> tuple[Spec, str]:
-    """Return a specification and where it comes from.
+    """Return a specification and its source.
 
     Args:
-        wanted: A `Spec`; the name of a shipped one, "layer_norm" or "layer_norm:DEFAULTS"; or "file.py",
-            "file.py:NAME", where a single `Spec` needs no name.
+        wanted: A `Spec`; the name of a shipped one, "layer_norm" or "layer_norm:DEFAULTS"; or "file.py:NAME", or
+            "file.py" of a file with a single `Spec`.
 
     Raises:
-        SpecError: If there is none.
+        SpecError: If there is no such specification.
     """
     if isinstance(wanted, Spec):
         return wanted, wanted.name
@@ -47,10 +46,10 @@ def find_spec(wanted: "Spec | str") -> tuple[Spec, str]:
 
 
 def _named(module: ModuleType, place: str, name: str) -> Spec:
-    found: dict[str, Any] = {key: value for key, value in vars(module).items() if isinstance(value, Spec)}
-    have = ", ".join(found) or "none"
-    if name and name not in found:
+    specs = {key: value for key, value in vars(module).items() if isinstance(value, Spec)}
+    have = ", ".join(specs) or "none"
+    if name and name not in specs:
         raise SpecError(f"{place} must hold the Spec {name!r}. It has: {have}.")
-    if not name and len(found) != 1:
+    if not name and len(specs) != 1:
         raise SpecError(f"{place} must hold one Spec, or say which: {place}:NAME. It has: {have}.")
-    return found[name or next(iter(found))]
+    return specs[name or next(iter(specs))]

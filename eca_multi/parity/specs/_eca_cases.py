@@ -1,6 +1,6 @@
-"""The cases of ECA: what each one is there to show, and its data.
+"""The cases of ECA: the fault that each case shows, and its data.
 
-Data matters more than tolerance: with zero-mean noise the means vanish, every gate is near 0.5 and even a flipped
+Data matter more than tolerances: with zero-mean noise the means vanish, every gate is near 0.5 and even a flipped
 kernel goes unseen. So kernels are asymmetric, channels carry offsets, H != W, N > 1, and C is no power of two.
 """
 
@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.spec import Case, Rng, booleans
+from eca_multi.parity.define.sources import Arrays, Rng, booleans
+from eca_multi.parity.define.spec import Case
 
-from ._images import photograph_features
-
-Arrays = dict[str, np.ndarray]
+from ._images import photographs
 
 # The cases whose point is their data share these sizes, so that a compiler compiles them once. They have more than
 # 2048 positions, so that a sum of equal terms in float16 would stop growing.
@@ -21,7 +20,7 @@ SIZES = {"N": 2, "C": 20, "H": 53, "W": 61, "k": 3}
 
 
 def _same_sign(rng: Rng, config: Mapping[str, Any]) -> Arrays:
-    x = _features(rng, config)
+    x = _features(rng, config, "NCHW")
     return {"x": np.abs(x), "dy": np.ones_like(x)}
 
 
@@ -45,30 +44,26 @@ def _padded(rng: Rng, config: Mapping[str, Any]) -> Arrays:
 
 
 def _nan_padding(rng: Rng, config: Mapping[str, Any]) -> Arrays:
-    """The padding is NaN and the loss does not look at it: its cotangent is 0."""
-    mask, (x, dy) = _padded(rng, config)["mask"][:, None], _signals(rng, config)
+    """Put NaN into the padding, which the loss ignores: its cotangent is 0."""
+    mask, x, dy = _masked_signals(rng, config)
     return {"x": np.where(mask, x, np.nan), "mask": mask[:, 0], "dy": np.where(mask, dy, 0.0)}
 
 
 def _infinite_padding(rng: Rng, config: Mapping[str, Any]) -> Arrays:
-    """Some of the padding is infinite, the rest is finite and has a cotangent, as the infinite has too."""
-    mask, (x, dy) = _padded(rng, config)["mask"][:, None], _signals(rng, config)
+    """Put infinities into some of the padding, all of which has a cotangent."""
+    mask, x, dy = _masked_signals(rng, config)
     infinite = ~mask & (rng.random(x.shape) < 0.5)
     return {"x": np.where(infinite, np.copysign(np.inf, x), x), "mask": mask[:, 0], "dy": dy}
 
 
-def _signals(rng: Rng, config: Mapping[str, Any]) -> list[np.ndarray]:
-    shape = tuple(config[axis] for axis in "NCL")
-    return [rng.normal(size=shape) + rng.uniform(-2, 2, (1, shape[1], 1)), rng.normal(size=shape)]
+def _masked_signals(rng: Rng, config: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    mask, x = _padded(rng, config)["mask"][:, None], _features(rng, config, "NCL")
+    return mask, x, rng.normal(size=x.shape)
 
 
-def _photographs(rng: Rng, config: Mapping[str, Any]) -> Arrays:
-    return {"x": photograph_features()[: config["N"], : config["C"], : config["H"], : config["W"]]}
-
-
-def _features(rng: Rng, config: Mapping[str, Any]) -> np.ndarray:
-    shape = tuple(config[axis] for axis in "NCHW")
-    return rng.normal(size=shape) + rng.uniform(-2, 2, (1, shape[1], 1, 1))
+def _features(rng: Rng, config: Mapping[str, Any], axes: str) -> np.ndarray:
+    shape = tuple(config[axis] for axis in axes)
+    return rng.normal(size=shape) + rng.uniform(-2, 2, (1, shape[1], *[1] * (len(axes) - 2)))
 
 
 def _signal(name: str, why: str, axes: str, config: Mapping[str, Any], **rest: Any) -> Case:
@@ -76,12 +71,15 @@ def _signal(name: str, why: str, axes: str, config: Mapping[str, Any], **rest: A
     return Case(name, why, config, {"x": axes, **rest.pop("inputs", {})}, outputs={"y": axes}, **rest)
 
 
+# Layers have a path of their own for one sample, and for large maps: in PyTorch from 2^15 numbers on.
+LARGE_MAP = {"N": 2, "C": 20, "H": 31, "W": 29, "k": 5, "padding": "circular", "gate": "hard_sigmoid", "shared": False}
+
 CASES: tuple[Case, ...] = (
     Case(
         "photographs",
         "two real photographs as 8x8-block DCT maps, 192 channels",
         {"C": 192, "H": 53, "W": 80, "k": 5},
-        draw=_photographs,
+        draw=photographs,
     ),
     Case("offsets", "H != W, N > 1, a mean of its own in each channel"),
     Case("same-sign", "x > 0 and cotangent 1: long sums stagnate in half precision", draw=_same_sign),
@@ -89,7 +87,7 @@ CASES: tuple[Case, ...] = (
     Case("fp16-range", "x up to 6e4, where a float16 sum overflows", draw=_fp16_range),
     Case("short-channels", "C < k: the kernel reaches over both ends", {"C": 3, "H": 5, "W": 4, "k": 7}),
     Case("one-channel", "C = 1", {"N": 3, "C": 1, "H": 6, "W": 5}),
-    Case("one-position", "H = W = 1: the mean is the value itself", {"C": 18, "H": 1, "W": 1}),
+    Case("one-position", "N = H = W = 1: the mean is the value itself", {"N": 1, "C": 18, "H": 1, "W": 1}),
     Case("empty-batch", "N = 0: nothing to compare in y, and dw is 0", {"N": 0, "C": 10, "H": 6, "W": 7}),
     Case(
         "circular",
@@ -102,35 +100,25 @@ CASES: tuple[Case, ...] = (
         {"C": 10, "H": 6, "W": 7, "gate": "hard_sigmoid", "shared": False},
         weights={"w": "C k"},
     ),
-    _signal(
-        "padded-sequences",
-        "1-D with a mask, one sample all masked",
-        "N C L",
-        {"N": 4, "C": 24, "L": 37},
-        inputs={"mask": booleans("N L")},
-        draw=_padded,
-    ),
-    _signal(
-        "nan-padding",
-        "NaN in the padding, at which the loss does not look: it reaches no gradient",
-        "N C L",
-        {"N": 4, "C": 24, "L": 37},
-        inputs={"mask": booleans("N L")},
-        draw=_nan_padding,
-    ),
-    _signal(
-        "infinite-padding",
-        "infinities in the padding, the rest of which has a cotangent",
-        "N C L",
-        {"N": 4, "C": 24, "L": 37},
-        inputs={"mask": booleans("N L")},
-        draw=_infinite_padding,
+    *(
+        _signal(name, why, "N C L", {"N": 4, "C": 24, "L": 37}, inputs={"mask": booleans("N L")}, draw=draw)
+        for name, why, draw in (
+            ("padded-sequences", "1-D with a mask, one sample all masked", _padded),
+            ("nan-padding", "NaN in the padding, which the loss ignores: it reaches no gradient", _nan_padding),
+            ("infinite-padding", "infinities in some of the padding, which has a cotangent", _infinite_padding),
+        )
     ),
     _signal("volume", "3-D", "N C D H W", {"C": 14, "D": 3, "H": 5, "W": 4}),
-    _signal(
+    Case(
+        "one-sample-circular",
+        "N = 1, circular",
+        {"N": 1, "C": 12, "H": 7, "W": 5, "k": 5, "padding": "circular", "gate": "2sigmoid"},
+    ),
+    Case("large-map", "a large map, circular, one kernel per channel", LARGE_MAP, weights={"w": "C k"}),
+    Case(
         "other-axis",
-        "channels last in torch, first in JAX and Keras",
-        "N C L",
-        {"C": 11, "L": 9, "channels": "other"},
+        "the same, channels last in torch, first in JAX and Keras",
+        {**LARGE_MAP, "channels": "other"},
+        weights={"w": "C k"},
     ),
 )

@@ -1,8 +1,8 @@
-"""The oracle of ECA: the NumPy reference, and the running error analysis of each of its stages.
+"""The oracle of ECA: the values of `eca_multi.reference`, and a running error analysis beside them.
 
-Each stage adds its own rounding to what it was handed, with the unit roundoff `u` of the dtype, the float32
-accumulator's `U_ACC`, and sqrt(n) for a sum of n terms. There is no constant per shape or framework. Derivation and
-measurements: docs/parity.md.
+This module computes errors alone. Each stage adds its own rounding to the error that it inherits, with the unit
+roundoff `u` of the dtype, the float32 accumulator's `U_ACC`, and sqrt(n) for a sum of n terms. There is no constant per
+shape or framework. Derivation and measurements: docs/parity.md.
 """
 
 from collections.abc import Mapping
@@ -11,118 +11,108 @@ from typing import Any
 import numpy as np
 
 from eca_multi import reference
-from eca_multi.parity.budget import U_ACC, rounding
-from eca_multi.parity.jobs import ONES, Job
+from eca_multi.parity.define.dtypes import U_ACC, rounding
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.tensor import Cotangent, Kind, Quantity, labelled
 
 Solved = dict[str, tuple[np.ndarray, np.ndarray]]
 
+# The specification's taps, and the reference's names of them.
+_TAPS = {"pooled": "pooled", "conv": "logits", "gate": "gate"}
+_STAGES = {
+    Quantity(kind, tap): f"{prefix}{stage}"
+    for kind, prefix in ((Kind.TAP, ""), (Kind.TAP_GRADIENT, "d_"))
+    for tap, stage in _TAPS.items()
+}
+
 
 def solve(job: Job) -> Solved:
-    """Return the reference and the error E of the output, the gradients and the taps.
+    """Return the reference and the error E of the output, the gradients and the taps, by label.
 
-    A tap in `job.given` takes the place of the stage's own value, with no error of its own: what follows is then judged
-    in isolation.
+    A tap in `job.given` replaces the stage's value and has no error, which isolates the later stages.
     """
-    x, w = job.inputs["x"].astype(np.float64), job.weights["w"].astype(np.float64)
-    forward = _Forward(x, w, job.inputs.get("mask"), job.config, job.dtype, job.given)
-    solved = forward.solved
+    analysis = _Analysis(job)
+    solution = analysis.forward()
     if job.gradients:
-        cotangent = job.cotangents["y"].astype(np.float64)
-        solved |= forward.backward(cotangent, job.given)
-        ones = forward.backward(np.ones_like(x), {})
-        solved |= {f"{name}{ONES}": ones[name] for name in ("dx", "dw")}
-    return solved
+        y = job.cotangents["y"].astype(np.float64)
+        solution |= analysis.backward(y)
+        ones = analysis.backward(np.ones_like(y), Cotangent.ONES)
+        solution |= {q: pair for q, pair in ones.items() if q.kind is not Kind.TAP_GRADIENT}
+    return labelled(solution)
 
 
-class _Forward:
-    def __init__(
-        self,
-        x: np.ndarray,
-        w: np.ndarray,
-        mask: np.ndarray | None,
-        config: Mapping[str, Any],
-        dtype: str,
-        given: Mapping[str, np.ndarray],
-    ) -> None:
-        self.x, self.w, self.padding, self.gate_name = x, w, config["padding"], config["gate"]
-        self.u, self.tiny = rounding(dtype).u, rounding(dtype).tiny
-        self.kernel = np.atleast_2d(w)
-        self.k = self.kernel.shape[1]
-        self.axes = tuple(range(2, x.ndim))
-        full = (len(x), *x.shape[2:])
-        self.valid = (np.ones(full, bool) if mask is None else np.broadcast_to(mask, full))[:, None]
-        self.count = np.maximum(self.valid.sum(self.axes), 1)
+class _Analysis:
+    def __init__(self, job: Job) -> None:
+        self.x, self.w = job.inputs["x"].astype(np.float64), job.weights["w"].astype(np.float64)
+        self.options: dict[str, Any] = {name: job.config[name] for name in ("padding", "gate")}
+        self.options["mask"] = job.inputs.get("mask")
+        self.instead = {_STAGES[quantity]: array.astype(np.float64) for quantity, array in job.given.items()}
+        self.u, self.tiny = rounding(job.dtype).u, rounding(job.dtype).tiny
+        self.kernel = np.atleast_2d(self.w)
+        self.valid, self.count = reference.valid_positions(self.x, 1, self.options["mask"])
 
-        u, tiny = self.u, self.tiny
-        p = np.where(self.valid, x, 0.0).sum(self.axes) / self.count
-        e_p = u * abs(p) + U_ACC * np.sqrt(self.count) * np.where(self.valid, abs(x), 0.0).sum(self.axes) / self.count
-        e_p = e_p + tiny
-        self.solved: Solved = {"pooled": (p, e_p)}
-        self.p, self.e_p = _replace(given, "pooled", p, e_p)
+    def forward(self) -> dict[Quantity, tuple[np.ndarray, np.ndarray]]:
+        x, kernel, padding, u, tiny = self.x, self.kernel, self.options["padding"], self.u, self.tiny
+        out = reference.forward(x, self.w, **self.options, instead=self.instead)
+        p, z, g = (self.instead.get(stage, getattr(out, stage)) for stage in ("pooled", "logits", "gate"))
 
-        z = self.correlate(self.p, self.kernel)
-        e_z = self.correlate(self.e_p, abs(self.kernel)) + u * abs(z)
-        e_z = e_z + U_ACC * np.sqrt(self.k) * self.correlate(abs(self.p), abs(self.kernel)) + tiny
-        self.solved["conv"] = z, e_z
-        self.z, self.e_z = _replace(given, "conv", z, e_z)
+        magnitude = reference.mean(abs(x), self.valid, self.count, 1)
+        e_pooled = u * abs(out.pooled) + U_ACC * np.sqrt(self.count) * magnitude + tiny
+        e_p = _inherited("pooled", e_pooled, self.instead)
+        magnitude = reference.correlate(abs(p), abs(kernel), padding)
+        e_logits = reference.correlate(e_p, abs(kernel), padding) + u * abs(out.logits)
+        e_logits = e_logits + U_ACC * np.sqrt(kernel.shape[1]) * magnitude + tiny
+        e_z = _inherited("logits", e_logits, self.instead)
+        slope = abs(reference.gate_slope(z, self.options["gate"]))
+        e_gate = slope * e_z + 2 * u * out.gate + tiny
+        e_g = _inherited("gate", e_gate, self.instead)
+        e_y = abs(x) * self._expand(e_g) + u * abs(out.y) + tiny
+        self.p, self.g, self.e_p, self.e_g, self.slope = p, g, e_p, e_g, slope  # for backward
+        return {
+            Quantity(Kind.TAP, "pooled"): (out.pooled, e_pooled),
+            Quantity(Kind.TAP, "conv"): (out.logits, e_logits),
+            Quantity(Kind.TAP, "gate"): (out.gate, e_gate),
+            Quantity(Kind.OUTPUT, "y"): (out.y, e_y),
+        }
 
-        g = reference.gate_value(self.z, self.gate_name)
-        self.slope = abs(reference.gate_slope(self.z, self.gate_name))
-        e_g = self.slope * self.e_z + 2 * u * g + tiny
-        self.solved["gate"] = g, e_g
-        self.g, self.e_g = _replace(given, "gate", g, e_g)
+    def backward(
+        self, G: np.ndarray, cotangent: Cotangent = Cotangent.DRAWN
+    ) -> dict[Quantity, tuple[np.ndarray, np.ndarray]]:
+        """Analyse the gradients of sum(G * y). A tap's given gradient belongs to the drawn cotangent."""
+        kernel, padding, u, tiny, instead = self.kernel, self.options["padding"], self.u, self.tiny, self.instead
+        if cotangent is Cotangent.ONES:
+            instead = {stage: array for stage, array in instead.items() if stage in _TAPS.values()}
+        out = reference.backward(self.x, self.w, G, **self.options, instead=instead)
+        dg, dz = (instead.get(stage, getattr(out, stage)) for stage in ("d_gate", "d_logits"))
 
-        y = x * self.up(self.g)
-        self.solved["y"] = y, abs(x) * self.up(self.e_g) + u * abs(y) + tiny
+        products = abs(G * reference.without_bad_padding(self.x, self.valid)).sum(tuple(range(2, G.ndim)))
+        e_d_gate = u * abs(out.d_gate) + (u + U_ACC * np.sqrt(np.prod(G.shape[2:]))) * products + tiny
+        e_dg = _inherited("d_gate", e_d_gate, instead)
+        e_d_logits = self.slope * e_dg + abs(dg) * (self.e_g + u * self.g) + 2 * u * abs(out.d_logits) + tiny
+        e_dz = _inherited("d_logits", e_d_logits, instead)
+        e_dp = reference.correlate_back(e_dz + 2 * u * abs(dz), abs(kernel), padding)
+        e_d_pooled = e_dp + u * abs(out.d_pooled) + tiny
+        e_dp = _inherited("d_pooled", e_dp, instead)
 
-    def backward(self, G: np.ndarray, given: Mapping[str, np.ndarray]) -> Solved:
-        u, tiny, x = self.u, self.tiny, reference.without_bad_padding(self.x, self.valid)
-        dg = (G * x).sum(self.axes)
-        e_dg = u * abs(dg) + (u + U_ACC * np.sqrt(np.prod(x.shape[2:]))) * abs(G * x).sum(self.axes) + tiny
-        solved: Solved = {"d_gate": (dg, e_dg)}
-        dg, e_dg = _replace(given, "d_gate", dg, e_dg)
+        g = self._expand(self.g)
+        e_mean = np.where(self.valid, self._expand(e_dp / self.count), 0.0)
+        e_dx = abs(G) * self._expand(self.e_g) + u * (abs(out.dx) + abs(G) * g) + e_mean + tiny
+        k = kernel.shape[1]
+        e_dw = reference.products(e_dz, abs(self.p), k, padding) + reference.products(abs(dz), self.e_p, k, padding)
+        e_dw = e_dw + U_ACC * np.sqrt(dz.size) * reference.products(abs(dz), abs(self.p), k, padding)
+        e_dw = e_dw.sum((0, 1) if self.w.ndim == 1 else 0) + u * abs(out.dw) + tiny
+        return {
+            Quantity(Kind.TAP_GRADIENT, "gate"): (out.d_gate, e_d_gate),
+            Quantity(Kind.TAP_GRADIENT, "conv"): (out.d_logits, e_d_logits),
+            Quantity(Kind.TAP_GRADIENT, "pooled"): (out.d_pooled, e_d_pooled),
+            Quantity(Kind.INPUT_GRADIENT, "x", cotangent): (out.dx, e_dx),
+            Quantity(Kind.WEIGHT_GRADIENT, "w", cotangent): (out.dw, e_dw),
+        }
 
-        dz = dg * reference.gate_slope(self.z, self.gate_name)
-        e_dz = self.slope * e_dg + abs(dg) * (self.e_g + u * self.g) + 2 * u * abs(dz) + tiny
-        solved["d_conv"] = dz, e_dz
-        dz, e_dz = _replace(given, "d_conv", dz, e_dz)
-
-        dp = self.correlate(dz, self.kernel, transpose=True)
-        e_dp = self.correlate(e_dz + 2 * u * abs(dz), abs(self.kernel), transpose=True)
-        solved["d_pooled"] = dp, e_dp + u * abs(dp) + tiny
-        dp, e_dp = _replace(given, "d_pooled", dp, e_dp)
-
-        g = self.up(self.g)
-        dx = G * g + np.where(self.valid, self.up(dp / self.count), 0.0)
-        e_mean = np.where(self.valid, self.up(e_dp / self.count), 0.0)
-        e_dx = abs(G) * self.up(self.e_g) + u * (abs(dx) + abs(G) * g) + e_mean + tiny
-        solved["dx"] = dx, e_dx
-
-        taps, errors = [], []
-        for j in range(self.k):
-            p, e_p = (reference.shift(a, j - self.k // 2, self.padding) for a in (self.p, self.e_p))
-            taps.append(dz * p)
-            errors.append(e_dz * abs(p) + abs(dz) * e_p + U_ACC * np.sqrt(dz.size) * abs(dz * p))
-        summed = (0, 1) if self.w.ndim == 1 else 0
-        dw = np.stack(taps, -1).sum(summed)
-        solved["dw"] = dw, np.stack(errors, -1).sum(summed) + u * abs(dw) + tiny
-        return solved
-
-    def correlate(self, a: np.ndarray, kernel: np.ndarray, *, transpose: bool = False) -> np.ndarray:
-        """Correlate with the kernel over the channels, or with its transpose."""
-        half, total = self.k // 2, np.zeros_like(a)
-        for j in range(self.k):
-            if transpose:
-                total += reference.shift(kernel[:, j] * a, half - j, self.padding)
-            else:
-                total += kernel[:, j] * reference.shift(a, j - half, self.padding)
-        return total
-
-    def up(self, a: np.ndarray) -> np.ndarray:
-        return a.reshape(a.shape + (1,) * (self.x.ndim - 2))
+    def _expand(self, a: np.ndarray) -> np.ndarray:
+        return reference.expand(a, 1, self.x.ndim)
 
 
-def _replace(
-    given: Mapping[str, np.ndarray], name: str, value: np.ndarray, error: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    return (given[name].astype(np.float64), np.zeros_like(error)) if name in given else (value, error)
+def _inherited(stage: str, error: np.ndarray, instead: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the error that later stages inherit: none from a stage with a given value."""
+    return np.zeros_like(error) if stage in instead else error

@@ -1,8 +1,18 @@
 """Real feature maps: the two photographs that scikit-learn bundles, as block-DCT coefficients."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
+from eca_multi.parity.define.sources import Arrays, Rng
+
 BLOCK = 8
+
+
+def photographs(rng: Rng, config: Mapping[str, Any]) -> Arrays:
+    """Draw "x" as the corner of `photograph_features` with the sizes of a case."""
+    return {"x": photograph_features()[tuple(slice(config[axis]) for axis in "NCHW")]}
 
 
 def photograph_features() -> np.ndarray:

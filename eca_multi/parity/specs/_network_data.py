@@ -1,13 +1,13 @@
-"""Data for whole networks: real photographs, and weights that are drawn while the network is walked in NumPy.
+"""Data for whole networks: real photographs, and weights that a forward pass in NumPy draws on its way.
 
-Weights drawn at random, all at once, would show nothing: activations would die out or explode, and with running
-statistics far from the batch's even more so. So each normalisation gets its statistics where its input is: those of
-eight images, since those of two, at the end of a network where each map is one pixel, make it chaotic.
+With weights drawn all at once, activations would die out or explode, the more with running statistics far from the
+batch's. So each normalisation gets statistics near those of its input: of eight images, since those of two make the end
+of a network, where each map is one pixel, chaotic.
 
-And a gradient is compared only where there is one. A ReLU has none at its kink, and max pooling none where two values
-tie: a value within rounding of such a place takes another branch in each framework, and the gradients then differ by
-far more than rounding, in right implementations too. Among the millions of activations of a network some always lie
-there. So each bias before an activation is moved, by a few hundredths, to where no value of its channel is near a kink.
+A ReLU has no gradient at its kink, and max pooling none where two values tie: near such a place each framework may take
+another branch, and the gradients of right implementations differ by far more than rounding. Among the millions of
+activations of a network some always lie there. So the forward pass moves each bias before an activation, by a few
+hundredths, until no value of its channel lies near a kink.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,16 +18,16 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from eca_multi import reference
-from eca_multi._networks import Block, Conv, Network, Preprocessing, Tensor, find, preprocessing_of, tensors
-from eca_multi.parity.spec import Rng
+from eca_multi.networks import Block, Conv, Network, Preprocessing, Tensor, find, preprocessing_of, tensors
+from eca_multi.parity.define.sources import Rng
 
 Array = np.ndarray
 EPS = 1e-5  # of every normalisation
-SEEN = 8  # images that the running statistics come from
-REACH = 0.05  # how far a bias may be moved
-CLEAR = 1e-4  # how near a kink no value may come: some hundred times float32's rounding in a deep network
-APART = 2e-6  # how near each other the largest two values under max pooling may be: ten times the stem's rounding
-LEAST_GATE = 0.05  # a smaller one holds its channel within CLEAR of 0, wherever the bias is
+SEEN = 8  # images for the running statistics
+REACH = 0.05  # the longest move of a bias
+CLEAR = 1e-4  # the least distance from a kink: some hundred times float32's rounding in a deep network
+APART = 2e-6  # the least distance of the largest two values under max pooling: ten times the stem's rounding
+LEAST_GATE = 0.05  # a smaller gate holds its channel within CLEAR of 0, whatever the bias
 _TRIES = 20
 
 
@@ -118,7 +118,7 @@ class _Walk:
         raise RuntimeError(f"no stem of {self.network.name} without near ties in its max pooling was found")
 
     def layer(self, conv: Conv, x: Array) -> Array:
-        """A convolution, its normalisation, and the activation where there is one."""
+        """Compute a convolution, its normalisation, and its activation if it has one."""
         y = self.normalise(conv, self.convolve(conv, x))
         if not conv.activation:
             return y
@@ -138,8 +138,8 @@ class _Walk:
         return self.activate(y) if self.network.activation_after_add else y
 
     def gated(self, block: Block, branch: Array, shortcut: Array) -> Array:
-        """branch * gate + shortcut. Where an activation follows, the branch's bias is moved until all is clear of its
-        kinks: in steps, because the gate moves along; and with another kernel where the steps go round in a circle."""
+        """Compute branch * gate + shortcut. If an activation follows, move the branch's bias until no value lies near a
+        kink: in steps, since the gate moves along, and with another kernel if the steps go round in a circle."""
         bias = f"{block.convs[-1].norm}.bias"
         for turn in range(5 * _TRIES):
             if turn % _TRIES == 0:
@@ -177,12 +177,12 @@ class _Walk:
         return convolution(x, weight, conv.stride, conv.groups)
 
     def normalise(self, conv: Conv, x: Array) -> Array:
-        """Scale 0.5 to 1.5; running statistics beside those of the batch, which count in training."""
+        """Normalise with a scale of 0.5 to 1.5, by the batch's statistics in training, else by running ones."""
         rng, size = self.rng, x.shape[1]
         axes = (0, *range(2, x.ndim))
         mean, variance = x.mean(axes), x.var(axes)
         scale, bias = rng.uniform(0.5, 1.5, size), rng.normal(0, 0.5, size)
-        wide = np.maximum(variance, variance.mean() / 4)  # of a few values it may be near zero, and amplify rounding
+        wide = np.maximum(variance, variance.mean() / 4)  # a variance near zero would amplify rounding
         running = mean + 0.2 * np.sqrt(wide) * rng.normal(size=size), wide * rng.uniform(0.5, 2.0, size)
         names = ("weight", "bias", "running_mean", "running_var")
         self.weights |= {f"{conv.norm}.{n}": a for n, a in zip(names, (scale, bias, *running), strict=True)}
@@ -200,18 +200,18 @@ class _Walk:
 
     def move(self, name: str, forbidden: Array, chosen: Array | None = None) -> Array:
         """Move a bias by the middle of the widest gap between the moves that would put a value onto a kink."""
-        found = np.zeros(len(forbidden))
+        moves = np.zeros(len(forbidden))
         for channel in range(len(forbidden)) if chosen is None else np.flatnonzero(chosen):
             near = forbidden[channel][np.abs(forbidden[channel]) < REACH]
             ends = np.concatenate(([-REACH], np.sort(near), [REACH]))
             widest = np.diff(ends).argmax()
-            found[channel] = ends[widest : widest + 2].mean()
-        self.weights[name] = self.weights[name] + found
-        return found.reshape(-1, *[1] * (self.config["dims"]))
+            moves[channel] = ends[widest : widest + 2].mean()
+        self.weights[name] = self.weights[name] + moves
+        return moves.reshape(-1, *[1] * self.config["dims"])
 
 
 def convolution(x: Array, weight: Array, stride: int, groups: int) -> Array:
-    """A convolution of any rank, padded by half the kernel: x (N, C, *S), weight (O, C / groups, *K)."""
+    """Convolve in any number of dimensions, padded by half the kernel: x (N, C, *S), weight (O, C / groups, *K)."""
     outputs, dims = len(weight), x.ndim - 2
     windows = _windows(x, weight.shape[-1], stride, 0.0)  # (N, C, *S', *K)
     space = windows.shape[2 : 2 + dims]
@@ -223,7 +223,7 @@ def convolution(x: Array, weight: Array, stride: int, groups: int) -> Array:
 
 
 def _windows(x: Array, kernel: int, stride: int, fill: float) -> Array:
-    """All windows of x, padded on both sides by half of them: (N, C, *S', *K)."""
+    """Return all windows of x, padded on both sides by half a window: (N, C, *S', *K)."""
     dims, half = x.ndim - 2, kernel // 2
     padded = np.pad(x, [(0, 0), (0, 0), *[(half, half)] * dims], constant_values=fill)
     windows = sliding_window_view(padded, [kernel] * dims, axis=tuple(range(2, x.ndim)))
@@ -231,13 +231,13 @@ def _windows(x: Array, kernel: int, stride: int, fill: float) -> Array:
 
 
 def _halved(x: Array) -> Array:
-    """Average pooling by two, whose last window takes what there is: sizes here are even."""
+    """Average by two along each axis; sizes here are even, so that no window is partial."""
     for axis in range(2, x.ndim):
         x = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :]).mean(axis + 1)
     return x
 
 
 def _forbidden(y: Array, kinks: Sequence[float]) -> Array:
-    """Per channel, what must not be added to y: (C, number of values)."""
+    """Return, per channel, the moves that would put a value of y onto a kink: (C, number of values)."""
     values = np.moveaxis(y, 1, 0).reshape(y.shape[1], -1)
     return np.concatenate([kink - values for kink in kinks], axis=1)

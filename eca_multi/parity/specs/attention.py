@@ -2,7 +2,7 @@
 
 Keras and Flax bring a layer; in torch and JAX it is the framework's attention function between four projections, since
 a weight map only permutes axes and nn.MultiheadAttention keeps query, key and value in one matrix. There are no biases:
-the key's has no effect on a softmax, and `bf16_gate:BIAS` shows what the gradients of the others do.
+the key's bias has no effect on a softmax, and `bf16_gate:BIAS` shows the gradients of the others.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.spec import Case, Rng, Spec, Training, booleans, normal
-from eca_multi.parity.taps import tap
+from eca_multi.parity.define.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.define.sources import Arrays, Rng, booleans, normal
+from eca_multi.parity.define.spec import Case, Spec, Training
+from eca_multi.parity.define.taps import tap
 
 Config = Mapping[str, Any]
 Tensors = Mapping[str, Any]
@@ -22,7 +23,7 @@ NO_FLOAT16 = {"float16": "jax.nn.dot_product_attention has no gradient in float1
 
 
 def _weights(kernel: str, out: str) -> dict[str, str | None]:
-    """A framework's names for the projections' weights, where {} stands for query, key or value."""
+    """Return the weight map of a framework, where {} stands for query, key or value."""
     return {**{kernel.format(part): f"w_{part}" for part in PARTS}, out: "w_out"}
 
 
@@ -114,14 +115,10 @@ class Jax(JaxAdapter):
         return attend
 
 
-def _padded(rng: Rng, config: Config) -> dict[str, np.ndarray]:
-    """Sequences of different lengths, each of one position at least: what attends to nothing has no value."""
+def _padded(rng: Rng, config: Config) -> Arrays:
+    """Draw sequences of different lengths, each of one position at least: attention to no position has no value."""
     lengths = np.linspace(config["L"], 1, config["N"]).astype(int)
     return {"mask": np.arange(config["L"]) < lengths[:, None]}
-
-
-def _all_valid(rng: Rng, config: Config) -> dict[str, np.ndarray]:
-    return {"mask": np.ones((config["N"], config["L"]), bool)}
 
 
 SPEC = Spec(
@@ -143,7 +140,11 @@ SPEC = Spec(
     taps=PARTS,
     cases=(
         Case("padded", "sequences of 9, 5 and 1 valid positions", draw=_padded),
-        Case("all-valid", "a mask that masks nothing", draw=_all_valid),
+        Case(
+            "all-valid",
+            "a mask that masks nothing",
+            draw=lambda rng, config: {"mask": np.ones((config["N"], config["L"]), bool)},
+        ),
         Case("long", "sums over 200 positions", {"N": 2, "L": 200}, draw=_padded),
     ),
     training=Training(steps=10, optimizer="momentum", rate=1e-3, cases=("padded",)),

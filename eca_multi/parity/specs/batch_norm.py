@@ -1,10 +1,10 @@
-"""BatchNorm at inference and in training, with the running statistics that it leaves behind.
+"""BatchNorm at inference and in training, with the running statistics after the call.
 
 The frameworks disagree about three things. eps is 1e-5 in torch and Flax and 1e-3 in Keras. A momentum of 0.1 in torch
-is one of 0.9 in Keras and Flax, where the default is 0.99. And the running variance is that of the sample, divided by n
-- 1, in torch, and that of the batch, divided by n, elsewhere. `SPEC` sets the first two and keeps the variance of the
-batch; `DEFAULTS` leaves all three alone. Flax's layers compute in float32 here, and linen's gets its input in float32,
-since it casts nothing at inference. In bfloat16 both add up the gradient of the bias in bfloat16: see `bf16_gate:BIAS`.
+is one of 0.9 in Keras and Flax, whose default is 0.99. The running variance is that of the sample, divided by n - 1, in
+torch, and that of the batch, divided by n, elsewhere. `SPEC` sets the first two and keeps the variance of the batch;
+`DEFAULTS` leaves all three alone. Flax's layers compute in float32 here, and linen's gets its input in float32, since
+it casts nothing at inference. In bfloat16 both add up the gradient of the bias in bfloat16: see `bf16_gate:BIAS`.
 """
 
 from collections.abc import Mapping
@@ -12,23 +12,17 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-import numpy as np
-
-from eca_multi.parity.adapters import KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.spec import Case, Rng, Spec, Training, normal, uniform
+from eca_multi.parity.define.adapters import KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.define.sources import Arrays, Rng, normal, uniform
+from eca_multi.parity.define.spec import Case, Spec, Training
 
 Config = Mapping[str, Any]
 
 
 class TorchDefaults(TorchAdapter):
     layout = "NCHW"
-    weights = {
-        "weight": "scale",
-        "bias": "bias",
-        "running_mean": "mean",
-        "running_var": "var",
-        "num_batches_tracked": None,
-    }
+    statistics = {"running_mean": "mean", "running_var": "var", "num_batches_tracked": None}
+    weights = {"weight": "scale", "bias": "bias", **statistics}
 
     def build(self, config: Config) -> Any:
         from torch import nn
@@ -37,10 +31,9 @@ class TorchDefaults(TorchAdapter):
 
 
 class Torch(TorchDefaults):
-    """torch's layer, with its running variance taken back from n - 1 to n."""
+    """torch's layer, with a running variance over n in place of n - 1."""
 
     def build(self, config: Config) -> Any:
-
         return biased("BatchNorm2d")(config["C"], eps=1e-5, momentum=0.1)
 
 
@@ -84,12 +77,7 @@ class KerasTorch(Keras):
 
 class Linen(LinenAdapter):
     layout = "NHWC"
-    weights = {
-        "params/scale": "scale",
-        "params/bias": "bias",
-        "batch_stats/mean": "mean",
-        "batch_stats/var": "var",
-    }
+    weights = {"params/scale": "scale", "params/bias": "bias", "batch_stats/mean": "mean", "batch_stats/var": "var"}
     settings: Config = {"epsilon": 1e-5, "momentum": 0.9, "use_fast_variance": False}
 
     def build(self, config: Config) -> Any:
@@ -129,8 +117,8 @@ class NnxDefaults(Nnx):
     settings: Config = {}
 
 
-def _quiet(rng: Rng, config: Config) -> dict[str, np.ndarray]:
-    """Small variances, beside which eps counts."""
+def _quiet(rng: Rng, config: Config) -> Arrays:
+    """Draw small variances, beside which eps counts."""
     return {
         "x": 0.02 * rng.normal(size=[config[axis] for axis in "NCHW"]),
         "mean": 0.01 * rng.normal(size=(config["C"],)),
@@ -158,9 +146,7 @@ SPEC = Spec(
     cases=(
         Case("inference", "by the running statistics"),
         Case("training", "by the batch's statistics, and the running ones after it", TRAINING),
-        Case(
-            "small-batch", "in training on 6 values a channel, where n - 1 and n differ", {**TRAINING, "H": 3, "W": 1}
-        ),
+        Case("small-batch", "in training on 6 values a channel: n - 1 and n differ", {**TRAINING, "H": 3, "W": 1}),
         Case("quiet", "in training with variances beside which eps counts", TRAINING, draw=_quiet),
     ),
     training=Training(steps=10, optimizer="momentum", rate=1e-3, cases=("training",)),

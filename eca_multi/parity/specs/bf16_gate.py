@@ -1,11 +1,10 @@
-"""A defect to find: under JAX, what is broadcast in bfloat16 has a gradient that is added up in bfloat16.
+"""A defect to find: JAX adds up in bfloat16 the gradient of a tensor that a product broadcasts in bfloat16.
 
 y = x * gate with gate = sigmoid(w * mean(x) + b). The gradient of the gate is sum(dy * x) over all positions, and JAX
-adds it up in bfloat16: on a 28 x 28 map after a relu it comes out a fifth too small, and that of every weight before it
-with it. torch adds up in float32; so does TensorFlow here, but in float16 it has the same fault. `SPEC` is the plain
-form; `REPAIRED` multiplies in float32 and rounds the product. `BIAS` is the same fault in the layer that everybody has,
-the bias of Keras's and Flax's own Dense over a sequence of tokens; there TensorFlow has it too, and a sum of 800 ones
-is 256.
+adds it up in bfloat16: on a 28 x 28 map after a relu it is a fifth too small, and so is that of every weight before the
+gate. torch adds up in float32; so does TensorFlow here, but in float16 it has the same fault. `SPEC` is the plain form;
+`REPAIRED` multiplies in float32 and rounds the product. `BIAS` is the same fault in a common layer, the bias of Keras's
+and Flax's own Dense over a sequence of tokens; there TensorFlow has it too, and a sum of 800 ones is 256.
 """
 
 from collections.abc import Mapping
@@ -14,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.spec import Case, Rng, Spec, normal
-from eca_multi.parity.taps import tap
+from eca_multi.parity.define.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.define.sources import Arrays, Rng, normal
+from eca_multi.parity.define.spec import Case, Spec
+from eca_multi.parity.define.taps import tap
 
 Config = Mapping[str, Any]
-Arrays = dict[str, np.ndarray]
 
 
 class Torch(TorchAdapter):
@@ -71,9 +70,8 @@ class Linen(LinenAdapter):
         class Gate(nn.Module):
             @nn.compact
             def __call__(self, x: jax.Array) -> jax.Array:
-                ones, zeros, shape = nn.initializers.ones, nn.initializers.zeros, (x.shape[-1],)
-                w = self.param("w", ones, shape, config["param_dtype"]).astype(x.dtype)
-                b = self.param("b", zeros, shape, config["param_dtype"]).astype(x.dtype)
+                arguments = nn.initializers.zeros, x.shape[-1:], config["param_dtype"]
+                w, b = (self.param(name, *arguments).astype(x.dtype) for name in "wb")
                 pooled = tap("pooled", x.mean((1, 2)))
                 gate = tap("gate", nn.sigmoid(pooled * w + b))[:, None, None, :]
                 return (x.astype("float32") * gate.astype("float32")).astype(x.dtype) if wide else x * gate
@@ -150,7 +148,7 @@ class NnxDense(NnxAdapter):
 
 
 def _features(rng: Rng, config: Config) -> Arrays:
-    """A map after a relu, and the cotangent of its sum."""
+    """Draw a map after a relu, and the cotangent of its sum."""
     shape = [config[axis] for axis in "NCHW"]
     return {"x": np.maximum(rng.normal(1.0, 1.0, shape), 0), "dy": np.ones(shape)}
 

@@ -1,10 +1,10 @@
-"""A 3x3 convolution with stride 2: with one padding stated in every framework, and with each framework's own.
+"""A 3x3 convolution with stride 2: with the same padding in every framework, and with each framework's own.
 
-`SPEC` pads one row and column on every side. `SAME` says padding=1 in torch and "same" elsewhere: on an even size that
-is one row and column behind alone, so that every window begins one pixel later. There is no bias: `bf16_gate:BIAS`
-shows what its gradient does. In float16 the gradients of torch and TensorFlow are left out: on many CPUs both add up in
-float16. `HALF` shows how far that goes over a large batch, and that on some processors torch never writes the gradients
-of those elements of a bfloat16 kernel that meet padding alone.
+`SPEC` pads one row and column on every side. `SAME` sets padding=1 in torch and "same" elsewhere, which pads an even
+size behind alone, so that every window begins one pixel later. There is no bias, whose gradient `bf16_gate:BIAS` shows.
+In float16 `SPEC` leaves out the gradients of torch and TensorFlow, which on many CPUs add up in float16. `HALF` shows
+that error over a large batch, and that on some processors torch never writes the gradients of those elements of a
+bfloat16 kernel that meet padding alone.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.spec import Case, Rng, Spec, Training, normal
+from eca_multi.parity.define.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.define.sources import Arrays, Rng, normal
+from eca_multi.parity.define.spec import Case, Spec, Training
 
 Config = Mapping[str, Any]
-Arrays = dict[str, np.ndarray]
 
 BOTH_SIDES = ((1, 1), (1, 1))
 GRADIENTS = ("input_grad", "weight_grad", "compiled", "mixed", "trajectory")
@@ -119,7 +119,7 @@ class JaxSame(Jax):
 
 
 def _impulse(rng: Rng, config: Config) -> Arrays:
-    """A single pixel, inside of the map: the output is the kernel, at the place that shows where windows begin."""
+    """Draw a single pixel inside the map: the output is the kernel, whose place shows where windows begin."""
     x = np.zeros([config[axis] for axis in "NCHW"])
     x[:, 0, 2, 3] = 1.0
     return {"x": x}

@@ -1,14 +1,14 @@
 """ECA in every framework of this package, against the NumPy oracle with its analytic budget."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest import mock
 
-from eca_multi.parity.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, NumpyAdapter, TorchAdapter
-from eca_multi.parity.jobs import Job
-from eca_multi.parity.spec import Spec, Training
-from eca_multi.parity.taps import tap
+from eca_multi.parity.define import adapters
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.spec import Spec, Training
+from eca_multi.parity.define.taps import tap
 
 from ._eca_cases import CASES, SIZES
 from ._eca_oracle import Solved, solve
@@ -17,14 +17,15 @@ Config = Mapping[str, Any]
 Tensors = Mapping[str, Any]
 
 
-class _Here:
-    """What the adapters share: the channels at the framework's place, or in one case at the other."""
+class _Eca:
+    """The common half of the adapters. The channels lie at the framework's place, and in one case at the other."""
 
     layout: str | None = "N*C"
+    native: tuple[str, str, str]  # the weight's name, and its axes with one kernel and with one per channel
 
     def layout_for(self, config: Config) -> str:
-        there, elsewhere = ("NC*", "N*C") if self.layout == "NC*" else ("N*C", "NC*")
-        return there if config["channels"] == "usual" else elsewhere
+        usual, other = ("NC*", "N*C") if self.layout == "NC*" else ("N*C", "NC*")
+        return usual if config["channels"] == "usual" else other
 
     def options(self, config: Config) -> dict[str, Any]:
         return {name: config[name] for name in ("padding", "gate")}
@@ -33,11 +34,21 @@ class _Here:
         return 1 if self.layout_for(config) == "NC*" else -1
 
     def weights_for(self, config: Config) -> dict[str, str | None]:
-        name, shared, own = self.native  # type: ignore[attr-defined]  # each adapter's
-        return {name: f"w: k -> {shared}" if config["shared"] else f"w: C k -> {own}"}
+        name, shared, per_channel = self.native
+        return {name: f"w: k -> {shared}" if config["shared"] else f"w: C k -> {per_channel}"}
+
+    def call(self, layer: Any, inputs: Tensors, config: Config) -> Any:
+        return layer(inputs["x"], mask=inputs.get("mask"))
 
 
-class Torch(_Here, TorchAdapter):
+class _EcaOnJax(_Eca):
+    def tapping(self) -> AbstractContextManager[Any]:
+        from eca_multi.jax import functional
+
+        return _tapping(functional)
+
+
+class Torch(_Eca, adapters.TorchAdapter):
     layout = "NC*"
     native = "conv.weight", "1 1 k", "C 1 k"
 
@@ -48,17 +59,22 @@ class Torch(_Here, TorchAdapter):
             config["C"], config["k"], shared=config["shared"], channel_axis=self.axis(config), **self.options(config)
         )
 
-    def call(self, layer: Any, inputs: Tensors, config: Config) -> Any:
-        return layer(inputs["x"], inputs.get("mask"))
-
-    def tapping(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def tapping(self) -> Iterator[None]:
+        from eca_multi.torch import _tensor_lines as lines
         from eca_multi.torch import functional
 
-        # The native code: an operation that does several steps in one has no seams.
-        return _tapping(functional, "convolve", is_eager=lambda x, weight: False)
+        gate = lines.named_gate
+        seams: dict[str, Any] = {
+            "convolve": _tapped(lines.convolve),
+            "named_gate": lambda name, z: tap("gate", gate(name, z)),
+        }
+        # Not eager: an operation of our own does several steps in one, and has no seams.
+        with mock.patch.multiple(lines, **seams), mock.patch.multiple(functional, is_eager=lambda x, weight: False):
+            yield
 
 
-class Keras(_Here, KerasAdapter):
+class Keras(_Eca, adapters.KerasAdapter):
     native = "kernel", "k 1 1", "k 1 C"
 
     def build(self, config: Config) -> Any:
@@ -67,16 +83,13 @@ class Keras(_Here, KerasAdapter):
         data_format = "channels_first" if self.axis(config) == 1 else "channels_last"
         return ECA(config["k"], shared=config["shared"], data_format=data_format, **self.options(config))
 
-    def call(self, layer: Any, inputs: Tensors, config: Config) -> Any:
-        return layer(inputs["x"], mask=inputs.get("mask"))
-
     def tapping(self) -> AbstractContextManager[Any]:
         from eca_multi.keras import functional
 
         return _tapping(functional, is_faster=lambda *_: False)
 
 
-class Linen(_Here, LinenAdapter):
+class Linen(_EcaOnJax, adapters.LinenAdapter):
     native = "params/kernel", "k 1 1", "k 1 C"
 
     def build(self, config: Config) -> Any:
@@ -84,16 +97,8 @@ class Linen(_Here, LinenAdapter):
 
         return ECA(config["k"], shared=config["shared"], channel_axis=self.axis(config), **self.options(config))
 
-    def call(self, layer: Any, inputs: Tensors, config: Config) -> Any:
-        return layer(inputs["x"], inputs.get("mask"))
 
-    def tapping(self) -> AbstractContextManager[Any]:
-        from eca_multi.jax import functional
-
-        return _tapping(functional)
-
-
-class Nnx(_Here, NnxAdapter):
+class Nnx(_EcaOnJax, adapters.NnxAdapter):
     native = "kernel", "k 1 1", "k 1 C"
 
     def build(self, config: Config) -> Any:
@@ -101,26 +106,11 @@ class Nnx(_Here, NnxAdapter):
 
         from eca_multi.flax.nnx import ECA
 
-        axis, rngs = self.axis(config), nnx.Rngs(0)
-        return ECA(
-            config["C"],
-            config["k"],
-            shared=config["shared"],
-            channel_axis=axis,
-            rngs=rngs,
-            **self.options(config),
-        )
-
-    def call(self, layer: Any, inputs: Tensors, config: Config) -> Any:
-        return layer(inputs["x"], inputs.get("mask"))
-
-    def tapping(self) -> AbstractContextManager[Any]:
-        from eca_multi.jax import functional
-
-        return _tapping(functional)
+        options = {**self.options(config), "channel_axis": self.axis(config), "rngs": nnx.Rngs(0)}
+        return ECA(config["C"], config["k"], shared=config["shared"], **options)
 
 
-class Jax(_Here, JaxAdapter):
+class Jax(_EcaOnJax, adapters.JaxAdapter):
     native = "w", "k 1 1", "k 1 C"
 
     def build(self, config: Config) -> Any:
@@ -129,29 +119,25 @@ class Jax(_Here, JaxAdapter):
         options = {**self.options(config), "channel_axis": self.axis(config)}
         return lambda inputs, weights: eca(inputs["x"], weights["w"], mask=inputs.get("mask"), **options)
 
-    def tapping(self) -> AbstractContextManager[Any]:
-        from eca_multi.jax import functional
 
-        return _tapping(functional)
-
-
-class Oracle(NumpyAdapter):
+class Oracle(adapters.NumpyAdapter):
     """The reference, with the error analysis of each stage."""
 
     def solve(self, job: Job) -> Solved:
         return solve(job)
 
 
-def _tapping(functional: Any, name: str = "_convolve", **others: Any) -> AbstractContextManager[Any]:
-    """Tap a framework's own function at its two seams: the convolution of the means, by its name, and the gate."""
-    convolve, gates = getattr(functional, name), functional.GATES
-
+def _tapped(convolve: Callable[..., Any]) -> Callable[..., Any]:
     def tapped(pooled: Any, *arguments: Any) -> Any:
         return tap("conv", convolve(tap("pooled", pooled), *arguments))
 
-    named = {name: lambda logits, gate=gate: tap("gate", gate(logits)) for name, gate in gates.items()}
-    replaced: dict[str, Any] = {name: tapped, "GATES": named, **others}
-    return mock.patch.multiple(functional, **replaced)
+    return tapped
+
+
+def _tapping(functional: Any, **others: Any) -> AbstractContextManager[Any]:
+    """Tap a framework's own function at its two seams: the convolution of the means, and the gate."""
+    gates = {name: lambda z, gate=gate: tap("gate", gate(z)) for name, gate in functional.GATES.items()}
+    return mock.patch.multiple(functional, _convolve=_tapped(functional._convolve), GATES=gates, **others)
 
 
 SPEC = Spec(

@@ -2,18 +2,17 @@
 
 `SPEC` gives all of them eps 1e-5, float32 inside, and the variance as mean((x - mean)^2). `DEFAULTS` leaves eps alone:
 it is 1e-5 in torch, 1e-3 in Keras and 1e-6 in Flax. `FAST_VARIANCE` leaves the variance alone: Flax's default is
-mean(x^2) - mean^2, which cancels far from zero. `HALF` leaves torch's precision alone: on a CPU it adds up the
+mean(x^2) - mean^2, which cancels far from zero. `HALF` leaves torch's precision alone: on a CPU torch adds up the
 gradients of scale and bias in the dtype of the input, and in bfloat16 a sum of ones ends at 256.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from eca_multi.parity.adapters import KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.spec import Case, Rng, Spec, Training, normal
+from eca_multi.parity.define.adapters import KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.define.sources import Arrays, Rng, normal
+from eca_multi.parity.define.spec import Case, Spec, Training
 
 Config = Mapping[str, Any]
 
@@ -27,10 +26,8 @@ class TorchHalf(TorchAdapter):
         return nn.LayerNorm(config["C"])
 
 
-class Torch(TorchAdapter):
-    """torch's layer in float32, as Keras calls it on torch."""
-
-    weights = {"weight": "scale", "bias": "bias"}
+class Torch(TorchHalf):
+    """torch's layer in float32, as Keras on torch computes it."""
 
     def build(self, config: Config) -> Any:
         import torch
@@ -97,15 +94,11 @@ class NnxFast(Nnx):
     settings: Config = {"epsilon": 1e-5}
 
 
-def _quiet(rng: Rng, config: Config) -> dict[str, np.ndarray]:
-    return {"x": rng.normal(scale=0.01, size=(config["N"], config["L"], config["C"]))}
+def _normal(mean: float, deviation: float) -> Callable[[Rng, Config], Arrays]:
+    return lambda rng, config: {"x": rng.normal(mean, deviation, [config[axis] for axis in "NLC"])}
 
 
-def _far_from_zero(rng: Rng, config: Config) -> dict[str, np.ndarray]:
-    return {"x": rng.normal(30.0, 1.0, (config["N"], config["L"], config["C"]))}
-
-
-QUIET = Case("quiet", "a variance of 1e-4, beside which eps counts", draw=_quiet)
+QUIET = Case("quiet", "a variance of 1e-4, beside which eps counts", draw=_normal(0.0, 0.01))
 
 SPEC = Spec(
     "LayerNorm",
@@ -129,13 +122,13 @@ DEFAULTS = replace(
     cases=(QUIET,),
     training=None,
 )
-# Not a case of SPEC: the error of the mean, common to a row, nearly vanishes from some elements of dx in one way of
-# writing the gradient and not in another, and the budget knows one way.
+# Not a case of SPEC: the error of the mean, common to a row, nearly vanishes from some elements of dx in one form of
+# the gradient and not in another, and the budget knows one form.
 FAST_VARIANCE = replace(
     SPEC,
     name="LayerNorm with default variance",
     runners={"torch": Torch, "linen": LinenFast, "nnx": NnxFast},
-    cases=(Case("far-from-zero", "mean 30, deviation 1: mean(x^2) - mean^2 cancels", draw=_far_from_zero),),
+    cases=(Case("far-from-zero", "mean 30, deviation 1: mean(x^2) - mean^2 cancels", draw=_normal(30.0, 1.0)),),
     training=None,
 )
 HALF = replace(

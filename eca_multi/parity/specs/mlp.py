@@ -1,8 +1,8 @@
 """A small network trained on scikit-learn's digits: 64-32-10 with relu, cross entropy in the layer's call.
 
-All runners start from the same weights and see the same 200 batches of 32 digits, so what the trajectory check shows is
-how far rounding alone drives them apart. The labels are integers, an input that has no gradient. There are no biases:
-`bf16_gate:BIAS` shows what their gradients do.
+All runners start from the same weights and see the same 200 batches of 32 digits, so the trajectory check shows how far
+rounding alone drives them apart. The labels are integers, an input without a gradient. There are no biases, whose
+gradients `bf16_gate:BIAS` shows.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.spec import Case, Rng, Spec, Training, integers, normal
-from eca_multi.parity.taps import tap
+from eca_multi.parity.define.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.define.sources import Arrays, Rng, integers, normal
+from eca_multi.parity.define.spec import Case, Spec, Training
+from eca_multi.parity.define.taps import tap
 
 Config = Mapping[str, Any]
-Arrays = dict[str, np.ndarray]
 Tensors = Mapping[str, Any]
 
 
@@ -34,7 +34,7 @@ class Torch(TorchAdapter):
 
             def forward(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
                 logits = self.out(tap("hidden", self.hidden(x).relu()))
-                # Cast: under autocast the loss would be float32, and so it is in Keras on JAX.
+                # Cast: the loss would be float32 under autocast, and in Keras on JAX.
                 return logits, nn.functional.cross_entropy(logits, labels.long()).to(logits.dtype)
 
         return Mlp()
@@ -124,7 +124,7 @@ def _cross_entropy(logits: Any, labels: Any) -> Any:
 
 
 def _digits(rng: Rng, config: Config, steps: int) -> Arrays:
-    """Return `steps` batches of 8x8 images of digits, with values in [0, 1], and what they show."""
+    """Return `steps` batches of 8x8 images of digits, with values in [0, 1], and their labels."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)

@@ -1,24 +1,23 @@
 """Whole networks: ECA-ResNet and ECA-MobileNetV2 with the same weights in every framework, on real photographs.
 
-Each network is compared in four cases: logits and the feature maps of every stage, at inference and in training, where
-the batch's statistics count, and the running ones after the step are compared too. The running variance is that of the
-sample, divided by n - 1, in torch, and that of the batch, divided by n, elsewhere; torch's is taken back to n. Dropout
-is off: in training MobileNetV2 ends in its pooled features.
+Each network has four cases: logits and the feature maps of every stage, at inference and in training, which uses the
+batch's statistics; a run then compares the running statistics too. Torch's running variance, that of the sample over
+n - 1, is put back to that of the batch over n. Dropout is off: in training MobileNetV2 ends in its pooled features.
 
-In half precision some activation always lies within rounding of a kink, where the gradient is another one. So float32
-is compared; in bfloat16 ask for `--check forward`.
+In half precision some activation always lies within rounding of a kink, and its gradient may jump. So a run compares
+float32; in bfloat16 ask for `--check forward`.
 
-`SPEC` takes a network of each kind, `ALL` all of them, and signals.
+`SPEC` has a network of each kind, `ALL` has all networks, and signals.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from eca_multi._networks import NETWORKS, STATISTICS, find
-from eca_multi.parity.adapters import Adapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.runners import Runner
-from eca_multi.parity.spec import Case, Spec
+from eca_multi.networks import NETWORKS, STATISTICS, find
+from eca_multi.parity.define.adapters import Adapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.define.runners import Runner
+from eca_multi.parity.define.spec import Case, Spec
 
 from ._network_data import listed, network_data
 
@@ -27,7 +26,7 @@ CHANNELS = "C C0 C1 C2 C3 C4"  # of the input and of the feature maps
 
 
 def options(config: Config) -> dict[str, Any]:
-    """The builder's keywords that all frameworks share."""
+    """Return the builder's keywords that all frameworks share."""
     return {"num_classes": config["classes"], "features_only": config["features"], "dims": config["dims"]}
 
 
@@ -42,25 +41,25 @@ class Torch(TorchAdapter):
         return model
 
     def weights_for(self, config: Config) -> dict[str, str | None]:
-        found: dict[str, str | None] = {}
+        weight_map: dict[str, str | None] = {}
         for name, tensor in listed(config).items():
             if tensor.kind == "eca":
-                found[f"{tensor.module}.conv.weight"] = f"{name}: k -> 1 1 k"
+                weight_map[f"{tensor.module}.conv.weight"] = f"{name}: k -> 1 1 k"
             else:
-                found[name] = name
+                weight_map[name] = name
             if tensor.kind == "norm_mean":
-                found[f"{tensor.module}.num_batches_tracked"] = None
-        return found
+                weight_map[f"{tensor.module}.num_batches_tracked"] = None
+        return weight_map
 
 
 class ChannelsLast(Adapter):
-    """How a network is held by the frameworks whose channels come last; kernels are (*S, in, out)."""
+    """A network in a framework whose channels come last; kernels are (*S, in, out)."""
 
     layout = f"N * {CHANNELS}"
     names: Mapping[str, str] = {}  # kind of tensor -> the framework's name of it
 
     def native(self, modules: Sequence[str], name: str, kind: str) -> str:
-        """The framework's name of a tensor, from that of its block, if it is in one, and of its module."""
+        """Return the framework's name of a tensor, from the names of its block, if it has one, and of its module."""
         raise NotImplementedError
 
     def weights_for(self, config: Config) -> dict[str, str | None]:
@@ -72,12 +71,13 @@ class ChannelsLast(Adapter):
             "eca": ": k -> k 1 1",
         }
         blocks = [f"{block.path}." for block in find(config["network"]).blocks]
-        found: dict[str, str | None] = {}
+        weight_map: dict[str, str | None] = {}
         for name, tensor in listed(config).items():
             block = next((start for start in blocks if tensor.module.startswith(start)), "")
             modules = [part.strip(".").replace(".", "_") for part in (block, tensor.module[len(block) :]) if part]
-            found[self.native(modules, self.names[tensor.kind], tensor.kind)] = f"{name}{ways.get(tensor.kind, '')}"
-        return found
+            native = self.native(modules, self.names[tensor.kind], tensor.kind)
+            weight_map[native] = f"{name}{ways.get(tensor.kind, '')}"
+        return weight_map
 
     depthwise = ": o 1 {space} -> {space} 1 o"
 
@@ -130,10 +130,10 @@ class Nnx(Flax, NnxAdapter):
         return ".".join((*modules, name))
 
     def weights_for(self, config: Config) -> dict[str, str | None]:
-        found = super().weights_for(config)
+        weight_map = super().weights_for(config)
         if config["classes"] and find(config["network"]).dropout:
-            found |= dict.fromkeys(("dropout.rngs.count", "dropout.rngs.key"))
-        return found
+            weight_map |= dict.fromkeys(("dropout.rngs.count", "dropout.rngs.key"))
+        return weight_map
 
     def build(self, config: Config) -> Any:
         from flax import nnx
@@ -157,36 +157,26 @@ def _of_the_batch(model: Any) -> None:
 
 
 def _case(name: str, network: str, why: str, **config: Any) -> Case:
-    chosen: dict[str, Any] = {
-        "network": network,
-        "classes": 10,
-        "dims": 2,
-        "features": False,
-        "training": False,
-        "N": 2,
-        "H": 32,
-    }
-    chosen |= {"C": 3, **config}
-    size: int = chosen["H"]
-    axes = "HW"[: int(chosen["dims"])]
-    chosen |= {axis: size for axis in axes}
+    defaults = {"classes": 10, "dims": 2, "features": False, "training": False, "N": 2, "C": 3, "H": 32}
+    config = {"network": network, **defaults, **config}
+    size, axes = config["H"], "HW"[: config["dims"]]
+    config |= {**dict.fromkeys(axes, size), "K": config["classes"] or find(network).width}
     outputs = {"logits": "N K"}
-    chosen["K"] = chosen["classes"] or find(network).width
-    if chosen["features"]:
+    if config["features"]:
         outputs = {}
         for i, feature in enumerate(find(network).features):
             sizes = {f"C{i}": feature.channels, **{f"{axis}{i}": size // feature.stride for axis in axes}}
-            chosen |= sizes
+            config |= sizes
             outputs[f"features{i}"] = " ".join(("N", *sizes))
-    tensors = listed(chosen)
+    tensors = listed(config)
     weights = {name: tensor.shape for name, tensor in tensors.items() if tensor.kind not in STATISTICS}
     state = {name: tensor.shape for name, tensor in tensors.items() if tensor.kind in STATISTICS}
     inputs = {"x": " ".join(("N", "C", *axes))}
-    return Case(name, why, chosen, inputs, weights, outputs, state, network_data)
+    return Case(name, why, config, inputs, weights, outputs, state, network_data)
 
 
 def cases(network: str, **config: Any) -> Iterator[Case]:
-    """The four cases of a network."""
+    """Yield the four cases of a network."""
     name = network.replace("_", "-") + ("-1d" if config.get("dims") == 1 else "")
     training = {"training": True, "N": 6}
     ending = {} if not find(network).dropout else {"classes": 0}

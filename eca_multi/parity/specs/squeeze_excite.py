@@ -1,7 +1,7 @@
 """Squeeze-and-Excitation (Hu et al., 2018) from each framework's layers: y = x * sigmoid(expand(relu(reduce(mean x)))).
 
-The product is written in float32 everywhere: the gradient of a product in bfloat16 sums in bfloat16 under JAX, which
-`bf16_gate` shows by itself.
+Every framework multiplies in float32: under JAX the gradient of a product in bfloat16 sums in bfloat16, which
+`bf16_gate` shows.
 """
 
 from collections.abc import Mapping
@@ -9,14 +9,23 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
-from eca_multi.parity.spec import Case, Rng, Spec, Training, normal
-from eca_multi.parity.taps import tap
+from eca_multi.parity.define.adapters import JaxAdapter, KerasAdapter, LinenAdapter, NnxAdapter, TorchAdapter
+from eca_multi.parity.define.sources import Arrays, Rng, normal
+from eca_multi.parity.define.spec import Case, Spec, Training
+from eca_multi.parity.define.taps import tap
 
-from ._images import photograph_features
+from ._images import photographs
 
 Config = Mapping[str, Any]
-Arrays = dict[str, np.ndarray]
+
+
+def _weights(native: str) -> dict[str, str]:
+    """Return the weight map of a framework that names a weight {layer}/{kind}, in a form of its own."""
+    return {
+        native.format(layer=layer, kind=kind): name
+        for layer in ("reduce", "expand")
+        for kind, name in (("kernel", layer), ("bias", f"{layer}_bias"))
+    }
 
 
 class Torch(TorchAdapter):
@@ -48,12 +57,7 @@ class Torch(TorchAdapter):
 
 class Keras(KerasAdapter):
     layout = "NHWC"
-    weights = {
-        "reduce/kernel": "reduce",
-        "reduce/bias": "reduce_bias",
-        "expand/kernel": "expand",
-        "expand/bias": "expand_bias",
-    }
+    weights = _weights("{layer}/{kind}")
 
     def build(self, config: Config) -> Any:
         from keras import layers, ops
@@ -77,12 +81,7 @@ class Keras(KerasAdapter):
 
 class Linen(LinenAdapter):
     layout = "NHWC"
-    weights = {
-        "params/reduce/kernel": "reduce",
-        "params/reduce/bias": "reduce_bias",
-        "params/expand/kernel": "expand",
-        "params/expand/bias": "expand_bias",
-    }
+    weights = _weights("params/{layer}/{kind}")
 
     def build(self, config: Config) -> Any:
         import jax
@@ -103,12 +102,7 @@ class Linen(LinenAdapter):
 
 class Nnx(NnxAdapter):
     layout = "NHWC"
-    weights = {
-        "reduce.kernel": "reduce",
-        "reduce.bias": "reduce_bias",
-        "expand.kernel": "expand",
-        "expand.bias": "expand_bias",
-    }
+    weights = _weights("{layer}.{kind}")
 
     def build(self, config: Config) -> Any:
         import jax
@@ -144,10 +138,6 @@ class Jax(JaxAdapter):
         return squeeze_excite
 
 
-def _photographs(rng: Rng, config: Config) -> Arrays:
-    return {"x": photograph_features()[: config["N"], : config["C"], : config["H"], : config["W"]]}
-
-
 def _same_sign(rng: Rng, config: Config) -> Arrays:
     x = rng.normal(size=[config[axis] for axis in "NCHW"])
     return {"x": np.abs(x), "dy": np.ones_like(x)}
@@ -171,7 +161,7 @@ SPEC = Spec(
             "photographs",
             "two real photographs as 8x8-block DCT maps, the lowest 32 of 64 frequencies of one colour",
             {"C": 32, "S": 6, "H": 53, "W": 80},
-            draw=_photographs,
+            draw=photographs,
         ),
         Case("offsets", "a mean of its own in each channel, H != W, N > 1"),
         Case("one-position", "N = H = W = 1: the mean is the value itself", {"N": 1, "H": 1, "W": 1}),

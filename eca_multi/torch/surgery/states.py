@@ -1,4 +1,4 @@
-"""The weights of the network and those of its ECAs, apart: each a state dict for a checkpoint of its own."""
+"""The weights of a torch network and those of its ECAs, apart: two state dicts, for two checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -7,14 +7,13 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from eca_multi._states import Shape, check_fits, converted, shape_of
-from eca_multi.plan import NoSiteError
+from eca_multi._states import check_fits, converted, shape_of
+from eca_multi.surgery.errors import no_eca
 from eca_multi.torch._owned import assign, owned
 from eca_multi.torch.layers import ECA
 
-from ._gated import Gated
-from ._modules import check_model, check_module
-from .insertion import is_inserted
+from ._find.check import check_model, check_module
+from ._wrap import Gated, is_inserted
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -29,7 +28,7 @@ def eca_parameters(model: nn.Module) -> list[nn.Parameter]:
         The parameters, each once, in the network's order.
 
     Raises:
-        NoSiteError: If there is none.
+        NoSiteError: If the network has no ECA.
 
     Example:
         >>> from torch import nn
@@ -37,13 +36,11 @@ def eca_parameters(model: nn.Module) -> list[nn.Parameter]:
         >>> net = insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")
         >>> [tuple(kernel.shape) for kernel in eca_parameters(net)]
         [(1, 1, 3)]
-
-    Source: eca_multi.
     """
     check_module(model)
     kernels = {id(p): p for module in model.modules() if isinstance(module, ECA) for p in module.parameters()}
     if not kernels:
-        raise NoSiteError(f"model must have ECA. Received: a {type(model).__name__} without it. Call insert_eca first.")
+        raise no_eca(type(model).__name__)
     return list(kernels.values())
 
 
@@ -52,13 +49,13 @@ def freeze_except_eca(model: Model) -> Model:
 
     Args:
         model: A network with ECA; changed in place. In training mode its norms still update their running statistics:
-            call `model.eval()` where they are to stay too.
+            call `model.eval()` to keep these too.
 
     Returns:
         The model.
 
     Raises:
-        NoSiteError: If there is no ECA, so that nothing would be trained.
+        NoSiteError: If the network has no ECA, so that nothing would be trained.
 
     Example:
         >>> from torch import nn
@@ -66,8 +63,6 @@ def freeze_except_eca(model: Model) -> Model:
         >>> net = freeze_except_eca(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv"))
         >>> [name for name, parameter in net.named_parameters() if parameter.requires_grad]
         ['0.eca.conv.weight']
-
-    Source: eca_multi.
     """
     kernels = {id(kernel) for kernel in eca_parameters(model)}
     for parameter in model.parameters():
@@ -92,8 +87,6 @@ def base_state(model: nn.Module) -> dict[str, torch.Tensor]:
         >>> from eca_multi.torch import base_state, insert_eca
         >>> list(base_state(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")))
         ['0.weight', '0.bias']
-
-    Source: eca_multi.
     """
     return _part(model, of_eca=False)
 
@@ -108,15 +101,13 @@ def eca_state(model: nn.Module) -> dict[str, torch.Tensor]:
         A new dict; the tensors are the model's own.
 
     Raises:
-        NoSiteError: If there is none.
+        NoSiteError: If the network has no ECA.
 
     Example:
         >>> from torch import nn
         >>> from eca_multi.torch import eca_state, insert_eca
         >>> list(eca_state(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")))
         ['0.eca.conv.weight']
-
-    Source: eca_multi.
     """
     eca_parameters(model)
     return _part(model, of_eca=True)
@@ -133,26 +124,24 @@ def load_base_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
         The model. ECAs whose gate is not 2*sigmoid have no identity and keep their kernels.
 
     Raises:
-        ValueError: With all missing, unexpected and mis-shaped tensors, or all that hold NaN or infinity where the
-            model does not (its masks may), or numbers out of range. TypeError: With all that are no tensors with
-            values, or not of the model's kind. Whatever is raised, nothing is changed; the model shares no memory with
-            `state`.
+        ValueError: With all missing, unexpected and mis-shaped tensors; or with all tensors that hold numbers out of
+            range, or NaN or infinity where the model holds none (a mask may hold -inf). TypeError: With all entries
+            that are no tensors with values, or of another kind of number. After an error the model is as it was; the
+            model never shares memory with `state`.
 
     Example:
         >>> from torch import nn
         >>> from eca_multi.torch import insert_eca, load_base_state
         >>> old = nn.Sequential(nn.Conv2d(3, 64, 3)).state_dict()
         >>> net = load_base_state(insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv"), old)
-
-    Source: eca_multi.
     """
-    own, new = _fitting(model, state, of_eca=False)
+    targets, new = _fitting(model, state, of_eca=False)
     for path, module in model.named_modules():
-        # A LazyECA that has no kernel yet makes one at its first call.
-        if isinstance(module, ECA) and is_inserted(module) and module.gate == "2sigmoid" and not _is_lazy(module):
-            kernel = module.conv.weight.detach()
-            own[f"{path} (ECA)"], new[f"{path} (ECA)"] = kernel, torch.zeros_like(kernel)
-    return assign(model, own, new)
+        if isinstance(module, ECA) and is_inserted(module) and module.gate == "2sigmoid":
+            kernel = module.conv.weight
+            if not is_lazy(kernel):  # a LazyECA makes its kernel at the first call
+                targets[f"{path} (ECA)"], new[f"{path} (ECA)"] = kernel.detach(), torch.zeros_like(kernel)
+    return assign(model, targets, new)
 
 
 def load_eca_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
@@ -173,8 +162,6 @@ def load_eca_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
         >>> from eca_multi.torch import eca_state, insert_eca, load_eca_state
         >>> net = insert_eca(nn.Sequential(nn.Conv2d(3, 64, 3)), "conv")
         >>> net = load_eca_state(net, eca_state(net))
-
-    Source: eca_multi.
     """
     eca_parameters(model)
     return assign(model, *_fitting(model, state, of_eca=True))
@@ -197,24 +184,25 @@ def _part(model: nn.Module, of_eca: bool) -> dict[str, torch.Tensor]:
 
 
 def _fitting(model: nn.Module, state: Any, *, of_eca: bool) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """The model's tensors by name, and checked copies of those in the state."""
+    """Return the model's tensors by name, and checked copies of the tensors in the state."""
     if not isinstance(state, Mapping):
         raise TypeError(
             f"state must be a state dict. Received: {type(state).__name__}. "
             f"Pass what {'eca_state' if of_eca else 'base_state'} returned."
         )
-    own = _part(model, of_eca)
-    _check_own(own)
-    given = {name: state[name] for name in state}  # each is read once
-    check_fits(_shapes(own), _shapes(given), of_eca)
-    # An extra state is no tensor, and belongs to its module.
-    tensors = {name: tensor for name, tensor in own.items() if isinstance(tensor, torch.Tensor)}
-    return tensors, converted({name: (given[name], tensor) for name, tensor in tensors.items()}, owned)
+    targets = _part(model, of_eca)
+    _check_values(targets)
+    values = {name: state[name] for name in state}  # a mapping may read a file, so read each entry once
+    check_fits(targets, values, of_eca, shape=_shape)
+    # The extra state of a module is no tensor and is not loaded.
+    tensors = {name: tensor for name, tensor in targets.items() if isinstance(tensor, torch.Tensor)}
+    return tensors, converted({name: (values[name], tensor) for name, tensor in tensors.items()}, owned)
 
 
-def _check_own(own: Mapping[str, Any]) -> None:
-    """Refuse a model whose tensors have no memory: what is loaded would be lost without a word."""
-    empty = [name for name, one in own.items() if isinstance(one, torch.Tensor) and (is_lazy(one) or one.is_meta)]
+def _check_values(targets: Mapping[str, Any]) -> None:
+    """Refuse a model whose tensors have no memory: loading into such tensors loses the numbers silently."""
+    tensors = {name: tensor for name, tensor in targets.items() if isinstance(tensor, torch.Tensor)}
+    empty = [name for name, tensor in tensors.items() if is_lazy(tensor) or tensor.is_meta]
     if empty:
         raise ValueError(
             f"model must hold its tensors. Received: {', '.join(empty)} without values. "
@@ -222,12 +210,5 @@ def _check_own(own: Mapping[str, Any]) -> None:
         )
 
 
-def _is_lazy(eca: ECA) -> bool:
-    return is_lazy(eca.conv.weight)
-
-
-def _shapes(state: Mapping[str, Any]) -> dict[str, Shape]:
-    return {
-        name: shape_of(value) if isinstance(value, torch.Tensor) and not is_lazy(value) else None
-        for name, value in state.items()
-    }
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return shape_of(value) if isinstance(value, torch.Tensor) and not is_lazy(value) else None

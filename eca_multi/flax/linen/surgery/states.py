@@ -1,4 +1,4 @@
-"""The variables of the base and those of the ECAs, apart: for optimisers and checkpoints."""
+"""The weights of a linen network and those of its ECAs, apart: two states, for two checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +9,15 @@ from flax import linen as nn
 from flax.core import meta
 from flax.traverse_util import empty_node
 
-from eca_multi._states import Shape, check_fits, converted, shape_of
+from eca_multi._states import check_fits, converted, shape_of
 from eca_multi.flax._owned import owned
-from eca_multi.flax.linen.surgery._gated import KERNEL, sites_of
-from eca_multi.flax.linen.surgery._inputs import Keys, check_type, check_variables, flat, like
-from eca_multi.flax.linen.surgery.insertion import without_kernels
-from eca_multi.plan import NoSiteError
+from eca_multi.surgery.errors import no_eca
+
+from ._find.check import check_type
+from ._find.variables import Keys, check_variables, flat, like
+from ._wrap import KERNEL, no_kernels, sites_of
+from .plan import without_replaced
+from .remove import without_kernels
 
 
 def eca_parameters(module: nn.Module, variables: Mapping[str, Any]) -> Any:
@@ -30,8 +33,7 @@ def eca_parameters(module: nn.Module, variables: Mapping[str, Any]) -> Any:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import eca_parameters, insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> jax.tree.map(jnp.shape, eca_parameters(net, variables))
@@ -55,8 +57,7 @@ def freeze_except_eca(module: nn.Module, variables: Mapping[str, Any]) -> Any:
         >>> import jax, jax.numpy as jnp, optax
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import freeze_except_eca, insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> labels = freeze_except_eca(net, variables)
@@ -87,8 +88,7 @@ def eca_state(module: nn.Module, variables: Mapping[str, Any]) -> Any:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn, serialization
         >>> from eca_multi.flax.linen import eca_state, insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> data = serialization.msgpack_serialize(eca_state(net, variables))
@@ -115,14 +115,12 @@ def load_eca_state(module: nn.Module, variables: Mapping[str, Any], state: Mappi
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import eca_state, insert_eca, load_eca_state
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> variables = load_eca_state(net, variables, eca_state(net, variables))
     """
-    kernels = _kernels(module, variables)
-    return _loaded(variables, kernels, state, of_eca=True)
+    return _loaded(variables, _kernels(module, variables), state, of_eca=True)
 
 
 def base_state(module: nn.Module, variables: Mapping[str, Any]) -> Any:
@@ -135,14 +133,14 @@ def base_state(module: nn.Module, variables: Mapping[str, Any]) -> Any:
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import base_state, insert_eca
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> variables = net.init(jax.random.key(0), x)
         >>> with_eca, more = insert_eca(net, variables, "conv_norm", example_inputs=x)
         >>> net.apply(base_state(with_eca, more), x).shape
         (2, 8, 8, 64)
     """
-    _check(module, variables)
+    check_type(module)
+    check_variables(variables)
     return without_kernels(variables, sites_of(module))
 
 
@@ -168,18 +166,16 @@ def load_base_state(module: nn.Module, variables: Mapping[str, Any], state: Mapp
         >>> import jax, jax.numpy as jnp
         >>> from flax import linen as nn
         >>> from eca_multi.flax.linen import insert_eca, load_base_state
-        >>> net = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8), nn.relu])
-        >>> x = jnp.ones((2, 8, 8, 3))
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
         >>> old = net.init(jax.random.key(0), x)
         >>> net, variables = insert_eca(net, old, "conv_norm", example_inputs=x)
         >>> variables = load_base_state(net, variables, old)
     """
     kernels = _kernels(module, variables, required=False)
     check_variables(state)
-    replaced = [("params", *site.keys) for site in sites_of(module) if site.entry.action == "replace"]
-    kept = {keys: v for keys, v in flat(state).items() if not any(keys[: len(r)] == r for r in replaced)}
+    kept = without_replaced(state, sites_of(module))
     base = {keys for keys, leaf in flat(variables).items() if keys not in kernels and leaf is not empty_node}
-    loaded = flat(_loaded(variables, base, like({}, kept), of_eca=False))
+    loaded = flat(_loaded(variables, base, kept, of_eca=False))
     for site in sites_of(module):
         keys = ("params", *site.keys, *KERNEL)
         if site.gate == "2sigmoid":
@@ -187,47 +183,34 @@ def load_base_state(module: nn.Module, variables: Mapping[str, Any], state: Mapp
     return like(variables, loaded)
 
 
-def _check(module: nn.Module, variables: Mapping[str, Any]) -> None:
+def _kernels(module: nn.Module, variables: Mapping[str, Any], required: bool = True) -> set[Keys]:
+    """Return the keys of the kernels, all of which the variables hold."""
     check_type(module)
     check_variables(variables)
-
-
-def _kernels(module: nn.Module, variables: Mapping[str, Any], required: bool = True) -> set[Keys]:
-    """The keys of the kernels, all of which are there."""
-    _check(module, variables)
     if required and not sites_of(module):
-        raise NoSiteError(
-            f"module must have ECA. Received: a {type(module).__name__} without any. Pass what insert_eca returned."
-        )
+        raise no_eca(type(module).__name__)
     kernels = {("params", *site.keys, *KERNEL) for site in sites_of(module)}
-    missing = sorted("/".join(keys) for keys in kernels - set(flat(variables)))
+    missing = sorted("/".join(keys[1:]) for keys in kernels - set(flat(variables)))
     if missing:
-        raise ValueError(
-            f"variables must hold a kernel for each ECA of the module. Received: none at {', '.join(missing)}. "
-            "Pass the variables that insert_eca or module.init returned."
-        )
+        raise no_kernels(missing)
     return kernels
 
 
 def _loaded(variables: Mapping[str, Any], wanted: set[Keys], state: Mapping[str, Any], of_eca: bool) -> Any:
-    """The variables with those of a state at the keys wanted, which it holds exactly."""
+    """Return the variables with those of a state at the wanted keys, of which the state holds exactly these."""
     if not isinstance(state, Mapping):
         raise TypeError(
             f"state must be nested dicts of variables. Received: {type(state).__name__}. "
             f"Pass what {'eca_state' if of_eca else 'base_state'} returned."
         )
-    leaves, given = flat(variables), {k: v for k, v in flat(state).items() if v is not empty_node}
-    own = {keys: leaf for keys, leaf in leaves.items() if keys in wanted}
-    check_fits(_shapes(own), _shapes(given), of_eca, "/".join)
-    new = converted({keys: (given[keys], leaf) for keys, leaf in own.items()}, _owned, "/".join)
+    leaves, values = flat(variables), {k: v for k, v in flat(state).items() if v is not empty_node}
+    old = {keys: leaf for keys, leaf in leaves.items() if keys in wanted}
+    check_fits(old, values, of_eca, "/".join, lambda leaf: shape_of(meta.unbox(leaf)))
+    new = converted({keys: (values[keys], leaf) for keys, leaf in old.items()}, _owned, "/".join)
     return like(variables, {**leaves, **new})
 
 
-def _shapes(state: Mapping[Keys, Any]) -> dict[Keys, Shape]:
-    return {keys: shape_of(meta.unbox(leaf)) for keys, leaf in state.items()}
-
-
 def _owned(new: Any, old: Any) -> Any:
-    """A checked copy of the new value in the old one's dtype and box."""
+    """Return a checked copy of the new value in the old value's dtype and box."""
     value = owned(meta.unbox(new), meta.unbox(old))
     return old.replace_boxed(value) if isinstance(old, meta.AxisMetadata) else value

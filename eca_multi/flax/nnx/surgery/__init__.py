@@ -1,13 +1,1 @@
-"""Adding ECA to an nnx network: plan, insert, remove, and the weights with and without it."""
-
-from .inference import infer_plan as infer_plan
-from .insertion import insert_eca as insert_eca
-from .insertion import plan_eca as plan_eca
-from .removal import installed_eca as installed_eca
-from .removal import remove_eca as remove_eca
-from .states import base_state as base_state
-from .states import eca_parameters as eca_parameters
-from .states import eca_state as eca_state
-from .states import freeze_except_eca as freeze_except_eca
-from .states import load_base_state as load_base_state
-from .states import load_eca_state as load_eca_state
+"""ECA in an nnx network that exists: plan, insert, remove, read plans back, and the weights with and without ECA."""

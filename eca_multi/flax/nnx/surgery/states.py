@@ -1,4 +1,4 @@
-"""The weights of the network and those of its ECAs, apart: each a pure dict for a checkpoint of its own."""
+"""The weights of an nnx network and those of its ECAs, apart: two pure dicts, for two checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from eca_multi._states import Shape, check_fits, converted, shape_of
+from eca_multi._states import check_fits, converted
 from eca_multi.flax._owned import owned
 from eca_multi.flax.nnx._assign import Bare, assign
 from eca_multi.flax.nnx.layers import ECAParam
-from eca_multi.plan import NoSiteError
+from eca_multi.surgery.errors import no_eca
 
-from ._installed import installed
-from ._modules import check_model
+from ._find.check import check_model
+from ._find.places import installed, kernel_path
 
 Model = TypeVar("Model", bound=nnx.Module)
 Key = tuple[str, ...]
@@ -30,7 +30,7 @@ def eca_parameters(model: nnx.Module) -> nnx.State:
         An `nnx.State` of `ECAParam`s: what `nnx.state(model, ECAParam)` is.
 
     Raises:
-        NoSiteError: If there is none.
+        NoSiteError: If the network has no ECA.
 
     Example:
         >>> from flax import nnx
@@ -38,26 +38,23 @@ def eca_parameters(model: nnx.Module) -> nnx.State:
         >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
         >>> eca_parameters(net)["layers"][0]["eca"]["kernel"].shape
         (3, 1, 1)
-
-    Source: eca_multi.
     """
     _check_any(model)
-    kernels: nnx.State = nnx.state(model, ECAParam)
-    return kernels
+    return nnx.state(model, ECAParam)
 
 
 def freeze_except_eca(model: nnx.Module) -> type[ECAParam]:
     """Return the filter that lets only the ECA kernels be trained. nnx has no flag on a parameter to change.
 
     Args:
-        model: A network with ECA. It is not changed: call `model.eval()` yourself where running statistics of a norm
-            are to stay too.
+        model: A network with ECA, which stays as it is. Call `model.eval()` yourself to keep the running statistics of
+            norms too.
 
     Returns:
         `ECAParam`, for `nnx.Optimizer(model, tx, wrt=...)` and `nnx.DiffState(0, ...)`.
 
     Raises:
-        NoSiteError: If there is no ECA, so that nothing would be trained.
+        NoSiteError: If the network has no ECA, so that nothing would be trained.
 
     Example:
         >>> import optax
@@ -67,8 +64,6 @@ def freeze_except_eca(model: nnx.Module) -> type[ECAParam]:
         >>> only_eca = freeze_except_eca(net)
         >>> optimizer = nnx.Optimizer(net, optax.sgd(0.1), wrt=only_eca)
         >>> gradient = nnx.grad(lambda net, x: net(x).sum(), argnums=nnx.DiffState(0, only_eca))
-
-    Source: eca_multi.
     """
     _check_any(model)
     return ECAParam
@@ -84,7 +79,7 @@ def base_state(model: nnx.Module) -> dict[Any, Any]:
         A new nested dict; the arrays are the model's own.
 
     Raises:
-        TypeError: If it is no nnx module.
+        TypeError: If the model is no nnx module.
 
     Example:
         >>> from flax import nnx
@@ -92,8 +87,6 @@ def base_state(model: nnx.Module) -> dict[Any, Any]:
         >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
         >>> sorted(base_state(net)["layers"][0])
         ['bias', 'kernel']
-
-    Source: eca_multi.
     """
     return _part(model, of_eca=False)
 
@@ -108,7 +101,7 @@ def eca_state(model: nnx.Module) -> dict[Any, Any]:
         A new nested dict under the paths of the whole state.
 
     Raises:
-        NoSiteError: If there is none.
+        NoSiteError: If the network has no ECA.
 
     Example:
         >>> from flax import nnx
@@ -116,8 +109,6 @@ def eca_state(model: nnx.Module) -> dict[Any, Any]:
         >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
         >>> eca_state(net)["layers"][0]["eca"]["kernel"].shape
         (3, 1, 1)
-
-    Source: eca_multi.
     """
     _check_any(model)
     return _part(model, of_eca=True)
@@ -135,9 +126,10 @@ def load_base_state(model: Model, state: Mapping[Any, Any]) -> Model:
         The model. ECAs whose gate is not 2*sigmoid have no identity and keep their kernels.
 
     Raises:
-        ValueError: With all missing, unexpected and mis-shaped arrays, or all that hold NaN or infinity where the model
-            does not (its masks may), or numbers out of range. TypeError: With all that are no arrays with values, or
-            not of the model's kind. Whatever is raised, nothing is changed; the model shares no memory with `state`.
+        ValueError: With all missing, unexpected and mis-shaped arrays; or with all arrays that hold numbers out of
+            range, or NaN or infinity where the model holds none (a mask may hold -inf). TypeError: With all entries
+            that are no arrays with values, or of another kind of number. After an error the model is as it was; the
+            model never shares memory with `state`.
 
     Example:
         >>> from flax import nnx
@@ -145,17 +137,15 @@ def load_base_state(model: Model, state: Mapping[Any, Any]) -> Model:
         >>> net = nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0)))
         >>> old = base_state(net)
         >>> net = load_base_state(insert_eca(net, "conv"), old)
-
-    Source: eca_multi.
     """
     check_model(model)
-    own, new = _fitting(model, state, of_eca=False)
-    for one in installed(model):
-        kernel = one.layer.kernel
-        if one.layer.gate == "2sigmoid" and not isinstance(kernel.get_value(), jax.ShapeDtypeStruct):
-            own[one.kernel_path,] = kernel
-            new[one.kernel_path,] = jnp.zeros_like(kernel.get_value())
-    return assign(model, own, new)
+    targets, new = _fitting(model, state, of_eca=False)
+    for site, layer in installed(model):
+        kernel = layer.kernel
+        if layer.gate == "2sigmoid" and not isinstance(kernel.get_value(), jax.ShapeDtypeStruct):
+            targets[kernel_path(site),] = kernel
+            new[kernel_path(site),] = jnp.zeros_like(kernel.get_value())
+    return assign(model, targets, new)
 
 
 def load_eca_state(model: Model, state: Mapping[Any, Any]) -> Model:
@@ -176,15 +166,13 @@ def load_eca_state(model: Model, state: Mapping[Any, Any]) -> Model:
         >>> from eca_multi.flax.nnx import eca_state, insert_eca, load_eca_state
         >>> net = insert_eca(nnx.Sequential(nnx.Conv(3, 64, (3, 3), rngs=nnx.Rngs(0))), "conv")
         >>> net = load_eca_state(net, eca_state(net))
-
-    Source: eca_multi.
     """
     _check_any(model)
     return assign(model, *_fitting(model, state, of_eca=True))
 
 
 def flat(state: Any) -> dict[Key, Any]:
-    """A state's arrays by their path as text, whatever it is: an `nnx.State`, a pure dict, indices as text or not."""
+    """Return the arrays of an `nnx.State` or a pure dict by their path as text; list indices may be text already."""
     if not isinstance(state, Mapping):
         raise TypeError(
             f"state must be a nested dict or an nnx.State. Received: {type(state).__name__}. "
@@ -202,14 +190,12 @@ def flat(state: Any) -> dict[Key, Any]:
 def _check_any(model: nnx.Module) -> None:
     check_model(model)
     if not jax.tree.leaves(nnx.state(model, ECAParam)):
-        raise NoSiteError(
-            f"model must have ECA. Received: a {type(model).__name__} without an ECA kernel. Call insert_eca first."
-        )
+        raise no_eca(type(model).__name__)
 
 
 def _variables(model: nnx.Module, of_eca: bool) -> dict[tuple[Any, ...], nnx.Variable]:
-    """The variables by path: the inserted ECAs' kernels, or all others."""
-    kernels = {tuple(one.kernel_path.split(".")) for one in installed(model)}
+    """Return the variables by path: the inserted ECAs' kernels, or all others."""
+    kernels = {tuple(kernel_path(site).split(".")) for site, _ in installed(model)}
     everything = nnx.to_flat_state(nnx.state(model))
     return {path: v for path, v in everything if (tuple(map(str, path)) in kernels) == of_eca}
 
@@ -228,17 +214,12 @@ def _part(model: nnx.Module, of_eca: bool) -> dict[Any, Any]:
 def _fitting(
     model: nnx.Module, state: Mapping[Any, Any], of_eca: bool
 ) -> tuple[dict[Key, nnx.Variable | Bare], dict[Key, jax.Array]]:
-    """The model's variables by path, and checked copies of the arrays in the state."""
-    own = {tuple(map(str, path)): _settable(model, path, leaf) for path, leaf in _variables(model, of_eca).items()}
-    given = flat(state)
-    now = {path: variable.get_value() for path, variable in own.items()}
-    check_fits(_shapes(now), _shapes(given), of_eca, ".".join)
-    return own, converted({path: (given[path], value) for path, value in now.items()}, owned, ".".join)
-
-
-def _shapes(state: Mapping[Key, Any]) -> dict[Key, Shape]:
-    return {path: shape_of(value) for path, value in state.items()}
-
-
-def _settable(model: nnx.Module, path: tuple[Any, ...], leaf: Any) -> nnx.Variable | Bare:
-    return leaf if isinstance(leaf, nnx.Variable) else Bare(model, path, leaf)
+    """Return the model's variables by path, and checked copies of the arrays in the state."""
+    targets = {
+        tuple(map(str, path)): leaf if isinstance(leaf, nnx.Variable) else Bare(model, path, leaf)
+        for path, leaf in _variables(model, of_eca).items()
+    }
+    arrays = flat(state)
+    now = {path: variable.get_value() for path, variable in targets.items()}
+    check_fits(now, arrays, of_eca, ".".join)
+    return targets, converted({path: (arrays[path], value) for path, value in now.items()}, owned, ".".join)

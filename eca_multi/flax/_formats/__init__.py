@@ -1,0 +1,1 @@
+"""The files that Flax and orbax write of a network, read as data. linen and nnx share them."""

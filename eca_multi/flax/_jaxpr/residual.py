@@ -1,0 +1,151 @@
+"""Residual branches in a jaxpr: of an add's two operands, the one with more convolutions behind it."""
+
+from dataclasses import dataclass
+
+from .flow import ELEMENTWISE, MOVES, Flow, Node
+from .origins import Origins, is_spread, origins
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The end of a residual branch, or an add without a branch that can be told.
+
+    `path` names the module whose output is the branch; only a dropout, a drop path, a layer scale or an activation may
+    stand between that module and the add. With a `reason`, `path` names the module nearest to the add. `owner` is the
+    path of the block that holds the add. The other fields are those of a `Candidate`.
+    """
+
+    path: str
+    tensor: str = ""
+    channels: int | None = None
+    layout: str = "channels_last"
+    owner: str = ""
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def residual_branches(flow: Flow) -> list[Branch]:
+    """Find the branch that goes into each residual add of a run.
+
+    An add is residual if both operands depend on the model's inputs, have the same shape of rank >= 3 and come from a
+    common value; the branch is the operand with more convolutions since that value. A bias, the arithmetic of a norm
+    and a sum inside of an activation have no convolution between the common value and the add.
+
+    Return a branch for each site, in the order of the run, and one with a `reason` for each add without a clear branch.
+    The tag of a block tells which block an add is in.
+    """
+    branches: dict[tuple[str, str], Branch] = {}
+    for number, node in enumerate(flow.nodes):
+        branch = _branch(flow, number) if _is_sum(flow, node) else None
+        if branch is not None:
+            branches.setdefault((branch.path, branch.reason), branch)
+    return list(branches.values())
+
+
+def _is_sum(flow: Flow, node: Node) -> bool:
+    if node.op not in ("add", "add_any") or len(node.ins) != 2 or len(node.shape) < 3 or not node.floating:
+        return False
+    operands = [flow.nodes[i] for i in node.ins]
+    return all(o.data and o.shape == node.shape for o in operands) and not any(is_spread(flow, i) for i in node.ins)
+
+
+def _branch(flow: Flow, number: int) -> Branch | None:
+    first, second = (flow.nodes[i] for i in flow.nodes[number].ins)
+    counts = [(a.convs & ~b.convs).bit_count() for a, b in ((first, second), (second, first))]
+    if max(counts) == 0:
+        dots = (first.dots ^ second.dots).bit_count()
+        return _unclear(flow, number, "matrix products alone in its branch, no convolution") if dots else None
+    if not first.sources & second.sources:
+        return _unclear(flow, number, "its operands have nothing in common, so none is a shortcut")
+    if counts[0] == counts[1]:
+        return _unclear(flow, number, f"as many convolutions ({counts[0]}) behind both operands")
+    operand, shortcut = flow.nodes[number].ins if counts[0] > counts[1] else flow.nodes[number].ins[::-1]
+    behind = origins(flow, operand)
+    sites = [tag for tag in behind.tags if flow.nodes[tag].size == flow.nodes[operand].size]
+    if len(sites) != 1 or behind.other:
+        names = sorted({flow.path(site) for site in sites})
+        several = f"its branch is made of {', '.join(names)}"
+        return _unclear(flow, number, several if len(names) > 1 else "its branch ends in a function, not in a module")
+    return _described(flow, sites[0], number, operand, shortcut, behind)
+
+
+def _described(flow: Flow, site: int, number: int, operand: int, shortcut: int, behind: Origins) -> Branch:
+    node, path = flow.nodes[site], flow.path(site)
+    owner = _owner(flow, path, operand, shortcut)
+    axis = len(node.shape) - 1 if node.axis is None else node.axis
+    layout = "channels_first" if axis == 1 and axis != len(node.shape) - 1 else "channels_last"
+    notes = [
+        text
+        for happens, text in (
+            (behind.activated, "an activation follows the gate, before the add"),
+            (behind.gated, "another gate follows"),
+            (behind.scaled, "a layer scale follows the gate"),
+            (_goes_elsewhere(flow, site, number), "its output goes elsewhere too, and is gated there as well"),
+        )
+        if happens
+    ]
+    reason = "" if axis in (1, len(node.shape) - 1) else f"its channels are at axis {axis} of {node.shape}"
+    return Branch(
+        path,
+        tensor=f"{owner or 'model'}: residual branch of the add",
+        channels=node.shape[axis],
+        layout=layout,
+        owner=owner,
+        notes=tuple(notes),
+        reason=reason,
+    )
+
+
+def _owner(flow: Flow, path: str, operand: int, shortcut: int) -> str:
+    """Return the innermost module around the site that ends after the add: its output is not part of the branch."""
+    since = flow.nodes[operand].sources & ~flow.nodes[shortcut].sources
+    ended = {flow.path(n) for n in flow.tags() if _bit(flow, n) & since}
+    owner = parent(path)
+    while owner and owner in ended:
+        owner = parent(owner)
+    return owner
+
+
+def _bit(flow: Flow, number: int) -> int:
+    """Return the bit of a tag in `Node.sources`."""
+    node = flow.nodes[number]
+    return node.sources & ~flow.nodes[node.ins[0]].sources
+
+
+def parent(path: str) -> str:
+    return path[: max(path.rfind("."), path.rfind("/"), 0)]
+
+
+def _goes_elsewhere(flow: Flow, site: int, number: int) -> bool:
+    """Whether the site's output goes into a value other than the add, and not into a gate that the add gets too."""
+    reached, todo = {site}, [site]
+    while todo:
+        for user in flow.users[todo.pop()]:
+            if user == number or user in reached:
+                continue
+            op = flow.nodes[user].op
+            if op == "tag" or op in ELEMENTWISE or op in MOVES:
+                reached.add(user)
+                todo.append(user)
+            elif user not in flow.behind(number):
+                return True
+    return False
+
+
+def _unclear(flow: Flow, number: int, reason: str) -> Branch:
+    """Return an add without a branch, named after the module that returns the sum, else after the operands' block."""
+    todo, reached = [number], {number}
+    name = ""
+    while todo and not name:
+        for user in flow.users[todo.pop(0)]:
+            node = flow.nodes[user]
+            if node.mark is not None and node.mark.kind == "out":
+                name = node.mark.path
+                break
+            if user not in reached and (node.op in ELEMENTWISE or node.op in MOVES):
+                reached.add(user)
+                todo.append(user)
+    if not name:
+        near = [flow.path(tag) for i in flow.nodes[number].ins for tag in origins(flow, i).tags]
+        name = parent(near[0]) if near else ""
+    return Branch(name or "model", tensor="residual add", reason=f"an add: {reason}")

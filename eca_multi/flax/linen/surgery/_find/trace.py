@@ -1,0 +1,72 @@
+"""One abstract call of a network: which modules are called, with which shapes, and how values flow between them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from eca_multi.flax._jaxpr.flow import Flow
+from eca_multi.flax._jaxpr.tags import tag, tag_input
+from eca_multi.flax._run import Inputs, Shape
+from eca_multi.flax.linen.surgery._wrap import NAME, base_class, is_eca
+
+from .call import runner
+
+
+@dataclass
+class CalledModule:
+    """A module that the network called, bound to a call that is over: only the module's fields can be read.
+
+    `shapes` holds the output's shape for each call, or None where the output is not one floating-point array.
+    """
+
+    path: str
+    module: nn.Module
+    shapes: list[Shape | None] = field(default_factory=list)
+    has_eca: bool = False
+
+    @property
+    def kind(self) -> str:
+        return base_class(self.module).__name__
+
+
+def trace(module: nn.Module, variables: Any, inputs: Inputs) -> tuple[dict[str, CalledModule], Flow]:
+    """Call the module abstractly; nothing is computed and nothing changes.
+
+    Returns:
+        The called modules by path, in the order of their first calls, without the root and without ECAs that gate
+        another module; and the flow of values, which carry the modules' paths.
+    """
+    called: dict[str, CalledModule] = {}
+    inside: set[str] = set()
+
+    def watch(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        path = "/".join(context.module.path)
+        if context.method_name != "__call__" or not path or path in inside:
+            return call(*args, **kwargs)
+        site = path.removesuffix(f"/{NAME}")
+        if site != path and site in called and is_eca(context.module):
+            called[site].has_eca = True
+            return call(*args, **kwargs)
+        record = called.setdefault(path, CalledModule(path, context.module))
+        args, kwargs = tag_input(path, (args, kwargs))
+        inside.add(path)
+        try:
+            result = call(*args, **kwargs)
+        finally:
+            inside.discard(path)
+        record.shapes.append(tuple(result.shape) if _is_floating(result) else None)
+        return tag(path, result)
+
+    run, arrays = runner(module, inputs)
+    with nn.intercept_methods(watch):
+        jaxpr = jax.make_jaxpr(run)(variables, arrays)
+    first = len(jax.tree.leaves(variables))
+    return called, Flow(jaxpr, range(first, len(jaxpr.jaxpr.invars)))
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, jax.Array) and bool(jnp.issubdtype(value.dtype, jnp.floating))

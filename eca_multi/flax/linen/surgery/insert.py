@@ -1,0 +1,115 @@
+"""Insert ECA in a linen network."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from eca_multi.flax._initializers import kernel_of
+from eca_multi.flax._run import Shape, is_abstract
+from eca_multi.surgery.patterns import Pattern
+from eca_multi.surgery.plan import ECAPlan
+from eca_multi.surgery.replay import candidates_at, replay
+from eca_multi.surgery.request import Overrides, Request, Where
+
+from ._find.call import concrete_inputs
+from ._find.check import check_module
+from ._find.finder import Finder
+from ._find.variables import check_variables, flat, like
+from ._wrap import KERNEL, Site, sites_of
+from .plan import build, plan_for, without_replaced
+from .verify import verify as verify_run
+
+
+def insert_eca(
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    where: Where = "residual",
+    *,
+    include: Pattern | None = None,
+    exclude: Pattern | None = None,
+    min_channels: int = 0,
+    kernel_size: int | None = None,
+    gamma: float = 2,
+    beta: float = 1,
+    gate: str = "2sigmoid",
+    init: str = "identity",
+    example_inputs: Any = None,
+    overrides: Overrides | None = None,
+    plan: ECAPlan | None = None,
+    verify: bool | None = None,
+) -> tuple[nn.Module, Any]:
+    """Return the network with ECA: a module of the same class with more parameters, and its variables.
+
+    Module and variables that were passed in stay as they are. All paths of parameters stay; each ECA's kernel is new
+    at `<path of the site>/eca/kernel`. With `init="identity"` no output changes, bit for bit, in a run operation by
+    operation (`jax.jit` may fuse, and so round, differently).
+
+    Args:
+        module, variables, where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init,
+            example_inputs, overrides: As in `plan_eca`.
+        plan: Carry out this plan, instead of choosing; then `where` and the other options of a choice are not given.
+        verify: Run the network with the example inputs before and after: outputs equal where the plan says so, each
+            ECA called as often as its base. None does where the variables and inputs are arrays.
+
+    Returns:
+        (module, variables). Where all sites have ECA already: what was passed in.
+
+    Raises:
+        PlanMismatchError: If the plan does not fit. VerifyError: If outputs or calls are not as planned. Others as
+            `plan_eca`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen as nn
+        >>> from eca_multi.flax.linen import insert_eca
+        >>> net, x = nn.Sequential([nn.Conv(64, (3, 3)), nn.GroupNorm(8)]), jnp.ones((2, 8, 8, 3))
+        >>> variables = net.init(jax.random.key(0), x)
+        >>> net, variables = insert_eca(net, variables, "conv_norm", example_inputs=x)
+        >>> variables["params"]["layers_1"]["eca"]["kernel"].shape
+        (3, 1, 1)
+        >>> net.apply(variables, x).shape
+        (2, 8, 8, 64)
+
+    Source: Wang et al., ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks, CVPR 2020.
+    """
+    request = Request(
+        "linen", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides,
+        plan, verify,
+    )  # fmt: skip
+    check_module(module)
+    check_variables(variables)
+    inputs = concrete_inputs(example_inputs)
+    finder = Finder(module, variables, inputs)
+    if plan is None:
+        plan = plan_for(request, finder)
+    entries = replay(plan, "linen", candidates_at(plan, finder.find))
+    if not entries:
+        return module, variables
+    _check_gate(module, plan)
+    new_module, plan, ecas = build(finder, plan, entries)
+    new = (new_module, _with_kernels(variables, ecas))
+    if request.is_verified(abstract=is_abstract((variables, inputs))):
+        verify_run(plan, (module, variables), new, inputs)
+    return new
+
+
+def _check_gate(module: nn.Module, plan: ECAPlan) -> None:
+    gate = next((site.gate for site in sites_of(module)), plan.gate)
+    if gate != plan.gate:
+        raise ValueError(
+            f"gate must be that of the ECAs that the module has, {gate!r}. Received: gate={plan.gate!r}. "
+            "Use one gate for a network, or remove the old ones with remove_eca."
+        )
+
+
+def _with_kernels(variables: Mapping[str, Any], ecas: Sequence[tuple[Site, Shape]]) -> Any:
+    """Return the variables with the new kernels, and without the parameters of replaced SE blocks."""
+    leaves = flat(without_replaced(variables, [site for site, _ in ecas]))
+    abstract = is_abstract(variables)
+    for site, shape in ecas:
+        leaves["params", *site.keys, *KERNEL] = (
+            jax.ShapeDtypeStruct(shape, site.dtype) if abstract else kernel_of(site.entry, site.init, shape, site.dtype)
+        )
+    return like(variables, leaves)

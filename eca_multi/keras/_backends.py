@@ -1,0 +1,121 @@
+"""What keras.ops cannot write: on torch and JAX the lines of eca_multi.torch and eca_multi.jax.
+
+No other module here imports another framework's package, and this one does only where Keras runs on that framework.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+BACKEND = keras.backend.backend()  # for the life of the process
+if BACKEND == "jax":
+    from eca_multi.jax import _bfloat16, _masked_product
+
+Tensor = Any
+
+# Of the means, for the taps to take in turn: their gradient then ends in a sum of both, which XLA and inductor do once.
+# With one copy they fuse the shifts of all taps into the loop over dx, and compute them at each position. On JAX `mean`
+# sees to that.
+COPIES = 1 if BACKEND == "jax" else 2
+
+
+# --- the fused backward pass on torch ----------------------------------------------------------------------------
+
+
+def is_faster(x: Tensor, weight: Tensor, gate: Any, axis: int) -> bool:
+    """Where `fused_eca` is taken. False on other backends, of symbolic tensors and in compiled or exported code."""
+    if BACKEND != "torch" or not isinstance(gate, str):
+        return False
+    from eca_multi.torch._eager import is_eager  # here: the import takes longer than that of Keras's own layers
+    from eca_multi.torch._fast import choose
+
+    if not is_eager(x, weight):
+        return False
+    # Without a gradient torch's own operations are as quick, yet each of Keras's costs more than torch's.
+    is_large = x.is_cpu and x.numel() >= choose.SMALL and x.is_contiguous()
+    return is_large or choose.is_faster(x, _transposed(weight), gate, axis)
+
+
+def fused_eca(x: Tensor, weight: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor]:
+    """Return y like x, and the gates (N, C) in float32."""
+    from eca_multi.torch._fast import fused
+
+    return fused.fused_eca(x, _transposed(weight), padding, gate, axis)
+
+
+def _transposed(weight: Tensor) -> Tensor:
+    """A kernel (k,), (k, 1, 1) or (k, 1, C) as torch's code has it, (1, k) or (C, k)."""
+    return weight.reshape(len(weight), -1).T
+
+
+# --- the first and the last line of the layer --------------------------------------------------------------------
+
+
+def widen(x: Tensor, acc: str) -> tuple[Tensor, Tensor]:
+    """Return x in `acc` twice, for the product and for the means."""
+    if _is_narrow_in_jax(x):
+        return _bfloat16.widen(x, acc)
+    wide = ops.cast(x, acc)
+    return wide, wide
+
+
+def mean(sums: Tensor, count: Tensor | int) -> Tensor:
+    if BACKEND == "jax" and not isinstance(sums, keras.KerasTensor):
+        # XLA:CPU makes a quotient once, but a product with 1/count, and so the taps' gradient, at each position of dx.
+        count = _bfloat16.opaque(ops.broadcast_to(ops.cast(count, sums.dtype), ops.shape(sums)))
+    return sums / count
+
+
+def scaled(x: Tensor, wide: Tensor, g: Tensor) -> Tensor:
+    """Return wide * g in x's dtype; wide is x in g's."""
+    return _bfloat16.scaled(x, wide, g) if _is_narrow_in_jax(x) else ops.cast(wide * g, x.dtype)
+
+
+def _is_narrow_in_jax(x: Tensor) -> bool:
+    is_narrow = keras.backend.standardize_dtype(x.dtype) == "bfloat16"
+    return BACKEND == "jax" and is_narrow and not isinstance(x, keras.KerasTensor)
+
+
+# --- the product under a mask ------------------------------------------------------------------------------------
+
+
+def masked_product(x: Tensor, wide: Tensor, g: Tensor, valid: Tensor) -> Tensor:
+    """Return wide * g in x's dtype; wide is x in g's, and carries its gradient.
+
+    A position that is neither valid nor finite counts as 0 for the gradient of g: the loss does not look there, and a
+    product would give 0 * NaN.
+    """
+    if isinstance(x, keras.KerasTensor):
+        return ops.cast(_written_out(wide, g, valid), x.dtype)
+    if BACKEND == "torch":
+        from eca_multi.torch import _masked_product as in_torch
+
+        return in_torch.masked_product(x, g, valid).to(x.dtype)
+    if BACKEND == "jax":
+        return _masked_product.masked_product(x, wide, g, valid)
+    return ops.cast(_of_one_product(valid)(wide, g), x.dtype)
+
+
+def _written_out(wide: Tensor, g: Tensor, valid: Tensor) -> Tensor:
+    """In operations that a model of the functional API records."""
+    counts = ops.logical_or(valid, ops.isfinite(wide))
+    return ops.where(counts, _counted(wide, valid) * g, wide * ops.stop_gradient(g))
+
+
+def _of_one_product(valid: Tensor) -> Any:
+    """On TensorFlow, whose graphs fuse nothing: the gradient of the choice above, without the choice."""
+
+    @ops.custom_gradient
+    def product(wide: Tensor, g: Tensor) -> tuple[Tensor, Any]:
+        def gradient(dy: Tensor) -> tuple[Tensor, Tensor]:
+            spread = [i for i in range(1, len(g.shape)) if g.shape[i] == 1]
+            return dy * g, ops.sum(dy * _counted(wide, valid), spread, keepdims=True)
+
+        return wide * g, gradient
+
+    return product
+
+
+def _counted(wide: Tensor, valid: Tensor) -> Tensor:
+    return ops.where(ops.logical_or(valid, ops.isfinite(wide)), wide, ops.zeros_like(wide))

@@ -1,0 +1,100 @@
+"""PyTorch in float64 as the oracle, with the stochastic budget."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from eca_multi.parity.define.dtypes import U_ACC, rounding
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.taps import Recorder
+from eca_multi.parity.define.tensor import Kind, Quantity, Solution
+from eca_multi.parity.engines.base import Native
+from eca_multi.parity.engines.torch import TorchEngine
+from eca_multi.parity.engines.weight_map import Slot
+
+from .noise import RoundingNoise, budget
+
+Keep = Callable[[torch.Tensor], object]  # keeps the gradient that arrives at a tap
+
+
+class TorchReference(TorchEngine):
+    """A torch adapter in float64, whose error comes from re-runs with rounding noise after every operation."""
+
+    kind = "stochastic"
+    _backward: dict[Quantity, torch.Tensor]
+    _narrows = False
+
+    def solve(self, job: Job) -> Solution:
+        """Return the reference and the error E of each result; a tap in `job.given` replaces the layer's."""
+        wide, levels = self._widened(job), rounding(job.dtype)
+        values, errors = budget(lambda: self._tensors(wide), levels.u, U_ACC, levels.tiny)
+        return {quantity: (values[quantity], errors[quantity]) for quantity in values}
+
+    def exact(self, job: Job) -> dict[Quantity, np.ndarray]:
+        """Return the reference alone."""
+        wide = self._widened(job)
+        return {quantity: tensor.numpy() for quantity, tensor in self._tensors(wide).items()}
+
+    def perturbed(self, job: Job, seed: int) -> dict[Quantity, np.ndarray]:
+        """Return one re-run with rounding noise."""
+        wide, levels = self._widened(job), rounding(job.dtype)
+        with RoundingNoise(levels.u, U_ACC, levels.tiny, torch.Generator().manual_seed(seed)):
+            return {quantity: tensor.numpy() for quantity, tensor in self._tensors(wide).items()}
+
+    def _widened(self, job: Job) -> Job:
+        self._narrows = job.parameters != job.dtype
+        return replace(job, dtype="float64", param_dtype="")
+
+    def load(self, job: Job) -> tuple[torch.nn.Module, dict[str, Slot], Native]:
+        """Round parameters that are wider than the dtype of the computation, in each noisy run too."""
+        layer, slots, native = super().load(job)
+        if self._narrows:
+            with torch.no_grad():
+                for name, slot in slots.items():
+                    if slot.name in job.weights:
+                        native[name].mul_(1.0)  # gets the noise of one rounding
+        return layer, slots, native
+
+    def _tensors(self, job: Job) -> dict[Quantity, torch.Tensor]:
+        self._backward = {}
+        results = {q: torch.from_numpy(np.asarray(t.values)) for q, t in self.evaluate(job).items()}
+        return {**results, **self._backward}
+
+    def recorder(self, job: Job, taps: Native) -> Recorder | None:
+        """Keep each tap's value and gradient, and go on with those of `job.given` where it has them."""
+
+        def record(name: str, value: torch.Tensor) -> torch.Tensor:
+            taps[name] = value
+            forward, backward = Quantity(Kind.TAP, name), Quantity(Kind.TAP_GRADIENT, name)
+            if forward not in job.given and backward not in job.given:
+                return value
+            substitutes = job.given.get(forward), job.given.get(backward)
+            keep = partial(self._backward.setdefault, backward)
+            substitute: torch.Tensor = _Substitute.apply(value, *substitutes, keep)
+            return substitute
+
+        return record if job.taps else None
+
+
+class _Substitute(torch.autograd.Function):
+    """Replaces a tap's value and its gradient by arrays, and keeps the gradient that arrives."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, value: torch.Tensor, instead: np.ndarray | None, gradient: np.ndarray | None, keep: Keep
+    ) -> torch.Tensor:
+        ctx.gradient, ctx.keep = gradient, keep
+        return value.clone() if instead is None else _like(value, instead)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        ctx.keep(gradient.detach().clone())  # of the first cotangent, the job's own; a second call keeps nothing
+        return gradient if ctx.gradient is None else _like(gradient, ctx.gradient), None, None, None
+
+
+def _like(tensor: torch.Tensor, array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.float64(array)).reshape(tensor.shape)

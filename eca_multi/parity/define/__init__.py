@@ -1,0 +1,1 @@
+"""What a run compares: specifications, cases, axes, adapters, jobs and tensors."""

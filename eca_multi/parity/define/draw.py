@@ -1,0 +1,89 @@
+"""Drawing the data of a case."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .axes import Axes, SpecError, parse, shape_of
+from .sources import SIZES, Arrays, Draw, Rng, Source, axes_of
+from .spec import Case, Spec
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A case's data in float64, before a job rounds them to a dtype."""
+
+    config: dict[str, Any]
+    axes: dict[str, Axes]  # of each input, weight and state
+    inputs: Arrays
+    weights: Arrays
+    state: Arrays
+    cotangents: Arrays
+
+
+def draw(spec: Spec, case: Case) -> Drawn:
+    """Draw a case's inputs, weights and state, the same at each call.
+
+    Raises:
+        SpecError: If a name or a shape differs from the specification's, or a weight could not tell a right layer from
+            a wrong one.
+    """
+    rng = np.random.default_rng(list(f"{case.name}".encode()))
+    config = {**SIZES, **spec.config, **case.config}
+    drawn = {name: np.asarray(array) for name, array in case.draw(rng, config).items()} if case.draw else {}
+    groups = spec.sources(case)
+    axes = {name: axes_of(source) for sources in groups.values() for name, source in sources.items()}
+    outputs = {f"d{name}": (name, parse(text)) for name, text in spec.outputs_of(case).items()}  # "dy" is y's cotangent
+    known = [*axes, *outputs]
+    for name in drawn:
+        if name not in known:
+            raise SpecError(f"case {case.name} must draw some of {', '.join(known)}. Received: {name!r}.")
+    arrays: dict[str, Arrays] = {
+        group: {
+            name: drawn[name] if name in drawn else _draw(name, source, rng, config, group == "inputs")
+            for name, source in sources.items()
+        }
+        for group, sources in groups.items()
+    }
+    cotangents = {name: drawn[key] for key, (name, _) in outputs.items() if key in drawn}
+    shaped = {key: (drawn[key], order) for key, (_, order) in outputs.items() if key in drawn and order}
+    shaped |= {name: (array, axes[name]) for group in arrays.values() for name, array in group.items()}
+    for name, (array, order) in shaped.items():
+        expected = shape_of(order, config, f"{name!r}")
+        if array.shape != expected:
+            raise SpecError(
+                f"{name!r} of case {case.name} must have the shape {expected} of {' '.join(order)!r}. "
+                f"Received: {array.shape}."
+            )
+    for name, array in arrays["weights"].items():
+        _check_telling(name, array, case.name, axes[name])
+    return Drawn(config, axes, **arrays, cotangents=cotangents)
+
+
+def _check_telling(name: str, weight: np.ndarray, case: str, axes: Axes) -> None:
+    """Refuse a constant or symmetric weight, which flipping or transposing would not change."""
+    if weight.size < 2:
+        return
+    where = f"weight {name!r} of case {case}"
+    remedy = "Draw it at random, as normal() does."
+    if (weight == weight.flat[0]).all():
+        raise SpecError(f"{where} must not be constant: any permutation of it would pass. {remedy}")
+    for axis, label in enumerate(axes):
+        if weight.shape[axis] > 1 and np.array_equal(weight, np.flip(weight, axis)):
+            raise SpecError(f"{where} must not be symmetric along {label!r}: a flipped one would pass. {remedy}")
+    if weight.ndim == 2 and weight.shape[0] == weight.shape[1] and np.array_equal(weight, weight.T):
+        raise SpecError(f"{where} must not be symmetric: a transposed one would pass. {remedy}")
+
+
+def _draw(name: str, source: Source, rng: Rng, config: Mapping[str, Any], offsets: bool) -> np.ndarray:
+    axes = axes_of(source)
+    shape = shape_of(axes, config, f"{name!r}")
+    if isinstance(source, Draw):
+        return np.asarray(source.make(rng, shape))
+    values = rng.normal(size=shape)
+    if offsets and "C" in axes:  # equal means would hide a mix of channels
+        axis = axes.index("C")
+        values = values + rng.uniform(-2, 2, [n if i == axis else 1 for i, n in enumerate(shape)])
+    return values

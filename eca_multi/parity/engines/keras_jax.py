@@ -1,0 +1,46 @@
+"""Keras on JAX: StatelessScope makes a layer a pure function, and the JAX engine runs it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from eca_multi.parity.define.job import Job
+
+from . import keras as _keras
+from .base import Native
+from .jax import Apply, JaxEngine
+from .weight_map import check_trained, slots_of
+
+
+class KerasEngine(JaxEngine):
+    distributions = ("keras", "jax", "jaxlib")
+    probes = "keras"
+    optimizers = "optimizer_keras"
+
+    def functional(self, job: Job) -> tuple[Apply, Mapping[str, Any]]:
+        settings, (layer, variables, _) = job.settings(), self.built(job)
+        check_trained(self.adapter, job, slots_of(self.adapter, job, variables), _keras.trained(variables))
+
+        def apply(weights: Native, state: Native, inputs: Native) -> tuple[Any, Native]:
+            mapping = [(variables[name], value) for name, value in {**weights, **state}.items()]
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                out = self.adapter.call(layer, inputs, settings)
+            new = {name: scope.get_current_value(variables[name]) for name in state}
+            return out, {name: state[name] if value is None else value for name, value in new.items()}
+
+        return apply, {name: variable.value for name, variable in variables.items()}
+
+    def built(self, job: Job) -> tuple[Any, dict[str, Any], Native]:
+        """Return a layer, its variables, and the inputs that it was built with."""
+        inputs = {name: self.array(array, job.dtype) for name, array in self.native_inputs(job).items()}
+        layer = _keras.build(self.adapter, job, inputs)
+        return layer, _keras.variables(layer), inputs
+
+    def parameter(self, array: Any, like: Any, job: Job) -> Any:
+        return self.array(array, str(like.dtype))
+
+    def save_and_load(self, job: Job) -> Native:
+        layer, variables, inputs = self.built(job)
+        _keras.assign(job, slots_of(self.adapter, job, variables), variables)
+        return _keras.save_and_load(self.adapter, job, layer, inputs)

@@ -1,0 +1,1 @@
+"""Running a comparison: tasks, the messages and files of workers, their processes, and the session of one run."""

@@ -1,0 +1,134 @@
+"""The explanation of a runner's failures: run it again with taps, find the stage, shrink the case, write the bundle."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from eca_multi._printable import file_name
+from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.spec import Spec
+from eca_multi.parity.define.tensor import Solution
+from eca_multi.parity.execute.exchange import Failure
+from eca_multi.parity.execute.messages import Do, bounded
+from eca_multi.parity.execute.session import Session
+from eca_multi.parity.execute.tasks import Key, Task
+from eca_multi.parity.judge.cell import Cell
+from eca_multi.parity.judge.compare import Verdict
+from eca_multi.parity.judge.verdicts import Judge
+
+from .bundle import replay_command, write_bundle
+from .fingerprints import explain
+from .localize import FAILS, Localisation, Stage, chain, culprit, is_failing, say
+from .rerun import Bench, Rerun
+from .shrink import axes_of, shrink
+
+Failing = Mapping[str, tuple[Cell, Task]]
+
+
+def explain_failures(
+    session: Session, spec: Spec, tasks: Sequence[Task], judge: Judge, cells: Sequence[Cell], bundles: Path | None
+) -> list[Localisation]:
+    """Localise the first failure of each runner and dtype, while the workers are still there.
+
+    `bundles` is the folder for what `replay` needs of each failure; None writes none.
+    """
+    localisations: list[Localisation] = []
+    for runner in session.runners:
+        failures = _first_failures([cell for cell in cells if cell.runner == runner.name], tasks)
+        if failures:
+            bench = Bench(session.exchange, runner, session.reference)
+            facts = session.fingerprint(runner)
+            localisations += _Investigation(spec, bench, judge, session.solutions, facts, bundles).localise(failures)
+    return localisations
+
+
+def _first_failures(cells: Sequence[Cell], tasks: Sequence[Task]) -> Failing:
+    """Return by dtype the first failing cell of a runner, with the task to run again.
+
+    The task is the evaluation of the cell's check, or the plain evaluation of its case where the check has none.
+    """
+    evaluations = {task.key: task for task in tasks if task.do is Do.EVALUATE}
+    failures: dict[str, tuple[Cell, Task]] = {}
+    for cell in cells:
+        exact, plain = (evaluations.get((cell.case, cell.dtype, check)) for check in (cell.check, ""))
+        if cell.verdict in FAILS and (task := exact or plain):
+            failures.setdefault(cell.dtype, (cell, task))
+    return failures
+
+
+@dataclass(frozen=True)
+class _Investigation:
+    """The means to explain the failures of one runner, and what is known of it."""
+
+    spec: Spec
+    bench: Bench
+    judge: Judge
+    solutions: Mapping[Key, Solution]
+    fingerprint: Mapping[str, object]
+    bundles: Path | None
+
+    def localise(self, failures: Failing) -> Iterator[Localisation]:
+        """Explain the first failure in each dtype; the first dtype's case is shrunk."""
+        for dtype, (cell, task) in sorted(failures.items()):
+            try:
+                yield self._localise(cell, task, shrinks=dtype == min(failures))
+            except Exception as error:  # a full disk, or tensors that make no sense: the verdict must stand
+                yield self._result(cell, f"first divergence: not found: {bounded(error)}")
+
+    def _localise(self, cell: Cell, task: Task, *, shrinks: bool) -> Localisation:
+        job = replace(task.job, taps=tuple(self.spec.taps), compiled=False, twice=False, gradients=True)
+        [rerun] = self.bench.run([job])
+        if isinstance(rerun, Failure):
+            line = f"first divergence: not found, since it cannot be run again: {rerun.reason}"
+            known = self.solutions.get(task.oracle, {}) if task.oracle else {}
+            return self._result(cell, line, evidence=Rerun(replace(task.job, twice=False), {}, known))
+        stages = chain(job, rerun.results, rerun.solution, self.bench.isolate(rerun), self.judge)
+        first = culprit(stages)
+        if first is None and task.job.compiled and not is_failing(stages):
+            line = "first divergence: none when run eagerly: compiling changes the result"
+            # Not shrunk: each size would be compiled, which takes minutes.
+            return self._result(cell, line, stages, evidence=self._again(replace(task.job, twice=False), rerun))
+        why = self._explanation(first, cell.dtype)
+        smaller = shrink(self.bench, self.judge, job, cell.tensor) if shrinks else job
+        evidence = rerun if smaller is job else self._again(smaller, rerun)
+        sizes = {axis: int(evidence.job.config[axis]) for axis in axes_of(job)} if evidence is not rerun else {}
+        return replace(self._result(cell, say(stages, why), stages, evidence), explanation=why, shrunk=sizes)
+
+    def _explanation(self, first: Stage | None, dtype: str) -> str:
+        """Return the fact of the runner's fingerprint that explains a culprit; "" where there is none."""
+        if first is None:
+            return ""
+        nonfinite = first.isolated.verdict is Verdict.NONFINITE_MISMATCH
+        return explain(first.quantity, dtype, self.fingerprint, nonfinite=nonfinite) or ""
+
+    def _again(self, job: Job, otherwise: Rerun) -> Rerun:
+        [rerun] = self.bench.run([job])
+        return otherwise if isinstance(rerun, Failure) else rerun
+
+    def _result(
+        self, cell: Cell, line: str, stages: Sequence[Stage] = (), evidence: Rerun | None = None
+    ) -> Localisation:
+        folder, note = self._bundle(cell, line, evidence) if evidence is not None else ("", "")
+        first = culprit(stages)
+        return Localisation(
+            cell.runner,
+            cell.case,
+            cell.dtype,
+            f"{cell.runner} {cell.dtype} {cell.case}: {line}{note}",
+            culprit=first.quantity.label if first else None,
+            chain=tuple(stage.plain() for stage in stages),
+            bundle=folder,
+            replay=replay_command(folder) if folder else "",
+        )
+
+    def _bundle(self, cell: Cell, line: str, evidence: Rerun) -> tuple[str, str]:
+        """Write the bundle that `replay` needs; return its folder, or else a note. The verdict stands either way."""
+        if self.bundles is None:
+            return "", ""
+        folder = self.bundles / "--".join(map(file_name, (cell.runner, cell.case, cell.dtype)))
+        head = f"{cell.runner} {cell.dtype} {cell.case} {cell.tensor}: {line}"
+        try:
+            write_bundle(folder, self.spec, self.bench.runner, self.bench.reference, self.judge, head, evidence)
+        except OSError as error:
+            return "", f"; no bundle was written: {error}"
+        return str(folder), ""

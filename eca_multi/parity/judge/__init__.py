@@ -1,0 +1,1 @@
+"""What results mean: verdicts by error budgets, the drift of training, and the power of cases."""

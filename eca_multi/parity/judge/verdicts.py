@@ -1,0 +1,147 @@
+"""From what a worker returned to cells: every tensor that a check compares gets a verdict, or a reason."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from eca_multi.parity.budget.safety import SAFETY
+from eca_multi.parity.define.adapters import unsupported
+from eca_multi.parity.define.job import float_inputs
+from eca_multi.parity.define.spec import Manual
+from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Solution, Tensor
+from eca_multi.parity.execute.messages import Do, Raised, Refused, Unwritten, bounded
+from eca_multi.parity.execute.session import Outcome, Results, Unsolved
+from eca_multi.parity.execute.tasks import Task
+
+from .cell import Cell
+from .compare import Judgement, Verdict, bits_differ, judge
+
+Expected: TypeAlias = tuple[str, Quantity, str | None]  # a check, what it compares, and the dtype that it must have
+Where: TypeAlias = tuple[str, str, str, str, str]  # runner, case, dtype, check and tensor
+
+_GRADIENTS = (Kind.INPUT_GRADIENT, Kind.WEIGHT_GRADIENT)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Knows the budget of a specification, and which checks were asked for."""
+
+    checks: tuple[str, ...]
+    kind: str  # analytic, stochastic or manual
+    manual: Manual | None = None
+
+    @property
+    def c(self) -> float:
+        return SAFETY[self.kind]
+
+    def budget(self, value: np.ndarray, error: np.ndarray) -> np.ndarray:
+        return error if self.manual is None else self.manual.limit(value)
+
+    def outcome(self, runner: str, task: Task, outcome: Outcome, cannot: Mapping[str, str]) -> list[Cell]:
+        """Judge whatever came of a task. `cannot` holds the reasons of the runner's adapter, by check or dtype."""
+        match outcome:
+            case Refused(reason=reason):
+                return list(self.without_result(runner, task, Verdict.UNSUPPORTED, reason))
+            case Raised(text=reason) | Unwritten(reason=reason):
+                return list(self.without_result(runner, task, Verdict.ERROR, reason))
+            case Unsolved(reason=reason):
+                return list(self.without_result(runner, task, Verdict.INCONCLUSIVE, reason))
+            case Results(outputs=outputs, solution=solution, note=note):
+                cells = list(self.cells(runner, task, outputs, solution))
+                if note:  # whose optimizer trained, and how it differs from the textbook's
+                    return [replace(cell, reason=note) for cell in cells]
+                return [_excused(cell, cannot) for cell in cells]
+
+    def cells(self, runner: str, task: Task, results: Outputs, solution: Solution) -> Iterator[Cell]:
+        if task.do is Do.ROUNDTRIP:
+            yield from _roundtrip(runner, task, results)
+            return
+        for check, quantity, dtype in self.expected(task):
+            where = runner, task.job.case, task.job.dtype, check, quantity.label
+            yield self._cell(where, quantity, dtype, results, solution)
+        if task.check == "" and "determinism" in self.checks:
+            yield from _determinism(runner, task, results)
+
+    def expected(self, task: Task) -> Iterator[Expected]:
+        """Name each tensor that a task must return."""
+        job = task.job
+        if task.do is Do.TRAIN:
+            yield from (("trajectory", Quantity(Kind.STEP, name), None) for name in job.weights)
+        elif task.do is Do.ROUNDTRIP:
+            yield from (("roundtrip", Quantity(Kind.STORED, name), None) for name in (*job.weights, *job.state))
+        elif task.check == "taps":
+            for kind in (Kind.TAP, Kind.TAP_GRADIENT):
+                yield from (("taps", Quantity(kind, name), None) for name in job.taps)
+        else:
+            groups: dict[str, list[tuple[Quantity, str | None]]] = {
+                "forward": [
+                    *((Quantity(Kind.OUTPUT, name), job.dtype) for name in job.outputs),
+                    *((Quantity(Kind.STATE, name), None) for name in job.state),
+                ],
+                "input_grad": [(q, job.dtype) for q in _gradients(Kind.INPUT_GRADIENT, float_inputs(job))],
+                "weight_grad": [(q, job.parameters) for q in _gradients(Kind.WEIGHT_GRADIENT, job.weights)],
+            }
+            for check, quantities in groups.items():
+                if (task.check or check) in self.checks and (check == "forward" or job.gradients):
+                    yield from ((task.check or check, quantity, dtype) for quantity, dtype in quantities)
+
+    def without_result(self, runner: str, task: Task, verdict: Verdict, reason: str) -> Iterator[Cell]:
+        """Give a cell without a comparison for each tensor of a task."""
+        for check, quantity, _ in self.expected(task):
+            yield Cell(runner, task.case, task.job.dtype, check, quantity.label, Judgement(verdict), reason=reason)
+
+    def _cell(self, where: Where, quantity: Quantity, dtype: str | None, results: Outputs, solution: Solution) -> Cell:
+        if quantity not in solution:
+            reason = f"the reference gives no {quantity.label}: it needs gradients, or a TorchAdapter"
+            return Cell(*where, Judgement(Verdict.UNSUPPORTED), reason=reason)
+        if quantity not in results:
+            verdict, reason = _reason_of_absence(quantity, results)
+            return Cell(*where, Judgement(verdict), reason=reason)
+        value, error = solution[quantity]
+        judgement = judge(results[quantity], value, self.budget(value, error), dtype, self.c)
+        is_open = judgement.verdict is Verdict.INCONCLUSIVE
+        place = f"the budget is infinite or NaN at {list(judgement.index)}: anything would be within it"
+        return Cell(*where, judgement, self.kind, place if is_open else "")
+
+
+def _gradients(kind: Kind, names: Iterable[str]) -> list[Quantity]:
+    return [Quantity(kind, name, cotangent) for name in names for cotangent in Cotangent]
+
+
+def _reason_of_absence(quantity: Quantity, results: Outputs) -> tuple[Verdict, str]:
+    """Return the verdict on a tensor that an adapter did not return, and the reason."""
+    returned = {other.kind for other in results}
+    if quantity.kind in (Kind.TAP, Kind.TAP_GRADIENT):
+        if Kind.TAP in returned:
+            return Verdict.MISSING_TAP, f"the adapter has no tap {quantity.label}"
+        return Verdict.UNSUPPORTED, "the adapter has no taps"
+    if quantity.kind in _GRADIENTS and returned.isdisjoint(_GRADIENTS):
+        return Verdict.UNSUPPORTED, "the adapter computes no gradients"
+    have = bounded(", ".join(other.label for other in results)) or "nothing"
+    return Verdict.ERROR, f"the adapter returned no {quantity.label}. It returned: {have}."
+
+
+def _roundtrip(runner: str, task: Task, results: Outputs) -> Iterator[Cell]:
+    for name, array in {**task.job.weights, **task.job.state}.items():
+        stored = results.get(Quantity(Kind.STORED, name), Tensor(np.empty(0, np.float32), ""))
+        judgement = bits_differ(Tensor(array, stored.dtype), stored)
+        yield Cell(runner, task.case, task.job.dtype, "roundtrip", name, judgement, "bitwise")
+
+
+def _determinism(runner: str, task: Task, results: Outputs) -> Iterator[Cell]:
+    for quantity, tensor in results.items():
+        again = replace(quantity, repeated=True)
+        if not quantity.repeated and again in results:
+            judgement = bits_differ(tensor, results[again])
+            name = bounded(quantity.label)
+            yield Cell(runner, task.case, task.job.dtype, "determinism", name, judgement, "bitwise")
+
+
+def _excused(cell: Cell, cannot: Mapping[str, str]) -> Cell:
+    """Return the cell, or the adapter's reason why it cannot do that check: one evaluation serves several checks."""
+    reason = unsupported(cannot, cell.check, cell.dtype)
+    if reason is None:
+        return cell
+    return replace(cell, judgement=Judgement(Verdict.UNSUPPORTED), budget="", reason=reason)

@@ -1,0 +1,68 @@
+"""The modules of a network, and the places where ECA could stand, as a framework describes them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .entry import ECAEntry
+
+HAS_ECA = "already has ECA"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A place where ECA could stand.
+
+    The fields are those of `ECAEntry`, with channels None for an unknown number, and two more.
+
+    Args:
+        module: The framework's object, which is passed to a user's callables and never compared.
+        reason: Why the place cannot be taken; "" if it can, HAS_ECA if an ECA stands there.
+    """
+
+    path: str
+    module: Any = field(default=None, compare=False, repr=False)
+    action: str = "after"
+    module_type: str = ""
+    tensor: str = ""
+    channels: int | None = None
+    layout: str = "channels_first"
+    into: str = ""
+    aliases: tuple[str, ...] = ()
+    calls: int | None = None
+    keeps_output: bool = True
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.path, *self.aliases)
+
+    def entry(self, **changes: Any) -> ECAEntry:
+        """Return the line of a plan for this place, with other values for some fields."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        del values["module"], values["reason"]
+        return ECAEntry(**(values | {"channels": self.channels or 0} | changes))
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A module and all its paths, the first path first."""
+
+    path: str
+    module: Any
+    aliases: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.path, *self.aliases)
+
+
+def by_module(paths: Iterable[tuple[str, Any]]) -> list[Place]:
+    """Return each module once, from the modules by path."""
+    names: dict[int, list[str]] = {}
+    modules: dict[int, Any] = {}
+    for path, module in paths:
+        names.setdefault(id(module), []).append(path)
+        modules[id(module)] = module
+    return [Place(first, modules[key], tuple(rest)) for key, (first, *rest) in names.items()]

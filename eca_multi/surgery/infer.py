@@ -1,0 +1,101 @@
+"""The plan that kernels tell: those in a checkpoint, or those in a live network."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from eca_multi import __version__
+
+from .candidate import Candidate
+from .errors import NoSiteError, PlanMismatchError
+from .plan import ECAPlan
+from .request import check_plan_gate
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel of one ECA: its size k, its number of parameters, and what a plan notes about the kernel."""
+
+    size: int
+    parameters: int
+    notes: tuple[str, ...] = ()
+
+
+def check_checkpoint(state: Any, gate: str) -> None:
+    check_plan_gate(gate)
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"state must be a mapping of names to arrays. Received: {type(state).__name__}. "
+            "Pass the state of a network with ECA."
+        )
+
+
+def inferred_plan(
+    framework: str,
+    model: str,
+    kernels: Mapping[str, Kernel],
+    at_path: Mapping[str, Candidate],
+    *,
+    gate: str,
+    key: str,
+    model_parameters: int,
+) -> ECAPlan:
+    """Return the plan for the sites of the kernels.
+
+    Args:
+        framework, model, gate, model_parameters: For the plan.
+        kernels: By the site's path: those of the checkpoint that the plain network lacks.
+        at_path: What the plain network has at those paths, in the network's order.
+        key: How a checkpoint names a kernel, for the message: "<site>.eca.kernel".
+
+    Raises:
+        NoSiteError: If there are no kernels. PlanMismatchError: If the network lacks a site.
+    """
+    if not kernels:
+        raise NoSiteError(
+            f"state must have kernels of inserted ECAs ({key!r}). Received: none of them, or only such as the network "
+            "has already. Pass the whole state of a network with ECA, and the plain network."
+        )
+    missing = [f"{path}: is not there" for path in kernels if path not in at_path]
+    if missing:
+        raise PlanMismatchError(
+            f"state must be of the network's architecture. Received: {len(missing)} differences: "
+            f"{'; '.join(missing)}. Build the network that the state was saved from."
+        )
+    sites = [(candidate, kernels[path]) for path, candidate in at_path.items() if path in kernels]
+    notes = ("read from the keys of a state; the gate is not in them",)
+    return plan_of(framework, model, sites, gate=gate, model_parameters=model_parameters, notes=notes)
+
+
+def plan_of(
+    framework: str,
+    model: str,
+    sites: Iterable[tuple[Candidate, Kernel]],
+    *,
+    gate: str,
+    model_parameters: int,
+    where: str = "paths",
+    notes: tuple[str, ...] = (),
+) -> ECAPlan:
+    """Return the plan that inserts ECAs at these sites, with these kernels."""
+    is_identity = gate == "2sigmoid"
+    entries = [
+        candidate.entry(
+            kernel_size=kernel.size,
+            parameters=kernel.parameters,
+            keeps_output=candidate.keeps_output and is_identity,
+            notes=(*candidate.notes, *kernel.notes),
+        )
+        for candidate, kernel in sites
+    ]
+    return ECAPlan(
+        framework,
+        model,
+        where=where,
+        gate=gate,
+        init="identity" if is_identity else "uniform",
+        entries=tuple(entries),
+        model_parameters=model_parameters,
+        notes=notes,
+        package=__version__,
+    )

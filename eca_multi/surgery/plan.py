@@ -1,0 +1,167 @@
+"""The record of a surgery: which tensors of a network ECA gates, with which kernels, and why others were left.
+
+`plan_eca` of each framework makes a plan, `insert_eca` carries a plan out, and a plan goes to a file and back, so that
+a network can be built again from the file.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eca_multi._files.file import write_atomically
+from eca_multi._parsing import parse_json, parsing
+from eca_multi._printable import printable
+
+from .entry import ACTIONS, LAYOUTS, ECAEntry, Skipped
+from .plan_text import table
+
+SCHEMA = 1
+# The types of those fields that hold no text, and the fields that hold any number of values.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "channels": (int,), "kernel_size": (int,), "parameters": (int,), "calls": (int, type(None)),
+    "keeps_output": (bool,), "gamma": (int, float), "beta": (int, float), "model_parameters": (int,), "schema": (int,),
+    "entries": (ECAEntry,), "skipped": (Skipped,),
+}  # fmt: skip
+_LISTS = ("aliases", "notes", "entries", "skipped")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ECAPlan:
+    """What `insert_eca` will do, or what was done: plain data. Print a plan for a dry run.
+
+    Args:
+        framework: "torch", "keras", "nnx" or "linen".
+        model: Class name of the network.
+        where: What was asked for; a list of paths or a callable is recorded as "paths" or "callable".
+        gate, init, gamma, beta: As in the ECA layer.
+        entries: The sites, in the network's own order.
+        skipped: All other candidates.
+        model_parameters: Number of parameters of the network without these ECAs.
+        notes: About the network as a whole.
+        package: Version of eca_multi that made it.
+        schema: Version of this record.
+
+    Example:
+        >>> from eca_multi.surgery.entry import ECAEntry
+        >>> from eca_multi.surgery.plan import ECAPlan
+        >>> plan = ECAPlan("torch", "Net", entries=(ECAEntry("bn", channels=8, kernel_size=3, parameters=3),))
+        >>> ECAPlan.from_json(plan.to_json()) == plan
+        True
+        >>> plan.parameters
+        3
+    """
+
+    framework: str
+    model: str
+    where: str = "residual"
+    gate: str = "2sigmoid"
+    init: str = "identity"
+    gamma: float = 2
+    beta: float = 1
+    entries: tuple[ECAEntry, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    model_parameters: int = 0
+    notes: tuple[str, ...] = ()
+    package: str = ""
+    schema: int = SCHEMA
+
+    @property
+    def parameters(self) -> int:
+        """Number of new parameters."""
+        return sum(entry.parameters for entry in self.entries)
+
+    @property
+    def keeps_output(self) -> bool:
+        """Whether the network's output is bit-equal right after insertion."""
+        return all(entry.keeps_output for entry in self.entries)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The sites' paths."""
+        return tuple(entry.path for entry in self.entries)
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "ECAPlan":
+        """Return the plan that `to_json` wrote.
+
+        Raises:
+            ValueError: If the text is no plan, or a plan of a later schema.
+        """
+        try:
+            data = parse_json(text)
+        except ValueError as error:
+            raise _unreadable(f"not JSON ({error})") from None
+        if not isinstance(data, dict):
+            raise _unreadable(f"a JSON {type(data).__name__}")
+        if data.get("schema") != SCHEMA:
+            raise _unreadable(f"schema {data.get('schema')!r}")
+        with parsing(_unreadable):
+            entries = tuple(_entry(entry) for entry in data.pop("entries", ()))
+            skipped = tuple(_check_fields(Skipped(**skip), "") for skip in data.pop("skipped", ()))
+            notes = tuple(data.pop("notes", ()))
+            return _check_fields(cls(entries=entries, skipped=skipped, notes=notes, **data), "")
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the plan as JSON: the whole file, or no change."""
+        write_atomically(path, self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "ECAPlan":
+        """Read a plan from a file that `save` wrote.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If the file holds no plan, or a plan of a later schema.
+        """
+        try:
+            text = Path(path).read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise _unreadable(f"not JSON ({error})") from None
+        return cls.from_json(text)
+
+    def __str__(self) -> str:
+        options = f"where={self.where!r}, gate={self.gate!r}, init={self.init!r}"
+        return table(
+            f"ECA in {self.model} ({self.framework}), {options}",
+            self.entries,
+            self.skipped,
+            self.notes,
+            model_parameters=self.model_parameters,
+        )
+
+
+def _entry(data: Mapping[str, Any]) -> ECAEntry:
+    lists = {name: data.get(name, []) for name in ("aliases", "notes")}
+    if not all(isinstance(value, list) for value in lists.values()):
+        raise ValueError("aliases and notes are no lists")
+    entry = ECAEntry(**{**data, **{name: tuple(value) for name, value in lists.items()}})
+    _check_fields(entry, f" of {entry.path!r}")
+    if entry.action not in ACTIONS or entry.layout not in LAYOUTS:
+        raise ValueError(f"{entry.path!r} has action {entry.action!r} and layout {entry.layout!r}")
+    return entry
+
+
+def _check_fields(record: T, of: str) -> T:
+    """Check the types of a record's fields; a dataclass checks none."""
+    for field in fields(record):  # type: ignore[arg-type]  # T is one of the three dataclasses
+        value = getattr(record, field.name)
+        kinds = _KINDS.get(field.name, (str,))
+        fits = all(type(item) in kinds for item in value) if isinstance(value, tuple) else type(value) in kinds
+        if not fits or isinstance(value, tuple) != (field.name in _LISTS):
+            raise ValueError(f"{field.name}{of} is {value!r:.100}")
+    return record
+
+
+def _unreadable(received: str) -> ValueError:
+    return ValueError(
+        f"plan must be the JSON of an ECAPlan, schema {SCHEMA}. Received: {printable(received)}. "
+        "Make it with ECAPlan.save."
+    )

@@ -1,0 +1,143 @@
+"""What a user asks of surgery: every option once, with its name, default, check and message."""
+
+import difflib
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from eca_multi._errors import GATES, check_init, check_odd
+from eca_multi._kernel import eca_kernel_size
+
+from .errors import UnsupportedModelError
+from .patterns import Pattern, check_pattern, is_list_of_texts
+from .plan import ECAPlan
+
+KINDS = ("residual", "block", "conv_norm", "conv", "norm", "se", "slot")
+BESIDE_A_PLAN = ("framework", "plan", "example_inputs", "verify")  # what a plan does not settle
+Where = str | Sequence[str] | Callable[[str, Any], bool]
+Overrides = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What the caller of `plan_eca` or `insert_eca` asks for, checked.
+
+    Behind `framework` the fields are the options of these functions, which document the options: the same names, order
+    and defaults.
+
+    Raises:
+        TypeError, ValueError: If an option is invalid.
+    """
+
+    framework: str
+    where: Where = "residual"
+    include: Pattern | None = None
+    exclude: Pattern | None = None
+    min_channels: int = 0
+    kernel_size: int | None = None
+    gamma: float = 2
+    beta: float = 1
+    gate: str = "2sigmoid"
+    init: str = "identity"
+    example_inputs: Any = None
+    overrides: Overrides | None = None
+    plan: ECAPlan | None = None
+    verify: bool | None = None
+
+    def __post_init__(self) -> None:
+        self._check_plan()  # first, for a plan excuses no other option
+        self._check_where()
+        check_pattern("include", self.include)
+        check_pattern("exclude", self.exclude)
+        _check_min_channels(self.min_channels)
+        if self.kernel_size is not None:
+            check_odd("kernel_size", self.kernel_size)
+        eca_kernel_size(1, gamma=self.gamma, beta=self.beta)
+        check_plan_gate(self.gate)
+        check_init(self.init, self.gate)
+        _check_overrides(self.overrides)
+        if self.verify and self.example_inputs is None:
+            raise ValueError("verify=True must come with example_inputs. Received: example_inputs=None. Pass an input.")
+
+    def _check_where(self) -> None:
+        where, kinds = self.where, [kind for kind in KINDS if kind != "slot" or self.framework == "torch"]
+        if callable(where) or is_list_of_texts(where) or (isinstance(where, str) and where in kinds):
+            return
+        hint = "A list names exact paths."
+        if where == "slot":
+            hint = "It fills the empty attention slots of timm's networks, which are torch's; use 'residual' or 'se'."
+        elif isinstance(where, str) and (near := difflib.get_close_matches(where, kinds, 1)):
+            hint = f"Did you mean {near[0]!r}?"
+        raise (ValueError if isinstance(where, str) else TypeError)(
+            f"where must be one of {', '.join(map(repr, kinds))}, a list of paths or a callable. "
+            f"Received: where={where!r}. {hint}"
+        )
+
+    def _check_plan(self) -> None:
+        if self.plan is None:
+            return
+        if not isinstance(self.plan, ECAPlan):
+            raise TypeError(
+                f"plan must be an ECAPlan. Received: {type(self.plan).__name__}. Make it with plan_eca or ECAPlan.load."
+            )
+        options = (field for field in fields(self) if field.name not in BESIDE_A_PLAN)
+        changed = [field.name for field in options if getattr(self, field.name) != field.default]
+        if changed:
+            raise ValueError(
+                "plan must stand alone: it says already what is inserted. "
+                f"Received: plan and {', '.join(changed)}. Pass these to plan_eca."
+            )
+
+    @property
+    def kind(self) -> str:
+        """What a framework has to look for: one of KINDS, or "any" for a list of paths or a callable."""
+        return self.where if isinstance(self.where, str) else "any"
+
+    @property
+    def recorded_where(self) -> str:
+        """The word by which a plan records `where`."""
+        return self.where if isinstance(self.where, str) else "callable" if callable(self.where) else "paths"
+
+    def is_verified(self, *, abstract: bool = False) -> bool:
+        """Whether to run the network before and after; `abstract`: shapes stand for values in it or in its inputs."""
+        if self.verify and abstract:
+            raise UnsupportedModelError(
+                "verify=True must run the network. Received: shapes in place of values. Pass verify=False."
+            )
+        return self.verify is not False and self.example_inputs is not None and not abstract
+
+
+def check_plan_gate(gate: Any) -> None:
+    """Check a gate that a plan records: one of the names."""
+    if not isinstance(gate, str) or gate not in GATES:
+        raise (ValueError if isinstance(gate, str) else TypeError)(
+            f"gate must be {' or '.join(map(repr, GATES))}, so that a plan can name it. Received: gate={gate!r}. "
+            "For a gate of your own, build the ECA layer yourself."
+        )
+
+
+def _check_min_channels(value: Any) -> None:
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < 0:
+        raise (ValueError if is_integer else TypeError)(
+            f"min_channels must be an integer >= 0. Received: min_channels={value!r}. Pass 0 to take every site."
+        )
+
+
+def _check_overrides(overrides: Any) -> None:
+    if overrides is None:
+        return
+    if not isinstance(overrides, Mapping):
+        raise TypeError(
+            f"overrides must map a pattern to {{'kernel_size': k}}. Received: {overrides!r}. "
+            "Pass a dict, for example {'layer4.*': {'kernel_size': 7}}."
+        )
+    for pattern, options in overrides.items():
+        check_pattern("overrides", pattern)
+        if not isinstance(options, Mapping) or set(options) != {"kernel_size"}:
+            raise (ValueError if isinstance(options, Mapping) else TypeError)(
+                f"overrides must map a pattern to {{'kernel_size': k}}. Received: {options!r} for {pattern!r}. "
+                "The other options hold for the whole network."
+            )
+        check_odd("kernel_size", options["kernel_size"])

@@ -1,0 +1,45 @@
+"""Which networks surgery can change, and what to do with the others."""
+
+import torch
+from torch import nn
+from torch.jit import is_tracing  # type: ignore[attr-defined]  # documented, but not in torch.jit.__all__
+
+from eca_multi.surgery.errors import UnsupportedModelError
+
+REMEDIES = {
+    "DistributedDataParallel": "Pass model.module, and wrap the result.",
+    "DataParallel": "Pass model.module, and wrap the result.",
+    "FullyShardedDataParallel": "Insert before sharding, and wrap the result.",
+    "FSDPModule": "Insert before fully_shard.",
+    "OptimizedModule": "Pass the model from before torch.compile, and compile the result.",
+    "ScriptModule": "Insert before torch.jit.script or trace, and script the result.",
+    "ECA": "Pass the network that holds it.",
+    "Gated": "Pass the network that holds it.",
+}
+
+
+def check_module(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module. Received: {type(model).__name__}. "
+            "Keras and Flax networks have eca_multi.keras and eca_multi.flax."
+        )
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse anything but a module, and a module that is wrapped, compiled, being traced, or one layer."""
+    check_module(model)
+    kinds = {kind.__name__ for kind in type(model).__mro__}
+    for kind, remedy in REMEDIES.items():
+        if kind in kinds:
+            raise UnsupportedModelError(f"model must be a plain network. Received: a {kind}. {remedy}")
+    if torch.compiler.is_compiling() or is_tracing():  # type: ignore[no-untyped-call]  # torch's own
+        raise UnsupportedModelError(
+            "model must not be changed while it is traced. Received: a call inside of torch.compile, export or "
+            "torch.jit.trace. Insert before."
+        )
+    if not any(True for _ in model.children()):
+        raise UnsupportedModelError(
+            f"model must be a network of modules. Received: a {type(model).__name__} alone. "
+            "Pass torch.nn.Sequential(model), so that there is a place to put ECA."
+        )

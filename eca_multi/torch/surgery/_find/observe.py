@@ -1,0 +1,99 @@
+"""One run of a network that leaves the network unchanged: each module's output shape and number of calls."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.torch._private import tree_leaves
+from eca_multi.torch._unchanged import buffers_with_values
+
+from .flow import Flow
+from .recorder import Recorder
+
+
+@dataclass
+class Run:
+    """The tensors in a network's output, and what a run showed of each module, by path.
+
+    `shapes` holds the shape of the module's last output, or None if that was no single tensor.
+    """
+
+    outputs: list[torch.Tensor] = field(default_factory=list)
+    shapes: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    flows: dict[str, Flow] = field(default_factory=dict)
+
+
+def observe(
+    model: nn.Module,
+    example_inputs: Any,
+    watched: Mapping[str, nn.Module],
+    flows: Mapping[str, nn.Module] | None = None,
+) -> Run:
+    """Run a network once in evaluation mode, without gradients; its flags, buffers, hooks and the random state stay.
+
+    Args:
+        model, example_inputs: As in `plan_eca`.
+        watched: By path, the modules whose calls are counted.
+        flows: By path, the modules whose data flow is written down.
+
+    Raises:
+        UnsupportedModelError: If the network does not run on these inputs.
+    """
+    args, kwargs = arguments(example_inputs)
+    run = Run(calls=dict.fromkeys(watched, 0))
+    recorder = Recorder(dict(flows or {}))
+    hooks: list[Any] = []
+    try:
+        hooks += [module.register_forward_hook(partial(_note, run, path)) for path, module in watched.items()]
+        recorder.attach()
+        with unchanged_by_a_run(model), torch.no_grad(), recorder if flows else contextlib.nullcontext():
+            model.eval()
+            result = model(*args, **kwargs)
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"model must run on example_inputs. Received: {type(error).__name__}: {str(error).splitlines()[0]}. "
+            "Pass what you call the model with: a tensor, a tuple, or a dict of keywords."
+        ) from error
+    finally:
+        recorder.detach()
+        for hook in hooks:
+            hook.remove()
+    run.outputs = [leaf.detach() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+    run.flows = recorder.flows
+    return run
+
+
+def arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+@contextlib.contextmanager
+def unchanged_by_a_run(model: nn.Module) -> Iterator[None]:
+    """Put training flags, buffers and the random state back."""
+    flags = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in buffers_with_values(model)]
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            for module, flag in flags:
+                module.training = flag
+            with torch.no_grad():
+                for buffer, old in buffers:
+                    buffer.copy_(old)
+
+
+def _note(run: Run, path: str, module: nn.Module, args: Any, output: Any) -> None:
+    run.calls[path] += 1
+    run.shapes[path] = tuple(output.shape) if isinstance(output, torch.Tensor) else None

@@ -1,0 +1,1 @@
+"""The tests of eca_multi: one folder per room of the package, and helpers in `support`."""

@@ -1,0 +1,1 @@
+"""Reading, identifying, converting and writing files of weights, in every framework."""

@@ -1,0 +1,1 @@
+"""The commands of `eca-multi`, their output and their exit statuses."""

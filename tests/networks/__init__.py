@@ -1,0 +1,1 @@
+"""The paper's and timm's networks in every framework."""

@@ -1,0 +1,1 @@
+"""Helpers of the tests: tables of frameworks, networks, specifications, and programs that tests start."""

@@ -1,0 +1,193 @@
+"""What a Keras network keeps through surgery: weights, flags, settings, states; and does it learn?"""
+
+import keras
+import numpy as np
+import pytest
+
+from eca_multi.keras import (
+    base_state,
+    eca_parameters,
+    eca_state,
+    freeze_except_eca,
+    infer_plan,
+    insert_eca,
+    installed_eca,
+    load_base_state,
+    load_eca_state,
+    plan_eca,
+    remove_eca,
+)
+from eca_multi.keras.surgery.verify import run
+from eca_multi.surgery.errors import NoSiteError, PlanMismatchError
+from tests.support.surgery_keras_nets import (
+    RESIDUAL,
+    data,
+    efficient,
+    mobile,
+    names,
+    randomised,
+    resnet,
+    sequence,
+    step,
+    trace_of,
+)
+
+pytestmark = pytest.mark.keras
+
+
+# --- what the new model keeps ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow_on("jax")
+def test_training_the_new_model_leaves_the_old_one_alone():
+    model, x = resnet(), data()
+    before = trace_of(model)
+    new = insert_eca(model)
+    step(new, x)
+    assert trace_of(model) == before
+    assert not np.array_equal(base_state(new)["stem_conv/kernel"], base_state(model)["stem_conv/kernel"])
+
+
+def test_trainable_flags_and_a_frozen_model():
+    model = resnet()
+    model.get_layer("stem_conv").trainable = False
+    new = insert_eca(model)
+    assert [layer.name for layer in new.layers if not layer.trainable] == ["stem_conv"]
+    model.trainable = False
+    new = insert_eca(model)
+    assert [v.path for v in new.trainable_variables] == ["block0_2_bn_eca/kernel", "block1_2_bn_eca/kernel"]
+    assert "the model is frozen: of the new one the ECAs alone are trained" in plan_eca(model).notes
+    assert not model.trainable
+
+
+@pytest.mark.slow_on("jax")
+def test_freeze_except_eca_trains_nothing_else():
+    model, x = insert_eca(resnet()), data()
+    assert freeze_except_eca(model) is model
+    before = base_state(model)
+    step(model, x)
+    after = base_state(model)
+    assert all(np.array_equal(before[key], after[key]) for key in before)  # moving statistics among them
+    assert all(np.abs(kernel).max() > 0 for kernel in eca_state(model).values())
+    with pytest.raises(NoSiteError, match=r"The network must have ECA. Received: a Functional without it"):
+        freeze_except_eca(resnet())
+
+
+def test_compile_settings_are_carried_over():
+    model = resnet()
+    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
+    new = insert_eca(model)
+    assert new.compiled
+    assert isinstance(new.optimizer, keras.optimizers.Adam)
+    assert new.optimizer is not model.optimizer
+    assert len([v for v in new.optimizer.variables if "kernel" in v.path and "eca" in v.path]) > 0
+    assert "compile settings are carried over, the optimizer's state is not" in plan_eca(model).notes
+
+    def own_loss(y, p):
+        return keras.ops.mean((y - p) ** 2)
+
+    model.compile("sgd", loss=own_loss)
+    with pytest.warns(UserWarning, match=r"not compiled: what 'resnet' was compiled with cannot be made again"):
+        assert not insert_eca(model).compiled
+
+
+def test_reload_without_custom_objects(tmp_path):
+    new, x = insert_eca(RESIDUAL["efficient"][0]()), data()
+    for kernel in eca_parameters(new):
+        kernel.assign(np.full(kernel.shape, 0.3, "float32"))
+    new.save(tmp_path / "net.keras")
+    again = keras.saving.load_model(tmp_path / "net.keras")
+    np.testing.assert_array_equal(run(again, x)[0], run(new, x)[0])
+    assert installed_eca(again) == installed_eca(new)
+    assert names(remove_eca(again)) == names(efficient())
+
+
+def test_get_layer_outputs_make_models():
+    new = insert_eca(resnet())
+    features = keras.Model(new.inputs, new.get_layer("block1_2_bn_eca").output)
+    assert features.output_shape == (None, 8, 8, 16)
+
+
+# --- states ---------------------------------------------------------------------------------------------------------
+
+
+def test_old_weight_files_load_through_load_base_state(tmp_path):
+    """And not through load_weights: see test_skip_mismatch_puts_wrong_weights_into_layers."""
+    old, x = resnet(), data()
+    old.compile("adam", "mse")
+    old.save_weights(tmp_path / "old.weights.h5")
+    old.save(tmp_path / "old.keras")
+    fresh = insert_eca(randomised(resnet(), seed=7))
+    assert not np.array_equal(run(fresh, x)[0], run(old, x)[0])
+    for source in (tmp_path / "old.weights.h5", str(tmp_path / "old.keras"), base_state(old)):
+        new = insert_eca(randomised(resnet(), seed=7))
+        new.compile("sgd", "mse")
+        eca_parameters(new)[0].assign(np.ones((3, 1, 1), "float32"))
+        assert load_base_state(new, source) is new
+        np.testing.assert_array_equal(run(new, x)[0], run(old, x)[0])
+
+
+def test_states_name_weights_as_the_plain_network_does():
+    model = resnet()
+    new = insert_eca(model)
+    assert set(base_state(new)) == set(base_state(model))
+    assert "block0_2_bn/moving_variance" in base_state(new)
+    assert list(eca_state(new)) == ["block0_2_bn_eca/kernel", "block1_2_bn_eca/kernel"]
+    state = base_state(new)
+    state["stem_conv/kernel"][:] = 0  # a copy
+    assert np.abs(base_state(new)["stem_conv/kernel"]).max() > 0
+
+
+def test_states_are_strict_and_leave_the_model_alone_on_failure():
+    new = insert_eca(resnet())
+    before = base_state(new)
+    wrong = dict(before)
+    del wrong["head/bias"]
+    wrong["extra/kernel"] = np.zeros(3)
+    wrong["stem_bn/beta"] = np.zeros(3)
+    wrong["stem_conv/kernel"] = wrong["stem_conv/kernel"] * 2
+    expected = r"3 differences: head/bias: missing; extra/kernel: unexpected; stem_bn/beta: shape \(3,\), the model's"
+    with pytest.raises(ValueError, match=expected):
+        load_base_state(new, wrong)
+    assert all(np.array_equal(before[key], value) for key, value in base_state(new).items())
+    with pytest.raises(ValueError, match=r"block1_2_bn_eca/kernel: missing"):
+        load_eca_state(new, {"block0_2_bn_eca/kernel": np.zeros((3, 1, 1))})
+    with pytest.raises(NoSiteError, match=r"The network must have ECA. Received: a Functional without it"):
+        eca_state(resnet())
+
+
+def test_infer_plan_errors():
+    state = eca_state(insert_eca(resnet()))
+    with pytest.raises(NoSiteError, match=r"must have kernels of inserted ECAs \('<site>_eca/kernel'\)"):
+        infer_plan(resnet(), {"a/kernel": 1, "b/kernel": 2})
+    with pytest.raises(PlanMismatchError, match="2 differences: block0_2_bn: is not there"):
+        infer_plan(mobile(), state)
+
+
+# --- the founding question ------------------------------------------------------------------------------------------
+
+
+def digits():
+    """Real sequences: the 8 rows of each digit, 8 pixels each."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return (images.reshape(-1, 8, 8) / 16).astype("float32"), labels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_eca", [False, True])
+def test_the_two_layer_classifier_learns_digits(with_eca):
+    keras.utils.set_random_seed(0)
+    model = sequence((8, 8))
+    if with_eca:
+        model = insert_eca(model, "conv", example_inputs=data((2, 8, 8)))
+        assert names(model)[:3] == ["conv1", "conv1_eca", "relu1"]
+    x, y = digits()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(5e-3), loss, metrics=["accuracy"], jit_compile=False)
+    model.fit(x[:1500], y[:1500], batch_size=100, epochs=20, verbose=0)
+    accuracy = model.evaluate(x[1500:], y[1500:], batch_size=99, verbose=0)[1]
+    assert accuracy > 0.8
+    if with_eca:
+        assert all(np.abs(kernel).max() > 0 for kernel in eca_state(model).values())
