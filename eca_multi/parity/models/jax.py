@@ -1,0 +1,115 @@
+"""What the models on JAX share: a pure function of (weights, inputs), run operation by operation and differentiated.
+
+Nothing is compiled as a whole: a network repeats its blocks, whose operations JAX compiles once each.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from eca_multi.parity.define.structures import leaves, rebuilt
+
+from .calls import Call, Ended, Given, Recorder
+from .model import Arrays, Model, Native, Run, outputs_of
+
+Apply = Callable[[Native, Any, Recorder | None], Any]
+Shifts = Mapping[tuple[tuple[str, int], str], Any]
+
+
+class JaxModel(Model):
+    @abstractmethod
+    def functional(self, dtype: str) -> tuple[Apply, Native]:
+        """Return apply(weights, inputs, recorder) -> what the model returns, and the model's own weights by path."""
+
+    @property
+    def devices(self) -> frozenset[str]:
+        arrays = [array for array in self.functional("float32")[1].values() if isinstance(array, jax.Array)]
+        return frozenset(d.platform for a in arrays for d in a.devices()) or frozenset({"cpu"})
+
+    def native_run(
+        self,
+        inputs: Any,
+        dtype: str,
+        cotangents: Arrays | None = None,
+        record: bool = False,
+        given: Given | None = None,
+    ) -> Run:
+        with jax.enable_x64(dtype == "float64" or jax.config.jax_enable_x64):
+            apply, weights = self.functional(dtype)
+            weights = {name: cast(array, dtype) for name, array in weights.items()}
+            entered = {name: cast(jnp.asarray(array), dtype) for name, array in leaves("x", inputs).items()}
+            recorder = Recorder(None, given, like) if record or given else None
+            if given is not None or cotangents is None:
+                outputs: Native = {}
+                with suppress(Ended):
+                    outputs = outputs_of(apply(weights, rebuilt("x", inputs, entered), recorder))
+                return Run(outputs, calls=_known(recorder))
+            if recorder is not None:  # without gradients first, so that the values are arrays and not JAX's tracers
+                apply(weights, rebuilt("x", inputs, entered), recorder)
+            return self._differentiated(apply, inputs, weights, entered, cotangents, _known(recorder))
+
+    def _differentiated(
+        self,
+        apply: Apply,
+        inputs: Any,
+        weights: Native,
+        entered: Native,
+        cotangents: Arrays,
+        calls: tuple[Call, ...],
+    ) -> Run:
+        trained = self.trained()
+        others = {name: array for name, array in weights.items() if name not in trained}
+        wholes = {name: array for name, array in entered.items() if not is_float(array)}
+
+        def run(weights: Native, floats: Native, shifts: Shifts) -> tuple[Native, Native]:
+            def keep(key: tuple[str, int], name: str, value: Any) -> Any:
+                return value + shifts[key, name] if (key, name) in shifts else value  # 0, with the value's gradient
+
+            recorder = Recorder(keep) if shifts else None
+            returned = apply({**others, **weights}, rebuilt("x", inputs, {**wholes, **floats}), recorder)
+            outputs = outputs_of(returned)
+            heads = {n: a for n, a in outputs.items() if is_float(a) and n in cotangents}
+            return heads, {n: a for n, a in outputs.items() if n not in heads}
+
+        own = {name: array for name, array in weights.items() if name in trained}
+        floats = {name: array for name, array in entered.items() if is_float(array)}
+        shifts = {(c.key, n): jnp.zeros_like(a) for c in calls for n, a in c.outputs.items() if is_float(a)}
+        heads, back, rest = jax.vjp(run, own, floats, shifts, has_aux=True)
+        drawn = {name: jnp.asarray(cotangents[name]).astype(head.dtype) for name, head in heads.items()}
+        of_weights, of_inputs, of_calls = back(drawn)
+        differentiated = tuple(
+            replace(c, gradients={n: of_calls[c.key, n] for n in c.outputs if (c.key, n) in of_calls}) for c in calls
+        )
+        return Run({**heads, **rest}, of_inputs, of_weights, differentiated)
+
+    def to_numpy(self, tensor: Any) -> np.ndarray:
+        return np.array(tensor)
+
+
+def is_float(array: Any) -> bool:
+    return bool(jnp.issubdtype(array.dtype, jnp.floating))
+
+
+def cast(array: Any, dtype: str) -> Any:
+    """Return an array with floats of a dtype; integers, booleans and keys of random numbers stay."""
+    return array.astype(dtype) if is_float(array) else array
+
+
+def like(value: Any, old: Any) -> Any:
+    return jnp.asarray(value).astype(old.dtype)
+
+
+def _known(recorder: Recorder | None) -> tuple[Call, ...]:
+    """Return the calls whose values are known; those inside scan, remat or jit are JAX's tracers, which have none."""
+    calls = recorder.calls if recorder else ()
+    return tuple(call for call in calls if not any(map(_is_traced, (*call.inputs.values(), *call.outputs.values()))))
+
+
+def _is_traced(array: Any) -> bool:
+    return isinstance(array, jax.core.Tracer)

@@ -1,0 +1,176 @@
+"""A torch nn.Module of the caller, with the weights that it has."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from eca_multi.parity.define.dtypes import DTYPES
+from eca_multi.parity.define.structures import host, leaves, rebuilt
+from eca_multi.parity.engines.torch import gradients
+
+from .calls import Ended, Given, Recorder
+from .model import Arrays, Model, Native, Run, arguments_of, outputs_of
+
+# Their forward reads `training` for a check alone: what depends on the mode is in submodules.
+_CHECKS_ALONE = (torch.nn.TransformerEncoderLayer, torch.nn.TransformerEncoder)
+
+
+class TorchModel(Model):
+    framework = "torch"
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module
+        self._copies: dict[str, torch.nn.Module] = {}
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {name: np.array(host(tensor)) for name, tensor in self._tensors(self.module).items()}
+
+    def trained(self) -> frozenset[str]:
+        return frozenset(name for name, tensor in self._tensors(self.module).items() if tensor.requires_grad)
+
+    def with_weights(self, weights: Arrays) -> "TorchModel":
+        module = copy.deepcopy(self.module)
+        tensors = self._tensors(module)
+        with torch.no_grad():
+            for name, array in weights.items():
+                tensors[name].copy_(_tensor(array))
+        return TorchModel(module)
+
+    @property
+    def training(self) -> str:
+        for path, part in self.module.named_modules():
+            if part.training and _depends_on_mode(part):
+                return f"{path or 'the model'} ({type(part).__name__})"
+        return ""
+
+    @property
+    def devices(self) -> frozenset[str]:
+        kinds = {tensor.device.type for tensor in self._tensors(self.module).values()}
+        return frozenset("gpu" if kind == "cuda" else kind for kind in kinds) or frozenset({"cpu"})
+
+    def native_run(
+        self,
+        inputs: Any,
+        dtype: str,
+        cotangents: Arrays | None = None,
+        record: bool = False,
+        given: Given | None = None,
+    ) -> Run:
+        module = self.in_dtype(dtype)
+        device = next((t.device for t in self._tensors(module).values()), torch.device("cpu"))
+        entered = {name: _input(array, dtype, device) for name, array in leaves("x", inputs).items()}
+        differentiated = cotangents is not None
+        if differentiated:
+            for tensor in entered.values():
+                tensor.requires_grad_(tensor.is_floating_point())
+        kept: dict[tuple[tuple[str, int], str], torch.Tensor] = {}
+
+        def keep(key: tuple[str, int], name: str, tensor: torch.Tensor) -> torch.Tensor:
+            kept[key, name] = tensor
+            return tensor.clone()  # the next module may write into what it gets
+
+        recorder = Recorder(keep, given, _like, lambda tensor: tensor.detach().clone()) if record or given else None
+        arguments, keywords = arguments_of(rebuilt("x", inputs, entered))
+        outputs: Native = {}
+        graded = torch.set_grad_enabled(differentiated)
+        with self._unchanged(module), _heard(module, recorder), graded, suppress(Ended):
+            outputs = outputs_of(module(*arguments, **keywords))
+        calls = tuple(recorder.calls) if recorder else ()
+        if cotangents is None or given is not None:
+            return Run(outputs, calls=calls)
+        return self._differentiated(module, entered, outputs, cotangents, kept, calls)
+
+    def _differentiated(
+        self, module: torch.nn.Module, entered: Native, outputs: Native, cotangents: Arrays, kept: Any, calls: Any
+    ) -> Run:
+        weights = self._tensors(module)
+        heads = {name: t for name, t in outputs.items() if t.requires_grad and name in cotangents}
+        leaves_of = {
+            **{("x", name): t for name, t in entered.items() if t.requires_grad},
+            **{("w", name): t for name, t in weights.items() if t.requires_grad},
+            **{key: t for key, t in kept.items() if t.requires_grad},
+        }
+        drawn = [_tensor(cotangents[name]).to(t.device, t.dtype) for name, t in heads.items()]
+        every = dict(zip(leaves_of, gradients(list(heads.values()), list(leaves_of.values()), drawn), strict=True))
+        of_calls = tuple(
+            replace(call, gradients={n: every[call.key, n] for n in call.outputs if (call.key, n) in every})
+            for call in calls
+        )
+        by_kind = {kind: {name: g for (k, name), g in every.items() if k == kind} for kind in ("x", "w")}
+        return Run(outputs, by_kind["x"], by_kind["w"], of_calls)
+
+    def in_dtype(self, dtype: str) -> torch.nn.Module:
+        """Return a copy of the module with floats of a dtype; those of float64 hold the values that the module has."""
+        if dtype not in self._copies:
+            self._copies[dtype] = copy.deepcopy(self.module).to(getattr(torch, dtype))
+        return self._copies[dtype]
+
+    def to_numpy(self, tensor: torch.Tensor) -> np.ndarray:
+        return np.array(host(tensor.resolve_conj()))
+
+    def _tensors(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        return {n: t for n, t in module.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)}
+
+    @contextmanager
+    def _unchanged(self, module: torch.nn.Module) -> Iterator[None]:
+        """Put buffers, which a call in training mode changes, back to what they were."""
+        before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, buffer in module.named_buffers():
+                    if name in before:
+                        buffer.copy_(before[name])
+
+
+@contextmanager
+def _heard(module: torch.nn.Module, recorder: Recorder | None) -> Iterator[None]:
+    """Let a recorder hear the calls of all modules inside this one, and its own."""
+    parts = dict(module.named_modules()) if recorder else {}
+    own = {path: vars(part).get("forward") for path, part in parts.items()}  # some tools give a module one of its own
+    for path, part in parts.items():
+        part.forward = partial(_forward, recorder, path, type(part).__name__, part.forward)
+    try:
+        yield
+    finally:
+        for path, part in parts.items():
+            del part.forward
+            if own[path] is not None:
+                part.forward = own[path]
+
+
+def _forward(recorder: Recorder, path: str, kind: str, forward: Any, *arguments: Any, **keywords: Any) -> Any:
+    return recorder.call(path, kind, forward, arguments, keywords)
+
+
+def _depends_on_mode(part: torch.nn.Module) -> bool:
+    code = getattr(type(part).forward, "__code__", None)
+    if code is None or "training" not in code.co_names or isinstance(part, _CHECKS_ALONE):
+        return False
+    rate = getattr(part, "p", getattr(part, "dropout", None))
+    return not isinstance(rate, (int, float)) or rate > 0
+
+
+def _input(value: Any, dtype: str, device: torch.device) -> torch.Tensor:
+    tensor = _tensor(value).to(device)
+    return tensor.to(getattr(torch, dtype)) if tensor.is_floating_point() else tensor
+
+
+def _tensor(value: Any) -> torch.Tensor:
+    """Copy an array, since a module may write into its arguments."""
+    array = host(value)
+    if array.dtype == DTYPES["bfloat16"]:
+        return torch.from_numpy(array.astype(np.float32)).bfloat16()
+    return torch.from_numpy(np.array(array, order="C"))
+
+
+def _like(value: Any, like: Any) -> torch.Tensor:
+    tensor = value if isinstance(value, torch.Tensor) else _tensor(value)
+    return tensor.to(like.device, like.dtype).requires_grad_(False)
