@@ -214,6 +214,7 @@ def test_progress_is_told(tmp_path, files):
     assert [what for i, (what, *_) in enumerate(told) if not i or told[i - 1][0] != what] == ["hash", "read", "write"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "to", "wanted"),
     [("safetensors", "canonical", []), ("pth", "canonical", ["torch"]), ("safetensors", "torch", ["torch"])],

@@ -215,6 +215,7 @@ def test_it_downloads_once(hub, options, weights):
     assert "GET" not in {method for method, _ in hub.asked}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("revision", ["v1", FIRST])
 def test_a_revision_is_held_to(options, weights, revision):
     assert_same(from_pretrained(NAME, revision=revision, **options), weights[0])

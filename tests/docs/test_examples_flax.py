@@ -32,6 +32,7 @@ def classifier(kind):
 both = pytest.mark.parametrize("kind", [pytest.param("linen", marks=pytest.mark.slow), "nnx"])
 
 
+@pytest.mark.slow
 @both
 def test_the_classifier_takes_any_length(kind):
     model = classifier(kind)

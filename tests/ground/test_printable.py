@@ -427,6 +427,7 @@ HOSTILE = Spec(
 )
 
 
+@pytest.mark.slow
 def test_a_run_of_hostile_workers(tmp_path):
     files = [f"--{kind}={tmp_path / kind}" for kind in ("json", "html", "junit")]
     done = cli("parity", f"{__file__}:HOSTILE", "--dtype", "float32", "--check", "forward", *files)

@@ -26,6 +26,7 @@ def test_a_part_more_is_seen():
     assert parts_of_check("check: lint types spelling  ## all\n") == ["lint", "types", "spelling"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [["-m", "pytest"], ["-P", "-c", "import pytest, sys; sys.exit(pytest.main())"]])
 def test_helpers_are_found_by_each_way_of_starting_pytest(start):
     """`python -m pytest` puts the working directory on the path; the command `pytest` does not."""

@@ -131,6 +131,7 @@ def test_what_fails_for_every_model(name, made):
         assert failure.message in (raised or ""), kind
 
 
+@pytest.mark.slow
 def test_the_reference_is_right_about_its_own_network():
     """The bare network in float32 passes, and each ECA's kernel matters by far more than rounding."""
     for shape in SHAPES:

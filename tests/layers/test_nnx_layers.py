@@ -148,6 +148,7 @@ def test_jit_and_grad(shared, rng):
     np.testing.assert_allclose(canonical(grads["kernel"]), expected.dw, **FLOAT64)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_jvp_and_hessian(rng):
     """On the split layer, with JAX's own transformations."""

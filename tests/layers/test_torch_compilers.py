@@ -100,6 +100,7 @@ def test_inductor_compiles_once_where_conv1d_recompiles(function, graphs, counte
     assert counter.frame_count == graphs
 
 
+@pytest.mark.slow
 def test_layers_in_one_model_compile(counter, rng):
     """Three layers and a mask in one compiled function: one graph, reused for all sizes."""
     layers = [ECA(6, 3), ECA(6, 5, padding="circular"), ECA(6, 3, shared=False)]
@@ -173,7 +174,7 @@ def _through_a_file(program):
     return torch.export.load(file).module()
 
 
-@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["non-strict", "strict"])
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
 def test_exported_layer_takes_any_batch_and_extent(strict, masked, rng):
     x, weight = draw(rng)
@@ -189,7 +190,7 @@ def test_exported_layer_takes_any_batch_and_extent(strict, masked, rng):
         torch.testing.assert_close(y, oracle(x, weight, **options), **ROUNDING)
 
 
-@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["non-strict", "strict"])
 def test_exported_function_takes_any_channel_count(strict, rng):
     args = draw(rng)
     dynamic = ({0: ANY, 1: ANY, 2: ANY, 3: ANY}, None)

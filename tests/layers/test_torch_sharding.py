@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.distributed_torch import CASES
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[1].joinpath("support", "distributed_torch.py")
 
 # float64 rounds at 1e-16 and the longest sum has 210 terms of size 1; an unreduced shard is off by 0.1 or more.
@@ -28,7 +30,6 @@ def results(tmp_path_factory):
     return json.loads((folder / "results.json").read_text())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_sharded_eca_agrees_with_the_oracle(case, results):
     found = results[case]["ECA"]

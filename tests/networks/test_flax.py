@@ -222,6 +222,7 @@ def test_inference_is_torchs(kind, name, features):
         check_equal(ours(x), run_torch(theirs.eval(), x))
 
 
+@pytest.mark.slow
 @both
 @tiny
 def test_a_training_step_is_torchs(kind, name):

@@ -41,6 +41,7 @@ def built(case):
     return drawn, model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_the_walk_that_draws_the_weights_computes_the_network(name):
     """NumPy's forward pass, which knows no framework, and torch's."""
@@ -62,6 +63,7 @@ def test_the_walk_that_draws_the_weights_computes_the_network(name):
         np.testing.assert_allclose(output.numpy(), value[: len(output)], rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_no_value_is_near_a_kink(name):
     drawn, model = built(CASES[name])

@@ -68,6 +68,7 @@ def test_a_step_is_that_of_the_textbook(module, kind, rng):
 KEPT = {("momentum", "m"), ("adam", "m"), ("adam", "v")}
 
 
+@pytest.mark.slow
 def test_a_training_with_torchs_ownoptimizer_agrees_and_says_whose_it_is():
     report = trained(SPEC, optimizer="native", runners="torch")
     assert report.exit_code == 0

@@ -243,6 +243,7 @@ def test_a_switch_in_the_shell_does_not_make_a_compiled_runner_eager(monkeypatch
     assert "compiled nothing and ran eagerly" in done.output
 
 
+@pytest.mark.slow
 def test_an_own_adapter_imports_what_lies_beside_it(tmp_path):
     (tmp_path / "beside.py").write_text("from eca_multi.parity.specs.eca import Torch")
     (tmp_path / "torch.py").write_text("from beside import Torch\n\nclass Mine(Torch): pass\n")
@@ -259,6 +260,7 @@ def without_jax(monkeypatch):
     monkeypatch.setattr(runners, "find_spec", lambda name: None if name == "jax" else found(name))
 
 
+@pytest.mark.slow
 def test_a_missing_framework_is_listed_with_its_extra(without_jax):
     done = cli("--runner", "torch", "--runner", "jax", "--dtype", "float32", *CASE)
     assert done.exit_code == 0

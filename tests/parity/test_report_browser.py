@@ -19,6 +19,8 @@ from eca_multi.parity.report.html import to_html
 from tests.support import report_fixture
 from tests.support.report_pages import ATTACK, full_page, poison, small
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = (1280, 375)
 SCHEMES = {"dark": 0, "light": 1}  # Chromium's preferredColorScheme
 GROUNDS = {"dark": "rgb(14, 19, 24)", "light": "rgb(255, 255, 255)"}

@@ -32,6 +32,7 @@ def test_a_worker_that_dies_keeps_the_cells_it_had():
     assert report.exit_code == 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_its_failure_is_localised_costs_nothing_else(tmp_path):
     spec = replace(SCALE, runners={"numpy-dies": DiesLater, "numpy-off": Off, "numpy": Scale})
     report = quick(spec, bundles=tmp_path / "bundles")
@@ -113,6 +114,7 @@ def test_a_replay_runs_in_the_interpreter_of_the_failure(tmp_path, wrapper):
         del os.environ["PARITY_TEST_MARK"]
 
 
+@pytest.mark.slow
 def test_another_interpreter_is_lent_this_package_and_nothing_beside_it(tmp_path):
     """As when the package is installed: a framework beside it hides that of the other environment."""
     site = tmp_path / "site-packages"

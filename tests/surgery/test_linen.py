@@ -211,6 +211,7 @@ def test_kernels_matter_and_get_gradients(name):
     assert np.abs(same - before).max() < 1e-5 * scale  # XLA fuses differently
 
 
+@pytest.mark.slow
 def test_an_se_block_is_replaced():
     module, variables, x = network("mobilenet-se")
     with_eca, more, _ = gated("mobilenet-se", "se")

@@ -107,6 +107,7 @@ def test_no_plan_from_other_keys():
 # --- checks --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_verification_counts_and_compares(monkeypatch):
     module, variables, x = network("setup")
     insert_eca(module, variables, example_inputs=x, verify=True)

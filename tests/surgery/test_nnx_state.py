@@ -167,6 +167,7 @@ def test_abstract_networks():
     assert shape.shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_networks_that_compile_a_part_of_themselves():
     """An inner jit, remat and scan: the finder sees into them, and the proof holds."""
 
@@ -326,6 +327,7 @@ def test_the_base_state_is_the_plain_networks():
     assert load_base_state(original, base_state(model)) is original
 
 
+@pytest.mark.slow
 def test_old_weights_go_into_the_new_network():
     old, model = plain(), with_eca()
     state = nnx.to_pure_dict(nnx.state(old))
