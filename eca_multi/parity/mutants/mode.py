@@ -68,7 +68,8 @@ class Mutating(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if getattr(func, "__module__", "") in PYTHON and isinstance(func, FunctionType):
+        # By where its code stands: a pool that may return indices is a dispatcher of another module.
+        if isinstance(func, FunctionType) and func.__globals__.get("__name__") in PYTHON:
             with self:
                 return _opened(func)(*args, **kwargs)
         name = getattr(func, "__name__", "")

@@ -1,0 +1,152 @@
+"""Faults in padding: shifted, SAME's in the place of the explicit one, none, or filled by another rule."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from eca_multi.parity.mutants.mode import Call, Change, each
+
+from .hypothesis import Hypothesis, on
+from .weights import CONVOLUTIONS, TRANSPOSED
+
+_NAMES = {
+    "conv": ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
+    "conv_transpose": ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation"),
+    "max_pool": ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    "avg_pool": ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+}
+_POOLS = ("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d")
+Pairs = list[tuple[int, int]]
+
+
+class _Window:
+    """A call of a convolution or a pool: its sizes, and the padding before and after along each axis of space."""
+
+    def __init__(self, call: Call) -> None:
+        self.call, self.name = call, call.name[:-2]
+        self.bound = {**dict(zip(_NAMES[self.name], call.args, strict=False)), **call.kwargs}
+        rank = int(call.name[-2])
+        sizes = self.bound["weight"].shape[2:] if "weight" in self.bound else each(self.bound["kernel_size"], rank)
+        self.sizes = list(sizes)
+        stride = self.bound.get("stride")
+        self.strides = each(stride if stride not in (None, []) else (1 if "weight" in self.bound else self.sizes), rank)
+        self.steps = each(self.bound.get("dilation", 1), rank)
+        padding = self.bound.get("padding", 0)
+        if isinstance(padding, str):
+            totals = [step * (size - 1) * (padding == "same") for step, size in zip(self.steps, sizes, strict=True)]
+            self.pairs: Pairs = [(total // 2, total - total // 2) for total in totals]
+        else:
+            self.pairs = [(amount, amount) for amount in each(padding, rank)]
+
+    def same(self) -> Pairs:
+        """Return the padding that TensorFlow calls SAME: ceil(size / stride) outputs, what is odd comes after."""
+        pairs = []
+        space = self.bound["input"].shape[-len(self.sizes) :]
+        for extent, size, stride, step in zip(space, self.sizes, self.strides, self.steps, strict=True):
+            total = max((-(-extent // stride) - 1) * stride + step * (size - 1) + 1 - extent, 0)
+            pairs.append((total // 2, total - total // 2))
+        return pairs
+
+    def padded(self, pairs: Pairs, mode: str = "constant") -> Any:
+        border = [amount for pair in reversed(pairs) for amount in pair]
+        x = self.bound["input"]
+        fill = -torch.inf if self.name == "max_pool" else 0.0
+        padded = F.pad(x, border, mode, fill) if mode == "constant" else F.pad(x, border, mode)
+        bound = {**self.bound, "input": padded, "padding": 0}
+        if self.name == "avg_pool":
+            return self._average(padded, bound, border)
+        return self.call.func(**bound)
+
+    def _average(self, padded: torch.Tensor, bound: dict[str, Any], border: list[int]) -> Any:
+        """Divide by the number of true elements of each window, as SAME does."""
+        counts = F.pad(torch.ones_like(self.bound["input"]), border)
+        plain = {**bound, "count_include_pad": True, "divisor_override": None}
+        if int(self.call.name[-2]) == 1:
+            plain.pop("divisor_override")
+        return self.call.func(**plain) / self.call.func(**{**plain, "input": counts})
+
+
+def _padded(kind: str) -> Change:
+    def change(call: Call) -> Any:
+        window = _Window(call)
+        pairs = {
+            "same": window.same,
+            "valid": lambda: [(0, 0)] * len(window.sizes),
+            "before": lambda: [(before + 1, max(after - 1, 0)) for before, after in window.pairs],
+            "after": lambda: [(max(before - 1, 0), after + 1) for before, after in window.pairs],
+        }[kind]()
+        return NotImplemented if pairs == window.pairs else window.padded(pairs)
+
+    return change
+
+
+def _filled(mode: str) -> Change:
+    def change(call: Call) -> Any:
+        window = _Window(call)
+        space = window.bound["input"].shape[-len(window.sizes) :]
+        most = max(map(max, window.pairs))
+        fits = 0 < most < min(space)
+        return window.padded(window.pairs, mode) if fits else NotImplemented
+
+    return change
+
+
+def _other_fill(mode: str) -> Change:
+    """Change the rule of a border that the layer makes by itself, before a convolution without padding."""
+
+    def change(call: Call) -> Any:
+        pad, now = call.argument(1, "pad"), call.argument(2, "mode", "constant")
+        if now == mode or not any(amount > 0 for amount in pad) or min(pad) < 0:
+            return NotImplemented
+        try:
+            return F.pad(call.x, list(pad), mode)
+        except (RuntimeError, NotImplementedError, ValueError):  # a border longer than the tensor, or of another rank
+            return NotImplemented
+
+    return change
+
+
+def _shifted_border(call: Call) -> Any:
+    pad = list(call.argument(1, "pad"))
+    if not any(before != after for before, after in zip(pad[::2], pad[1::2], strict=True)):
+        return NotImplemented
+    swapped = [amount for pair in zip(pad[1::2], pad[::2], strict=True) for amount in pair]
+    return call.func(call.x, swapped, *call.args[2:], **call.kwargs)
+
+
+def _cropped(shift: int) -> Change:
+    """Crop the full result of a transposed convolution at another place, as SAME does."""
+
+    def change(call: Call) -> Any:
+        window = _Window(call)
+        plain = call.plain()
+        space = plain.shape[2:]
+        starts = [before + shift for before, _ in window.pairs]
+        if min(starts) < 0:
+            return NotImplemented
+        extra = max(starts) + 1
+        full = call.func(**{**window.bound, "padding": 0, "output_padding": 0})
+        full = F.pad(full, [0, extra] * len(space))
+        bias = window.bound.get("bias")
+        if bias is not None:  # what lies outside of the full result holds the bias alone
+            inside = F.pad(torch.ones_like(full[..., *(slice(-extra) for _ in space)]), [0, extra] * len(space))
+            full = full + (1 - inside) * bias.reshape(-1, *[1] * len(space))
+        return full[..., *(slice(start, start + size) for start, size in zip(starts, space, strict=True))]
+
+    return change
+
+
+_WINDOWS = (*CONVOLUTIONS, *_POOLS)
+PADDING = (
+    Hypothesis("padding is SAME's (the odd one comes after)", on(_WINDOWS, _padded("same"))),
+    Hypothesis("padding is shifted to before", {**on(_WINDOWS, _padded("before")), "pad": _shifted_border}),
+    Hypothesis("padding is shifted to after", on(_WINDOWS, _padded("after"))),
+    Hypothesis("padding is missing", on(_WINDOWS, _padded("valid"))),
+    *(
+        Hypothesis(f"padding is {mode}", {**on(CONVOLUTIONS, _filled(mode)), "pad": _other_fill(mode)})
+        for mode in ("constant", "circular", "reflect", "replicate")
+    ),
+    Hypothesis("the result is cropped one position later", on(TRANSPOSED, _cropped(1))),
+    Hypothesis("the result is cropped one position earlier", on(TRANSPOSED, _cropped(-1))),
+)

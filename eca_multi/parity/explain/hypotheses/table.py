@@ -1,0 +1,24 @@
+"""All hypotheses, in the order in which they are tried and named."""
+
+from .activations import ACTIVATIONS
+from .attention import ATTENTION
+from .hypothesis import Hypothesis
+from .layout import LAYOUT
+from .norms import NORMS
+from .padding import PADDING
+from .precision import PRECISION
+from .recurrent import RECURRENT
+from .resampling import RESAMPLING
+from .weights import WEIGHTS
+
+HYPOTHESES: tuple[Hypothesis, ...] = (
+    *WEIGHTS,
+    *PADDING,
+    *NORMS,
+    *ACTIVATIONS,
+    *ATTENTION,
+    *RESAMPLING,
+    *RECURRENT,
+    *LAYOUT,
+    *PRECISION,
+)

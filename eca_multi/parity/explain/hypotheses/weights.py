@@ -1,0 +1,173 @@
+"""Faults in reading a weight: transposed, flipped, reinterpreted, its parts in another order, or left out."""
+
+from collections.abc import Callable
+from itertools import permutations
+from typing import Any
+
+import torch
+
+from eca_multi.parity.mutants.mode import Call, Change
+
+from .hypothesis import Hypothesis, is_weight, on, with_argument
+
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+_ALL = (*CONVOLUTIONS, *TRANSPOSED)
+_PRODUCTS = ("matmul", "mm", "bmm")
+Way = Callable[[torch.Tensor], torch.Tensor | None]
+
+
+def _weight(way: Way) -> Change:
+    """Change the second argument, the weight, where `way` has an answer."""
+
+    def change(call: Call) -> Any:
+        weight = call.argument(1, "weight")
+        other = way(weight) if isinstance(weight, torch.Tensor) else None
+        return NotImplemented if other is None else with_argument(call, 1, "weight", other)
+
+    return change
+
+
+def _factor(way: Way) -> Change:
+    """Change the factors of a matrix product or an einsum that are trained weights."""
+
+    def changed(value: Any) -> Any:
+        other = way(value) if is_weight(value) else None
+        return value if other is None else other
+
+    def change(call: Call) -> Any:
+        args = tuple(changed(value) for value in call.args)
+        if all(a is b for a, b in zip(args, call.args, strict=True)):
+            return NotImplemented
+        return call.func(*args, **call.kwargs)
+
+    return change
+
+
+def _flipped(weight: torch.Tensor) -> torch.Tensor | None:
+    axes = [axis for axis in range(2, weight.ndim) if weight.shape[axis] > 1]
+    return weight.flip(axes) if axes else None
+
+
+def _exchanged(first: int, second: int) -> Way:
+    def way(weight: torch.Tensor) -> torch.Tensor | None:
+        if (weight.ndim < 4 and first == -2) or weight.shape[first] != weight.shape[second] or weight.shape[first] == 1:
+            return None
+        return weight.transpose(first, second)
+
+    return way
+
+
+def _reinterpreted(weight: torch.Tensor) -> torch.Tensor | None:
+    """Read the memory in the order of channels last, (*S, in, out), as if it had been transposed."""
+    if weight.ndim < 2 or sum(size > 1 for size in weight.shape) < 2:
+        return None
+    last = (*weight.shape[2:], weight.shape[1], weight.shape[0])
+    return weight.reshape(last).permute(*reversed(range(len(last) - 2, len(last))), *range(len(last) - 2))
+
+
+def _interleaved_weight(call: Call) -> Any:
+    """Read the output channels of a grouped convolution position by position instead of group by group."""
+    groups, weight = call.argument(6, "groups", 1), call.argument(1, "weight")
+    if groups < 2 or weight.shape[0] == groups:
+        return NotImplemented
+    other = weight.unflatten(0, (-1, groups)).transpose(0, 1).flatten(0, 1)
+    return with_argument(call, 1, "weight", other)
+
+
+def _interleaved_output(call: Call) -> Any:
+    groups, weight = call.argument(6, "groups", 1), call.argument(1, "weight")
+    if groups < 2 or weight.shape[0] == groups:
+        return NotImplemented
+    return call.plain().unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def _without(index: int, name: str) -> Change:
+    def change(call: Call) -> Any:
+        return NotImplemented if call.argument(index, name) is None else with_argument(call, index, name, None)
+
+    return change
+
+
+def _plain_sum(call: Call) -> Any:
+    """Leave out a trained term: x + b gives x."""
+    if len(call.args) < 2:
+        return NotImplemented
+    a, b = call.args[:2]
+    data, term = (b, a) if is_weight(a) else (a, b)
+    fits = is_weight(term) and isinstance(data, torch.Tensor) and not is_weight(data)
+    return data.expand(torch.broadcast_shapes(a.shape, b.shape)) + 0.0 if fits else NotImplemented
+
+
+def _thirds(order: tuple[int, ...]) -> Change:
+    """Reorder the three parts of a projection to query, key and value."""
+
+    def change(call: Call) -> Any:
+        weight, bias = call.argument(1, "weight"), call.argument(2, "bias")
+        if weight.ndim != 2 or weight.shape[0] != 3 * weight.shape[1]:
+            return NotImplemented
+        parts = [torch.cat([part.chunk(3)[i] for i in order]) for part in (weight, bias) if part is not None]
+        return call.func(call.x, *parts)
+
+    return change
+
+
+def _pieces(order: tuple[int, ...]) -> Change:
+    def change(call: Call) -> Any:
+        pieces = call.plain()
+        return type(pieces)(pieces[i] for i in order) if _are_like(pieces, len(order)) else NotImplemented
+
+    return change
+
+
+def _are_like(pieces: Any, count: int) -> bool:
+    is_of_data = isinstance(pieces, tuple | list) and len(pieces) == count and pieces[0].is_floating_point()
+    return is_of_data and len({piece.shape for piece in pieces}) == 1
+
+
+def _orders() -> list[Hypothesis]:
+    found = []
+    for order in list(permutations(range(3)))[1:]:
+        names = " ".join(["query", "key", "value"][i] for i in order)
+        says = f"the parts of the projection are read in the order {names}"
+        found.append(Hypothesis(says, {"linear": _thirds(order)}))
+    for count in (2, 3, 4):
+        for order in list(permutations(range(count)))[1:]:
+            says = f"the {count} parts of a split are taken in the order {' '.join(str(i + 1) for i in order)}"
+            found.append(Hypothesis(says, on(("chunk", "split", "unbind"), _pieces(order))))
+    return found
+
+
+WEIGHTS = (
+    Hypothesis("kernel is flipped", on(_ALL, _weight(_flipped))),
+    Hypothesis("kernel is transposed (height and width exchanged)", on(_ALL, _weight(_exchanged(-2, -1)))),
+    Hypothesis("kernel is transposed (inputs and outputs exchanged)", on(_ALL, _weight(_exchanged(0, 1)))),
+    Hypothesis(
+        "weight is transposed",
+        {"linear": _weight(_exchanged(0, 1)), **on((*_PRODUCTS, "einsum"), _factor(_exchanged(0, 1)))},
+    ),
+    Hypothesis(
+        "weight is reinterpreted instead of transposed",
+        {**on((*CONVOLUTIONS, "linear"), _weight(_reinterpreted)), **on(_PRODUCTS, _factor(_reinterpreted))},
+    ),
+    Hypothesis("the kernel's groups are interleaved", on(CONVOLUTIONS, _interleaved_weight)),
+    Hypothesis("the output channels of the groups are interleaved", on(CONVOLUTIONS, _interleaved_output)),
+    Hypothesis(
+        "bias is missing",
+        {
+            **on((*_ALL, "linear"), _without(2, "bias")),
+            **on(("layer_norm", "group_norm"), _without(3, "bias")),
+            **on(("batch_norm", "instance_norm"), _without(2, "bias")),
+            "bilinear": _without(3, "bias"),
+            "add": _plain_sum,
+        },
+    ),
+    Hypothesis(
+        "the norm's scale is missing",
+        {
+            **on(("layer_norm", "group_norm", "rms_norm"), _without(2, "weight")),
+            **on(("batch_norm", "instance_norm"), _without(1, "weight")),
+        },
+    ),
+    *_orders(),
+)

@@ -1,0 +1,466 @@
+"""The cause of a failure, by name: each hypothesis finds the fault that it describes. Other faults have no cause."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from eca_multi.parity.explain.hypotheses import Cause, say_causes
+from tests.support.causes import causes_of, drawn, randomised
+
+
+def image(c=4, h=9, w=9, n=2):
+    return drawn(n, c, h, w)
+
+
+def sequence(n=3, length=6, c=8):
+    return drawn(n, length, c)
+
+
+def conv(module, x, weight=None, **options):
+    options = {"stride": module.stride, "padding": module.padding, "groups": module.groups, **options}
+    return F.conv2d(x, module.weight if weight is None else weight, module.bias, **options)
+
+
+def same(x, size, stride):
+    """Pad as TensorFlow's SAME does."""
+    border = []
+    for extent in reversed(x.shape[2:]):
+        total = max((-(-extent // stride) - 1) * stride + size - extent, 0)
+        border += [total // 2, total - total // 2]
+    return border
+
+
+def normalised(x, axes, eps, correction=0):
+    return (x - x.mean(axes, keepdim=True)) / (x.var(axes, correction=correction, keepdim=True) + eps).sqrt()
+
+
+def per_channel(p):
+    return p[:, None, None]
+
+
+def attention(module, x, order=(0, 1, 2), scale=None, heads_last=False, mask=None):
+    """Self-attention from the weights of MultiheadAttention, by matrix products."""
+    e, h = module.embed_dim, module.num_heads
+    parts = (x @ module.in_proj_weight.T + module.in_proj_bias).split(e, -1)
+    q, k, v = (parts[i] for i in order)
+
+    def heads(t):
+        t = t.unflatten(-1, (e // h, h)).transpose(-1, -2) if heads_last else t.unflatten(-1, (h, e // h))
+        return t.transpose(1, 2)
+
+    scores = heads(q) @ heads(k).transpose(-1, -2) * ((e // h) ** -0.5 if scale is None else scale)
+    scores = scores if mask is None else scores + mask
+    mixed = (scores.softmax(-1) @ heads(v)).transpose(1, 2).flatten(2)
+    return mixed @ module.out_proj.weight.T + module.out_proj.bias
+
+
+def gru(module, x, reset_before=False, order=(0, 1, 2)):
+    cell, h, states = module, torch.zeros(len(x), module.hidden_size), []
+
+    def gates(p):
+        return [p.chunk(3)[i] for i in order]
+
+    wr, wz, wn = gates(cell.weight_ih_l0)
+    ur, uz, un = gates(cell.weight_hh_l0)
+    br, bz, bn = gates(cell.bias_ih_l0)
+    cr, cz, cn = gates(cell.bias_hh_l0)
+    for t in range(x.shape[1]):
+        r, z = torch.sigmoid(x[:, t] @ wr.T + br + h @ ur.T + cr), torch.sigmoid(x[:, t] @ wz.T + bz + h @ uz.T + cz)
+        inner = (r * h) @ un.T + cn if reset_before else r * (h @ un.T + cn)
+        h = (1 - z) * torch.tanh(x[:, t] @ wn.T + bn + inner) + z * h
+        states.append(h)
+    return torch.stack(states, 1)
+
+
+def lstm(module, x, order):
+    h = c = torch.zeros(len(x), module.hidden_size)
+    states = []
+    for t in range(x.shape[1]):
+        z = x[:, t] @ module.weight_ih_l0.T + module.bias_ih_l0 + h @ module.weight_hh_l0.T + module.bias_hh_l0
+        i, f, g, o = (z.chunk(4, -1)[k] for k in order)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        states.append(h)
+    return torch.stack(states, 1)
+
+
+def batch_norm(module, x, momentum=0.1, unbiased=True, eps=1e-5):
+    mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=int(unbiased))
+    module.running_mean.mul_(1 - momentum).add_(momentum * mean)
+    module.running_var.mul_(1 - momentum).add_(momentum * var)
+    return normalised(x, (0, 2, 3), eps) * per_channel(module.weight) + per_channel(module.bias)
+
+
+class Flattened(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4 * 3 * 5, 7)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1))
+
+
+class Masked(nn.Module):
+    def forward(self, q, mask):
+        return F.scaled_dot_product_attention(q, q.cos(), q.sin(), attn_mask=mask)
+
+
+class SelfAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.inner(x, x, x, need_weights=False)
+
+
+class Scores(nn.Module):
+    """Attention by hand."""
+
+    def __init__(self, heads=2):
+        super().__init__()
+        self.heads, self.qkv = heads, nn.Linear(8, 24)
+
+    def forward(self, x):
+        n, length, e = x.shape
+        q, k, v = self.qkv(x).reshape(n, length, 3, self.heads, e // self.heads).permute(2, 0, 3, 1, 4)
+        scores = (q @ k.transpose(-2, -1)) * (e // self.heads) ** -0.5
+        return (scores.softmax(-1) @ v).transpose(1, 2).reshape(n, length, e)
+
+
+class Resized(nn.Module):
+    def __init__(self, size, **options):
+        super().__init__()
+        self.size, self.options = size, options
+
+    def forward(self, x):
+        return F.interpolate(x, size=self.size, **self.options)
+
+
+class Op(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *x):
+        return self.function(*x)
+
+
+def scores_by_hand(m, x, packed=False, scale=None, axis=-1):
+    p = m.qkv(x)
+    d = x.shape[-1] // m.heads
+    q, k, v = (
+        p.unflatten(-1, (m.heads, 3, d)).permute(3, 0, 2, 1, 4)
+        if packed
+        else p.unflatten(-1, (3, m.heads, d)).permute(2, 0, 3, 1, 4)
+    )
+    scores = q @ k.transpose(-2, -1) * (d**-0.5 if scale is None else scale)
+    return (scores.softmax(axis) @ v).permute(0, 2, 1, 3).flatten(2)
+
+
+def inverted_attention(m, q, mask, added=False, ignored=False):
+    scores = q @ q.cos().transpose(-1, -2) * q.shape[-1] ** -0.5
+    if added:
+        scores = scores + mask
+    elif not ignored:
+        scores = scores.masked_fill(mask, -torch.inf)
+    return scores.softmax(-1) @ q.sin()
+
+
+def avg_pool(x, counted):
+    total = F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2) * 9
+    counts = F.avg_pool2d(F.pad(torch.ones_like(x), (1, 1, 1, 1)), 3, 2) * 9
+    return total / (9 if counted else counts)
+
+
+def tf32(x):
+    bits = x.contiguous().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+MASK = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)) > 0.4
+MASK = MASK | torch.eye(5, dtype=torch.bool) & ~torch.zeros(5, 5, dtype=torch.bool)
+MASK[:, 4] = False
+QUERY = drawn(2, 5, 4)
+
+C3 = dict(padding=1)
+FAULTS = {
+    "flipped": (
+        nn.Conv2d(4, 4, 3, **C3),
+        lambda m, x: conv(m, x, m.weight.flip(2, 3)),
+        (image(),),
+        "kernel is flipped",
+    ),
+    "transposed": (
+        *(nn.Conv2d(4, 6, 3, **C3), lambda m, x: conv(m, x, m.weight.mT), (image(),)),
+        "kernel is transposed (height and width exchanged)",
+    ),
+    "exchanged": (
+        *(nn.Conv2d(4, 4, 3, **C3), lambda m, x: conv(m, x, m.weight.transpose(0, 1)), (image(),)),
+        "kernel is transposed (inputs and outputs exchanged)",
+    ),
+    "linear": (nn.Linear(8, 8), lambda m, x: x @ m.weight + m.bias, (sequence(),), "weight is transposed"),
+    "reinterpreted": (
+        *(nn.Linear(8, 5), lambda m, x: x @ m.weight.reshape(8, 5) + m.bias, (sequence(),)),
+        "weight is reinterpreted instead of transposed",
+    ),
+    "no bias": (nn.Linear(8, 5), lambda m, x: x @ m.weight.T, (sequence(),), "bias is missing"),
+    "SAME": (
+        nn.Conv2d(4, 5, 3, stride=2, padding=1),
+        lambda m, x: conv(m, F.pad(x, same(x, 3, 2)), padding=0),
+        (image(4, 10, 8),),
+        "padding is SAME's (the odd one comes after)",
+    ),
+    "even": (
+        nn.Sequential(nn.ZeroPad2d((1, 2, 1, 2)), nn.Conv2d(4, 5, 4)),
+        lambda m, x: m[1](F.pad(x, (2, 1, 2, 1))),
+        (image(),),
+        "padding is shifted to before",
+    ),
+    "pool": (
+        nn.MaxPool2d(3, 2, 1),
+        lambda m, x: F.max_pool2d(F.pad(x, (0, 1, 0, 1), value=-9e9), 3, 2),
+        (image(4, 8, 10),),
+        "padding is SAME's (the odd one comes after)",
+    ),
+    "valid": (nn.Conv2d(4, 5, 3, **C3), lambda m, x: conv(m, x, padding=0), (image(),), "padding is missing"),
+    "layer eps": (
+        nn.LayerNorm(8, eps=1e-5),
+        lambda m, x: normalised(x, -1, 1e-3) * m.weight + m.bias,
+        (sequence() * 0.1,),
+        "eps is 0.001",
+    ),
+    "momentum": (
+        nn.BatchNorm2d(4),
+        lambda m, x: batch_norm(m, x, momentum=0.9),
+        (image(),),
+        "momentum is its complement",
+    ),
+    "n": (
+        nn.BatchNorm2d(4),
+        lambda m, x: batch_norm(m, x, unbiased=False),
+        (image(),),
+        "the running variance is divided by n, not by n - 1",
+    ),
+    "n - 1": (
+        nn.LayerNorm(8),
+        lambda m, x: normalised(x, -1, 1e-5, 1) * m.weight + m.bias,
+        (sequence(),),
+        "the variance is divided by n - 1, not by n",
+    ),
+    "std": (Op(lambda x: x.std(-1)), lambda m, x: x.std(-1, correction=0), (sequence(),), "n and n - 1 are exchanged"),
+    "gelu": (
+        nn.GELU(),
+        lambda m, x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+        (sequence(),),
+        "GELU is the other one of exact and tanh",
+    ),
+    "softmax": (
+        nn.Softmax(-1),
+        lambda m, x: x.exp() / x.exp().sum(1, True),
+        (sequence(),),
+        "softmax is over the axis 1",
+    ),
+    "norm axis": (
+        nn.LayerNorm(8),
+        lambda m, x: normalised(x, 1, 1e-5) * m.weight + m.bias,
+        (sequence(),),
+        "the norm is over axis 1",
+    ),
+    "groups": (
+        nn.GroupNorm(2, 6),
+        lambda m, x: (
+            normalised(x.unflatten(1, (3, 2)), (1, 3, 4), 1e-5).flatten(1, 2) * per_channel(m.weight)
+            + per_channel(m.bias)
+        ),
+        (image(6, 3, 5),),
+        "the norm's groups are interleaved",
+    ),
+    "scale": (
+        nn.MultiheadAttention(8, 2, batch_first=True),
+        lambda m, x, *_: attention(m, x, scale=1.0),
+        (sequence(), sequence(), sequence()),
+        "a constant factor (such as 1/sqrt(d)) is missing",
+    ),
+    "scale of the fused": (
+        Masked(),
+        lambda m, q, mask: (q @ q.cos().mT).masked_fill(~mask, -torch.inf).softmax(-1) @ q.sin(),
+        (QUERY, MASK),
+        "the scale 1/sqrt(d) is missing",
+    ),
+    "heads": (
+        SelfAttention(),
+        lambda m, x: attention(m.inner, x, heads_last=True),
+        (sequence(),),
+        "the heads are split in the order (size, heads)",
+    ),
+    "q k v": (
+        SelfAttention(),
+        lambda m, x: attention(m.inner, x, order=(1, 0, 2)),
+        (sequence(),),
+        "the parts of the projection are read in the order key query value",
+    ),
+    "packed": (
+        Scores(),
+        lambda m, x: scores_by_hand(m, x, packed=True),
+        (sequence(),),
+        "query, key and value are packed head by head",
+    ),
+    "inverted": (Masked(), inverted_attention, (QUERY, MASK), "the mask is inverted"),
+    "added": (
+        *(Masked(), lambda m, q, mask: inverted_attention(m, q, mask, added=True), (QUERY, MASK)),
+        "the mask is added as ones",
+    ),
+    "ignored": (
+        *(Masked(), lambda m, q, mask: inverted_attention(m, q, mask, ignored=True), (QUERY, MASK)),
+        "the mask is ignored",
+    ),
+    "corners": (
+        Resized((5, 7), mode="bilinear"),
+        lambda m, x: F.interpolate(x, size=(5, 7), mode="bilinear", align_corners=True),
+        (image(),),
+        "align_corners is the other one",
+    ),
+    "antialias": (
+        Resized((5, 7), mode="bilinear"),
+        lambda m, x: F.interpolate(x.double(), size=(5, 7), mode="bilinear", antialias=True).float(),
+        (image(),),
+        "antialias is the other one",
+    ),
+    "nearest": (
+        Resized((5, 7), mode="nearest"),
+        lambda m, x: F.interpolate(x, size=(5, 7), mode="nearest-exact"),
+        (image(),),
+        "the resize is nearest-exact",
+    ),
+    "counted": (
+        *(nn.AvgPool2d(3, 2, 1), lambda m, x: avg_pool(x, counted=False), (image(),)),
+        "count_include_pad is the other one",
+    ),
+    "reset_after": (
+        *(nn.GRU(8, 4, batch_first=True), lambda m, x: gru(m, x, reset_before=True), (sequence(),)),
+        "reset_after is the other one",
+    ),
+    "gru gates": (
+        *(nn.GRU(8, 4, batch_first=True), lambda m, x: gru(m, x, order=(1, 0, 2)), (sequence(),)),
+        "gates are in the order z r n instead of r z n",
+    ),
+    "lstm gates": (
+        *(nn.LSTM(8, 4, batch_first=True), lambda m, x: lstm(m, x, (0, 1, 3, 2)), (sequence(),)),
+        "gates are in the order i f o g instead of i f g o",
+    ),
+    "flatten": (
+        Flattened(),
+        lambda m, x: x.permute(0, 2, 3, 1).reshape(len(x), -1) @ m.linear.weight.T + m.linear.bias,
+        (image(4, 3, 5),),
+        "the map is flattened with its channels last",
+    ),
+    "layout": (
+        nn.Conv2d(4, 5, 3, **C3),
+        lambda m, x: conv(m, x.permute(0, 2, 3, 1).reshape(x.shape)),
+        (image(),),
+        "the input's layout is reinterpreted instead of transposed",
+    ),
+    "dropout": (
+        nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.25)).eval(),
+        lambda m, x: F.dropout(m[0](x), 0.25, True),
+        (sequence(),),
+        "dropout is left on (with a rate of 0.25)",
+    ),
+    "TF32": (
+        *(nn.Linear(64, 5), lambda m, x: tf32(x) @ tf32(m.weight).T + m.bias, (sequence(c=64),)),
+        "products round their inputs to TF32",
+    ),
+    "the second of two": (
+        nn.Sequential(nn.Conv2d(4, 4, 3, **C3), nn.ReLU(), nn.Conv2d(4, 4, 3, **C3)),
+        lambda m, x: conv(m[2], m[1](m[0](x)), m[2].weight.flip(2, 3)),
+        (image(),),
+        "kernel is flipped in call 2 of 2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("module", "port", "inputs", "says"), FAULTS.values(), ids=FAULTS)
+def test_a_hypothesis_finds_its_fault(module, port, inputs, says):
+    causes = causes_of(randomised(module), port, *inputs)
+    assert any(cause.says.startswith(says) for cause in causes), causes
+    assert all(0 <= cause.share <= 1 for cause in causes)
+    assert len(causes) <= 3, causes
+
+
+def symmetric(module):
+    """Give a convolution kernels that a flip does not change."""
+    with torch.no_grad():
+        module.weight.copy_((module.weight + module.weight.flip(2, 3)) / 2)
+    return module
+
+
+CONTROLS = {
+    "another weight": (nn.Conv2d(4, 4, 3, **C3), lambda m, x: conv(m, x, m.weight.roll(1, 3)), (image(),)),
+    "a factor": (nn.Linear(8, 8), lambda m, x: 1.01 * m(x), (sequence(),)),
+    "noise": (nn.Linear(8, 8), lambda m, x: m(x) + 0.01 * torch.sin(1e4 * m(x)), (sequence(),)),
+    "another activation": (nn.GELU(), lambda m, x: x.relu(), (sequence(),)),
+    "two faults": (
+        nn.Conv2d(4, 4, 3, **C3),
+        lambda m, x: 1.01 * conv(m, x, m.weight.flip(2, 3)),
+        (image(),),
+    ),
+    "a part of a mask": (
+        Masked(),
+        lambda m, q, mask: inverted_attention(m, q, ~mask & (torch.arange(5) != 4) | torch.eye(5, dtype=torch.bool)),
+        (QUERY, MASK),
+    ),
+}
+
+
+@pytest.mark.parametrize(("module", "port", "inputs"), CONTROLS.values(), ids=CONTROLS)
+def test_a_fault_that_no_hypothesis_describes_has_no_cause(module, port, inputs):
+    assert causes_of(randomised(module), port, *inputs) == []
+
+
+def test_a_hypothesis_that_matches_the_reference_too_is_not_claimed():
+    """A flip does not change this kernel, so that the flip explains nothing."""
+    module = symmetric(randomised(nn.Conv2d(4, 5, 3, padding=1)))
+    causes = causes_of(module, lambda m, x: conv(m, x) - per_channel(m.bias), image())
+    assert [cause.says for cause in causes] == ["bias is missing"]
+
+
+def test_all_hypotheses_that_match_are_named():
+    """A flip and a transpose change this kernel alike."""
+    module = randomised(nn.Conv2d(4, 5, 2))
+    with torch.no_grad():
+        module.weight[..., 0, 1] = module.weight[..., 1, 0]
+        module.weight[..., 1, 1] = module.weight[..., 0, 0]
+        module.weight[..., 0, 1] += 0.5
+    causes = causes_of(module, lambda m, x: conv(m, x, m.weight.flip(2, 3)), image())
+    assert {"kernel is flipped", "kernel is transposed (height and width exchanged)"} <= {c.says for c in causes}
+
+
+def test_half_precision_finds_a_fault_beyond_its_budget():
+    module = randomised(nn.Conv2d(4, 4, 3, padding=1))
+    causes = causes_of(module, lambda m, x: conv(m, x, m.weight.flip(2, 3)), image(), dtype="bfloat16")
+    assert [cause.says for cause in causes] == ["kernel is flipped"]
+
+
+def test_a_run_that_is_not_the_reference_names_nothing():
+    """A stand-in for the reference of a run must be equal to it."""
+    module = randomised(nn.Conv2d(4, 4, 3, padding=1))
+
+    def other(m, x):
+        return conv(m, x, m.weight.flip(2, 3))
+
+    assert causes_of(module, other, image())
+    assert causes_of(module, other, image(), stand_in=nn.Conv2d(4, 4, 3, padding=1)) == []
+
+
+def test_the_causes_are_one_line():
+    assert say_causes([]) == ""
+    two = [Cause("kernel is flipped", 0.2), Cause("eps is 0.001", 0.0313)]
+    assert say_causes(two) == (
+        "matches the reference if kernel is flipped (0.2 of the budget), or if eps is 0.001 (0.03 of the budget)"
+    )
