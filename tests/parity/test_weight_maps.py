@@ -62,7 +62,7 @@ def faulty(adapter, fault):
         ("a weight used twice", r"the weight map of \w+ must use 'kernel' once\. Received: 2 times"),
         ("another shape", r"'{bias}' of \w+ must have the shape that the map gives, \(12, 3\)\. Received: \(12,\)"),
         ("no permutation", r"'{kernel}' of \w+: a rearrangement must be a permutation"),
-        ("no arrow", r"'{kernel}' of \w+ must map as 'name: axes -> axes'\. Received: 'kernel: C O'"),
+        ("no arrow", r"'{kernel}' of \w+: it must map as 'name: axes -> axes'\. Received: 'kernel: C O'"),
     ],
 )
 def test_a_fault_in_the_map_is_refused_and_named(adapter, fault, message):

@@ -10,11 +10,11 @@ import torch
 
 from eca_multi.parity.define.dtypes import U_ACC, rounding
 from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.maps import WeightMap
 from eca_multi.parity.define.taps import Recorder
 from eca_multi.parity.define.tensor import Kind, Quantity, Solution
 from eca_multi.parity.engines.base import Native
 from eca_multi.parity.engines.torch import TorchEngine
-from eca_multi.parity.engines.weight_map import Slot
 
 from .noise import RoundingNoise, budget
 
@@ -49,15 +49,14 @@ class TorchReference(TorchEngine):
         self._narrows = job.parameters != job.dtype
         return replace(job, dtype="float64", param_dtype="")
 
-    def load(self, job: Job) -> tuple[torch.nn.Module, dict[str, Slot], Native]:
+    def load(self, job: Job) -> tuple[torch.nn.Module, WeightMap, Native]:
         """Round parameters that are wider than the dtype of the computation, in each noisy run too."""
-        layer, slots, native = super().load(job)
+        layer, weight_map, native = super().load(job)
         if self._narrows:
             with torch.no_grad():
-                for name, slot in slots.items():
-                    if slot.name in job.weights:
-                        native[name].mul_(1.0)  # gets the noise of one rounding
-        return layer, slots, native
+                for name in weight_map.holding(job.weights):
+                    native[name].mul_(1.0)  # gets the noise of one rounding
+        return layer, weight_map, native
 
     def _tensors(self, job: Job) -> dict[Quantity, torch.Tensor]:
         self._backward = {}

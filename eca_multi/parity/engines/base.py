@@ -12,12 +12,14 @@ import numpy as np
 
 from eca_multi.parity.define.adapters import Adapter
 from eca_multi.parity.define.axes import Rearrangement, SpecError, order, parse
+from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.maps import WeightMap
 from eca_multi.parity.define.optimizers import NativeOptimizer
 from eca_multi.parity.define.taps import Recorder, recording, tap
 from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Tensor
 
-from .weight_map import Slot, slots_of
+from .weight_map import map_of, native_weights
 
 Result = Outputs | Exception
 Native = dict[str, Any]
@@ -32,7 +34,7 @@ class Computed:
     """The results of one evaluation, in native tensors and names."""
 
     outputs: Any
-    slots: Mapping[str, Slot] = field(default_factory=dict)
+    weight_map: WeightMap = field(default_factory=WeightMap)
     state: Native = field(default_factory=dict)
     input_grads: dict[Cotangent, Native] = field(default_factory=dict)
     weight_grads: dict[Cotangent, Native] = field(default_factory=dict)
@@ -89,12 +91,8 @@ class Engine(ABC):
     def roundtrip(self, job: Job) -> Outputs:
         """Return weights and states after saving and loading them in the framework's own file format."""
         native = self.save_and_load(job)
-        slots = slots_of(self.adapter, job, native)
-        return {
-            Quantity(Kind.STORED, slots[n].name): self._canonical(slots[n], tensor)
-            for n, tensor in native.items()
-            if n in slots
-        }
+        canonical = self._canonical(map_of(self.adapter, job, native), native)
+        return {Quantity(Kind.STORED, name): tensor for name, tensor in canonical.items()}
 
     @contextmanager
     def listening(self, recorder: Recorder | None) -> Iterator[None]:
@@ -133,26 +131,27 @@ class Engine(ABC):
             )
         return dict(zip(job.outputs, values, strict=True))
 
-    def check_loaded(self, job: Job, slots: Mapping[str, Slot], native: Mapping[str, Any]) -> None:
+    def check_loaded(self, job: Job, weight_map: WeightMap, native: Mapping[str, Any]) -> None:
         """Read the weights back, and refuse a layer that holds other values than the job's."""
-        canonical = {**job.weights, **job.state}
-        for name, slot in slots.items():
-            back = slot.to_canonical(self.to_numpy(native[name]).values)
-            if not np.array_equal(back, canonical[slot.name], equal_nan=True):
+        for name, expected in native_weights(job, weight_map).items():
+            held = self.to_numpy(native[name])
+            if name in weight_map.inexact:  # a sum or a constant, which the layer's dtype rounds
+                expected = expected.astype(DTYPES.get(held.dtype, held.dtype)).astype(held.values.dtype)
+            if not np.array_equal(held.values, expected, equal_nan=True):
                 raise SpecError(
-                    f"{name!r} of {type(self.adapter).__name__} must hold {slot.name!r} bit for bit after loading. "
-                    "It does not: the layer changes it."
+                    f"{name!r} of {type(self.adapter).__name__} must hold {weight_map.held(name)!r} bit for bit after "
+                    "loading. It does not: the layer changes it."
                 )
 
     # --- results
 
     def collect(self, job: Job, computed: Computed) -> Outputs:
         """Give native results the specification's names and axis orders."""
-        named, slots = self.named_outputs(job, computed.outputs), computed.slots
+        named, weight_map = self.named_outputs(job, computed.outputs), computed.weight_map
         outputs = [Quantity(Kind.OUTPUT, n) for n in job.outputs] + [Quantity(Kind.STATE, n) for n in job.state]
         results = {q: self._ordered(job, q.label, named[q.label]) for q in outputs if q.label in named}
-        for name, tensor in computed.state.items():  # a state that the layer returned comes first
-            results.setdefault(Quantity(Kind.STATE, slots[name].name), self._canonical(slots[name], tensor))
+        for name, tensor in self._canonical(weight_map, computed.state).items():
+            results.setdefault(Quantity(Kind.STATE, name), tensor)  # a state that the layer returned comes first
         taps = {**named, **computed.taps}
         results |= {Quantity(Kind.TAP, n): self._ordered(job, n, taps[n]) for n in job.taps if n in taps}
         results |= {Quantity(Kind.TAP_GRADIENT, n): self._ordered(job, n, t) for n, t in computed.tap_grads.items()}
@@ -160,9 +159,8 @@ class Engine(ABC):
             for name, tensor in grads.items():
                 results[Quantity(Kind.INPUT_GRADIENT, name, cotangent)] = self._ordered(job, name, tensor)
         for cotangent, grads in computed.weight_grads.items():
-            for name, tensor in grads.items():
-                slot = slots[name]
-                results[Quantity(Kind.WEIGHT_GRADIENT, slot.name, cotangent)] = self._canonical(slot, tensor)
+            for name, tensor in self._canonical(weight_map, grads, gradients=True).items():
+                results[Quantity(Kind.WEIGHT_GRADIENT, name, cotangent)] = tensor
         return results
 
     def _ordered(self, job: Job, name: str, tensor: Any) -> Tensor:
@@ -173,9 +171,12 @@ class Engine(ABC):
         back = to_layout.inverse if isinstance(to_layout, Rearrangement) else np.asarray
         return Tensor(back(result.values), result.dtype)
 
-    def _canonical(self, slot: Slot, tensor: Any) -> Tensor:
-        result = self.to_numpy(tensor)
-        return Tensor(slot.to_canonical(result.values), result.dtype)
+    def _canonical(self, weight_map: WeightMap, native: Native, gradients: bool = False) -> dict[str, Tensor]:
+        """Give native arrays the specification's names and axis orders."""
+        read = {name: self.to_numpy(tensor) for name, tensor in native.items()}
+        arrays = weight_map.to_canonical({name: tensor.values for name, tensor in read.items()}, gradients=gradients)
+        dtypes = {name: sorted({read[n].dtype for n in weight_map.holding([name]) if n in read}) for name in arrays}
+        return {name: Tensor(array, " and ".join(dtypes[name])) for name, array in arrays.items()}
 
 
 def attempt(evaluate: Callable[[Job], Outputs], job: Job) -> Result:

@@ -14,10 +14,11 @@ import numpy as np
 
 from eca_multi.parity.define.adapters import Adapter
 from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.maps import WeightMap
 from eca_multi.parity.define.tensor import Cotangent
 
 from .base import Computed, Engine, Native
-from .weight_map import Slot, function_weights, native_weights, slots_of
+from .weight_map import function_weights, map_of, native_weights
 
 Apply = Callable[[Native, Native, Native], tuple[Any, Native]]
 
@@ -41,16 +42,16 @@ class JaxEngine(Engine):
         return apply, function_weights(self.adapter, job)
 
     def compute(self, job: Job) -> Computed:
-        program, slots, arrays = self.load(job)
-        self.check_loaded(job, slots, arrays)
-        weights = {n: a for n, a in arrays.items() if slots[n].name in job.weights}
-        state = {n: a for n, a in arrays.items() if slots[n].name in job.state}
+        program, weight_map, arrays = self.load(job)
+        self.check_loaded(job, weight_map, arrays)
+        weights = {n: arrays[n] for n in weight_map.holding(job.weights)}
+        state = {n: a for n, a in arrays.items() if n not in weights}
         inputs = {n: self.array(a, job.dtype) for n, a in self.native_inputs(job).items()}
         floats = {n: a for n, a in inputs.items() if jnp.issubdtype(a.dtype, jnp.floating)}
         others = {n: a for n, a in inputs.items() if n not in floats}
         cotangents = {n: self.array(a, job.dtype) for n, a in self.native_cotangents(job).items()}
         outputs, new_state, taps, grads = program(weights, state, floats, others, cotangents)
-        done = Computed(outputs, slots, {n: a for n, a in new_state.items() if n in slots}, taps=taps)
+        done = Computed(outputs, weight_map, {n: a for n, a in new_state.items() if n in state}, taps=taps)
         if job.gradients:
             done.weight_grads[Cotangent.DRAWN], done.input_grads[Cotangent.DRAWN], done.tap_grads = grads
             ones = {name: jnp.ones_like(cotangent) for name, cotangent in cotangents.items()}
@@ -58,11 +59,12 @@ class JaxEngine(Engine):
             done.weight_grads[Cotangent.ONES], done.input_grads[Cotangent.ONES], _ = again
         return done
 
-    def load(self, job: Job) -> tuple[Callable[..., Any], dict[str, Slot], Native]:
+    def load(self, job: Job) -> tuple[Callable[..., Any], WeightMap, Native]:
         """Return a job's executable, and its weights and states as JAX arrays."""
         program, native = self.program(job)
-        slots = slots_of(self.adapter, job, native)
-        return program, slots, {n: self.parameter(a, native[n], job) for n, a in native_weights(job, slots).items()}
+        weight_map = map_of(self.adapter, job, native)
+        arrays = native_weights(job, weight_map)
+        return program, weight_map, {n: self.parameter(a, native[n], job) for n, a in arrays.items()}
 
     def program(self, job: Job) -> tuple[Callable[..., Any], Mapping[str, Any]]:
         """Return the executable of a job, which every check runs: JAX code runs compiled."""

@@ -4,7 +4,6 @@ The engine calls the layer as a user does, `layer(x)`, so that a run compares it
 StatelessScope lends it the weights.
 """
 
-from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -16,10 +15,11 @@ from eca_multi._files.scratch import scratch_folder
 from eca_multi.parity.define.adapters import Adapter
 from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.maps import WeightMap
 from eca_multi.parity.define.tensor import Tensor
 
 from .base import Native, no_sublayer, tap_output
-from .weight_map import Slot, native_weights
+from .weight_map import native_weights
 
 
 def build(adapter: Adapter, job: Job, inputs: Native) -> Any:
@@ -49,9 +49,9 @@ def variables(layer: Any) -> dict[str, Any]:
     return by_path
 
 
-def assign(job: Job, slots: Mapping[str, Slot], variables: Native) -> None:
+def assign(job: Job, weight_map: WeightMap, variables: Native) -> None:
     """Assign the job's values to the variables; a call may have changed a state."""
-    for name, array in native_weights(job, slots).items():
+    for name, array in native_weights(job, weight_map).items():
         variables[name].assign(array)
 
 

@@ -10,7 +10,7 @@ from eca_multi.parity.define.job import Job
 from . import keras as _keras
 from .base import Native
 from .jax import Apply, JaxEngine
-from .weight_map import check_trained, slots_of
+from .weight_map import check_trained, map_of
 
 
 class KerasEngine(JaxEngine):
@@ -20,7 +20,7 @@ class KerasEngine(JaxEngine):
 
     def functional(self, job: Job) -> tuple[Apply, Mapping[str, Any]]:
         settings, (layer, variables, _) = job.settings(), self.built(job)
-        check_trained(self.adapter, job, slots_of(self.adapter, job, variables), _keras.trained(variables))
+        check_trained(self.adapter, job, map_of(self.adapter, job, variables), _keras.trained(variables))
 
         def apply(weights: Native, state: Native, inputs: Native) -> tuple[Any, Native]:
             mapping = [(variables[name], value) for name, value in {**weights, **state}.items()]
@@ -42,5 +42,5 @@ class KerasEngine(JaxEngine):
 
     def save_and_load(self, job: Job) -> Native:
         layer, variables, inputs = self.built(job)
-        _keras.assign(job, slots_of(self.adapter, job, variables), variables)
+        _keras.assign(job, map_of(self.adapter, job, variables), variables)
         return _keras.save_and_load(self.adapter, job, layer, inputs)

@@ -12,7 +12,7 @@ from eca_multi.parity.define.tensor import Cotangent, Tensor
 from . import keras as _keras
 from .base import Computed, Native
 from .tensorflow import TensorFlowEngine
-from .weight_map import check_trained, slots_of
+from .weight_map import check_trained, map_of
 
 
 class KerasEngine(TensorFlowEngine):
@@ -27,19 +27,19 @@ class KerasEngine(TensorFlowEngine):
 
     def compute(self, job: Job) -> Computed:
         layer, variables = self.layer(job)
-        slots = slots_of(self.adapter, job, variables)
-        _keras.assign(job, slots, variables)
-        self.check_loaded(job, slots, {name: variable.value for name, variable in variables.items()})
-        check_trained(self.adapter, job, slots, _keras.trained(variables))
-        weights = {n: v for n, v in variables.items() if n in slots and slots[n].name in job.weights}
+        weight_map = map_of(self.adapter, job, variables)
+        _keras.assign(job, weight_map, variables)
+        self.check_loaded(job, weight_map, {name: variable.value for name, variable in variables.items()})
+        check_trained(self.adapter, job, weight_map, _keras.trained(variables))
+        weights = {n: variables[n] for n in weight_map.holding(job.weights)}
         cotangents = {name: self.tensor(array, job.dtype) for name, array in self.native_cotangents(job).items()}
         run = self.program(job, layer, weights)
         returned, taps, grads = run(self.tensors(job), cotangents)
-        state = {n: tf.identity(variables[n].value) for n, slot in slots.items() if slot.name in job.state}
-        done = Computed(returned, slots, state, taps=taps)
+        state = {n: tf.identity(variables[n].value) for n in weight_map.holding(job.state)}
+        done = Computed(returned, weight_map, state, taps=taps)
         if job.gradients:
             done.input_grads[Cotangent.DRAWN], done.weight_grads[Cotangent.DRAWN], done.tap_grads = grads
-            _keras.assign(job, slots, variables)
+            _keras.assign(job, weight_map, variables)
             ones = {name: tf.ones_like(cotangent) for name, cotangent in cotangents.items()}
             *_, again = run(self.tensors(job), ones)  # half as much to compile as both in one
             done.input_grads[Cotangent.ONES], done.weight_grads[Cotangent.ONES], _ = again
@@ -84,7 +84,7 @@ class KerasEngine(TensorFlowEngine):
 
     def save_and_load(self, job: Job) -> Native:
         layer, variables = self.layer(job)
-        _keras.assign(job, slots_of(self.adapter, job, variables), variables)
+        _keras.assign(job, map_of(self.adapter, job, variables), variables)
         return _keras.save_and_load(self.adapter, job, layer, self.tensors(job))
 
 

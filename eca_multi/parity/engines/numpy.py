@@ -10,7 +10,7 @@ from eca_multi.parity.define.job import Job, is_float
 from eca_multi.parity.define.tensor import Cotangent, Kind, Quantity
 
 from .base import Computed, Engine, Native, Unsupported
-from .weight_map import function_weights, slots_of
+from .weight_map import map_of, native_weights
 
 
 class NumpyEngine(Engine):
@@ -23,14 +23,14 @@ class NumpyEngine(Engine):
             raise Unsupported("NumPy compiles nothing")
         if job.dtype == "bfloat16":  # ml_dtypes' sums are 170 ULP off, and half of its functions return float32
             raise Unsupported("NumPy has no bfloat16 of its own")
-        native = function_weights(self.adapter, job)
-        slots = slots_of(self.adapter, job, native)
+        weight_map = map_of(self.adapter, job)
+        native = native_weights(job, weight_map)
         dtype, parameters = (DTYPES.get(name, np.dtype(np.float64)) for name in (job.dtype, job.parameters))
         wrap = self._wrap
         weights = {n: wrap(a.astype(parameters)) for n, a in native.items()}
         inputs = {n: wrap(a.astype(dtype)) if is_float(a) else a.copy() for n, a in self.native_inputs(job).items()}
         settings = job.settings()
-        done = Computed(self.adapter.build(settings)(inputs, weights), slots)
+        done = Computed(self.adapter.build(settings)(inputs, weights), weight_map)
         differentiate = getattr(self.adapter, "gradients", None)
         if job.gradients and differentiate is not None:
             named = self.named_outputs(job, done.outputs)

@@ -9,22 +9,22 @@ from eca_multi.parity.define.job import Job, is_float
 from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from .base import Computed, Engine, Native
-from .weight_map import function_weights, match
+from .weight_map import map_of, native_weights
 
 
 class TensorFlowEngine(Engine):
     distributions: tuple[str, ...] = ("tensorflow",)
 
     def compute(self, job: Job) -> Computed:
-        native = function_weights(self.adapter, job)
-        slots = match(self.adapter, job, native)
+        weight_map = map_of(self.adapter, job)
+        native = native_weights(job, weight_map)
         weights = {n: self.tensor(a, job.parameters) for n, a in native.items()}
         inputs = self.tensors(job)
         floats = {n: t for n, t in inputs.items() if t.dtype.is_floating}
         with tf.GradientTape(persistent=True) as tape:
             tape.watch([*floats.values(), *weights.values()])
             outputs = self.named_outputs(job, self.adapter.build(job.settings())(inputs, weights))
-        done = Computed(outputs, slots)
+        done = Computed(outputs, weight_map)
         drawn = {n: self.tensor(a, job.dtype) for n, a in self.native_cotangents(job).items()}
         for cotangent in Cotangent if job.gradients else ():
             grads = self.gradients(job, tape, outputs, [floats, weights], drawn if cotangent is Cotangent.DRAWN else {})

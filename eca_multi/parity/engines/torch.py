@@ -11,13 +11,14 @@ import torch
 
 from eca_multi.parity.define.adapters import Adapter
 from eca_multi.parity.define.job import Job, is_float
+from eca_multi.parity.define.maps import WeightMap
 from eca_multi.parity.define.runners import has_compiler
 from eca_multi.parity.define.taps import Recorder
 from eca_multi.parity.define.tensor import Cotangent, Tensor
 
 from ._private_torch import counters
 from .base import Computed, Engine, Native, Result, Unsupported, attempt, no_sublayer, tap_output
-from .weight_map import Slot, check_trained, function_weights, native_weights, slots_of
+from .weight_map import check_trained, function_weights, map_of, native_weights
 
 Call = tuple[Callable[..., Any], Any, dict[str, torch.Tensor], dict[str, Any]]
 Forward = Callable[[list[Call]], list[Any]]
@@ -76,9 +77,9 @@ class TorchEngine(Engine):
         with self.listening(self.recorder(jobs[0], taps)), self.precision(jobs[0]):
             returned = forward(calls)
         results = []
-        for job, values, call, (_, slots, native) in zip(jobs, returned, calls, loaded, strict=True):
-            state = {n: native[n].detach().clone() for n, slot in slots.items() if slot.name in job.state}
-            results.append(Computed(self.named_outputs(job, values), slots, state, taps=taps))
+        for job, values, call, (_, weight_map, native) in zip(jobs, returned, calls, loaded, strict=True):
+            state = {n: native[n].detach().clone() for n in weight_map.holding(job.state)}
+            results.append(Computed(self.named_outputs(job, values), weight_map, state, taps=taps))
             if job.gradients:
                 self.differentiate(job, call[2], native, results[-1])
         if jobs[0].compiled and not counters["stats"]["unique_graphs"]:
@@ -87,7 +88,7 @@ class TorchEngine(Engine):
 
     def differentiate(self, job: Job, inputs: dict[str, torch.Tensor], native: Native, computed: Computed) -> None:
         """Add the gradients to the results of a forward pass."""
-        weights = {n: native[n] for n, slot in computed.slots.items() if slot.name in job.weights}
+        weights = {n: native[n] for n in computed.weight_map.holding(job.weights)}
         tensors = {n: t for n, t in computed.outputs.items() if n in job.outputs and isinstance(t, torch.Tensor)}
         inputs, heads, taps = (
             {name: tensor for name, tensor in group.items() if tensor.requires_grad}
@@ -110,20 +111,20 @@ class TorchEngine(Engine):
         # An output of a wrong shape gets a verdict, so differentiating it must not raise.
         return cotangent.to(head.dtype) if cotangent.shape == head.shape else torch.ones_like(head)
 
-    def load(self, job: Job) -> tuple[torch.nn.Module, dict[str, Slot], Native]:
+    def load(self, job: Job) -> tuple[torch.nn.Module, WeightMap, Native]:
         """Return a layer with the job's weights in it, and its parameters and buffers by name."""
         key = job.structure
         if key not in self._layers:
             self._layers[key] = self.built(job)
         layer = self._layers[key]
         native = self.parameters(layer)
-        slots = slots_of(self.adapter, job, native)
+        weight_map = map_of(self.adapter, job, native)
         with torch.no_grad():
-            for name, array in native_weights(job, slots).items():
+            for name, array in native_weights(job, weight_map).items():
                 native[name].copy_(_tensor(array))
-        self.check_loaded(job, slots, native)
-        check_trained(self.adapter, job, slots, [name for name, tensor in native.items() if tensor.requires_grad])
-        return layer, slots, native
+        self.check_loaded(job, weight_map, native)
+        check_trained(self.adapter, job, weight_map, [name for name, tensor in native.items() if tensor.requires_grad])
+        return layer, weight_map, native
 
     def built(self, job: Job) -> torch.nn.Module:
         settings = job.settings()

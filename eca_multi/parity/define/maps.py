@@ -1,0 +1,309 @@
+"""A weight map: carries arrays from canonical names and axes to a layer's own, and back bit for bit."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+from einops import rearrange
+
+from .axes import SpecError
+from .map_patterns import Entries, expand
+from .map_sizes import sizes_of
+from .map_text import Entry, Side, Way, axes_in, read
+
+Arrays = Mapping[str, np.ndarray]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one native weight holds, with the sizes of all axes."""
+
+    entry: Entry
+    shape: Shape  # native
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    def to_native(self, stacks: Iterable[list[np.ndarray]]) -> np.ndarray:
+        """Return the sum of the terms, each given as its stack of canonical arrays."""
+        first, *others = (self._forward(stack) for stack in stacks)
+        for other in others:
+            first = first + other
+        return first
+
+    def to_canonical(self, array: np.ndarray) -> list[np.ndarray]:
+        """Return the canonical arrays of one term; zero where a pick leaves elements out."""
+        way = self.entry.way
+        if way is None:
+            return [array]
+        if array.shape != self.shape:
+            raise SpecError(f"the array must have the shape {self.shape}. Received: {array.shape}.")
+        apart = self._spaced(array, way.right, [axis for axis in self._axes if axis not in way.picks])
+        apart = np.expand_dims(apart, tuple(self._axes.index(axis) for axis in way.picks))
+        for number, axis in enumerate(self._axes):
+            if axis in way.flips:
+                apart = np.flip(apart, number)
+            if axis in way.orders:
+                apart = np.take(apart, np.argsort(way.orders[axis]), number)
+            if axis in way.picks:
+                full = np.zeros([*apart.shape[:number], self.sizes[axis], *apart.shape[number + 1 :]], apart.dtype)
+                full[(slice(None),) * number + (slice(way.picks[axis], way.picks[axis] + 1),)] = apart
+                apart = full
+        side = way.left if way.stack is None else ((way.stack,), *way.left)
+        joined = rearrange(apart, f"{_plain(self._axes)} -> {_grouped(side, self._axes)}")
+        return list(joined) if way.stack else [joined]
+
+    @property
+    def _axes(self) -> list[str]:
+        """All axes one by one, in canonical order; the arrays are taken apart into these."""
+        way = self.entry.way or Way((), ())
+        return [*([way.stack] if way.stack else []), *axes_in(way.left)]
+
+    def _forward(self, stack: list[np.ndarray]) -> np.ndarray:
+        way = self.entry.way
+        if way is None:
+            return stack[0]
+        joined, side = (np.stack(stack), ((way.stack,), *way.left)) if way.stack else (stack[0], way.left)
+        apart = self._spaced(joined, side, self._axes)
+        for number, axis in enumerate(self._axes):
+            if axis in way.picks:
+                apart = np.take(apart, [way.picks[axis]], number)
+            if axis in way.orders:
+                apart = np.take(apart, way.orders[axis], number)
+            if axis in way.flips:
+                apart = np.flip(apart, number)
+        apart = apart.squeeze(tuple(self._axes.index(axis) for axis in way.picks))
+        kept = [axis for axis in self._axes if axis not in way.picks]
+        return rearrange(apart, f"{_plain(kept)} -> {_grouped(way.right, kept)}")
+
+    def _spaced(self, array: np.ndarray, side: Side, axes: list[str]) -> np.ndarray:
+        """Take an array apart into single axes."""
+        sizes = {f"a{number}": self.sizes[axis] for number, axis in enumerate(axes)}
+        return rearrange(array, f"{_grouped(side, axes)} -> {_plain(axes)}", **sizes)
+
+
+@dataclass(frozen=True)
+class WeightMap:
+    """What each parameter and buffer of a layer holds of a specification's weights and states.
+
+    Attributes:
+        who: Whose map it is, for errors.
+        parts: Native name -> what it holds; those left out by None are not among them.
+        shapes: Canonical name -> shape.
+        masks: Canonical name, native name -> the elements that the native weight holds, where those are not all.
+    """
+
+    who: str = ""
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    masks: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        entries: Entries | None,
+        canonical_shapes: Mapping[str, Shape],
+        native_shapes: Mapping[str, Shape] | None,
+        who: str,
+        sizes: Mapping[str, object] | None = None,
+    ) -> "WeightMap":
+        """Read a map and check it against the names and shapes of both sides.
+
+        Args:
+            entries: Native name or pattern -> text, or None to leave the native weight out; None means equal names.
+            canonical_shapes: Shape of each weight and state of the specification.
+            native_shapes: Shape of each parameter and buffer of the layer; None for a function, which has none of
+                its own.
+            who: Whose map it is, for the errors.
+            sizes: Sizes of axes that neither shapes nor the text give.
+
+        Raises:
+            SpecError: If the map loses or doubles an element, a name or a shape is wrong, or a text cannot be read.
+
+        Example:
+            >>> shapes = {"wq": (8, 2, 4), "wk": (8, 2, 4)}
+            >>> fused = WeightMap.of({"w": "wq wk: e h d -> (qk h d) e"}, shapes, {"w": (16, 8)}, "Fused")
+            >>> fused.names
+            ('w',)
+        """
+        if entries is None:
+            entries = {name: name for name in canonical_shapes}
+        texts = expand(entries, native_shapes, canonical_shapes, who)
+        _check_names(texts, native_shapes, who)
+        read_ = {native: _read(text, native, who) for native, text in texts.items() if text is not None}
+        _check_used(read_, canonical_shapes, who)
+        parts = {}
+        for native, entry in read_.items():
+            given = None if native_shapes is None else tuple(native_shapes[native])
+            parts[native] = _part(entry, native, canonical_shapes, given, who, sizes or {})
+        return WeightMap(who, parts, dict(canonical_shapes), _masks(parts, canonical_shapes, who))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The native names that the map gives values."""
+        return tuple(self.parts)
+
+    @property
+    def inexact(self) -> frozenset[str]:
+        """The native names whose values are not read back: constants, and sums of several weights."""
+        return frozenset(n for n, part in self.parts.items() if len(part.entry.terms) != 1)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """One line for each entry that is more than another order of the same elements."""
+        lines = []
+        for native, part in self.parts.items():
+            entry = part.entry
+            if len(entry.terms) > 1:
+                first, *others = (" ".join(term) for term in entry.terms)
+                lines.append(
+                    f"{native} holds the sum of {first} and {', '.join(others)}, which cannot be taken apart: read "
+                    f"back, {first} is the sum and {', '.join(others)} zero."
+                )
+            if entry.way and entry.way.flips:
+                lines.append(f"{native} holds {entry.names[0]} reversed along {', '.join(entry.way.flips)}.")
+            if entry.constant is not None:
+                lines.append(f"{native} is the constant {entry.constant}.")
+        return tuple(lines)
+
+    def holding(self, canonical: Collection[str]) -> list[str]:
+        """Return the native names that hold one of the canonical ones."""
+        return [native for native, part in self.parts.items() if any(n in canonical for n in part.entry.names)]
+
+    def held(self, native: str) -> str:
+        """Return what a native weight holds, as an error names it."""
+        return " + ".join(" ".join(term) for term in self.parts[native].entry.terms) or self.parts[native].entry.text
+
+    def to_native(self, canonical: Arrays) -> dict[str, np.ndarray]:
+        """Return the native arrays of canonical ones."""
+        return {
+            native: np.full(part.shape, _number(part.entry.constant))
+            if part.entry.constant is not None
+            else part.to_native([[np.asarray(canonical[name]) for name in term] for term in part.entry.terms])
+            for native, part in self.parts.items()
+        }
+
+    def to_canonical(self, native: Arrays, *, gradients: bool = False) -> dict[str, np.ndarray]:
+        """Return the canonical arrays of native ones; of a weight that lies in several, all must be there.
+
+        Of a sum the first weight gets all and the others are zero. With `gradients` each gets the whole, since the
+        gradient of a sum is the gradient of each of its terms.
+        """
+        found: dict[str, np.ndarray] = {}
+        parts = {name: part for name, part in self.parts.items() if part.entry.terms}
+        lacking = {c for n, part in parts.items() if n not in native for c in part.entry.names}
+        for name, part in parts.items():
+            if name not in native:
+                continue
+            pieces = part.to_canonical(np.asarray(native[name]))
+            for number, term in enumerate(part.entry.terms):
+                for canonical, piece in zip(term, pieces, strict=True):
+                    if canonical in lacking:
+                        continue
+                    value = piece if number == 0 or gradients else np.zeros_like(piece)
+                    mask = self.masks.get((canonical, name))
+                    before = found.get(canonical)
+                    found[canonical] = value if mask is None or before is None else np.where(mask, value, before)
+        return {name: found[name] for name in self.shapes if name in found}
+
+
+def _number(value: float | None) -> np.ndarray:
+    return np.asarray(value) if isinstance(value, int) else np.asarray(value, np.float32)
+
+
+def _read(text: str, native: str, who: str) -> Entry:
+    try:
+        return read(text)
+    except SpecError as error:
+        raise SpecError(f"{native!r} of {who}: {error}") from error
+
+
+def _check_names(texts: Entries, native: Mapping[str, Shape] | None, who: str) -> None:
+    if native is None:
+        return
+    if unknown := [name for name in texts if name not in native]:
+        have = ", ".join(native) or "none"
+        raise SpecError(f"the weight map of {who} names {unknown[0]!r}, which the layer does not have: {have}.")
+    if left := [name for name in native if name not in texts]:
+        raise SpecError(
+            f"the weight map of {who} must name every parameter and buffer. Received: no {left[0]!r}. "
+            "Map it to a weight or state of the specification, or to None to leave it out."
+        )
+
+
+def _check_used(entries: Mapping[str, Entry], canonical: Collection[str], who: str) -> None:
+    used = [name for entry in entries.values() for name in entry.names]
+    if wrong := [name for name in used if name not in canonical]:
+        raise SpecError(f"the weight map of {who} must lead to {', '.join(canonical)}. Received: {wrong[0]!r}.")
+    if left := [name for name in canonical if name not in used]:
+        raise SpecError(f"the weight map of {who} must use every weight and state. Received: none to {left[0]!r}.")
+    whole = [n for entry in entries.values() for n in entry.names if not (entry.way and entry.way.picks)]
+    for name in whole:
+        if used.count(name) > 1:
+            raise SpecError(f"the weight map of {who} must use {name!r} once. Received: {used.count(name)} times.")
+
+
+def _part(
+    entry: Entry,
+    native: str,
+    canonical: Mapping[str, Shape],
+    shape: Shape | None,
+    who: str,
+    config: Mapping[str, object],
+) -> Part:
+    if entry.constant is not None:
+        if shape is None:
+            raise SpecError(f"{native!r} of {who} must have a shape to hold a constant, and a function's has none.")
+        return Part(entry, shape)
+    shapes = {name: tuple(canonical[name]) for name in entry.names}
+    first = shapes[entry.names[0]]
+    for name, other in shapes.items():
+        if other != first:
+            raise SpecError(
+                f"what {native!r} of {who} holds must have one shape. Received: {first} of {entry.names[0]!r} and "
+                f"{other} of {name!r}."
+            )
+    made, sizes = first, {}
+    if entry.way is not None:
+        try:
+            sizes = sizes_of(entry.way, first, len(entry.terms[0]), shape, config)
+        except SpecError as error:
+            raise SpecError(f"{native!r} of {who}: {error}") from error
+        made = tuple(prod(sizes[axis] for axis in group) for group in entry.way.right)
+    if shape is not None and shape != made:
+        raise SpecError(
+            f"{native!r} of {who} must have the shape that the map gives, {made}. "
+            f"Received: {shape}. Correct the map or the axes of {entry.names[0]!r}."
+        )
+    return Part(entry, made, sizes)
+
+
+def _masks(parts: Mapping[str, Part], shapes: Mapping[str, Shape], who: str) -> dict[tuple[str, str], np.ndarray]:
+    """Return which elements each picking part holds, and refuse a map that loses or doubles one."""
+    masks = {}
+    counts: dict[str, np.ndarray] = {}
+    for native, part in parts.items():
+        if part.entry.way is None or not part.entry.way.picks:
+            continue
+        pieces = part.to_canonical(np.ones(part.shape, bool))
+        for term in part.entry.terms:
+            for name, piece in zip(term, pieces, strict=True):
+                masks[name, native] = piece
+                counts[name] = counts.get(name, 0) + piece.astype(np.int32)
+    for name, count in counts.items():
+        lost, doubled = int((count == 0).sum()), int((count > 1).sum())
+        if lost or doubled:
+            what = f"{lost} that nothing holds" if lost else f"{doubled} that are held twice"
+            raise SpecError(
+                f"the weight map of {who} must use each of the {count.size} elements of {name!r} once. "
+                f"Received: {what}."
+            )
+    return masks
+
+
+def _plain(axes: list[str]) -> str:
+    """Name axes for einops by number: it warns of names that are words of Python, as `in` is."""
+    return " ".join(f"a{number}" for number in range(len(axes)))
+
+
+def _grouped(side: Side, axes: list[str]) -> str:
+    return " ".join("(" + " ".join(f"a{axes.index(axis)}" for axis in group) + ")" for group in side)
