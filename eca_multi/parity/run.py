@@ -17,7 +17,7 @@ from .execute.session import Progress, Session
 from .execute.state import RunnerState, state_of
 from .execute.tasks import Task, tasks
 from .explain.investigate import explain_failures
-from .judge.judging import judge_cases, judge_session
+from .judge.judging import judge_cases, judge_session, judge_sight
 from .report.assemble import assemble
 from .report.report import Report
 from .specs import find_spec
@@ -95,6 +95,7 @@ def run(
         progress=progress,
         bundles=bundles,
         with_fingerprints=by_name and set(asked) == set(CHECKS),
+        with_sight=True,
     )
 
 
@@ -111,6 +112,7 @@ def run_tasks(
     progress: Progress | None = None,
     bundles: str | os.PathLike[str] | None = None,
     with_fingerprints: bool = False,
+    with_sight: bool = False,
 ) -> Report:
     """Take tasks through the stages: execute and judge them, explain what fails, and report.
 
@@ -121,6 +123,7 @@ def run_tasks(
         checks: Names of the checks that the tasks are for.
         require, timeout, workers, progress, bundles: As for `run`.
         with_fingerprints: Whether every runner is fingerprinted, and not only those that fail.
+        with_sight: Whether the report says which faults of porting the cases could not see.
     """
     states = {runner.name: state_of(runner) for runner, _ in batches}
     available = [(runner, batch) for runner, batch in batches if states[runner.name].state == "ran"]
@@ -135,6 +138,8 @@ def run_tasks(
                 session.fingerprint(runner)
         if "power" in checks:
             judge_cases(session, judged, all_tasks, mutated_runner(spec))
+        if with_sight:
+            judge_sight(session, judged, all_tasks)
         place = None if bundles is None else Path(bundles)
         localisations = explain_failures(session, spec, all_tasks, judged.judge, judged.cells, place)
     states |= session.states

@@ -46,7 +46,7 @@ def one(verdict, **rest):
 
 def test_one_suite_for_each_runner_in_their_order():
     suites = [suite.get("name") for suite in parse(REPORT).findall("testsuite")]
-    assert suites == [f"parity.ECA.{runner}" for runner in report_fixture.RUNNERS]
+    assert suites == [f"parity.ECA.{name}" for name in (*report_fixture.RUNNERS, "cannot-see")]
 
 
 def test_one_test_for_each_case_dtype_and_check():
@@ -55,8 +55,16 @@ def test_one_test_for_each_case_dtype_and_check():
     }
     found = outcomes(parse(REPORT))
     unrun = {("parity.ECA.keras-tensorflow", "runner"), ("parity.ECA.torch-compiled", "runner")}
-    assert set(found) == expected | unrun
+    blind = {("parity.ECA.cannot-see", f"{s['case']}-{s['dtype']}") for s in REPORT["sight"] if s["unseen"]}
+    assert set(found) == expected | unrun | blind
     assert len(list(parse(REPORT).iter("testcase"))) == len(found), "a name is used twice"
+
+
+def test_what_a_case_cannot_see_is_a_skipped_test_and_no_passed_one():
+    marks = {c.get("name"): c.find("skipped") for c in parse(REPORT).iter("testcase") if "cannot" in c.get("classname")}
+    assert marks["offsets-bfloat16"].get("message") == "this dtype and case cannot see: n - 1"
+    assert marks["saturated-float16"].get("message") == "this dtype and case cannot see: eps, n - 1"
+    assert not any("float32" in name for name in marks)
 
 
 def check_counts(root):

@@ -41,6 +41,7 @@ SOURCES = {
     "drift": "trajectories",
     "fingerprint": "runners",
     "power": "power",
+    "sight": "sight",
     "cases": "cases",
     "runners": "runners",
     "environment": "environment spec tool",

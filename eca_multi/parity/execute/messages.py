@@ -32,6 +32,7 @@ class Do(StrEnum):
     SOLVE = "solve"  # evaluate in the reference: values, each with its error
     SOLVE_TRAINING = "solve_training"  # train in the reference
     POWER = "power"  # every mutant's evaluation
+    SIGHT = "sight"  # that of every fault of porting
     FINGERPRINT = "fingerprint"
 
 

@@ -125,9 +125,12 @@ def _answer(engine: Any, request: Request) -> Answer:
     if request.do is Do.TRAIN:
         outputs, note = train(engine, job)
         return _computed(request, {"": outputs}, note=note)
-    if request.do is Do.POWER:
-        mutants = import_module("eca_multi.parity.mutants.layer").mutants
-        by_mutant: dict[str, Outputs | None] = dict(mutants(engine, job))
+    if request.do in (Do.POWER, Do.SIGHT):
+        if "torch" not in engine.distributions:
+            raise Unsupported("faults are planted in a PyTorch layer, and this adapter has none")
+        layer = import_module("eca_multi.parity.mutants.layer")
+        faulty = layer.mutants if request.do is Do.POWER else layer.ports
+        by_mutant: dict[str, Outputs | None] = dict(faulty(engine, job))
         applied = {mutant: outputs for mutant, outputs in by_mutant.items() if outputs is not None}
         return _computed(
             request, applied, not_applicable=tuple(mutant for mutant in by_mutant if mutant not in applied)

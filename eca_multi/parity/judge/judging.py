@@ -12,6 +12,7 @@ from eca_multi.parity.execute.tasks import Task
 from .cell import Cell
 from .drift import Trajectory, measure_drift
 from .power import Power, measure_power, without_power
+from .sight import Sight, measure_sight
 from .verdicts import Judge
 
 
@@ -21,6 +22,7 @@ class Judged:
     cells: list[Cell] = field(default_factory=list)
     trajectories: list[Trajectory] = field(default_factory=list)
     power: list[Power] = field(default_factory=list)
+    sight: list[Sight] = field(default_factory=list)
 
 
 def judge_session(session: Session, tasks: Sequence[Task], checks: tuple[str, ...], manual: Manual | None) -> Judged:
@@ -53,3 +55,8 @@ def judge_cases(session: Session, judged: Judged, tasks: Sequence[Task], torch: 
         else:
             judged.cells.append(item)
     judged.cells = without_power(judged.cells, judged.power)
+
+
+def judge_sight(session: Session, judged: Judged, tasks: Sequence[Task]) -> None:
+    """Measure which faults of porting the cases could see. No verdict depends on the answer."""
+    judged.sight = measure_sight(session, judged.judge, tasks)

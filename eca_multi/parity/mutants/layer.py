@@ -20,7 +20,8 @@ from eca_multi.parity.engines.torch import TorchEngine
 from . import arrays as in_arrays
 from .convolutions import PADDING_SHIFT, SKIPPED_CONVOLUTION
 from .gates import DETACHED_GATE, OTHER_GATE
-from .mode import Change, Mutating
+from .mode import ANY, Call, Change, Mutating
+from .porting import PORTING
 from .reductions import HALF_ACCUMULATION, N_MINUS_ONE, WRONG_AXIS, batch_leak
 
 
@@ -55,6 +56,26 @@ def mutants(engine: TorchEngine, job: Job) -> Iterator[tuple[str, Outputs | None
     job = replace(job, compiled=False, twice=False)
     for name, mutant in MUTANTS.items():
         yield name, run(engine, job, mutant)
+
+
+def ports(engine: TorchEngine, job: Job) -> Iterator[tuple[str, Outputs | None]]:
+    """Yield "" with the right results, and the name of each fault of porting as `mutants` does.
+
+    One evaluation lists the layer's operations; a fault that has none of them is not evaluated.
+
+    Raises:
+        Exception: Whatever the layer raises without a fault.
+    """
+    job = replace(job, compiled=False, twice=False)
+    found: set[str] = set()
+
+    def note(call: Call) -> Any:
+        found.add(call.name)
+        return NotImplemented
+
+    yield "", MutatedEngine(engine, {ANY: note}).evaluate(job)
+    for name, operations in PORTING.items():
+        yield name, run(engine, job, Mutant(operations)) if found & set(operations) else None
 
 
 def run(engine: TorchEngine, job: Job, mutant: Mutant) -> Outputs | None:

@@ -13,7 +13,7 @@ HALVES = (torch.float16, torch.bfloat16)
 STEPS = 4096  # additions of a sequential sum; a longer one adds blocks
 
 
-def _axes(call: Call) -> tuple[int, ...] | None:
+def reduced_axes(call: Call) -> tuple[int, ...] | None:
     """Return the axes that a call reduces, or None for a tensor without data."""
     x = call.x
     if not carries_data(x):
@@ -30,7 +30,7 @@ def _axes(call: Call) -> tuple[int, ...] | None:
 
 def _scaled(power: float) -> Change:
     def change(call: Call) -> Any:
-        axes = _axes(call)
+        axes = reduced_axes(call)
         if axes is None:
             return NotImplemented
         n = math.prod(call.x.shape[axis] for axis in axes)
@@ -52,7 +52,7 @@ class _Instead(torch.autograd.Function):
 
 
 def _half_accumulated(call: Call) -> Any:
-    axes = _axes(call)
+    axes = reduced_axes(call)
     if axes is None:
         return NotImplemented
     x, exact = call.x.detach(), call.plain()
@@ -79,7 +79,7 @@ HALF_ACCUMULATION: dict[str, Change] = dict.fromkeys(_SUMS, _half_accumulated)
 
 def _confused(call: Call) -> tuple[int, int] | None:
     """Return the axis that the call reduces, and an axis to confuse it with."""
-    axes, x = _axes(call), call.x
+    axes, x = reduced_axes(call), call.x
     if axes is None:
         return None
     kept = [axis for axis in range(x.ndim) if axis not in axes and x.shape[axis] > 1]

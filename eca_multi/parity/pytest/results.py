@@ -156,6 +156,7 @@ def join(reports: Sequence[Report]) -> Report:
         cases=tuple({case["name"]: case for report in reports for case in report.cases}.values()),
         localisations=list({(x.runner, x.case, x.dtype): x for r in reports for x in r.localisations}.values()),
         trajectories=list(trajectories.values()),
+        sight=list({(sight.case, sight.dtype): sight for report in reports for sight in report.sight}.values()),
         replay=next((report.replay for report in reports if report.replay), ""),
     )
     joined.finish()

@@ -43,6 +43,7 @@ def assemble(
         localisations=list(localisations),
         trajectories=judged.trajectories,
         power=judged.power,
+        sight=judged.sight,
         replay=next((item.replay for item in localisations if item.replay), ""),
     )
     report.finish()

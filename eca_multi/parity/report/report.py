@@ -17,6 +17,7 @@ from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Judgement, Verdict
 from eca_multi.parity.judge.drift import Trajectory
 from eca_multi.parity.judge.power import Power
+from eca_multi.parity.judge.sight import Sight
 
 from .json import SCHEMA, as_json, finite
 from .view.results import read_result
@@ -39,7 +40,7 @@ class Report:
         required: Names of runners that must have run.
         environment: Python, platform and processor.
         cases: Name and reason of each case.
-        localisations, trajectories, power: See their classes.
+        localisations, trajectories, power, sight: See their classes.
         replay: The command that runs a failure again.
     """
 
@@ -52,6 +53,7 @@ class Report:
     localisations: list[Localisation] = field(default_factory=list)
     trajectories: list[Trajectory] = field(default_factory=list)
     power: list[Power] = field(default_factory=list)
+    sight: list[Sight] = field(default_factory=list)
     replay: str = ""
 
     @property
@@ -138,6 +140,7 @@ class Report:
             "localisations": [finite(asdict(item)) for item in self.localisations],
             "trajectories": [finite(asdict(item)) for item in self.trajectories],
             "power": [finite(asdict(item)) for item in self.power],
+            "sight": [finite(asdict(item)) for item in self.sight],
             "replay": self.replay,
         }
 

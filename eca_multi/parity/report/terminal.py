@@ -43,6 +43,8 @@ def render(report: Report, console: Terminal, seconds: float) -> None:
     _print_failures(view, console)
     if view.power:
         print_power(report, console)
+    for line in view.blind:
+        console.print(styled((line, "yellow")), soft_wrap=True)
     for line in _environment(view):
         console.print(line, style="dim")
     colour = "bold green" if view.agrees else "bold red"

@@ -38,6 +38,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], Any]], ...] = (
     ("drift", "Drift in training", lambda view: view.trainings),
     ("fingerprint", "Differences in numerics", lambda view: fingerprints(view)),
     ("power", "Power of the cases", lambda view: {(p.case, p.dtype): p for p in view.power}),
+    ("sight", "What the cases cannot see", lambda view: view.blind),
     ("cases", "Cases", lambda view: view.cases),
     ("runners", "Runners", lambda view: view.runners),
     ("environment", "Environment", lambda view: view.facts),

@@ -9,11 +9,13 @@ from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.define.runners import REFERENCE
 from eca_multi.parity.execute.state import RunnerState
 from eca_multi.parity.judge.power import Power
+from eca_multi.parity.judge.sight import Sight
 
 from .elements import Profile, read_profile
 from .localised import Localised, read_localised
 from .reading import Row, in_order, mapping, names, number, ranking, read, rows, text
 from .results import Group, Result, read_result, worst_first
+from .sight import read_blind
 from .training import Training, read_trainings
 
 
@@ -36,6 +38,7 @@ class View:
         self.results = [read_result(row) for row in rows(report, "results")]
         self.localisations: list[Localised] = [read_localised(row) for row in rows(report, "localisations")]
         self.power = [read(Power, row) for row in rows(report, "power")]
+        self.sights = [read(Sight, row) for row in rows(report, "sight")]
         self.replay = text(report, "replay")
 
     @property
@@ -165,6 +168,14 @@ class View:
         trainings = read_trainings(rows(self.report, "trajectories"), ranking(self.runner_names))
         case, dtype = ranking(name for name, _ in self.cases), ranking(DTYPES)
         return sorted(trainings, key=lambda item: (item.optimizer, case(item.case), dtype(item.dtype)))
+
+    @cached_property
+    def blind(self) -> list[str]:
+        """What a dtype and case cannot see, and where that is not known."""
+        case, dtype = ranking(name for name, _ in self.cases), ranking(DTYPES)
+        lines = [blind.line for blind in read_blind(self.sights, case, dtype)]
+        unknown = (sight for sight in self.sights if sight.reason)
+        return lines + [f"{s.dtype} {s.case}: what it cannot see was not measured: {s.reason}" for s in unknown]
 
     @property
     def facts(self) -> dict[str, str]:
