@@ -22,6 +22,8 @@ from .engines.base import Unsupported
 from .execute.messages import Do
 from .execute.tasks import Task, rounded
 from .explain.fingerprints import explain, measure
+from .explain.hypotheses.cause import Cause, say_causes
+from .explain.rerun import with_results
 from .judge.cell import Cell
 from .judge.compare import Verdict, judge
 from .judge.verdicts import Judge
@@ -29,6 +31,7 @@ from .report.report import ParityError, describe
 
 Call = Callable[[Any, Any], Any]
 ArrayLike = Any
+Reasons = Callable[[], tuple[Mapping[str, str], str]]
 
 _BASES: Mapping[str, type[Adapter]] = {"torch": TorchAdapter, "jax": JaxAdapter, "numpy": NumpyAdapter}
 
@@ -89,6 +92,7 @@ def assert_match(
     flat_inputs, flat_weights = rounded(flatten("x", inputs), dtype), rounded(flatten("w", weights), dtype)
     job = Job("inputs", dtype, {}, {}, (), inputs=flat_inputs, weights=flat_weights)
     solution, job, kind = _solve(chosen, job, like, gradients)
+    reference64 = _engine(chosen, like, REFERENCES)
     faults, undecided = [], []
     for function in known:
         engine = _engine(function, like, ENGINES)
@@ -101,11 +105,16 @@ def assert_match(
         has_gradients = gradients and any(quantity.cotangent is Cotangent.ONES for quantity in results)
         task = Task("", Do.EVALUATE, "inputs", replace(job, gradients=has_gradients), None)
         fingerprint = cache(partial(measure, engine.probes))  # takes seconds: once, however many tensors are wrong
+        reasons = cache(partial(_reasons, reference64, job, results))
+        disagreements = 0
         for cell in Judge(BASE, kind).cells(function.name, task, results, solution):
             if cell.verdict.disagrees or cell.verdict is Verdict.ERROR:
-                faults.append(_explained(cell, results, fingerprint))
+                faults.append(_explained(cell, results, fingerprint, reasons))
+                disagreements += 1
             elif cell.verdict is Verdict.INCONCLUSIVE:
                 undecided.append(describe(cell))
+        if disagreements and (cause := reasons()[1]):
+            faults.append(f"{function.name} {cause}")
     if faults:
         raise ParityError("\n".join(faults))
     if undecided:
@@ -238,12 +247,25 @@ def _solve(reference: _Function, job: Job, like: Mapping[str, Any], gradients: b
     return solution, full, engine.kind
 
 
-def _explained(cell: Cell, results: Outputs, fingerprint: Callable[[], Mapping[str, Any]]) -> str:
+def _explained(cell: Cell, results: Outputs, fingerprint: Callable[[], Mapping[str, Any]], reasons: Reasons) -> str:
     """Describe a fault, with the fact of the framework's fingerprint that explains it."""
     quantity = next((quantity for quantity in results if quantity.label == cell.tensor), None)
     try:
         nonfinite = cell.verdict is Verdict.NONFINITE_MISMATCH
-        why = explain(quantity, cell.dtype, fingerprint(), nonfinite=nonfinite) if quantity else None
+        operations = reasons()[0].get(quantity.key, "").split() if quantity else []
+        why = explain(quantity, cell.dtype, fingerprint(), operations, nonfinite=nonfinite) if quantity else None
     except Exception:  # the fault must be told, whatever the probes do
         why = None
     return describe(cell) + (f" -> {why}" if why else "")
+
+
+def _reasons(reference: Any, job: Job, results: Outputs) -> tuple[Mapping[str, str], str]:
+    """Return the operations of a PyTorch reference by stage, and the causes of a fault in one line."""
+    if reference.adapter.engine != "torch":
+        return {}, ""
+    try:
+        hypotheses = import_module("eca_multi.parity.explain.hypotheses.reference")
+        stages, causes = hypotheses.explain(reference, with_results(job, results))
+    except Exception:  # the fault must be told, whatever the hypotheses do
+        return {}, ""
+    return stages, say_causes([Cause(says, share) for says, share in causes.items()])

@@ -16,7 +16,7 @@ from .execute.pool import Lost, Pool, processors
 from .execute.session import Progress, Session
 from .execute.state import RunnerState, state_of
 from .execute.tasks import Task, tasks
-from .explain.investigate import explain_failures
+from .explain.investigate import explain_failures, with_causes
 from .judge.judging import judge_cases, judge_session, judge_sight
 from .report.assemble import assemble
 from .report.report import Report
@@ -142,6 +142,7 @@ def run_tasks(
             judge_sight(session, judged, all_tasks)
         place = None if bundles is None else Path(bundles)
         localisations = explain_failures(session, spec, all_tasks, judged.judge, judged.cells, place)
+        judged.cells = with_causes(judged.cells, localisations)
     states |= session.states
     return assemble(spec, source, all_tasks, require, states, session, judged, localisations)
 

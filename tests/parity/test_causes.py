@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from eca_multi.parity.explain.hypotheses import Cause, say_causes
+from eca_multi.parity.explain.hypotheses.cause import Cause, say_causes
 from tests.support.causes import causes_of, drawn, randomised
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from eca_multi.parity.define.tensor import Cotangent, Kind, Quantity
+from eca_multi.parity.define.tensor import Kind, Quantity
 from eca_multi.parity.explain.fingerprints import PROBES, accumulation, explain, facts
 from eca_multi.parity.explain.fingerprints.numpy import Framework
 from eca_multi.parity.explain.fingerprints.primitives import DTYPES, NotApplicable
@@ -359,12 +359,10 @@ def test_one_fault_changes_its_own_values_alone(fault):
 
 # --- explain ----------------------------------------------------------------------------------------------------------
 
-FORWARD = (
-    *(Quantity(Kind.TAP, name) for name in ("pooled", "conv", "gate", "avg_pool", "conv2", "my_gate", "dense_1")),
-    Y := Quantity(Kind.OUTPUT, "y"),
-)
-DX, DW = Quantity(Kind.INPUT_GRADIENT, "x"), Quantity(Kind.WEIGHT_GRADIENT, "w")
-BACKWARD = (*(Quantity(Kind.TAP_GRADIENT, name) for name in ("gate", "conv", "pooled", "my_gate")), DX, DW)
+TAP, D_TAP = Quantity(Kind.TAP, "stage"), Quantity(Kind.TAP_GRADIENT, "stage")
+Y, DX, DW = Quantity(Kind.OUTPUT, "y"), Quantity(Kind.INPUT_GRADIENT, "x"), Quantity(Kind.WEIGHT_GRADIENT, "w")
+FORWARD, BACKWARD = (TAP, Y, Quantity(Kind.STATE, "mean")), (D_TAP, DX, DW)
+ALL = ("mean", "conv2d", "sigmoid", "sum", "linear", "broadcast_mul")  # of an ECA and more
 HALF_FACTS = {
     name: "mixed" if name.startswith("accumulation") else "overflows" if name.startswith("overflow") else "-2"
     for name in PROBES
@@ -372,74 +370,86 @@ HALF_FACTS = {
 } | {"sigmoid.cliff.float16": -11.094}
 
 
-def tap(name):
-    return Quantity(Kind.TAP, name)
-
-
-def d(name):
-    return Quantity(Kind.TAP_GRADIENT, name)
-
-
 def test_explain_reads_probes_that_exist():
-    known = [
-        fact for table in (facts._FORWARD, facts._BACKWARD, facts._RESULTS) for row in table.values() for fact in row
-    ]
+    tables = (facts._FORWARD, facts._BACKWARD, facts._OF_KERNEL)
+    known = [fact for table in tables for row in table.values() for fact in row]
     assert {fact.probe.format(dtype) for fact in known for dtype in fact.dtypes} <= set(PROBES)
+    assert set(facts._DOES.values()) == {word for table in tables for word in table}
 
 
 @pytest.mark.parametrize(
-    ("runner", "tap", "dtype", "line"),
+    ("runner", "quantity", "dtype", "operations", "line"),
     [
-        ("jax", d("gate"), "bfloat16", "gate-gradient reduction accumulates in bfloat16"),
-        ("keras-jax", DX, "bfloat16", "gate-gradient reduction accumulates in bfloat16"),
+        ("jax", D_TAP, "bfloat16", ["broadcast_mul"], "gate-gradient reduction accumulates in bfloat16"),
+        ("keras-jax", DX, "bfloat16", ALL, "gate-gradient reduction accumulates in bfloat16"),
         (
             "jax",
-            Quantity(Kind.WEIGHT_GRADIENT, "w", Cotangent.ONES),
+            DW,
             "bfloat16",
+            ["conv1d", "sigmoid", "broadcast_mul"],
             "gate-gradient reduction accumulates in bfloat16",
         ),
-        ("tensorflow", tap("pooled"), "float16", "mean accumulates in float16"),
-        ("tensorflow", Y, "float16", "mean accumulates in float16"),
+        ("tensorflow", TAP, "float16", ["mean"], "mean accumulates in float16"),
+        ("tensorflow", Y, "float16", ALL, "mean accumulates in float16"),
         pytest.param(
-            *("torch", DW, "float16"),
+            *("torch", DW, "float16", ["conv1d"]),
             None if float16_arithmetic() else "kernel-gradient reduction accumulates partly in float16",
             id="torch-dw-float16",
         ),
-        ("jax", tap("gate"), "float16", "float16 sigmoid is exactly 0 from -11.094 down"),
-        ("jax", d("conv"), "float16", "float16 sigmoid is exactly 0 from -11.094 down, and so is its gradient"),
-        ("keras-tensorflow", tap("sum_of_squares"), "float16", "sum accumulates in float16"),
-        ("torch", d("gate"), "bfloat16", None),
-        ("torch", DX, "bfloat16", None),
-        ("torch", Y, "float16", None),
-        ("keras-tensorflow", tap("pooled"), "float16", None),
-        ("jax", tap("gate"), "bfloat16", None),
-        ("jax", d("gate"), "float32", None),
+        ("jax", TAP, "float16", ["sigmoid"], "float16 sigmoid is exactly 0 from -11.094 down"),
+        (
+            "jax",
+            D_TAP,
+            "float16",
+            ["sigmoid"],
+            "float16 sigmoid is exactly 0 from -11.094 down, and so is its gradient",
+        ),
+        ("keras-tensorflow", TAP, "float16", ["pow", "sum"], "sum accumulates in float16"),
+        ("torch", D_TAP, "bfloat16", ["broadcast_mul"], None),
+        ("torch", DX, "bfloat16", ALL, None),
+        ("torch", Y, "float16", ["mean", "sigmoid"], None),
+        ("keras-tensorflow", TAP, "float16", ["mean"], None),
+        ("jax", TAP, "bfloat16", ["sigmoid"], None),
+        ("jax", D_TAP, "float32", ["broadcast_mul"], None),
     ],
 )
-def test_explain_on_what_is_measured(runner, tap, dtype, line):
-    assert explain(tap, dtype, values(runner)) == line
+def test_explain_on_what_is_measured(runner, quantity, dtype, operations, line):
+    assert explain(quantity, dtype, values(runner), operations) == line
 
 
-@pytest.mark.parametrize("tap", FORWARD + BACKWARD)
+@pytest.mark.parametrize("quantity", FORWARD + BACKWARD, ids=str)
+@pytest.mark.parametrize(
+    "operations", [(), ("relu",), ("group_norm",), ("gru",), ("max_pool2d", "mul"), ("embedding", "add")], ids=str
+)
+def test_a_fact_is_not_named_where_its_operation_is_not(quantity, operations):
+    """y, dx and dw are the names of every layer's tensors: a ReLU has no sigmoid, and a GRU no gate of two shapes."""
+    found = HALF_FACTS | {"inputs.matmul.float32": "tf32", "inputs.conv1d.float32": "tf32"}
+    for dtype in DTYPES:
+        for nonfinite in (False, True):
+            assert explain(quantity, dtype, found, operations, nonfinite=nonfinite) is None
+    assert any(explain(quantity, dtype, found, ALL) for dtype in DTYPES)  # a control
+
+
+@pytest.mark.parametrize("quantity", FORWARD + BACKWARD, ids=str)
 @pytest.mark.parametrize("nonfinite", [False, True])
-def test_half_precision_explains_no_float32(tap, nonfinite):
-    assert explain(tap, "float32", HALF_FACTS, nonfinite=nonfinite) is None
-    assert explain(tap, "float64", HALF_FACTS, nonfinite=nonfinite) is None
+def test_half_precision_explains_no_float32(quantity, nonfinite):
+    assert explain(quantity, "float32", HALF_FACTS, ALL, nonfinite=nonfinite) is None
+    assert explain(quantity, "float64", HALF_FACTS, ALL, nonfinite=nonfinite) is None
 
 
-@pytest.mark.parametrize("tap", FORWARD)
-def test_backward_explains_no_forward(tap):
+@pytest.mark.parametrize("quantity", FORWARD, ids=str)
+def test_backward_explains_no_forward(quantity):
     backward = {name: value for name, value in HALF_FACTS.items() if "gradient" in name}
-    assert all(explain(tap, dtype, backward) is None for dtype in ("float16", "bfloat16"))
-    assert explain(d("gate"), "float16", backward)  # a control
+    assert all(explain(quantity, dtype, backward, ALL) is None for dtype in ("float16", "bfloat16"))
+    assert explain(D_TAP, "float16", backward, ALL)  # a control
 
 
-@pytest.mark.parametrize("tap", BACKWARD)
-def test_forward_sums_explain_no_backward(tap):
+@pytest.mark.parametrize("quantity", BACKWARD, ids=str)
+def test_forward_sums_explain_no_backward(quantity):
     forward = {n: v for n, v in HALF_FACTS.items() if n.startswith(("accumulation", "overflow", "leak"))}
     forward = {name: value for name, value in forward.items() if "gradient" not in name}
     assert all(
-        explain(tap, dtype, forward, nonfinite=nonfinite) is None
+        explain(quantity, dtype, forward, ALL, nonfinite=nonfinite) is None
         for dtype in ("float16", "bfloat16")
         for nonfinite in (False, True)
     )
@@ -448,35 +458,27 @@ def test_forward_sums_explain_no_backward(tap):
 def test_nonfinite_values_have_explanations_of_their_own():
     leak, overflow = {"leak.conv1d.bfloat16": "-2"}, {"overflow.mean.float16": "overflows"}
     said = "bfloat16 conv1d leaks NaN and Inf to -2, outside of what its kernel covers"
-    assert explain(tap("conv"), "bfloat16", leak, nonfinite=True) == said
-    assert explain(tap("conv"), "bfloat16", leak) is None
-    assert explain(tap("conv"), "float16", leak, nonfinite=True) is None
-    assert explain(tap("pooled"), "float16", overflow, nonfinite=True) == (
+    assert explain(TAP, "bfloat16", leak, ["conv1d"], nonfinite=True) == said
+    assert explain(TAP, "bfloat16", leak, ["conv1d"]) is None
+    assert explain(TAP, "float16", leak, ["conv1d"], nonfinite=True) is None
+    assert explain(TAP, "float16", overflow, ["mean"], nonfinite=True) == (
         "mean overflows on the way to a result within float16"
     )
-    assert explain(tap("pooled"), "float16", overflow) is None
-    assert explain(tap("pooled"), "float16", {"accumulation.mean.float16": "float16"}, nonfinite=True) is None
+    assert explain(TAP, "float16", overflow, ["mean"]) is None
+    assert explain(TAP, "float16", {"accumulation.mean.float16": "float16"}, ["mean"], nonfinite=True) is None
 
 
 @pytest.mark.parametrize("value", [None, "n/a", "none", "error: NotImplementedError: no", "float32", "finite", True])
 def test_no_fact_no_explanation(value):
     found = {} if value is None else dict.fromkeys(PROBES, value)
-    for tap in FORWARD + BACKWARD:
+    for quantity in FORWARD + BACKWARD:
         for dtype in DTYPES:
-            assert explain(tap, dtype, found) is explain(tap, dtype, found, nonfinite=True) is None
+            assert explain(quantity, dtype, found, ALL) is explain(quantity, dtype, found, ALL, nonfinite=True) is None
 
 
 def test_float32_rounding_explains_both_directions():
     found = {"inputs.conv1d.float32": "tf32", "inputs.matmul.float32": "bfloat16"}
     line = "float32 conv1d rounds its inputs to tf32"
-    assert {explain(q, "float32", found) for q in (tap("conv"), Y, d("pooled"), DX, DW)} == {line}
-    assert explain(tap("dense_1"), "float32", found) == "float32 matmul rounds its inputs to bfloat16"
-    assert {explain(q, "float32", found) for q in (tap("pooled"), tap("gate"), d("gate"), d("conv"))} == {None}
-
-
-@pytest.mark.parametrize(
-    "name", [tap("max_pool"), tap("embedding"), d("embedding"), d("dense"), d("avg_pool"), tap("out")]
-)
-def test_a_tap_that_says_nothing_is_explained_by_nothing(name):
-    found = HALF_FACTS | {"inputs.matmul.float32": "tf32", "inputs.conv1d.float32": "tf32"}
-    assert all(explain(name, dtype, found) is None for dtype in DTYPES)
+    assert {explain(q, "float32", found, ["conv1d"]) for q in (TAP, Y, D_TAP, DX, DW)} == {line}
+    assert explain(TAP, "float32", found, ["linear"]) == "float32 matmul rounds its inputs to bfloat16"
+    assert {explain(q, "float32", found, ["mean", "sigmoid"]) for q in (TAP, Y, D_TAP, DX, DW)} == {None}

@@ -10,7 +10,8 @@ from eca_multi.parity.budget.noise import budget
 from eca_multi.parity.budget.safety import SAFETY
 from eca_multi.parity.define.dtypes import U_ACC, rounding
 from eca_multi.parity.define.tensor import Tensor
-from eca_multi.parity.explain.hypotheses import Cause, name_causes
+from eca_multi.parity.explain.hypotheses.cause import Cause
+from eca_multi.parity.explain.hypotheses.search import name_causes
 from eca_multi.parity.judge.compare import judge
 
 C = SAFETY["stochastic"]

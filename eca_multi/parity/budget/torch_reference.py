@@ -61,7 +61,8 @@ class TorchReference(TorchEngine):
     def _tensors(self, job: Job) -> dict[Quantity, torch.Tensor]:
         self._backward = {}
         results = {q: torch.from_numpy(np.asarray(t.values)) for q, t in self.evaluate(job).items()}
-        return {**results, **self._backward}
+        backward = {q: self._ordered(job, q.name, tensor).values for q, tensor in self._backward.items()}
+        return {**results, **{quantity: torch.from_numpy(array) for quantity, array in backward.items()}}
 
     def recorder(self, job: Job, taps: Native) -> Recorder | None:
         """Keep each tap's value and gradient, and go on with those of `job.given` where it has them."""
@@ -71,7 +72,8 @@ class TorchReference(TorchEngine):
             forward, backward = Quantity(Kind.TAP, name), Quantity(Kind.TAP_GRADIENT, name)
             if forward not in job.given and backward not in job.given:
                 return value
-            substitutes = job.given.get(forward), job.given.get(backward)
+            to_layout = self.to_layout(job, name)
+            substitutes = [None if a is None else to_layout(a) for a in map(job.given.get, (forward, backward))]
             keep = partial(self._backward.setdefault, backward)
             substitute: torch.Tensor = _Substitute.apply(value, *substitutes, keep)
             return substitute
@@ -96,4 +98,4 @@ class _Substitute(torch.autograd.Function):
 
 
 def _like(tensor: torch.Tensor, array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.float64(array)).reshape(tensor.shape)
+    return torch.from_numpy(np.array(array, np.float64, order="C")).reshape(tensor.shape)

@@ -25,7 +25,8 @@ class Adapter:
             axes, and adds or drops axes of length one; "w" alone keeps the order. Every parameter and buffer of the
             layer must appear, and every weight and state of the specification; None leaves a counter or a seed out.
             None for the whole map means equal names and orders.
-        taps: Tap -> native name of the sub-layer that returns it. The alternative is `tap` within the layer.
+        taps: Tap -> native name of the sub-layer that returns it. The alternative is `tap` within the layer. Where the
+            specification gives a tap's axes, `layout` says their order here too.
         unsupported: Check, dtype, or both ("input_grad float16") -> the reason why this adapter cannot do it.
     """
 

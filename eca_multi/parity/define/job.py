@@ -23,9 +23,9 @@ class Job:
     """One case in one dtype.
 
     `config` holds the specification's settings and the sizes of the axes. `axes` gives the order of the axes of each
-    input and output whose axes have names; `weight_axes` that of each weight and state. The arrays of `given` replace
-    taps and their gradients in the reference, and start each step of training. `batches` are the inputs of training,
-    stacked along a first axis of steps.
+    input, output and tap whose axes have names; `weight_axes` that of each weight and state. The arrays of `given`
+    replace taps and their gradients in the reference, and start each step of training; those of other results are what
+    a runner found. `batches` are the inputs of training, stacked along a first axis of steps.
     """
 
     case: str

@@ -76,9 +76,10 @@ WORKER_ENV = {
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
 
-# Names of the workers that a run starts beside the runners: one for the reference, one for the mutants of `power`.
-REFERENCE, MUTANTS = "reference", "mutants"
-RESERVED = (REFERENCE, MUTANTS)
+# Names of the workers that a run starts beside the runners: one for the reference, one for the mutants of `power`, and
+# one for the hypotheses about a failure where the reference is not PyTorch's.
+REFERENCE, MUTANTS, HYPOTHESES = "reference", "mutants", "hypotheses"
+RESERVED = (REFERENCE, MUTANTS, HYPOTHESES)
 
 # A switch in the caller's shell must not turn a compiled runner into an eager one.
 IN_WORKER = "ECA_MULTI_PARITY_WORKER"

@@ -103,7 +103,8 @@ class Spec:
         inputs: Name -> axes or `Draw`. None is {"x": layout}. Float inputs get offsets along C.
         outputs: Name -> axes, or "" where the axes have no names. None is {"y": layout}.
         state: Like `weights`, for arrays that the layer itself changes; compared after the call as new_<name>.
-        taps: Intermediate values in the order of their computation; see `tap`.
+        taps: Intermediate values in the order of their computation; see `tap`. As a mapping, each tap with its axes in
+            the reference's order, such as {"stem": "N C H W"}: a port of another layout is compared in that order.
         cases: The data of the comparisons.
         budget: None for the reference's own analytic budget, or else the stochastic one; `Manual` for a tolerance.
         training: The settings of the trajectory check; None takes the defaults.
@@ -128,7 +129,7 @@ class Spec:
     inputs: Mapping[str, Source] | None = None
     outputs: Mapping[str, str] | None = None
     state: Mapping[str, Source] = field(default_factory=dict)
-    taps: Sequence[str] = ()
+    taps: Sequence[str] | Mapping[str, str] = ()
     cases: Sequence[Case] = STANDARD
     budget: Manual | None = None
     training: Training | None = None
@@ -178,8 +179,9 @@ class Spec:
         return {**(self.outputs or {}), **case.outputs}
 
     def axes(self, case: Case) -> dict[str, Axes]:
-        """Return the axes of the inputs and outputs whose axes have names."""
-        sources = {**self.sources(case)["inputs"], **self.outputs_of(case)}
+        """Return the axes of the inputs, outputs and taps whose axes have names."""
+        taps = self.taps if isinstance(self.taps, Mapping) else {}
+        sources = {**self.sources(case)["inputs"], **self.outputs_of(case), **taps}
         return {name: axes_of(source) for name, source in sources.items() if axes_of(source)}
 
     def digest(self) -> str:

@@ -74,6 +74,11 @@ class Exchange:
         """Run jobs in the reference."""
         return self._read(reference, jobs, Do.SOLVE, Delivery.solution)
 
+    def explain(self, reference: Runner, job: Job) -> messages.Explained | Failure:
+        """Ask a reference for the operations of its stages, and for the causes of a failure: see `hypotheses`."""
+        [answer] = self.ask(reference, [Task("", Do.EXPLAIN, job.case, job, None)])
+        return answer if isinstance(answer, messages.Explained) else failure(answer)
+
     def measure(self, runners: Sequence[Runner]) -> Iterator[tuple[Runner, Reply]]:
         """Have runners measure their fingerprints."""
         batches = [(runner, [Request(next(self._numbers), Do.FINGERPRINT)]) for runner in runners]

@@ -34,6 +34,7 @@ class Do(StrEnum):
     POWER = "power"  # every mutant's evaluation
     SIGHT = "sight"  # that of every fault of porting
     FINGERPRINT = "fingerprint"
+    EXPLAIN = "explain"  # the operations of each stage, and the causes of a failure
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,15 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Explained:
+    """The operations of each stage by its key, in the order of the computation; and causes, each with a share."""
+
+    id: int
+    stages: Mapping[str, str]
+    causes: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Refused:
     """The adapter cannot do the job."""
 
@@ -111,7 +121,7 @@ class Done:
     """All requests of a list have their answers."""
 
 
-Tensorless: TypeAlias = Measured | Refused | Raised | Unwritten
+Tensorless: TypeAlias = Measured | Explained | Refused | Raised | Unwritten
 Answer: TypeAlias = Computed | Tensorless
 Said: TypeAlias = Greeting | WrongAdapter | Answer | Done
 
@@ -209,6 +219,14 @@ def _measured(content: Mapping[str, Any]) -> Measured:
     return Measured(content["id"], {name: _fact(value) for name, value in facts.items()})
 
 
+def _explained(content: Mapping[str, Any]) -> Explained:
+    causes = _table(content, "causes")
+    if not all(isinstance(share, float | int) and math.isfinite(share) for share in causes.values()):
+        raise Malformed(f"causes must map texts to finite numbers. Received: {_shown(causes)}.")
+    stages = _texts(content, "stages") if "stages" in content else {}
+    return Explained(content["id"], stages, {says: float(share) for says, share in causes.items()})
+
+
 def _fact(value: str | int | float) -> str | int | float:
     """Keep a number that JSON can hold and a line can show; turn all else into text."""
     is_plain = math.isfinite(value) if isinstance(value, float) else isinstance(value, int) and abs(value) < 2**63
@@ -253,12 +271,13 @@ _WIRE_NAMES: Mapping[type, Mapping[str, str]] = {
     Raised: {"text": "error"},
     Unwritten: {"reason": "unwritten"},
 }
-_ANSWERS = ("dtypes", "fingerprint", "unsupported", "error", "unwritten")
+_ANSWERS = ("dtypes", "fingerprint", "causes", "unsupported", "error", "unwritten")
 _MAKERS: dict[str, Callable[[Mapping[str, Any]], Said]] = {
     "versions": _greeting,
     "wrong": lambda content: WrongAdapter(_text(content, "wrong")),
     "dtypes": _computed,
     "fingerprint": _measured,
+    "causes": _explained,
     "unsupported": lambda content: Refused(content["id"], _text(content, "unsupported")),
     "error": lambda content: Raised(content["id"], _text(content, "error")),
     "unwritten": lambda content: Unwritten(content["id"], _text(content, "unwritten")),

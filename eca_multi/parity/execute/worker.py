@@ -120,6 +120,9 @@ def _answer(engine: Any, request: Request) -> Answer:
         probes = import_module("eca_multi.parity.explain.fingerprints")
         return messages.Measured(request.id, probes.measure(engine.probes))
     job = _job(request)
+    if request.do is Do.EXPLAIN:
+        stages, causes = import_module("eca_multi.parity.explain.hypotheses.reference").explain(engine, job)
+        return messages.Explained(request.id, stages, causes)
     if request.do is Do.ROUNDTRIP:
         return _computed(request, {"": engine.roundtrip(job)})
     if request.do is Do.TRAIN:

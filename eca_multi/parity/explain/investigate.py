@@ -6,22 +6,26 @@ from pathlib import Path
 
 from eca_multi._printable import file_name
 from eca_multi.parity.define.job import Job
+from eca_multi.parity.define.runners import HYPOTHESES, Runner, mutated_runner
 from eca_multi.parity.define.spec import Spec
-from eca_multi.parity.define.tensor import Solution
+from eca_multi.parity.define.tensor import Quantity, Solution, parse
 from eca_multi.parity.execute.exchange import Failure
-from eca_multi.parity.execute.messages import Do, bounded
+from eca_multi.parity.execute.messages import Do, Explained, bounded
 from eca_multi.parity.execute.session import Session
 from eca_multi.parity.execute.tasks import Key, Task
 from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Verdict
+from eca_multi.parity.judge.layouts import align
 from eca_multi.parity.judge.verdicts import Judge
 
 from .bundle import replay_command, write_bundle
 from .fingerprints import explain
+from .hypotheses.cause import Cause, say_causes
 from .localize import FAILS, Localisation, Stage, chain, culprit, is_failing, say
 from .rerun import Bench, Rerun
 from .shrink import axes_of, shrink
 
+Operations = Mapping[Quantity, Sequence[str]]  # of the reference's stages, in the order of the computation
 Failing = Mapping[str, tuple[Cell, Task]]
 
 
@@ -36,10 +40,27 @@ def explain_failures(
     for runner in session.runners:
         failures = _first_failures([cell for cell in cells if cell.runner == runner.name], tasks)
         if failures:
-            bench = Bench(session.exchange, runner, session.reference)
+            bench = Bench(session.exchange, runner, session.reference, _stand_in(spec))
             facts = session.fingerprint(runner)
             localisations += _Investigation(spec, bench, judge, session.solutions, facts, bundles).localise(failures)
     return localisations
+
+
+def with_causes(cells: Sequence[Cell], localisations: Sequence[Localisation]) -> list[Cell]:
+    """Give the failing cells of each localised case their cause."""
+    causes = {(found.runner, found.case, found.dtype): found.cause for found in localisations if found.cause}
+    return [
+        replace(cell, cause=causes.get((cell.runner, cell.case, cell.dtype), "")) if cell.verdict in FAILS else cell
+        for cell in cells
+    ]
+
+
+def _stand_in(spec: Spec) -> Runner | None:
+    """Return the specification's PyTorch layer as a reference for hypotheses, where it can run."""
+    torch = mutated_runner(spec)
+    if torch is None or torch.unavailable():
+        return None
+    return replace(torch, name=HYPOTHESES, role="reference")
 
 
 def _first_failures(cells: Sequence[Cell], tasks: Sequence[Task]) -> Failing:
@@ -82,24 +103,32 @@ class _Investigation:
             line = f"first divergence: not found, since it cannot be run again: {rerun.reason}"
             known = self.solutions.get(task.oracle, {}) if task.oracle else {}
             return self._result(cell, line, evidence=Rerun(replace(task.job, twice=False), {}, known))
-        stages = chain(job, rerun.results, rerun.solution, self.bench.isolate(rerun), self.judge)
+        aligned = align(job, rerun.results, rerun.solution, self.judge.c)
+        rerun = replace(rerun, results=aligned.results)
+        explained = self.bench.explain(rerun)
+        operations = _operations(explained)
+        stages = chain(job, rerun.results, rerun.solution, self.bench.isolate(rerun), self.judge, operations)
         first = culprit(stages)
         if first is None and task.job.compiled and not is_failing(stages):
             line = "first divergence: none when run eagerly: compiling changes the result"
             # Not shrunk: each size would be compiled, which takes minutes.
             return self._result(cell, line, stages, evidence=self._again(replace(task.job, twice=False), rerun))
-        why = self._explanation(first, cell.dtype)
+        why = self._explanation(first, cell.dtype, operations)
+        cause = _cause(explained)
         smaller = shrink(self.bench, self.judge, job, cell.tensor) if shrinks else job
         evidence = rerun if smaller is job else self._again(smaller, rerun)
         sizes = {axis: int(evidence.job.config[axis]) for axis in axes_of(job)} if evidence is not rerun else {}
-        return replace(self._result(cell, say(stages, why), stages, evidence), explanation=why, shrunk=sizes)
+        line = say(stages, why, aligned.unclear, cause)
+        found = self._result(cell, line, stages, evidence)
+        return replace(found, explanation=why, shrunk=sizes, cause=cause)
 
-    def _explanation(self, first: Stage | None, dtype: str) -> str:
+    def _explanation(self, first: Stage | None, dtype: str, operations: Operations) -> str:
         """Return the fact of the runner's fingerprint that explains a culprit; "" where there is none."""
         if first is None:
             return ""
         nonfinite = first.isolated.verdict is Verdict.NONFINITE_MISMATCH
-        return explain(first.quantity, dtype, self.fingerprint, nonfinite=nonfinite) or ""
+        known = operations.get(first.quantity, ())
+        return explain(first.quantity, dtype, self.fingerprint, known, nonfinite=nonfinite) or ""
 
     def _again(self, job: Job, otherwise: Rerun) -> Rerun:
         [rerun] = self.bench.run([job])
@@ -132,3 +161,19 @@ class _Investigation:
         except OSError as error:
             return "", f"; no bundle was written: {error}"
         return str(folder), ""
+
+
+def _operations(explained: Explained | None) -> Operations:
+    """Return the operations of the reference's stages; a key that is none of a quantity is left out."""
+    found: dict[Quantity, list[str]] = {}
+    for key, names in explained.stages.items() if explained else ():
+        try:
+            found[parse(key)] = names.split()
+        except ValueError:  # a worker may write anything
+            continue
+    return found
+
+
+def _cause(explained: Explained | None) -> str:
+    """Return the causes in one line for people."""
+    return say_causes([Cause(says, share) for says, share in explained.causes.items()]) if explained else ""

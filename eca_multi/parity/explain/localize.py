@@ -4,7 +4,7 @@ As it came (propagated): the stage against the reference's. In isolation: the st
 the runner's own taps before it. The first stage that fails in isolation is the culprit; the later ones carry its error.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,7 @@ class Localisation:
         line: The answer in one line, or why it is not known.
         culprit: The first stage that fails in isolation.
         explanation: The fact of the runner's fingerprint that explains the culprit; "" where there is none.
+        cause: Each hypothesis under which the reference gives the runner's result, in one line; "" for none.
         chain: The stages as JSON's types.
         shrunk: The sizes of the smallest case that still fails.
         bundle, replay: The folder of the bundle, and the command that runs it.
@@ -59,10 +60,20 @@ class Localisation:
     shrunk: dict[str, int] = field(default_factory=dict)
     bundle: str = ""
     replay: str = ""
+    cause: str = ""
 
 
-def in_order(job: Job) -> list[Quantity]:
-    """Return the stages of a layer in the order in which they are computed."""
+def in_order(job: Job, stages: Iterable[Quantity] = ()) -> list[Quantity]:
+    """Return the stages of a layer in the order in which they are computed.
+
+    `stages` is that order as the reference's operations give it; declared stages that are not among them come last.
+    """
+    known, declared = [*stages], _declared(job)
+    return [*(q for q in known if q in declared), *(q for q in declared if q not in known)]
+
+
+def _declared(job: Job) -> list[Quantity]:
+    """Return the stages in the order of their declaration."""
     names = {
         Kind.TAP: job.taps,
         Kind.OUTPUT: job.outputs,
@@ -74,11 +85,18 @@ def in_order(job: Job) -> list[Quantity]:
     return [Quantity(kind, name, Cotangent.DRAWN) for kind, group in names.items() for name in group]
 
 
-def chain(job: Job, results: Outputs, solution: Solution, isolated: Solution, by: Judge) -> list[Stage]:
-    """Judge every stage twice."""
+def chain(
+    job: Job,
+    results: Outputs,
+    solution: Solution,
+    isolated: Solution,
+    by: Judge,
+    order: Iterable[Quantity] = (),
+) -> list[Stage]:
+    """Judge every stage twice, in an order that the reference gives."""
     return [
         Stage(quantity, judge_stage(quantity, results, solution, by), judge_stage(quantity, results, isolated, by))
-        for quantity in in_order(job)
+        for quantity in in_order(job, order)
         if quantity in solution
     ]
 
@@ -101,12 +119,20 @@ def is_failing(stages: Sequence[Stage]) -> bool:
     return any(stage.propagated.verdict in FAILS for stage in stages)
 
 
-def say(stages: Sequence[Stage], explanation: str) -> str:
-    """Say in one line where the first divergence is, how large it is, and what explains it."""
+def say(stages: Sequence[Stage], explanation: str, unclear: Sequence[str] = (), cause: str = "") -> str:
+    """Say in one line where the first divergence is, how large it is, and what explains it.
+
+    `unclear` names taps whose axes are in an order that nothing tells.
+    """
     first = culprit(stages)
     failing = [stage.quantity.label for stage in stages if stage.propagated.verdict in FAILS]
-    missing = [stage.quantity.label for stage in stages if stage.isolated.verdict is Verdict.MISSING_TAP]
+    missing = [
+        stage.quantity.label
+        for stage in stages
+        if stage.isolated.verdict is Verdict.MISSING_TAP and stage.quantity.name not in unclear
+    ]
     without = f" (no tap {', '.join(missing)})" if missing else ""
+    without += f" (the axes of {', '.join(unclear)} are not known: give them in Spec.taps)" if unclear else ""
     if first is None and not failing:
         return f"first divergence: none when it is run again with taps{without}"
     if first is None:
@@ -114,4 +140,5 @@ def say(stages: Sequence[Stage], explanation: str) -> str:
     use = first.isolated.budget_use
     size = f"isolated {use:.3g} x the budget" if use is not None else str(first.isolated.verdict)
     reason = f" -> {explanation}" if explanation else ""
+    reason += f"; {cause}" if cause else ""
     return f"first divergence: {first.quantity.label} ({size}), upstream clean{without}{reason}"

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.runners import Runner
-from eca_multi.parity.define.tensor import Kind, Outputs, Quantity, Solution
+from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Solution
 from eca_multi.parity.execute.exchange import Exchange, Failure
+from eca_multi.parity.execute.messages import Explained
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Bench:
     exchange: Exchange
     runner: Runner
     reference: Runner
+    stand_in: Runner | None = None  # a PyTorch layer as the reference, for hypotheses about another kind of reference
 
     def run(self, jobs: Sequence[Job]) -> list[Rerun | Failure]:
         """Run jobs in the runner and in the reference; a failure has the runner's reason, or else the reference's."""
@@ -44,6 +46,21 @@ class Bench:
         """Solve a job from the runner's own taps, by which stages are judged in isolation."""
         [isolated] = self.exchange.solve(self.reference, [with_taps(rerun.job, rerun.results)])
         return rerun.solution if isinstance(isolated, Failure) else isolated
+
+    def explain(self, rerun: Rerun) -> Explained | None:
+        """Return the operations of the stages and the causes of the failure; None where no PyTorch layer tells them."""
+        job = replace(with_results(rerun.job, rerun.results), compiled=False, twice=False)
+        for reference in (self.reference, self.stand_in):
+            answer = self.exchange.explain(reference, job) if reference is not None else None
+            if isinstance(answer, Explained):
+                return answer
+        return None
+
+
+def with_results(job: Job, results: Outputs) -> Job:
+    """Return the job with all that a runner found; the reference takes its taps instead of the reference's own."""
+    shown = {quantity: tensor.values for quantity, tensor in results.items() if quantity.cotangent is Cotangent.DRAWN}
+    return replace(job, given={quantity: array for quantity, array in shown.items() if not quantity.repeated})
 
 
 def with_taps(job: Job, results: Outputs) -> Job:

@@ -10,7 +10,8 @@ class Cell:
     """The judgement of one tensor.
 
     `budget` is the kind of budget that the tensor was judged by, "" where there was no result to judge; `reason` says
-    why then, and otherwise holds a note to the verdict.
+    why then, and otherwise holds a note to the verdict. `cause` names the hypotheses under which the reference gives
+    the runner's result, where the failure was explained.
     """
 
     runner: str
@@ -21,6 +22,7 @@ class Cell:
     judgement: Judgement
     budget: str = ""
     reason: str = ""
+    cause: str = ""
 
     @property
     def verdict(self) -> Verdict:

@@ -17,6 +17,7 @@ from eca_multi.parity.execute.tasks import Task
 
 from .cell import Cell
 from .compare import Judgement, Verdict, bits_differ, judge
+from .layouts import align
 
 Expected: TypeAlias = tuple[str, Quantity, str | None]  # a check, what it compares, and the dtype that it must have
 Where: TypeAlias = tuple[str, str, str, str, str]  # runner, case, dtype, check and tensor
@@ -58,9 +59,13 @@ class Judge:
         if task.do is Do.ROUNDTRIP:
             yield from _roundtrip(runner, task, results)
             return
+        aligned = align(task.job, results, solution, self.c)
         for check, quantity, dtype in self.expected(task):
+            if quantity.name in aligned.unclear and quantity.kind in (Kind.TAP, Kind.TAP_GRADIENT):
+                yield self._unclear(runner, task, check, quantity)
+                continue
             where = runner, task.job.case, task.job.dtype, check, quantity.label
-            yield self._cell(where, quantity, dtype, results, solution)
+            yield self._cell(where, quantity, dtype, aligned.results, solution)
         if task.check == "" and "determinism" in self.checks:
             yield from _determinism(runner, task, results)
 
@@ -91,6 +96,14 @@ class Judge:
         """Give a cell without a comparison for each tensor of a task."""
         for check, quantity, _ in self.expected(task):
             yield Cell(runner, task.case, task.job.dtype, check, quantity.label, Judgement(verdict), reason=reason)
+
+    def _unclear(self, runner: str, task: Task, check: str, quantity: Quantity) -> Cell:
+        reason = (
+            f"the axes of the tap {quantity.name} are in another order, and its shape fits several: give its axes, as "
+            f'in Spec(taps={{"{quantity.name}": "N C H W"}})'
+        )
+        judgement = Judgement(Verdict.INCONCLUSIVE)
+        return Cell(runner, task.case, task.job.dtype, check, quantity.label, judgement, reason=reason)
 
     def _cell(self, where: Where, quantity: Quantity, dtype: str | None, results: Outputs, solution: Solution) -> Cell:
         if quantity not in solution:

@@ -1,7 +1,7 @@
 """From a fingerprint to an explanation: which of its facts explains that a tensor fails."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from eca_multi.parity.define.tensor import Kind, Quantity
@@ -10,18 +10,25 @@ from .primitives import HALVES
 
 
 def explain(
-    quantity: Quantity, dtype: str, fingerprint: Mapping[str, object], *, nonfinite: bool = False
+    quantity: Quantity,
+    dtype: str,
+    fingerprint: Mapping[str, object],
+    operations: Sequence[str],
+    *,
+    nonfinite: bool = False,
 ) -> str | None:
     """Name the fact of a runner's fingerprint that would explain its first failure, in one short line.
 
-    Half-precision facts explain no float32 failure, backward facts no forward tap, and facts that a budget absorbs
-    (subnormals, ULP, batch invariance) nothing at all.
+    A fact is named only where its operation is among those that were recorded. Half-precision facts explain no float32
+    failure, backward facts no forward tap, and facts that a budget absorbs (subnormals, ULP, batch invariance) nothing
+    at all.
 
     Args:
-        quantity: The first tensor that fails. y, dx, dw and the taps of an ECA are known; a user's own tap or output is
-            known by words such as "conv" in its name.
+        quantity: The first tensor that fails.
         dtype: The dtype in which the tensor fails.
         fingerprint: What `measure` returned in that runner's process.
+        operations: Names of the PyTorch operations of the tensor's stage in the reference, in the order of their calls;
+            of a gradient, those whose derivatives lead to it.
         nonfinite: Whether the tensor fails by NaN or infinity, which leaks and overflows alone explain.
 
     Returns:
@@ -30,12 +37,12 @@ def explain(
     Example:
         >>> from eca_multi.parity.define.tensor import Kind, Quantity
         >>> from eca_multi.parity.explain.fingerprints import explain
-        >>> fingerprint = {"accumulation.gate_gradient.bfloat16": "bfloat16"}
-        >>> explain(Quantity(Kind.TAP_GRADIENT, "gate"), "bfloat16", fingerprint)
-        'gate-gradient reduction accumulates in bfloat16'
-        >>> explain(Quantity(Kind.TAP, "gate"), "bfloat16", fingerprint)
+        >>> fingerprint = {"accumulation.mean.float16": "float16"}
+        >>> explain(Quantity(Kind.OUTPUT, "y"), "float16", fingerprint, ["mean", "mul"])
+        'mean accumulates in float16'
+        >>> explain(Quantity(Kind.OUTPUT, "y"), "float16", fingerprint, ["relu"])
     """
-    for fact in _facts(quantity):
+    for fact in _facts(quantity, operations):
         value = fingerprint.get(fact.probe.format(dtype))
         if dtype in fact.dtypes and fact.nonfinite == nonfinite and fact.explains(value):
             return fact.line.format(dtype=dtype, value=value, partly="partly " if value == "mixed" else "")
@@ -81,51 +88,37 @@ def _leaks() -> _Fact:
     return _Fact("leak.conv1d.{}", lambda value: re.fullmatch(_PLACES, str(value)) is not None, line, nonfinite=True)
 
 
-# By operation forwards, and by an ECA's tap backwards.
+# By what an operation does, forwards and backwards. No fact was measured of other gradients.
 _FORWARD: Mapping[str, tuple[_Fact, ...]] = {
-    "pooled": (_accumulates("mean", "mean"), _overflows("mean")),
+    "mean": (_accumulates("mean", "mean"), _overflows("mean")),
     "conv": (_rounds("conv1d"), _accumulates("conv1d", "conv1d"), _leaks()),
-    "gate": (_cliff("float16 sigmoid is exactly 0 from {value} down"),),
+    "sigmoid": (_cliff("float16 sigmoid is exactly 0 from {value} down"),),
     "sum": (_accumulates("sum", "sum"), _overflows("sum")),
     "matmul": (_rounds("matmul"), _accumulates("matmul", "matmul")),
 }
 _BACKWARD: Mapping[str, tuple[_Fact, ...]] = {
     "gate": (_accumulates("gate-gradient reduction", "gate_gradient"),),
-    "conv": (_cliff("float16 sigmoid is exactly 0 from {value} down, and so is its gradient"),),
-    "pooled": (_rounds("conv1d"),),
+    "sigmoid": (_cliff("float16 sigmoid is exactly 0 from {value} down, and so is its gradient"),),
+    "conv": (_rounds("conv1d"),),
 }
-_OF_KERNEL = (_rounds("conv1d"), _accumulates("kernel-gradient reduction", "kernel_gradient"))
-# An ECA's results by the facts of all that they are computed from.
-_RESULTS: Mapping[tuple[Kind, str], tuple[_Fact, ...]] = {
-    (Kind.OUTPUT, "y"): (*_FORWARD["pooled"], *_FORWARD["conv"], *_FORWARD["gate"]),
-    (Kind.INPUT_GRADIENT, "x"): (*_BACKWARD["gate"], *_BACKWARD["conv"], *_BACKWARD["pooled"]),
-    (Kind.WEIGHT_GRADIENT, "w"): (*_BACKWARD["gate"], *_BACKWARD["conv"], *_OF_KERNEL),
+_OF_KERNEL: Mapping[str, tuple[_Fact, ...]] = {
+    **_BACKWARD,
+    "conv": (_rounds("conv1d"), _accumulates("kernel-gradient reduction", "kernel_gradient")),
 }
-
-# The operation of a user's tap, by the beginnings of words in the tap's name. The first that fits decides.
-_WORDS = {
-    "": ("max",),
-    "pooled": ("mean", "avg", "average", "pool"),
-    "conv": ("conv",),
-    "gate": ("gate", "sigmoid"),
-    "sum": ("sum",),
-    "matmul": ("dense", "linear", "matmul"),
+_DOES: Mapping[str, str] = {
+    "mean": "mean",
+    **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), "mean"),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), "conv"),
+    "sigmoid": "sigmoid",
+    "sum": "sum",
+    **dict.fromkeys(("matmul", "mm", "bmm", "linear", "einsum", "addmm", "baddbmm"), "matmul"),
+    "broadcast_mul": "gate",  # as a trace names a product of two shapes
 }
 
 
-def _facts(quantity: Quantity) -> tuple[_Fact, ...]:
-    """Return the facts that may explain a tensor, in the order in which the tensor depends on them."""
-    kind, name = quantity.kind, quantity.name
-    if (kind, name) in _RESULTS:
-        return _RESULTS[kind, name]
-    if kind in (Kind.TAP, Kind.OUTPUT, Kind.STATE):
-        return _FORWARD.get(_operation(name), ())
-    if kind is Kind.TAP_GRADIENT:  # by words the gate's alone: no fact was measured of other gradients
-        return _BACKWARD.get(name) or (_BACKWARD["gate"] if _operation(name) == "gate" else ())
-    return ()
-
-
-def _operation(name: str) -> str:
-    """Return the operation whose result a name seems to be; "" where no word tells it."""
-    words = re.findall("[a-z]+", name.lower())
-    return next((op for op, starts in _WORDS.items() if any(word.startswith(starts) for word in words)), "")
+def _facts(quantity: Quantity, operations: Sequence[str]) -> Iterator[_Fact]:
+    """Yield the facts that may explain a tensor, in the order in which the tensor depends on them."""
+    is_forward = quantity.kind in (Kind.TAP, Kind.OUTPUT, Kind.STATE)
+    table = _FORWARD if is_forward else _OF_KERNEL if quantity.kind is Kind.WEIGHT_GRADIENT else _BACKWARD
+    for name in operations if is_forward else reversed(operations):
+        yield from table.get(_DOES.get(name, ""), ())

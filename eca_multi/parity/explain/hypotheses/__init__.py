@@ -1,7 +1,4 @@
-"""The cause of a failure, by name: faults of porters are tried on the reference, until the failing result matches."""
+"""The cause of a failure, by name: faults of porters are tried on the reference, until the failing result matches.
 
-from .search import Cause as Cause
-from .search import name_causes as name_causes
-from .search import say_causes as say_causes
-
-__all__ = ["Cause", "name_causes", "say_causes"]
+`search.name_causes` tries them, and imports PyTorch; `reference` does so in a worker. `cause` imports no framework.
+"""

@@ -7,7 +7,6 @@ within the budget of the changed reference, and nothing that agreed with the ref
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from eca_multi.parity.define.tensor import Tensor
 from eca_multi.parity.judge.compare import Judgement, judge
 from eca_multi.parity.mutants.mode import ANY, WRITTEN_OUT, Call, Mutating
 
+from .cause import Cause
 from .dropout import dropped
 from .hypothesis import Hypothesis, Only
 from .table import HYPOTHESES
@@ -30,27 +30,6 @@ Known = Mapping[K, tuple[np.ndarray, np.ndarray]]
 
 MOST_CALLS = 32  # of one operation that are tried one by one
 CLOSER = 0.7  # of the distance to the reference: a changed one must be nearer than that to be worth its budget
-
-
-@dataclass(frozen=True)
-class Cause:
-    """A hypothesis that explains a failure. `share` is max |result - changed reference| / budget."""
-
-    says: str
-    share: float
-
-    def __str__(self) -> str:
-        return f"{self.says} ({self.share:.1g} of the budget)"
-
-
-def say_causes(causes: list[Cause]) -> str:
-    """Return the causes in one line; "" for none.
-
-    Example:
-        >>> say_causes([Cause("kernel is transposed", 0.2)])
-        'matches the reference if kernel is transposed (0.2 of the budget)'
-    """
-    return f"matches the reference if {', or if '.join(map(str, causes))}" if causes else ""
 
 
 def name_causes(

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
-from eca_multi.parity.mutants.mode import Call, Change
+from eca_multi.parity.mutants.mode import ANY, Call, Change
 
 from .hypothesis import Hypothesis, is_weight, on, with_argument
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 _ALL = (*CONVOLUTIONS, *TRANSPOSED)
+_HAVE_BIAS = (*_ALL, "linear", "layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm")
 _PRODUCTS = ("matmul", "mm", "bmm")
 Way = Callable[[torch.Tensor], torch.Tensor | None]
 
@@ -62,6 +63,8 @@ def _reinterpreted(weight: torch.Tensor) -> torch.Tensor | None:
     """Read the memory in the order of channels last, (*S, in, out), as if it had been transposed."""
     if weight.ndim < 2 or sum(size > 1 for size in weight.shape) < 2:
         return None
+    if weight.shape[0] == weight.shape[1] and weight.numel() == weight.shape[0] ** 2:
+        return None  # this is the transposed one
     last = (*weight.shape[2:], weight.shape[1], weight.shape[0])
     return weight.reshape(last).permute(*reversed(range(len(last) - 2, len(last))), *range(len(last) - 2))
 
@@ -80,6 +83,19 @@ def _interleaved_output(call: Call) -> Any:
     if groups < 2 or weight.shape[0] == groups:
         return NotImplemented
     return call.plain().unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def _reversed_vector(call: Call) -> Any:
+    """Reverse a weight of one axis, wherever an operation reads it: a kernel that the layer applies by hand."""
+
+    def reversed_(value: Any) -> Any:
+        axes = [axis for axis, size in enumerate(value.shape) if size > 1] if is_weight(value) else []
+        return value.flip(axes) if len(axes) == 1 else value
+
+    args = tuple(map(reversed_, call.args))
+    if call.name in _HAVE_BIAS or all(a is b for a, b in zip(args, call.args, strict=True)):
+        return NotImplemented
+    return call.func(*args, **call.kwargs)
 
 
 def _without(index: int, name: str) -> Change:
@@ -140,6 +156,7 @@ def _orders() -> list[Hypothesis]:
 
 WEIGHTS = (
     Hypothesis("kernel is flipped", on(_ALL, _weight(_flipped))),
+    Hypothesis("kernel is reversed", {ANY: _reversed_vector}),
     Hypothesis("kernel is transposed (height and width exchanged)", on(_ALL, _weight(_exchanged(-2, -1)))),
     Hypothesis("kernel is transposed (inputs and outputs exchanged)", on(_ALL, _weight(_exchanged(0, 1)))),
     Hypothesis(
