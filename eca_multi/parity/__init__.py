@@ -12,10 +12,13 @@ from importlib.util import find_spec as _find_spec
 from eca_multi._errors import NotInstalled, not_installed
 
 # A case may import some of these packages late, so a missing one is reported at once. A worker draws no data: the
-# interpreter of another environment needs ml_dtypes alone.
+# interpreter of another environment needs ml_dtypes and einops alone.
 if _missing := [
     name
-    for name in ("ml_dtypes", *(() if "ECA_MULTI_PARITY_WORKER" in _os.environ else ("scipy", "sklearn", "PIL")))
+    for name in (
+        *("ml_dtypes", "einops"),
+        *(() if "ECA_MULTI_PARITY_WORKER" in _os.environ else ("scipy", "sklearn", "PIL")),
+    )
     if _find_spec(name) is None
 ]:
     raise NotInstalled(not_installed("eca_multi.parity", _missing[0], "parity"))
@@ -29,6 +32,7 @@ from .define.adapters import NumpyAdapter as NumpyAdapter
 from .define.adapters import TorchAdapter as TorchAdapter
 from .define.axes import SpecError as SpecError
 from .define.checks import CHECKS as CHECKS
+from .define.map_patterns import prefixed as prefixed
 from .define.runners import Runner as Runner
 from .define.runners import UsageError as UsageError
 from .define.sources import Draw as Draw
@@ -78,6 +82,7 @@ __all__ = [
     "fingerprints",
     "integers",
     "normal",
+    "prefixed",
     "replay",
     "run",
     "tap",

@@ -21,10 +21,10 @@ class Adapter:
     Attributes:
         layout: Order of the axes in this framework, such as "NCHW". "*" stands for all axes not named: "NC*". None is
             the specification's own order.
-        weights: Native name -> "canonical name: axes -> axes", such as {"conv.weight": "w: k -> 1 1 k"}. A map permutes
-            axes, and adds or drops axes of length one; "w" alone keeps the order. Every parameter and buffer of the
-            layer must appear, and every weight and state of the specification; None leaves a counter or a seed out.
-            None for the whole map means equal names and orders.
+        weights: Native name -> "canonical name: axes -> axes" in einops' language, such as {"conv.weight":
+            "w: k -> 1 1 k"}; "w" alone keeps the order, and docs/own-layer.md lists all forms. Every parameter and
+            buffer of the layer must appear, and every weight and state of the specification; None leaves a counter or
+            a seed out. None for the whole map means equal names and orders.
         taps: Tap -> native name of the sub-layer that returns it. The alternative is `tap` within the layer. Where the
             specification gives a tap's axes, `layout` says their order here too.
         unsupported: Check, dtype, or both ("input_grad float16") -> the reason why this adapter cannot do it.

@@ -1,85 +1,17 @@
 """A weight map: carries arrays from canonical names and axes to a layer's own, and back bit for bit."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from math import prod
 
 import numpy as np
-from einops import rearrange
 
 from .axes import SpecError
+from .map_part import Part, part_of
 from .map_patterns import Entries, expand
-from .map_sizes import sizes_of
-from .map_text import Entry, Side, Way, axes_in, read
+from .map_sizes import Shape
+from .map_text import Entry, read
 
 Arrays = Mapping[str, np.ndarray]
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one native weight holds, with the sizes of all axes."""
-
-    entry: Entry
-    shape: Shape  # native
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-    def to_native(self, stacks: Iterable[list[np.ndarray]]) -> np.ndarray:
-        """Return the sum of the terms, each given as its stack of canonical arrays."""
-        first, *others = (self._forward(stack) for stack in stacks)
-        for other in others:
-            first = first + other
-        return first
-
-    def to_canonical(self, array: np.ndarray) -> list[np.ndarray]:
-        """Return the canonical arrays of one term; zero where a pick leaves elements out."""
-        way = self.entry.way
-        if way is None:
-            return [array]
-        if array.shape != self.shape:
-            raise SpecError(f"the array must have the shape {self.shape}. Received: {array.shape}.")
-        apart = self._spaced(array, way.right, [axis for axis in self._axes if axis not in way.picks])
-        apart = np.expand_dims(apart, tuple(self._axes.index(axis) for axis in way.picks))
-        for number, axis in enumerate(self._axes):
-            if axis in way.flips:
-                apart = np.flip(apart, number)
-            if axis in way.orders:
-                apart = np.take(apart, np.argsort(way.orders[axis]), number)
-            if axis in way.picks:
-                full = np.zeros([*apart.shape[:number], self.sizes[axis], *apart.shape[number + 1 :]], apart.dtype)
-                full[(slice(None),) * number + (slice(way.picks[axis], way.picks[axis] + 1),)] = apart
-                apart = full
-        side = way.left if way.stack is None else ((way.stack,), *way.left)
-        joined = rearrange(apart, f"{_plain(self._axes)} -> {_grouped(side, self._axes)}")
-        return list(joined) if way.stack else [joined]
-
-    @property
-    def _axes(self) -> list[str]:
-        """All axes one by one, in canonical order; the arrays are taken apart into these."""
-        way = self.entry.way or Way((), ())
-        return [*([way.stack] if way.stack else []), *axes_in(way.left)]
-
-    def _forward(self, stack: list[np.ndarray]) -> np.ndarray:
-        way = self.entry.way
-        if way is None:
-            return stack[0]
-        joined, side = (np.stack(stack), ((way.stack,), *way.left)) if way.stack else (stack[0], way.left)
-        apart = self._spaced(joined, side, self._axes)
-        for number, axis in enumerate(self._axes):
-            if axis in way.picks:
-                apart = np.take(apart, [way.picks[axis]], number)
-            if axis in way.orders:
-                apart = np.take(apart, way.orders[axis], number)
-            if axis in way.flips:
-                apart = np.flip(apart, number)
-        apart = apart.squeeze(tuple(self._axes.index(axis) for axis in way.picks))
-        kept = [axis for axis in self._axes if axis not in way.picks]
-        return rearrange(apart, f"{_plain(kept)} -> {_grouped(way.right, kept)}")
-
-    def _spaced(self, array: np.ndarray, side: Side, axes: list[str]) -> np.ndarray:
-        """Take an array apart into single axes."""
-        sizes = {f"a{number}": self.sizes[axis] for number, axis in enumerate(axes)}
-        return rearrange(array, f"{_grouped(side, axes)} -> {_plain(axes)}", **sizes)
 
 
 @dataclass(frozen=True)
@@ -134,7 +66,7 @@ class WeightMap:
         parts = {}
         for native, entry in read_.items():
             given = None if native_shapes is None else tuple(native_shapes[native])
-            parts[native] = _part(entry, native, canonical_shapes, given, who, sizes or {})
+            parts[native] = part_of(entry, native, canonical_shapes, given, who, sizes or {})
         return WeightMap(who, parts, dict(canonical_shapes), _masks(parts, canonical_shapes, who))
 
     @property
@@ -242,41 +174,6 @@ def _check_used(entries: Mapping[str, Entry], canonical: Collection[str], who: s
             raise SpecError(f"the weight map of {who} must use {name!r} once. Received: {used.count(name)} times.")
 
 
-def _part(
-    entry: Entry,
-    native: str,
-    canonical: Mapping[str, Shape],
-    shape: Shape | None,
-    who: str,
-    config: Mapping[str, object],
-) -> Part:
-    if entry.constant is not None:
-        if shape is None:
-            raise SpecError(f"{native!r} of {who} must have a shape to hold a constant, and a function's has none.")
-        return Part(entry, shape)
-    shapes = {name: tuple(canonical[name]) for name in entry.names}
-    first = shapes[entry.names[0]]
-    for name, other in shapes.items():
-        if other != first:
-            raise SpecError(
-                f"what {native!r} of {who} holds must have one shape. Received: {first} of {entry.names[0]!r} and "
-                f"{other} of {name!r}."
-            )
-    made, sizes = first, {}
-    if entry.way is not None:
-        try:
-            sizes = sizes_of(entry.way, first, len(entry.terms[0]), shape, config)
-        except SpecError as error:
-            raise SpecError(f"{native!r} of {who}: {error}") from error
-        made = tuple(prod(sizes[axis] for axis in group) for group in entry.way.right)
-    if shape is not None and shape != made:
-        raise SpecError(
-            f"{native!r} of {who} must have the shape that the map gives, {made}. "
-            f"Received: {shape}. Correct the map or the axes of {entry.names[0]!r}."
-        )
-    return Part(entry, made, sizes)
-
-
 def _masks(parts: Mapping[str, Part], shapes: Mapping[str, Shape], who: str) -> dict[tuple[str, str], np.ndarray]:
     """Return which elements each picking part holds, and refuse a map that loses or doubles one."""
     masks = {}
@@ -298,12 +195,3 @@ def _masks(parts: Mapping[str, Part], shapes: Mapping[str, Shape], who: str) -> 
                 f"Received: {what}."
             )
     return masks
-
-
-def _plain(axes: list[str]) -> str:
-    """Name axes for einops by number: it warns of names that are words of Python, as `in` is."""
-    return " ".join(f"a{number}" for number in range(len(axes)))
-
-
-def _grouped(side: Side, axes: list[str]) -> str:
-    return " ".join("(" + " ".join(f"a{axes.index(axis)}" for axis in group) + ")" for group in side)
