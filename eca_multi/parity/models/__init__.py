@@ -2,9 +2,13 @@
 
 import sys
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from eca_multi.parity.define.axes import SpecError
+from eca_multi.parity.define.structures import leaves
 
 from .calls import Call as Call
 from .calls import Given as Given
@@ -42,10 +46,25 @@ def model_of(thing: Any) -> Model:
         if _is(thing[0], "flax", "linen.Module"):
             return _made("linen", "LinenModel", *thing)
         if callable(thing[0]):
-            return _made("function", "FunctionModel", *thing)
+            return _function(*thing)
     raise SpecError(
         "a model must be a torch nn.Module, a Keras layer or model, an nnx module, a linen (module, variables), or "
         f"(function, parameters). Received: {_text(thing)}."
+    )
+
+
+def _function(function: Any, parameters: Any, keywords: Any = MappingProxyType({})) -> Model:
+    """Return the model of a function, whose parameters say of which framework it is."""
+    arrays = list(leaves("w", parameters).values())
+    for package, name, place in (("torch", "Tensor", "torch"), ("jax", "Array", "jax")):
+        if any(_is(array, package, name) for array in arrays):
+            return _made(place, f"{package.capitalize()}Function", function, parameters, keywords)
+    if arrays and all(isinstance(array, np.ndarray) for array in arrays):
+        return _made("numpy", "NumpyFunction", function, parameters, keywords)
+    kinds = ", ".join(sorted({type(array).__name__ for array in arrays})) or "none"
+    raise SpecError(
+        "the parameters of a function must be torch tensors, JAX arrays or NumPy arrays, in any tree, since they say "
+        f"of which framework the function is. Received: {kinds}."
     )
 
 

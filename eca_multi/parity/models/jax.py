@@ -16,7 +16,7 @@ import numpy as np
 from eca_multi.parity.define.structures import leaves, rebuilt
 
 from .calls import Call, Ended, Given, Recorder
-from .model import Arrays, Model, Native, Run, outputs_of
+from .model import Arrays, Model, Native, Run, arguments_of, outputs_of
 
 Apply = Callable[[Native, Any, Recorder | None], Any]
 Shifts = Mapping[tuple[tuple[str, int], str], Any]
@@ -90,6 +90,38 @@ class JaxModel(Model):
 
     def to_numpy(self, tensor: Any) -> np.ndarray:
         return np.array(tensor)
+
+
+class JaxFunction(JaxModel):
+    """A function with parameters in JAX arrays."""
+
+    framework = "jax"
+
+    def __init__(self, function: Callable[..., Any], parameters: Any, keywords: Mapping[str, Any]) -> None:
+        self._function, self._parameters, self._keywords = function, parameters, keywords
+        self._held = {path: jnp.asarray(array) for path, array in leaves("w", parameters).items()}
+
+    @property
+    def name(self) -> str:
+        return f"{getattr(self._function, '__name__', 'function')} (jax)"
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {path: np.array(array) for path, array in self._held.items()}
+
+    def trained(self) -> frozenset[str]:
+        return frozenset(path for path, array in self._held.items() if is_float(array))
+
+    def with_weights(self, weights: Arrays) -> "JaxFunction":
+        new = {path: jnp.asarray(array) for path, array in weights.items()}
+        return JaxFunction(self._function, rebuilt("w", self._parameters, {**self._held, **new}), self._keywords)
+
+    def functional(self, dtype: str) -> tuple[Apply, Native]:
+        def apply(weights: Native, inputs: Any, recorder: Recorder | None) -> Any:
+            arguments, keywords = arguments_of(inputs)
+            parameters = rebuilt("w", self._parameters, weights)
+            return self._function(parameters, *arguments, **{**self._keywords, **keywords})
+
+        return apply, self._held
 
 
 def is_float(array: Any) -> bool:

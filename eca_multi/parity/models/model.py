@@ -20,13 +20,14 @@ class Run:
     """What a run returned: tensors by path, of the framework or, from `Model.run`, of NumPy in the dtype they had.
 
     Gradients are those of sum(cotangent * output). `calls` holds the calls of submodules in the order in which they
-    returned, where the run was recorded.
+    returned, where the run was recorded. `changed` names the inputs that the model has written into.
     """
 
     outputs: Native
     input_gradients: Native = field(default_factory=dict)
     weight_gradients: Native = field(default_factory=dict)
     calls: tuple[Call, ...] = ()
+    changed: tuple[str, ...] = ()
 
 
 class Model(ABC):
@@ -66,6 +67,16 @@ class Model(ABC):
         """Copy a tensor to NumPy, in its own dtype (bfloat16 is that of ml_dtypes)."""
 
     @property
+    def name(self) -> str:
+        """The model's name in reports: the framework and the class."""
+        return self.framework
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the model has gradients; a NumPy function has none."""
+        return True
+
+    @property
     def training(self) -> str:
         """Where the model would behave as in training: a path and type, or "" for nowhere that this class knows."""
         return ""
@@ -98,7 +109,7 @@ class Model(ABC):
             name: {path: self.to_numpy(tensor) for path, tensor in getattr(run, name).items()}
             for name in ("outputs", "input_gradients", "weight_gradients")
         }
-        return Run(**groups, calls=tuple(self._numpy(call) for call in run.calls))
+        return Run(**groups, changed=run.changed, calls=tuple(self._numpy(call) for call in run.calls))
 
     def _numpy(self, call: Call) -> Call:
         groups = {

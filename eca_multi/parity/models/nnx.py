@@ -30,6 +30,10 @@ class NnxModel(JaxModel):
         return NnxModel(_merged(self.module, {name: jax.numpy.asarray(array) for name, array in weights.items()}))
 
     @property
+    def name(self) -> str:
+        return f"{type(self.module).__name__} (nnx)"
+
+    @property
     def training(self) -> str:
         for keys, part in nnx.iter_modules(self.module):
             drops = getattr(part, "deterministic", None) is False and getattr(part, "rate", 1) and hasattr(part, "rate")

@@ -1,8 +1,8 @@
 """A torch nn.Module of the caller, with the weights that it has."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,18 +29,22 @@ class TorchModel(Model):
         self._copies: dict[str, torch.nn.Module] = {}
 
     def weights(self) -> dict[str, np.ndarray]:
-        return {name: np.array(host(tensor)) for name, tensor in self._tensors(self.module).items()}
+        return {name: np.array(host(tensor)) for name, tensor in self.tensors(self.module).items()}
 
     def trained(self) -> frozenset[str]:
-        return frozenset(name for name, tensor in self._tensors(self.module).items() if tensor.requires_grad)
+        return frozenset(name for name, tensor in self.tensors(self.module).items() if tensor.requires_grad)
 
     def with_weights(self, weights: Arrays) -> "TorchModel":
         module = copy.deepcopy(self.module)
-        tensors = self._tensors(module)
+        tensors = self.tensors(module)
         with torch.no_grad():
             for name, array in weights.items():
                 tensors[name].copy_(_tensor(array))
         return TorchModel(module)
+
+    @property
+    def name(self) -> str:
+        return f"{type(self.module).__name__} (torch)"
 
     @property
     def training(self) -> str:
@@ -51,7 +55,7 @@ class TorchModel(Model):
 
     @property
     def devices(self) -> frozenset[str]:
-        kinds = {tensor.device.type for tensor in self._tensors(self.module).values()}
+        kinds = {tensor.device.type for tensor in self.tensors(self.module).values()}
         return frozenset("gpu" if kind == "cuda" else kind for kind in kinds) or frozenset({"cpu"})
 
     def native_run(
@@ -63,47 +67,59 @@ class TorchModel(Model):
         given: Given | None = None,
     ) -> Run:
         module = self.in_dtype(dtype)
-        device = next((t.device for t in self._tensors(module).values()), torch.device("cpu"))
+        device = next((t.device for t in self.tensors(module).values()), torch.device("cpu"))
         entered = {name: _input(array, dtype, device) for name, array in leaves("x", inputs).items()}
         differentiated = cotangents is not None
+        before = {name: tensor.clone() for name, tensor in entered.items()}
+        start = dict(entered)
         if differentiated:
-            for tensor in entered.values():
+            for tensor in start.values():
                 tensor.requires_grad_(tensor.is_floating_point())
-        kept: dict[tuple[tuple[str, int], str], torch.Tensor] = {}
+            entered = {name: tensor.clone() for name, tensor in start.items()}  # a model may write into what it gets
+        kept: dict[Any, torch.Tensor] = {}
 
         def keep(key: tuple[str, int], name: str, tensor: torch.Tensor) -> torch.Tensor:
             kept[key, name] = tensor
             return tensor.clone()  # the next module may write into what it gets
 
         recorder = Recorder(keep, given, _like, lambda tensor: tensor.detach().clone()) if record or given else None
-        arguments, keywords = arguments_of(rebuilt("x", inputs, entered))
         outputs: Native = {}
         graded = torch.set_grad_enabled(differentiated)
-        with self._unchanged(module), _heard(module, recorder), graded, suppress(Ended):
-            outputs = outputs_of(module(*arguments, **keywords))
-        calls = tuple(recorder.calls) if recorder else ()
-        if cotangents is None or given is not None:
-            return Run(outputs, calls=calls)
-        return self._differentiated(module, entered, outputs, cotangents, kept, calls)
+        with self._unchanged(module):  # until the end of the backward pass, which reads buffers
+            with self.heard(module, recorder), graded, suppress(Ended):
+                outputs = outputs_of(self.call(module, rebuilt("x", inputs, entered)))
+            changed = tuple(name for name, tensor in entered.items() if not _same(tensor.detach(), before[name]))
+            run = Run(outputs, calls=tuple(recorder.calls) if recorder else (), changed=changed)
+            if cotangents is None or given is not None:
+                return run
+            return self._differentiated(module, start, run, cotangents, kept)
 
     def _differentiated(
-        self, module: torch.nn.Module, entered: Native, outputs: Native, cotangents: Arrays, kept: Any, calls: Any
+        self, module: torch.nn.Module, entered: Native, run: Run, cotangents: Arrays, kept: Mapping[Any, torch.Tensor]
     ) -> Run:
-        weights = self._tensors(module)
-        heads = {name: t for name, t in outputs.items() if t.requires_grad and name in cotangents}
-        leaves_of = {
+        """Add the gradients to a run, those that arrive at the outputs of submodules too."""
+        weights = self.tensors(module)
+        heads = {name: t for name, t in run.outputs.items() if t.requires_grad and name in cotangents}
+        every_leaf = {
             **{("x", name): t for name, t in entered.items() if t.requires_grad},
             **{("w", name): t for name, t in weights.items() if t.requires_grad},
             **{key: t for key, t in kept.items() if t.requires_grad},
         }
         drawn = [_tensor(cotangents[name]).to(t.device, t.dtype) for name, t in heads.items()]
-        every = dict(zip(leaves_of, gradients(list(heads.values()), list(leaves_of.values()), drawn), strict=True))
+        every = dict(zip(every_leaf, gradients(list(heads.values()), list(every_leaf.values()), drawn), strict=True))
         of_calls = tuple(
             replace(call, gradients={n: every[call.key, n] for n in call.outputs if (call.key, n) in every})
-            for call in calls
+            for call in run.calls
         )
         by_kind = {kind: {name: g for (k, name), g in every.items() if k == kind} for kind in ("x", "w")}
-        return Run(outputs, by_kind["x"], by_kind["w"], of_calls)
+        return Run(run.outputs, by_kind["x"], by_kind["w"], of_calls, run.changed)
+
+    def call(self, module: torch.nn.Module, inputs: Any) -> Any:
+        arguments, keywords = arguments_of(inputs)
+        return module(*arguments, **keywords)
+
+    def heard(self, module: torch.nn.Module, recorder: Recorder | None) -> AbstractContextManager[None]:
+        return _heard(module, recorder)
 
     def in_dtype(self, dtype: str) -> torch.nn.Module:
         """Return a copy of the module with floats of a dtype; those of float64 hold the values that the module has."""
@@ -114,7 +130,8 @@ class TorchModel(Model):
     def to_numpy(self, tensor: torch.Tensor) -> np.ndarray:
         return np.array(host(tensor.resolve_conj()))
 
-    def _tensors(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    def tensors(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """Return a module's weights and states by path."""
         return {n: t for n, t in module.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)}
 
     @contextmanager
@@ -128,6 +145,42 @@ class TorchModel(Model):
                 for name, buffer in module.named_buffers():
                     if name in before:
                         buffer.copy_(before[name])
+
+
+class TorchFunction(TorchModel):
+    """A function with parameters in torch tensors."""
+
+    def __init__(self, function: Callable[..., Any], parameters: Any, keywords: Mapping[str, Any]) -> None:
+        super().__init__(_Held(function, parameters, keywords))
+
+    @property
+    def name(self) -> str:
+        return f"{getattr(self.module.function, '__name__', 'function')} (torch)"
+
+    def with_weights(self, weights: Arrays) -> "TorchFunction":
+        changed = copy.copy(self)
+        changed.module, changed._copies = super().with_weights(weights).module, {}
+        return changed
+
+    def tensors(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        return {path: module.get_parameter(place) for path, place in self.module.places.items()}
+
+
+class _Held(torch.nn.Module):
+    """A function as a module, which holds the parameters under names that torch allows."""
+
+    def __init__(self, function: Callable[..., Any], parameters: Any, keywords: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.function, self.parameters_, self.keywords = function, parameters, keywords
+        self.places: dict[str, str] = {}
+        for number, (path, tensor) in enumerate(leaves("w", parameters).items()):
+            self.places[path] = f"_{number}"
+            own = torch.as_tensor(tensor).detach().clone()
+            self.register_parameter(f"_{number}", torch.nn.Parameter(own, own.is_floating_point()))
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        held = {path: getattr(self, place) for path, place in self.places.items()}
+        return self.function(rebuilt("w", self.parameters_, held), *arguments, **{**self.keywords, **keywords})
 
 
 @contextmanager
@@ -148,6 +201,10 @@ def _heard(module: torch.nn.Module, recorder: Recorder | None) -> Iterator[None]
 
 def _forward(recorder: Recorder, path: str, kind: str, forward: Any, *arguments: Any, **keywords: Any) -> Any:
     return recorder.call(path, kind, forward, arguments, keywords)
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _depends_on_mode(part: torch.nn.Module) -> bool:

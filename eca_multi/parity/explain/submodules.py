@@ -1,0 +1,168 @@
+"""Where a port goes wrong: the first submodule that differs from its twin in the reference, by itself.
+
+Both models run again with every submodule recorded. A pair that differs as it came (propagated) is run once more on
+what goes into the reference's submodule (isolated). The first that fails in isolation is the culprit: its inner
+submodules are right, since they return before it, and so is all that came before.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eca_multi.parity.budget.of_models import solve, tap_of
+from eca_multi.parity.budget.safety import SAFETY
+from eca_multi.parity.define.dtypes import quantise
+from eca_multi.parity.define.tensor import Kind, Solution, Tensor
+from eca_multi.parity.judge.compare import Judgement, Verdict, judge
+from eca_multi.parity.models import Call, Given, Model
+from eca_multi.parity.models.layouts import Layouts, Order, aligned
+from eca_multi.parity.models.pairing import Pair, pairs
+
+from .localize import FAILS, Localisation
+
+PORT, CASE = "port", "inputs"  # the runner and the case of a comparison of two models
+MOST = 24  # pairs that are run in isolation
+
+
+@dataclass(frozen=True)
+class Side:
+    """A model with the inputs and cotangents that it takes."""
+
+    model: Model
+    inputs: Any
+    cotangents: Mapping[str, np.ndarray] | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A pair of submodules, judged as it came and, where that fails, in isolation."""
+
+    pair: Pair
+    propagated: Judgement
+    isolated: Judgement | None = None
+    direction: str = "forward"
+
+    @property
+    def place(self) -> str:
+        """Name the submodule in the reference, and its twin."""
+        ours, theirs = self.pair.reference, self.pair.port
+        return f"{ours.name} ({ours.type}; in the port {theirs.name}, {theirs.type})"
+
+    def plain(self) -> dict[str, Any]:
+        """Return the step as JSON's types."""
+        verdict = (self.isolated or self.propagated).verdict
+        return {
+            "tap": self.pair.reference.name,
+            "direction": self.direction,
+            "propagated": self.propagated.budget_use,
+            "isolated": self.isolated.budget_use if self.isolated else None,
+            "verdict": str(verdict),
+        }
+
+
+def localise(reference: Side, port: Side, dtype: str, layouts: Layouts) -> Localisation:
+    """Run both again, and find the first submodule that goes wrong."""
+    solution = solve(reference.model, reference.inputs, dtype, reference.cotangents, record=True)
+    ours = reference.model.run(reference.inputs, "float64", reference.cotangents, record=True).calls
+    theirs = port.model.run(port.inputs, dtype, port.cotangents, record=True).calls
+    steps: list[Step] = []
+    culprit: Step | None = None
+    tried = 0
+    for pair in pairs(ours, theirs, layouts.usual):
+        propagated = _judged(pair, pair.port, Kind.TAP, solution, layouts.inverse)
+        isolated = None
+        if propagated.verdict in FAILS and culprit is None and tried < MOST:
+            isolated = _isolated(pair, reference, port, dtype, layouts)
+            tried += 1
+        steps.append(Step(pair, propagated, isolated))
+        if isolated is not None and isolated.verdict in FAILS:
+            culprit = steps[-1]
+    if not any(step.propagated.verdict in FAILS for step in steps):
+        culprit = _backward(steps, solution, layouts)
+    name = culprit.pair.reference.path or culprit.pair.reference.name if culprit else None
+    chain = tuple(step.plain() for step in steps)
+    return Localisation(PORT, CASE, dtype, _line(steps, culprit), name, chain=chain)
+
+
+def _judged(pair: Pair, call: Call, kind: Kind, solution: Solution, inverse: Order) -> Judgement:
+    """Judge what a call returned, or the gradient that arrives there, in the axis order of the reference."""
+    ours, theirs = pair.names
+    quantity = tap_of(pair.reference.key, ours, kind)
+    group = call.outputs if kind is Kind.TAP else call.gradients
+    if quantity not in solution or theirs not in group:
+        return Judgement(Verdict.UNSUPPORTED)
+    value, error = solution[quantity]
+    turned = aligned(group[theirs], value, inverse)
+    array = group[theirs] if turned is None else turned
+    return judge(Tensor(array, array.dtype.name), value, error, None, SAFETY["stochastic"])
+
+
+def _isolated(pair: Pair, reference: Side, port: Side, dtype: str, layouts: Layouts) -> Judgement | None:
+    """Give the port's submodule what goes into the reference's, and judge what it returns; None where nothing fits."""
+    ours = {name: _rounded(array, dtype) for name, array in pair.reference.inputs.items()}
+    theirs = _fitted(ours, pair.port.inputs, layouts.usual)
+    if not theirs:
+        return None
+    solution = solve(reference.model, reference.inputs, dtype, given=Given(pair.reference.key, ours))
+    alone = port.model.run(port.inputs, dtype, given=Given(pair.port.key, theirs)).calls[-1]
+    return _judged(pair, alone, Kind.TAP, solution, layouts.inverse)
+
+
+def _fitted(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], usual: Order) -> dict[str, np.ndarray]:
+    """Give each input of the port's submodule the reference's of that name, else the next that fits in shape."""
+    left, fitted = dict(ours), {}
+    for name, own in theirs.items():
+        for candidate in sorted(left, key=lambda known: known != name):
+            turned = aligned(left[candidate], own, usual)
+            if turned is not None:
+                fitted[name] = turned
+                del left[candidate]
+                break
+    return fitted
+
+
+def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
+    return quantise(array, dtype).astype(np.float32) if array.dtype.kind == "f" else array
+
+
+def _backward(steps: list[Step], solution: Solution, layouts: Layouts) -> Step | None:
+    """Judge the gradients that arrive at the submodules' outputs, from the last; add the steps.
+
+    Return the submodule before which the first wrong gradient arrives: its own backward pass made it.
+    """
+    before: Step | None = None
+    for step in reversed(steps[:]):
+        judgement = _judged(step.pair, step.pair.port, Kind.TAP_GRADIENT, solution, layouts.inverse)
+        if judgement.verdict is Verdict.UNSUPPORTED:
+            continue
+        arrived = Step(step.pair, judgement, direction="backward")
+        steps.append(arrived)
+        if judgement.verdict in FAILS:
+            return before
+        before = arrived
+    return before
+
+
+def _line(steps: Sequence[Step], culprit: Step | None) -> str:
+    failing = [step for step in steps if step.propagated.verdict in FAILS]
+    if culprit is None and failing:
+        return (
+            f"first divergence: {failing[0].place}, as it came ({_size(failing[0].propagated)}); run alone, no "
+            "submodule differs, so that the error accumulates or comes from code between them"
+        )
+    if culprit is None:
+        return "first divergence: none, when both are run again with their submodules recorded"
+    if culprit.direction == "backward":
+        return f"first divergence: the backward pass of {culprit.place}; forward, every submodule agrees"
+    alone = culprit.isolated or culprit.propagated
+    return (
+        f"first divergence: {culprit.place}, as it came {_size(culprit.propagated)}, isolated {_size(alone)}; all that "
+        "came before it agrees"
+    )
+
+
+def _size(judgement: Judgement) -> str:
+    use = judgement.budget_use
+    return f"{use:.3g} x the budget" if use is not None else str(judgement.verdict)

@@ -1,0 +1,56 @@
+"""Whether two models can be compared at all: their modes, devices and dtypes, and what a run does to its inputs."""
+
+from typing import Any
+
+import numpy as np
+
+from eca_multi.parity.define.axes import SpecError
+from eca_multi.parity.define.structures import leaves
+
+from .model import Arrays, Model, Run
+
+
+def check_alike(reference: Model, port: Model) -> None:
+    """Raise SpecError where one is in training mode and the other is not, or where devices or dtypes differ."""
+    modes = {"the reference": reference.training, "the port": port.training}
+    for who, place in modes.items():
+        if place and not all(modes.values()):
+            raise SpecError(
+                f"both models must be in the same mode. Received: {who} in training mode, at {place}, and not the "
+                f"other. Call {who}'s eval(), or put the other into training mode too."
+            )
+    for what, ours, theirs in (
+        ("on the same device", reference.devices, port.devices),
+        ("of the same dtype", _dtypes(reference), _dtypes(port)),
+    ):
+        if ours and theirs and ours != theirs:
+            raise SpecError(
+                f"both models must be {what}. Received: {', '.join(sorted(ours))} for the reference, "
+                f"{', '.join(sorted(theirs))} for the port. Move or cast one of them."
+            )
+    for who, model in (("the reference", reference), ("the port", port)):
+        if "meta" in model.devices:
+            raise SpecError(f"{who} must hold weights. Received: a model on the meta device, which has none. Load it.")
+
+
+def run_of(who: str, model: Model, inputs: Any, dtype: str, cotangents: Arrays | None = None) -> Run:
+    """Run a model, and raise SpecError where it raises, or writes into what it gets."""
+    try:
+        run = model.run(inputs, dtype, cotangents)
+    except SpecError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{name} {tuple(np.shape(a))}" for name, a in leaves("x", inputs).items())
+        raise SpecError(f"{who} must take the inputs ({shapes}). It raised {type(error).__name__}: {error}") from error
+    if run.changed:
+        raise SpecError(
+            f"{who} must not write into its inputs. Received: another {run.changed[0]!r} after the call. Let the model "
+            "copy what it changes."
+        )
+    return run
+
+
+def _dtypes(model: Model) -> frozenset[str]:
+    """Return the dtypes of a model's floating weights."""
+    held = {array.dtype.name for array in model.weights().values()}
+    return frozenset(name for name in held if "float" in name)

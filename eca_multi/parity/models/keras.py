@@ -1,0 +1,128 @@
+"""What the Keras models of all backends share: variables by path, copies in another dtype, and the calls of layers."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from eca_multi.parity.define.axes import SpecError
+from eca_multi.parity.define.structures import host
+from eca_multi.parity.engines.keras import variables
+
+from .calls import Recorder
+from .model import Arrays, arguments_of
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+class KerasLayer:
+    """A Keras layer or model, called as in inference. Its paths are those of its variables, without its own name."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        self._copies: dict[str, Any] = {}
+        if not layer.built:
+            raise SpecError(f"the layer {layer.name!r} must be built. Received: one without weights. Call it once.")
+
+    @property
+    def framework(self) -> str:
+        return f"keras-{keras.backend.backend()}"
+
+    @property
+    def name(self) -> str:
+        return f"{type(self.layer).__name__} ({self.framework})"
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {path: _values(variable) for path, variable in variables(self.layer).items()}
+
+    def trained(self) -> frozenset[str]:
+        return frozenset(path for path, variable in variables(self.layer).items() if variable.trainable)
+
+    def with_weights(self, weights: Arrays) -> Any:
+        layer = _copy(self.layer, self.layer.compute_dtype)
+        own = variables(layer)
+        for path, array in weights.items():
+            own[path].assign(array)
+        return type(self)(layer)
+
+    def layer_in(self, dtype: str) -> Any:
+        """Return the layer itself where it computes in the dtype, and else a copy from its configuration."""
+        held = {v.dtype for v in variables(self.layer).values() if v.dtype in _FLOATS}
+        if self.layer.compute_dtype == dtype and held <= {dtype}:
+            return self.layer
+        if dtype not in self._copies:
+            self._copies[dtype] = _copy(self.layer, dtype)
+        return self._copies[dtype]
+
+
+def call(layer: Any, inputs: Any) -> Any:
+    """Call a layer; a functional model takes the inputs that it was made of as one structure."""
+    if len(getattr(layer, "inputs", None) or ()) > 1 and isinstance(inputs, (tuple, list, Mapping)):
+        return layer(list(inputs) if isinstance(inputs, tuple) else inputs)
+    arguments, keywords = arguments_of(inputs)
+    return layer(*arguments, **keywords)
+
+
+@contextmanager
+def heard(layer: Any, recorder: Recorder | None) -> Iterator[None]:
+    """Let a recorder hear the calls of all layers inside this one, and its own."""
+    parts = dict(_inside("", layer, set())) if recorder else {}
+    own = {path: vars(part).get("call") for path, part in parts.items()}
+    for path, part in parts.items():
+        part.call = partial(_called, recorder, path, type(part).__name__, part.call)
+    try:
+        yield
+    finally:
+        for path, part in parts.items():
+            del vars(part)["call"]
+            if own[path] is not None:
+                part.call = own[path]
+
+
+def _called(recorder: Recorder, path: str, kind: str, function: Any, *arguments: Any, **keywords: Any) -> Any:
+    return recorder.call(path, kind, function, arguments, keywords)
+
+
+def _inside(path: str, layer: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    # Private: `layers` is there on models alone, and a layer's sub-layers may lie in lists and dicts of its own.
+    for part in layer._flatten_layers(include_self=False, recursive=False):
+        yield from _inside(f"{path}/{part.name}" if path else part.name, part, seen)
+    yield path, layer
+
+
+def _copy(layer: Any, dtype: str) -> Any:
+    """Make the layer anew from its configuration, with floats of a dtype, and the same values in its variables."""
+    custom = {type(part).__name__: type(part) for _, part in _inside("", layer, set())}
+    try:
+        config = _in_dtype(keras.saving.serialize_keras_object(layer), dtype)
+        fresh = keras.saving.deserialize_keras_object(config, custom_objects=custom, safe_mode=False)
+        for old, new in zip(layer.variables, fresh.variables, strict=True):
+            new.assign(_values(old).astype(np.float64) if old.dtype in _FLOATS else _values(old))
+    except Exception as error:
+        raise SpecError(
+            f"the Keras layer {layer.name!r} must be made anew to compute in {dtype}, from get_config and build. It "
+            f"raised {type(error).__name__}: {error}. Give one that was built in {dtype}, or a torch reference."
+        ) from error
+    return fresh
+
+
+def _in_dtype(config: Any, dtype: str) -> Any:
+    """Return a configuration with another dtype in place of each floating one."""
+    if isinstance(config, dict):
+        if config.get("class_name") == "DTypePolicy":
+            return {**config, "config": {**config["config"], "name": dtype}}
+        return {
+            key: dtype if key == "dtype" and value in _FLOATS else _in_dtype(value, dtype)
+            for key, value in config.items()
+        }
+    return [_in_dtype(item, dtype) for item in config] if isinstance(config, list) else config
+
+
+def _values(variable: Any) -> np.ndarray:
+    return np.array(host(keras.ops.convert_to_numpy(variable.value)))

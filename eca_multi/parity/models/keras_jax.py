@@ -1,0 +1,25 @@
+"""A Keras layer on the JAX backend, made a pure function by a StatelessScope."""
+
+from typing import Any
+
+import keras
+
+from eca_multi.parity.engines.keras import variables
+
+from . import keras as _keras
+from .calls import Recorder
+from .jax import Apply, JaxModel
+from .model import Native
+
+
+class KerasModel(_keras.KerasLayer, JaxModel):
+    def functional(self, dtype: str) -> tuple[Apply, Native]:
+        layer = self.layer_in(dtype)
+        held = variables(layer)
+
+        def apply(weights: Native, inputs: Any, recorder: Recorder | None) -> Any:
+            mapping = [(held[path], value) for path, value in weights.items()]
+            with keras.StatelessScope(state_mapping=mapping), _keras.heard(layer, recorder):
+                return _keras.call(layer, inputs)
+
+        return apply, {path: variable.value for path, variable in held.items()}

@@ -1,0 +1,30 @@
+"""A Keras layer on the torch backend, which is a torch module."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+
+from eca_multi.parity.engines.keras import variables
+
+from . import keras as _keras
+from .calls import Recorder
+from .torch import TorchModel
+
+
+class KerasModel(_keras.KerasLayer, TorchModel):
+    def in_dtype(self, dtype: str) -> torch.nn.Module:
+        return self.layer_in(dtype)  # type: ignore[no-any-return]  # Keras has no types
+
+    def call(self, module: torch.nn.Module, inputs: Any) -> Any:
+        return _keras.call(module, inputs)
+
+    def heard(self, module: torch.nn.Module, recorder: Recorder | None) -> AbstractContextManager[None]:
+        return _keras.heard(module, recorder)
+
+    def tensors(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        return {path: variable.value for path, variable in variables(module).items()}
+
+    @property
+    def training(self) -> str:
+        return ""  # a call without training=True is inference
