@@ -50,6 +50,7 @@ from .match import assert_close as assert_close
 from .match import assert_match as assert_match
 from .offline import compare as compare
 from .offline import replay as replay
+from .port import assert_ported as assert_ported
 from .report.report import ParityError as ParityError
 from .report.report import Report as Report
 from .run import fingerprints as fingerprints
@@ -77,6 +78,7 @@ __all__ = [
     "Verdict",
     "assert_close",
     "assert_match",
+    "assert_ported",
     "booleans",
     "compare",
     "fingerprints",

@@ -1,7 +1,7 @@
 """The verb for two models that exist: a port against its reference, in this process, each with the weights it has."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from .define.axes import SpecError
 from .define.checks import BASE
 from .define.dtypes import DTYPES
 from .define.job import Job, float_inputs
+from .define.maps import WeightMap
 from .define.structures import flatten, restore
 from .define.tensor import Kind, Outputs, Quantity, Solution, Tensor
 from .execute.messages import Do
@@ -21,6 +22,7 @@ from .judge.verdicts import Expected, Judge
 from .models import Model, model_of
 from .models.alike import check_alike, run_of
 from .models.layouts import Layouts
+from .models.mapping import map_of, unlike
 from .models.orders import find_layouts
 from .report.assemble import environment
 from .report.report import ParityError, Report, describe
@@ -44,7 +46,7 @@ def assert_ported(
     port: Any,
     inputs: Any,
     *,
-    map: Mapping[str, str | None] | None = None,  # the public name, as in propose_map and port_weights
+    map: WeightMap | Mapping[str, str | None] | None = None,  # the public name, as in propose_map and port_weights
     layouts: str | Mapping[str, str] | None = None,
     dtypes: Sequence[str] = ("float32",),
     gradients: bool = True,
@@ -97,7 +99,7 @@ def compare_models(
     port: Any,
     inputs: Any,
     *,
-    map: Mapping[str, str | None] | None = None,  # as in assert_ported
+    map: WeightMap | Mapping[str, str | None] | None = None,  # as in assert_ported
     layouts: str | Mapping[str, str] | None = None,
     dtypes: Sequence[str] = ("float32",),
     gradients: bool = True,
@@ -111,12 +113,15 @@ def compare_models(
     about = {"name": f"{ours.name} -> {theirs.name}", "reference": ours.name, "budget": KIND, "c": judge.c}
     case = {"name": CASE, "why": "the inputs of the caller"}
     report = Ported([RunnerState(PORT)], environment=environment(), spec=about, cases=(case,))
+    weights = map if map is None or isinstance(map, WeightMap) else map_of(ours, theirs, map)
     for dtype in dtypes:
-        task, results, solution, sides, layouts_found = _run(ours, theirs, inputs, dtype, layouts, gradients)
+        task, results, solution, sides, layouts_found = _run(ours, theirs, inputs, dtype, layouts, gradients, weights)
         cells = list(judge.cells(PORT, task, results, solution))
         report.cells += cells
         if any(cell.verdict.disagrees for cell in cells):
-            report.localisations.append(localise(*sides, dtype, layouts_found))
+            place = localise(*sides, dtype, layouts_found)
+            copied = unlike(ours, theirs, weights) if weights is not None else ""
+            report.localisations.append(replace(place, line=f"{copied}\n{place.line}") if copied else place)
         report.spec["layout"] = str(layouts_found)
     report.finish()
     return report
@@ -135,7 +140,13 @@ class _PortJudge(Judge):
 
 
 def _run(
-    ours: Model, theirs: Model, inputs: Any, dtype: str, layouts: str | Mapping[str, str] | None, gradients: bool
+    ours: Model,
+    theirs: Model,
+    inputs: Any,
+    dtype: str,
+    layouts: str | Mapping[str, str] | None,
+    gradients: bool,
+    weights: WeightMap | None,
 ) -> tuple[Task, Outputs, Solution, tuple[Side, Side], Layouts]:
     """Run both, and return the port's results in the names and axis orders of the reference."""
     ours = rounded_model(ours, dtype)
@@ -156,7 +167,12 @@ def _run(
     run = run_of("the port", theirs, yours.inputs, dtype, turned)
     results = {Quantity(Kind.OUTPUT, n): found.to_reference(n, run.outputs[found.names[n]]) for n in outputs}
     results |= {Quantity(Kind.INPUT_GRADIENT, n): found.to_reference(n, g) for n, g in run.input_gradients.items()}
-    job = Job(CASE, dtype, {}, {}, tuple(outputs), gradients=cotangents is not None, inputs=arrays)
+    trained: dict[str, np.ndarray] = {}
+    if weights is not None and cotangents is not None:
+        found_gradients = weights.to_canonical(run.weight_gradients, gradients=True)
+        trained = {n: a for n, a in ours.weights().items() if n in found_gradients and n in ours.trained()}
+        results |= {Quantity(Kind.WEIGHT_GRADIENT, n): found_gradients[n] for n in trained}
+    job = Job(CASE, dtype, {}, {}, tuple(outputs), gradients=cotangents is not None, inputs=arrays, weights=trained)
     task = Task("", Do.EVALUATE, CASE, job, None)
     named = {quantity: Tensor(array, array.dtype.name) for quantity, array in results.items()}
     return task, named, solution, (mine, yours), found

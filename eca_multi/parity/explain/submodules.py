@@ -6,15 +6,17 @@ submodules are right, since they return before it, and so is all that came befor
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.budget.of_models import solve, tap_of
+from eca_multi.parity.budget.of_models import quantities, solve, tap_of
 from eca_multi.parity.budget.safety import SAFETY
 from eca_multi.parity.define.dtypes import quantise
-from eca_multi.parity.define.tensor import Kind, Solution, Tensor
+from eca_multi.parity.define.tensor import Kind, Quantity, Solution, Tensor
 from eca_multi.parity.judge.compare import Judgement, Verdict, judge
 from eca_multi.parity.models import Call, Given, Model
 from eca_multi.parity.models.layouts import Layouts, Order, aligned
@@ -69,37 +71,44 @@ def localise(reference: Side, port: Side, dtype: str, layouts: Layouts) -> Local
     theirs = port.model.run(port.inputs, dtype, port.cotangents, record=True).calls
     steps: list[Step] = []
     culprit: Step | None = None
-    tried = 0
+    cause, tried = "", 0
     for pair in pairs(ours, theirs, layouts.usual):
         propagated = _judged(pair, pair.port, Kind.TAP, solution, layouts.inverse)
-        isolated = None
+        alone = None
         if propagated.verdict in FAILS and culprit is None and tried < MOST:
-            isolated = _isolated(pair, reference, port, dtype, layouts)
+            alone = _isolated(pair, reference, port, dtype, layouts)
             tried += 1
-        steps.append(Step(pair, propagated, isolated))
-        if isolated is not None and isolated.verdict in FAILS:
-            culprit = steps[-1]
+        steps.append(Step(pair, propagated, alone and alone.judgement))
+        if alone is not None and alone.judgement.verdict in FAILS:
+            culprit, cause = steps[-1], _causes(pair, alone, reference, dtype)
     if not any(step.propagated.verdict in FAILS for step in steps):
         culprit = _backward(steps, solution, layouts)
     name = culprit.pair.reference.path or culprit.pair.reference.name if culprit else None
+    line = _line(steps, culprit) + _between(steps, culprit, ours)
     chain = tuple(step.plain() for step in steps)
-    return Localisation(PORT, CASE, dtype, _line(steps, culprit), name, chain=chain)
+    return Localisation(PORT, CASE, dtype, line + (f" -> {cause}" if cause else ""), name, cause, chain)
 
 
 def _judged(pair: Pair, call: Call, kind: Kind, solution: Solution, inverse: Order) -> Judgement:
     """Judge what a call returned, or the gradient that arrives there, in the axis order of the reference."""
-    ours, theirs = pair.names
-    quantity = tap_of(pair.reference.key, ours, kind)
-    group = call.outputs if kind is Kind.TAP else call.gradients
-    if quantity not in solution or theirs not in group:
+    quantity, group = _tap(pair, kind), call.outputs if kind is Kind.TAP else call.gradients
+    if quantity not in solution or pair.names[1] not in group:
         return Judgement(Verdict.UNSUPPORTED)
     value, error = solution[quantity]
-    turned = aligned(group[theirs], value, inverse)
-    array = group[theirs] if turned is None else turned
-    return judge(Tensor(array, array.dtype.name), value, error, None, SAFETY["stochastic"])
+    return judge(_turned(pair, group, value, inverse), value, error, None, SAFETY["stochastic"])
 
 
-def _isolated(pair: Pair, reference: Side, port: Side, dtype: str, layouts: Layouts) -> Judgement | None:
+@dataclass(frozen=True)
+class _Alone:
+    """A pair run in isolation: what went into the reference's, what both returned, and the judgement."""
+
+    inputs: Mapping[str, np.ndarray]
+    solution: Solution
+    found: Tensor
+    judgement: Judgement
+
+
+def _isolated(pair: Pair, reference: Side, port: Side, dtype: str, layouts: Layouts) -> _Alone | None:
     """Give the port's submodule what goes into the reference's, and judge what it returns; None where nothing fits."""
     ours = {name: _rounded(array, dtype) for name, array in pair.reference.inputs.items()}
     theirs = _fitted(ours, pair.port.inputs, layouts.usual)
@@ -107,7 +116,37 @@ def _isolated(pair: Pair, reference: Side, port: Side, dtype: str, layouts: Layo
         return None
     solution = solve(reference.model, reference.inputs, dtype, given=Given(pair.reference.key, ours))
     alone = port.model.run(port.inputs, dtype, given=Given(pair.port.key, theirs)).calls[-1]
-    return _judged(pair, alone, Kind.TAP, solution, layouts.inverse)
+    found = _turned(pair, alone.outputs, solution[_tap(pair)][0], layouts.inverse)
+    return _Alone(ours, solution, found, _judged(pair, alone, Kind.TAP, solution, layouts.inverse))
+
+
+def _causes(pair: Pair, alone: _Alone, reference: Side, dtype: str) -> str:
+    """Say what the port does instead, where a change of the reference's submodule gives what the port's returned."""
+    if reference.model.framework != "torch":
+        return ""
+
+    def run(changes: AbstractContextManager[Any]) -> Mapping[Quantity, Any]:
+        given = Given(pair.reference.key, alone.inputs, changes)
+        return quantities(reference.model.native_run(reference.inputs, "float64", given=given))
+
+    target = _tap(pair)
+    search = import_module(f"{__package__}.hypotheses.search")  # by name, since it imports PyTorch
+    found = {target: alone.found}
+    causes = search.name_causes(run, found, alone.solution, target, dtype=dtype, c=SAFETY["stochastic"])
+    said: str = search.say_causes(causes)
+    return said
+
+
+def _tap(pair: Pair, kind: Kind = Kind.TAP) -> Quantity:
+    """Return the quantity of what the reference's call returned first."""
+    return tap_of(pair.reference.key, pair.names[0], kind)
+
+
+def _turned(pair: Pair, group: Mapping[str, np.ndarray], value: np.ndarray, inverse: Order) -> Tensor:
+    """Return what the port's call returned first, in the axis order of the reference where one fits."""
+    array = group[pair.names[1]]
+    turned = aligned(array, value, inverse)
+    return Tensor(array if turned is None else turned, array.dtype.name)
 
 
 def _fitted(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray], usual: Order) -> dict[str, np.ndarray]:
@@ -161,6 +200,25 @@ def _line(steps: Sequence[Step], culprit: Step | None) -> str:
         f"first divergence: {culprit.place}, as it came {_size(culprit.propagated)}, isolated {_size(alone)}; all that "
         "came before it agrees"
     )
+
+
+def _between(steps: Sequence[Step], culprit: Step | None, calls: Sequence[Call]) -> str:
+    """Say between which of its submodules the culprit goes wrong, where they agree when each is run alone."""
+    forward = [step for step in steps if step.direction == "forward"]
+    bad = next((step for step in forward if step.propagated.verdict in FAILS), None)
+    if culprit is None or bad is None or bad is culprit or culprit.direction == "backward":
+        return ""
+    good = forward[forward.index(bad) - 1] if forward.index(bad) else None
+    start = _place(calls, good) + 1 if good else 0
+    paired = [step.pair.reference for step in forward]
+    alone = [c for c in calls[start : _place(calls, bad)] if not any(c is known for known in paired)]
+    twins = f"; the port has no twin of {', '.join(c.name for c in alone)} there" if alone else ""
+    after = f"after {good.pair.reference.name} and " if good else ""
+    return f". Its submodules agree when each is run alone: look {after}before {bad.pair.reference.name}{twins}"
+
+
+def _place(calls: Sequence[Call], step: Step) -> int:
+    return next(number for number, call in enumerate(calls) if call is step.pair.reference)
 
 
 def _size(judgement: Judgement) -> str:

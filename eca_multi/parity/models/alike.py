@@ -19,18 +19,16 @@ def check_alike(reference: Model, port: Model) -> None:
                 f"both models must be in the same mode. Received: {who} in training mode, at {place}, and not the "
                 f"other. Call {who}'s eval(), or put the other into training mode too."
             )
-    for what, ours, theirs in (
-        ("on the same device", reference.devices, port.devices),
-        ("of the same dtype", _dtypes(reference), _dtypes(port)),
-    ):
+    for who, model in (("the reference", reference), ("the port", port)):
+        if "meta" in model.devices:
+            raise SpecError(f"{who} must hold weights. Received: a model on the meta device, which has none. Load it.")
+    for what, of in (("on the same device", lambda model: model.devices), ("of the same dtype", _dtypes)):
+        ours, theirs = of(reference), of(port)
         if ours and theirs and ours != theirs:
             raise SpecError(
                 f"both models must be {what}. Received: {', '.join(sorted(ours))} for the reference, "
                 f"{', '.join(sorted(theirs))} for the port. Move or cast one of them."
             )
-    for who, model in (("the reference", reference), ("the port", port)):
-        if "meta" in model.devices:
-            raise SpecError(f"{who} must hold weights. Received: a model on the meta device, which has none. Load it.")
 
 
 def run_of(who: str, model: Model, inputs: Any, dtype: str, cotangents: Arrays | None = None) -> Run:

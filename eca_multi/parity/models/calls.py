@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,10 +40,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Given:
-    """Tensors of the framework, or arrays, that replace the inputs of one call."""
+    """Tensors of the framework, or arrays, that replace the inputs of one call.
+
+    The call runs within `within`, a context that can be entered again.
+    """
 
     key: tuple[str, int]
     inputs: Mapping[str, Any]
+    within: AbstractContextManager[Any] = field(default_factory=nullcontext)
 
 
 class Ended(BaseException):
@@ -80,7 +85,8 @@ class Recorder:
             arguments, keywords = self._replaced(arguments, keywords, self._given.inputs)
         entered = _tensors({**leaves("x", tuple(arguments)), **leaves("", keywords)})
         entered = {name: self._copy(tensor) for name, tensor in entered.items()}
-        out = function(*arguments, **keywords)
+        with self._given.within if self._given is not None and is_given else nullcontext():
+            out = function(*arguments, **keywords)
         returned = _tensors(leaves("y", out))
         if self._keep is not None:
             keep = self._keep

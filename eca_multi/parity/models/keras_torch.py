@@ -13,6 +13,10 @@ from .torch import TorchModel
 
 
 class KerasModel(_keras.KerasLayer, TorchModel):
+    @property
+    def module(self) -> torch.nn.Module:  # type: ignore[override]  # TorchModel assigns it
+        return self.layer  # type: ignore[no-any-return]  # Keras has no types
+
     def in_dtype(self, dtype: str) -> torch.nn.Module:
         return self.layer_in(dtype)  # type: ignore[no-any-return]  # Keras has no types
 

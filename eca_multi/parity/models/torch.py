@@ -171,7 +171,7 @@ class _Held(torch.nn.Module):
 
     def __init__(self, function: Callable[..., Any], parameters: Any, keywords: Mapping[str, Any]) -> None:
         super().__init__()
-        self.function, self.parameters_, self.keywords = function, parameters, keywords
+        self.function, self.parameters_, self.keywords = function, parameters, dict(keywords)
         self.places: dict[str, str] = {}
         for number, (path, tensor) in enumerate(leaves("w", parameters).items()):
             self.places[path] = f"_{number}"
