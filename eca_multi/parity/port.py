@@ -17,6 +17,7 @@ from .define.tensor import Kind, Outputs, Quantity, Solution, Tensor
 from .execute.messages import Do
 from .execute.state import RunnerState
 from .execute.tasks import Task, rounded
+from .explain.investigate import with_causes
 from .explain.submodules import CASE, PORT, Side, localise
 from .judge.verdicts import Expected, Judge
 from .models import Model, model_of
@@ -123,6 +124,7 @@ def compare_models(
             copied = unlike(ours, theirs, weights) if weights is not None else ""
             report.localisations.append(replace(place, line=f"{copied}\n{place.line}") if copied else place)
         report.spec["layout"] = str(layouts_found)
+    report.cells = with_causes(report.cells, report.localisations)
     report.finish()
     return report
 

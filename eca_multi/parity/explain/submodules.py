@@ -22,6 +22,7 @@ from eca_multi.parity.models import Call, Given, Model
 from eca_multi.parity.models.layouts import Layouts, Order, aligned
 from eca_multi.parity.models.pairing import Pair, pairs
 
+from .hypotheses.cause import say_causes
 from .localize import FAILS, Localisation
 
 PORT, CASE = "port", "inputs"  # the runner and the case of a comparison of two models
@@ -86,7 +87,7 @@ def localise(reference: Side, port: Side, dtype: str, layouts: Layouts) -> Local
     name = culprit.pair.reference.path or culprit.pair.reference.name if culprit else None
     line = _line(steps, culprit) + _between(steps, culprit, ours)
     chain = tuple(step.plain() for step in steps)
-    return Localisation(PORT, CASE, dtype, line + (f" -> {cause}" if cause else ""), name, cause, chain)
+    return Localisation(PORT, CASE, dtype, line + (f" -> {cause}" if cause else ""), name, chain=chain, cause=cause)
 
 
 def _judged(pair: Pair, call: Call, kind: Kind, solution: Solution, inverse: Order) -> Judgement:
@@ -133,8 +134,7 @@ def _causes(pair: Pair, alone: _Alone, reference: Side, dtype: str) -> str:
     search = import_module(f"{__package__}.hypotheses.search")  # by name, since it imports PyTorch
     found = {target: alone.found}
     causes = search.name_causes(run, found, alone.solution, target, dtype=dtype, c=SAFETY["stochastic"])
-    said: str = search.say_causes(causes)
-    return said
+    return say_causes(causes)
 
 
 def _tap(pair: Pair, kind: Kind = Kind.TAP) -> Quantity:
