@@ -254,11 +254,22 @@ def test_nan_of_the_inputs_may_come_out_and_must():
 
 
 def test_an_explanation_of_the_fingerprint_is_added(monkeypatch):
-    monkeypatch.setattr(
-        "eca_multi.parity.match.explain", lambda tensor, dtype, fingerprint, nonfinite: f"{tensor} is odd"
-    )
+    def explained(tensor, dtype, fingerprint, operations, nonfinite):
+        return f"{tensor} is odd in {' '.join(operations)}"
+
+    monkeypatch.setattr("eca_multi.parity.match.explain", explained)
     said = fails({"torch": scale, "jax": lambda x, w: x * w * 1.01}, X, V, gradients=False)
-    assert said.endswith(" -> y is odd")
+    assert said.endswith(" -> y is odd in mul")
+
+
+def test_a_cause_is_named_and_another_fault_has_none():
+    def dense(x, w):
+        return x @ w
+
+    square = np.arange(16).reshape(4, 4) % 5 - 1.7
+    said = fails({"torch": dense, "jax": lambda x, w: x @ w.T}, X, square, gradients=False)
+    assert re.search(r"\njax matches the reference if weight is transposed \(\S+ of the budget\)$", said)
+    assert "matches the reference" not in fails({"torch": dense, "jax": lambda x, w: x @ w * 1.01}, X, square)
 
 
 def test_a_fingerprint_is_taken_once(monkeypatch):
