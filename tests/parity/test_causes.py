@@ -385,7 +385,16 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("module", "port", "inputs", "says"), FAULTS.values(), ids=FAULTS)
+# One of each file of hypotheses; the others run in the slow suite.
+QUICK = ("flipped", "SAME", "layer eps", "gelu", "inverted", "corners", "gru gates", "layout", "TF32", "dropout")
+
+
+def faults():
+    for name, fault in FAULTS.items():
+        yield pytest.param(*fault, id=name, marks=() if name in QUICK else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("module", "port", "inputs", "says"), faults())
 def test_a_hypothesis_finds_its_fault(module, port, inputs, says):
     causes = causes_of(randomised(module), port, *inputs)
     assert any(cause.says.startswith(says) for cause in causes), causes

@@ -1,4 +1,4 @@
-"""Three convolutions of stride 2 with taps: the reference in PyTorch, channels first, and ports in JAX, channels last."""
+"""Three convolutions of stride 2, each with a tap: a reference in PyTorch, channels first, and ports in JAX, last."""
 
 # ruff: noqa: RUF012  (an adapter declares its weight map as a class attribute, as users do)
 
