@@ -70,12 +70,12 @@ class _Window:
 def _padded(kind: str) -> Change:
     def change(call: Call) -> Any:
         window = _Window(call)
-        pairs = {
-            "same": window.same,
-            "valid": lambda: [(0, 0)] * len(window.sizes),
-            "before": lambda: [(before + 1, max(after - 1, 0)) for before, after in window.pairs],
-            "after": lambda: [(max(before - 1, 0), after + 1) for before, after in window.pairs],
-        }[kind]()
+        pairs: Pairs = {
+            "same": window.same(),
+            "valid": [(0, 0)] * len(window.sizes),
+            "before": [(before + 1, max(after - 1, 0)) for before, after in window.pairs],
+            "after": [(max(before - 1, 0), after + 1) for before, after in window.pairs],
+        }[kind]
         return NotImplemented if pairs == window.pairs else window.padded(pairs)
 
     return change
@@ -130,9 +130,11 @@ def _cropped(shift: int) -> Change:
         full = F.pad(full, [0, extra] * len(space))
         bias = window.bound.get("bias")
         if bias is not None:  # what lies outside of the full result holds the bias alone
-            inside = F.pad(torch.ones_like(full[..., *(slice(-extra) for _ in space)]), [0, extra] * len(space))
+            within: tuple[Any, ...] = (..., *(slice(-extra) for _ in space))
+            inside = F.pad(torch.ones_like(full[within]), [0, extra] * len(space))
             full = full + (1 - inside) * bias.reshape(-1, *[1] * len(space))
-        return full[..., *(slice(start, start + size) for start, size in zip(starts, space, strict=True))]
+        crop: tuple[Any, ...] = (..., *(slice(b, b + size) for b, size in zip(starts, space, strict=True)))
+        return full[crop]
 
     return change
 

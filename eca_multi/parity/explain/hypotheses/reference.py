@@ -112,7 +112,7 @@ class _Watched(TorchReference):
 
     def load(self, job: Job) -> Any:
         layer, weight_map, native = super().load(job)
-        for name in job.weights if self._trace is not None else ():
-            held = [native[other] for other in weight_map.holding([name])]
-            self._trace.leaves[Kind.WEIGHT_GRADIENT, name] = held
+        if self._trace is not None:
+            held = {name: [native[other] for other in weight_map.holding([name])] for name in job.weights}
+            self._trace.leaves |= {(Kind.WEIGHT_GRADIENT, name): tensors for name, tensors in held.items()}
         return layer, weight_map, native

@@ -103,7 +103,7 @@ class _Search:
         value, error = self.known[self.target]
         if value.dtype.kind != "f":
             return
-        answer = dropped(np.float64(self.found[self.target].values), value, self.c * error, self._dropouts)
+        answer = dropped(np.asarray(self.found[self.target].values, np.float64), value, self.c * error, self._dropouts)
         if answer is not None:
             yield Cause(f"dropout is left on (with a rate of {answer[0]:.2g})", answer[1])
 
