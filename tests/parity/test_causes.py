@@ -394,7 +394,7 @@ def faults():
         yield pytest.param(*fault, id=name, marks=() if name in QUICK else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("module", "port", "inputs", "says"), faults())
+@pytest.mark.parametrize(("module", "port", "inputs", "says"), list(faults()))
 def test_a_hypothesis_finds_its_fault(module, port, inputs, says):
     causes = causes_of(randomised(module), port, *inputs)
     assert any(cause.says.startswith(says) for cause in causes), causes

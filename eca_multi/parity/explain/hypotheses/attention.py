@@ -109,11 +109,12 @@ def _split(call: Call) -> Any:
     shape, before = _sizes(call), tuple(call.x.shape)
     if shape is None or not before or len(shape) < 2:
         return NotImplemented
-    heads, size = before[-1] // shape[-1] if shape[-1] else 0, shape[-1]
-    if heads < 2 or size < 2 or heads * size != before[-1]:
+    size, whole = shape[-1], before[-1]
+    # (..., heads * size) to (..., heads, size), also with more before the heads, or with the batch in one axis with them.
+    heads = shape[-2] if whole and whole % max(shape[-2] * size, 1) == 0 else whole // max(size, 1)
+    if heads < 2 or size < 2 or whole % (heads * size):
         return NotImplemented
-    # (..., heads * size) to (..., heads, size), or with the batch and the heads in one axis.
-    return call.x.unflatten(-1, (size, heads)).transpose(-1, -2).reshape(shape)
+    return call.x.unflatten(-1, (-1, size, heads)).transpose(-1, -2).reshape(shape)
 
 
 def _merged(call: Call) -> Any:
@@ -161,8 +162,10 @@ ATTENTION = (
     ),
     Hypothesis("the causal mask is missing", {_ATTENTION: _not_causal}),
     Hypothesis("attention is causal", {_ATTENTION: _causal}),
-    Hypothesis("the heads are split in the order (size, heads)", on(_VIEWS, _split)),
+    # Not all at once: a layer may also split a packed projection into query, key and value by the one of the two.
+    Hypothesis("the heads are split in the order (size, heads)", on(("view", "reshape"), _split)),
+    Hypothesis("the heads are split in the order (size, heads)", {"unflatten": _split}),
     Hypothesis("the heads are merged in the order (size, heads)", on((*_VIEWS, "flatten"), _merged)),
-    Hypothesis("the heads are split and merged in the order (size, heads)", on((*_VIEWS, "flatten"), _both)),
+    Hypothesis("the heads are split and merged in the order (size, heads)", on(("view", "reshape", "flatten"), _both)),
     Hypothesis("query, key and value are packed head by head", on(_VIEWS, _inner_parts)),
 )

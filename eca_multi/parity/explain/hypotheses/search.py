@@ -70,7 +70,7 @@ def name_causes(
             break
         if not hypothesis.dtypes or dtype in hypothesis.dtypes:
             causes += search.claims(hypothesis)
-    return causes
+    return list({cause.says: cause for cause in causes}.values())
 
 
 class _Search:
