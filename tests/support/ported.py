@@ -36,7 +36,7 @@ def reference(name: str) -> Any:
 
 
 def port(name: str, framework: str, fault: "Callable[[State], None] | Setting | None" = None) -> Model:
-    """Return a port with the reference's weights, and a fault if one is given: in a setting, or in a copy of the state."""
+    """Return a port with the reference's weights, and with a fault in a setting or in a copy of the state, if given."""
     state = {n: tensor.numpy().copy() for n, tensor in reference(name).state_dict().items()}
     state = {n: array for n, array in state.items() if not n.endswith("num_batches_tracked")}
     made = getattr(network(name), f"{framework}_model")()
