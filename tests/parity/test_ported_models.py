@@ -42,19 +42,19 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("target", FRAMEWORKS)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_right_port_is_right(name, framework):
+def test_a_right_port_is_right(name, target):
     report = parity.assert_ported(
-        reference(name), port(name, framework), network(name).inputs(), map=network(name).MAPS[framework]
+        reference(name), port(name, target), network(name).inputs(), map=network(name).MAPS[target]
     )
     assert report.cells
     assert all(cell.green for cell in report.cells), [cell for cell in report.cells if not cell.green]
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("target", FRAMEWORKS)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_found_at_its_submodule(fault, framework):
+def test_a_planted_fault_is_found_at_its_submodule(fault, target):
     name, change, place = FAULTS[fault]
     with pytest.raises(parity.ParityError, match=rf"{place}\b"):
-        parity.assert_ported(reference(name), port(name, framework, change), network(name).inputs(), gradients=False)
+        parity.assert_ported(reference(name), port(name, target, change), network(name).inputs(), gradients=False)
