@@ -23,13 +23,13 @@ def _gates(root: str) -> dict[str, str]:
     return entries
 
 
-def _flax(root: str, step: str) -> dict[str, str]:
+def _flax(root: str, step: str, cell: str) -> dict[str, str]:
     entries = {
         f"{root}embed{step}embedding": "embed.weight",
         f"{root}head{step}kernel": "head.weight: o i -> i o",
         f"{root}head{step}bias": "head.bias",
     }
-    entries |= _gates(f"{root}cell{step}")
+    entries |= _gates(f"{root}{cell}{step}")
     return {k.replace("KERNEL", f"{step}kernel").replace("BIAS", f"{step}bias"): v for k, v in entries.items()}
 
 
@@ -42,8 +42,8 @@ MAPS = {
         "head/kernel": "head.weight: o i -> i o",
         "head/bias": "head.bias",
     },
-    "linen": _flax("params/", "/"),
-    "nnx": {name.replace(".if.", ".if_."): entry for name, entry in _flax("", ".").items()},  # `if` is Python's
+    "linen": _flax("params/", "/", "cell"),
+    "nnx": {name.replace(".if.", ".if_."): entry for name, entry in _flax("", ".", "lstm.cell").items()},  # `if` is Python's
 }
 
 
@@ -107,10 +107,10 @@ def nnx_model() -> Any:
     class Tagger(nnx.Module):
         def __init__(self, *, rngs: nnx.Rngs) -> None:
             self.embed = nnx.Embed(WORDS, WIDTH, rngs=rngs)
-            self.cell = nnx.LSTMCell(WIDTH, HIDDEN, rngs=rngs)
+            self.lstm = nnx.RNN(nnx.LSTMCell(WIDTH, HIDDEN, rngs=rngs))
             self.head = nnx.Linear(HIDDEN, TAGS, rngs=rngs)
 
         def __call__(self, tokens: jax.Array) -> jax.Array:
-            return self.head(nnx.RNN(self.cell)(self.embed(tokens)))
+            return self.head(self.lstm(self.embed(tokens)))
 
     return Tagger(rngs=nnx.Rngs(0))
