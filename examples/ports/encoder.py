@@ -98,7 +98,7 @@ def keras_model() -> Any:
         attention = layers.MultiHeadAttention(HEADS, WIDTH // HEADS, name=f"block{i}_attention")
         x = norm(layers.Add()([x, attention(x, x, attention_mask=mask[:, None, :])]), f"block{i}_norm1")
         y = layers.Dense(4 * WIDTH, name=f"block{i}_linear1")(x)
-        y = layers.Activation(lambda z: keras.activations.gelu(z, approximate=False), name=f"block{i}_gelu")(y)
+        y = ops.gelu(y, approximate=False)
         x = norm(layers.Add()([x, layers.Dense(WIDTH, name=f"block{i}_linear2")(y)]), f"block{i}_norm2")
     kept = ops.cast(mask[..., None], x.dtype)
     return keras.Model([tokens, mask], ops.sum(x * kept, 1) / ops.sum(kept, 1))

@@ -92,7 +92,7 @@ def linen_model() -> Any:
         @nn.compact
         def __call__(self, tokens: jax.Array) -> jax.Array:
             x = nn.Embed(WORDS, WIDTH, name="embed")(tokens)
-            x = nn.RNN(nn.LSTMCell(HIDDEN, name="cell"))(x)
+            x = nn.RNN(nn.LSTMCell(HIDDEN, name="cell"), name="lstm")(x)
             return nn.Dense(TAGS, name="head")(x)
 
     module = Tagger()

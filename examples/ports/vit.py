@@ -126,7 +126,7 @@ def keras_model() -> Any:
         attention = layers.MultiHeadAttention(HEADS, WIDTH // HEADS, name=f"block{i}_attention")
         x = layers.Add()([x, attention(y, y)])
         y = layers.Dense(4 * WIDTH, name=f"block{i}_fc1")(norm(x, f"block{i}_norm2"))
-        y = layers.Activation(lambda z: keras.activations.gelu(z, approximate=False), name=f"block{i}_gelu")(y)
+        y = ops.gelu(y, approximate=False)
         x = layers.Add(name=f"block{i}")([x, layers.Dense(WIDTH, name=f"block{i}_fc2")(y)])
     x = ops.mean(norm(x, "norm"), axis=1)
     return keras.Model(entered, layers.Dense(CLASSES, name="head")(x))
