@@ -253,9 +253,39 @@ def test_shapes_are_those_of_the_axes():
 
 
 def test_channels_of_an_input_have_means_of_their_own_and_those_of_a_weight_do_not():
-    drawn = only(spec(weights={"w": "C k"}), config={"N": 20000, "k": 20000})
+    drawn = only(spec(weights={"w": normal("C k")}), config={"N": 20000, "k": 20000})
     assert np.ptp(drawn.inputs["x"].mean(0)) > 1
     assert np.ptp(drawn.weights["w"].mean(1)) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("axes", "outputs", "fan_in"),
+    [
+        ("C F", "N F", 12),  # a product
+        ("F C", "N F", 12),
+        ("h w C F", "N F", 7 * 5 * 12),  # a convolution
+        ("h w C", "N C", 7 * 5),  # a depthwise one
+        ("C F", "", 12),  # an output without names: the last axis is the layer's own
+        ("C F", "N L", 12),  # a layer that another one follows
+        ("F", "N F", 1),  # a bias
+        ("C", "N", 1),
+    ],
+)
+def test_weights_of_plain_axes_keep_the_size_of_what_they_multiply(axes, outputs, fan_in):
+    """And those of a source keep its size."""
+    sizes = {"h": 7, "w": 5, "F": 300}
+    changes = {"inputs": {"x": "N C"}, "outputs": {"y": outputs}, "config": sizes}
+    plain, own = (only(spec(**changes, weights={"k": source})).weights["k"] for source in (axes, normal(axes)))
+    np.testing.assert_allclose(plain, own / np.sqrt(fan_in))
+    assert 0.7 < own.std() < 1.3
+
+
+def test_a_case_scales_the_float_inputs_of_plain_axes_alone():
+    groups = {"inputs": {"x": "N C", "m": booleans("N"), "p": normal("N C")}, "state": {"s": "C"}}
+    large, small = (draw(spec(cases=(case,), **groups), case) for case in (Case("only"), Case("only", scale=0.05)))
+    np.testing.assert_allclose(small.inputs["x"], 0.05 * large.inputs["x"])
+    for name, array in {**large.inputs, **large.weights, **large.state}.items():
+        assert name == "x" or np.array_equal(array, {**small.inputs, **small.weights, **small.state}[name])
 
 
 def test_a_case_changes_sizes_axes_and_weights():

@@ -1,6 +1,7 @@
 """Drawing the data of a case."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +41,20 @@ def draw(spec: Spec, case: Case) -> Drawn:
     for name in drawn:
         if name not in known:
             raise SpecError(f"case {case.name} must draw some of {', '.join(known)}. Received: {name!r}.")
+    kept = {axis for _, order in outputs.values() for axis in order}
+
+    def made(group: str, name: str, source: Source) -> np.ndarray:
+        if name in drawn:
+            return drawn[name]
+        if isinstance(source, Draw):
+            return np.asarray(source.make(rng, shape_of(axes[name], config, f"{name!r}")))
+        values = _normal(name, axes[name], rng, config, offsets=group == "inputs")
+        if group == "inputs":
+            return values * case.scale
+        return values / math.sqrt(_fan_in(axes[name], values.shape, kept)) if group == "weights" else values
+
     arrays: dict[str, Arrays] = {
-        group: {
-            name: drawn[name] if name in drawn else _draw(name, source, rng, config, group == "inputs")
-            for name, source in sources.items()
-        }
+        group: {name: made(group, name, source) for name, source in sources.items()}
         for group, sources in groups.items()
     }
     cotangents = {name: drawn[key] for key, (name, _) in outputs.items() if key in drawn}
@@ -77,11 +87,14 @@ def _check_telling(name: str, weight: np.ndarray, case: str, axes: Axes) -> None
         raise SpecError(f"{where} must not be symmetric: a transposed one would pass. {remedy}")
 
 
-def _draw(name: str, source: Source, rng: Rng, config: Mapping[str, Any], offsets: bool) -> np.ndarray:
-    axes = axes_of(source)
+def _fan_in(axes: Axes, shape: tuple[int, ...], kept: Collection[str]) -> int:
+    """Return how many products one output sums: those of the axes that no output has, or of all but the last."""
+    summed = [number for number, axis in enumerate(axes) if axis not in kept]
+    return math.prod(shape[number] for number in (summed if len(summed) < len(axes) else summed[:-1]))
+
+
+def _normal(name: str, axes: Axes, rng: Rng, config: Mapping[str, Any], *, offsets: bool) -> np.ndarray:
     shape = shape_of(axes, config, f"{name!r}")
-    if isinstance(source, Draw):
-        return np.asarray(source.make(rng, shape))
     values = rng.normal(size=shape)
     if offsets and "C" in axes:  # equal means would hide a mix of channels
         axis = axes.index("C")

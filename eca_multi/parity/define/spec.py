@@ -26,6 +26,7 @@ class Case:
         inputs, weights, state, outputs: Entries that replace the specification's, or come beside them.
         draw: Called as draw(rng, config); returns arrays by name that replace the drawn ones. "dy" is the cotangent of
             an output y. A name that the case does not have raises SpecError.
+        scale: A factor of the float inputs that are drawn from plain axes.
     """
 
     name: str
@@ -36,12 +37,14 @@ class Case:
     outputs: Mapping[str, str] = field(default_factory=dict)
     state: Mapping[str, Source] = field(default_factory=dict)
     draw: Callable[[Rng, Mapping[str, Any]], Arrays] | None = None
+    scale: float = 1.0
 
 
 STANDARD = (
     Case("offsets", "a mean of its own in each channel, H != W, N > 1"),
     Case("one-sample", "N = 1", {"N": 1}),
     Case("large-map", "long sums, which stagnate in half precision", {"H": 37, "W": 41, "L": 1531}),
+    Case("small-variance", "a variance beside which the eps of a norm counts in half precision too", scale=0.05),
 )
 
 
@@ -93,7 +96,9 @@ class Spec:
     Attributes:
         name: Its name in reports.
         layout: Order of the axes of inputs and outputs, such as "NHWC". An adapter has a layout of its own.
-        weights: Canonical name -> axes ("k", "out in"), or a `Draw` of them. Plain axes are drawn from N(0, 1).
+        weights: Canonical name -> axes ("k", "out in"), or a `Draw` of them. Plain axes are drawn from N(0, 1) over the
+            root of the fan-in, so that no activation saturates: the fan-in is the product of the axes that no output
+            has, or of all but the last. A vector is drawn from N(0, 1).
         runners: Runner -> adapter: a class, or "file.py:Class" or "module:Class". A runner is torch, keras-tensorflow,
             keras-jax, keras-torch, linen, nnx, jax or numpy; "keras" stands for all three; "torch-old" is another
             torch. A `Runner` as the value gives it an environment or an interpreter of its own.

@@ -153,7 +153,9 @@ def training_job(spec: Spec, case: Case, drawn: Drawn, dtype: str, native: bool 
         if name in of_spec:
             batches[name] = of_spec[name]
         else:
-            batches[name] = array + rng.normal(size=shape) if is_float(array) else np.broadcast_to(array, shape)
+            batches[name] = (
+                array + case.scale * rng.normal(size=shape) if is_float(array) else np.broadcast_to(array, shape)
+            )
         if batches[name].shape[0] != training.steps:
             raise SpecError(
                 f"batches of {name!r} must have {training.steps} steps first. Received: {batches[name].shape}."

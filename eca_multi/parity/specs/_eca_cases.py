@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi.parity.define.sources import Arrays, Rng, booleans
+from eca_multi.parity.define.sources import Arrays, Rng, booleans, normal
 from eca_multi.parity.define.spec import Case
 
 from ._images import photographs
@@ -98,7 +98,7 @@ CASES: tuple[Case, ...] = (
         "per-channel",
         "ECA-NS: one kernel per channel, gate hard_sigmoid",
         {"C": 10, "H": 6, "W": 7, "gate": "hard_sigmoid", "shared": False},
-        weights={"w": "C k"},
+        weights={"w": normal("C k")},
     ),
     *(
         _signal(name, why, "N C L", {"N": 4, "C": 24, "L": 37}, inputs={"mask": booleans("N L")}, draw=draw)
@@ -114,11 +114,11 @@ CASES: tuple[Case, ...] = (
         "N = 1, circular",
         {"N": 1, "C": 12, "H": 7, "W": 5, "k": 5, "padding": "circular", "gate": "2sigmoid"},
     ),
-    Case("large-map", "a large map, circular, one kernel per channel", LARGE_MAP, weights={"w": "C k"}),
+    Case("large-map", "a large map, circular, one kernel per channel", LARGE_MAP, weights={"w": normal("C k")}),
     Case(
         "other-axis",
         "the same, channels last in torch, first in JAX and Keras",
         {**LARGE_MAP, "channels": "other"},
-        weights={"w": "C k"},
+        weights={"w": normal("C k")},
     ),
 )

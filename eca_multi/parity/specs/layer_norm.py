@@ -98,7 +98,7 @@ def _normal(mean: float, deviation: float) -> Callable[[Rng, Config], Arrays]:
     return lambda rng, config: {"x": rng.normal(mean, deviation, [config[axis] for axis in "NLC"])}
 
 
-QUIET = Case("quiet", "a variance of 1e-4, beside which eps counts", draw=_normal(0.0, 0.01))
+QUIET = Case("quiet", "a variance of 2.5e-3, beside which eps counts in half precision too", draw=_normal(0.0, 0.05))
 
 SPEC = Spec(
     "LayerNorm",
