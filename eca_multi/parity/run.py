@@ -10,6 +10,7 @@ from .define.checks import CHECKS, DEFAULT_CHECKS, check_names
 from .define.dtypes import DTYPES
 from .define.runners import UsageError, find_runners, mutated_runner, reference_of, refuse_in_worker
 from .define.spec import Spec
+from .execute.cotangents import with_cotangents
 from .execute.exchange import Batch, Exchange
 from .execute.messages import Greeting, Measured, Raised
 from .execute.pool import Lost, Pool, processors
@@ -131,7 +132,12 @@ def run_tasks(
         scratch_folder("eca-parity") as folder,
         Pool(folder, workers=workers or processors(), timeout=timeout) as pool,  # ended before their folder goes
     ):
-        session = Session(Exchange(pool, folder), reference_of(spec), available, progress)
+        exchange, reference = Exchange(pool, folder), reference_of(spec)
+        if available:
+            full = with_cotangents(exchange, reference, all_tasks, spec.training.loss if spec.training else None)
+            by_id = {id(task): whole for task, whole in zip(all_tasks, full, strict=True)}
+            all_tasks, available = full, [(runner, [by_id[id(task)] for task in batch]) for runner, batch in available]
+        session = Session(exchange, reference, available, progress)
         judged = judge_session(session, all_tasks if available or "power" in checks else [], checks, spec.budget)
         if with_fingerprints:
             for runner, _ in available:

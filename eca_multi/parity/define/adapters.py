@@ -7,6 +7,7 @@ same file. The framework's engine does the work.
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from inspect import Parameter, signature
 from typing import Any, ClassVar
 
 
@@ -114,3 +115,23 @@ class NumpyAdapter(Adapter):
     engine = "numpy"
     gradients: Callable[..., Mapping[str, Any]] | None = None
     solve: Callable[..., Mapping[str, Any]] | None = None
+
+
+def adapter_of(thing: Any) -> Any:
+    """Return the adapter of a class, of an object, or of a factory: a callable without arguments that returns either.
+
+    Anything else comes back unchanged.
+    """
+    for _ in range(2):  # a factory may return a class
+        if not isinstance(thing, Adapter) and callable(thing) and _needs_nothing(thing):
+            thing = thing()
+    return thing
+
+
+def _needs_nothing(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = signature(function).parameters.values()
+    except (TypeError, ValueError):  # of a builtin
+        return False
+    named = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    return not any(p.default is Parameter.empty and p.kind in named for p in parameters)

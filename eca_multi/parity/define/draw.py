@@ -1,7 +1,8 @@
 """Drawing the data of a case."""
 
 import math
-from collections.abc import Collection, Mapping
+import traceback
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,10 @@ def draw(spec: Spec, case: Case) -> Drawn:
     """
     rng = np.random.default_rng(list(f"{case.name}".encode()))
     config = {**SIZES, **spec.config, **case.config}
-    drawn = {name: np.asarray(array) for name, array in case.draw(rng, config).items()} if case.draw else {}
+    returned = _called(f"draw of case {case.name}", case.draw, rng, config) if case.draw else {}
+    if not isinstance(returned, Mapping):
+        raise SpecError(f"draw of case {case.name} must return arrays by name. Received: {type(returned).__name__}.")
+    drawn = {name: np.asarray(array) for name, array in returned.items()}
     groups = spec.sources(case)
     axes = {name: axes_of(source) for sources in groups.values() for name, source in sources.items()}
     outputs = {f"d{name}": (name, parse(text)) for name, text in spec.outputs_of(case).items()}  # "dy" is y's cotangent
@@ -47,7 +51,8 @@ def draw(spec: Spec, case: Case) -> Drawn:
         if name in drawn:
             return drawn[name]
         if isinstance(source, Draw):
-            return np.asarray(source.make(rng, shape_of(axes[name], config, f"{name!r}")))
+            shape = shape_of(axes[name], config, f"{name!r}")
+            return np.asarray(_called(f"the generator of {name!r}", source.make, rng, shape))
         values = _normal(name, axes[name], rng, config, offsets=group == "inputs")
         if group == "inputs":
             return values * case.scale
@@ -61,6 +66,8 @@ def draw(spec: Spec, case: Case) -> Drawn:
     shaped = {key: (drawn[key], order) for key, (_, order) in outputs.items() if key in drawn and order}
     shaped |= {name: (array, axes[name]) for group in arrays.values() for name, array in group.items()}
     for name, (array, order) in shaped.items():
+        if name in outputs and not all(axis.isdigit() or axis in config for axis in order):
+            continue  # the reference's run gives the sizes
         expected = shape_of(order, config, f"{name!r}")
         if array.shape != expected:
             raise SpecError(
@@ -70,6 +77,17 @@ def draw(spec: Spec, case: Case) -> Drawn:
     for name, array in arrays["weights"].items():
         _check_telling(name, array, case.name, axes[name])
     return Drawn(config, axes, **arrays, cotangents=cotangents)
+
+
+def _called(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a user's function; what it raises is one line that names the function."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise SpecError(
+            f"{what} must not raise. It raised {type(error).__name__}: {error}, at {place.filename}:{place.lineno}."
+        ) from error
 
 
 def _check_telling(name: str, weight: np.ndarray, case: str, axes: Axes) -> None:

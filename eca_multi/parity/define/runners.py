@@ -163,7 +163,7 @@ def mutated_runner(spec: Spec) -> Runner | None:
 def _runner(name: str, value: Any) -> Runner:
     """Return the framework's runner with this adapter; the fields of a `Runner` come before the framework's."""
     runner = value if isinstance(value, Runner) else Runner(name, value)
-    engine = getattr(runner.adapter, "engine", "") if isinstance(runner.adapter, type) else ""
+    engine = getattr(getattr(runner.adapter, "func", runner.adapter), "engine", "")  # a partial has a func
     matches = [known for known in FRAMEWORKS if f"{name}-".startswith(f"{known.name}-")]
     matches += [known for known in FRAMEWORKS if known.name == engine]
     base = next(iter(matches), Runner("", ""))

@@ -39,6 +39,7 @@ class Exchange:
         self._pool, self._folder = pool, folder
         self._numbers = itertools.count(1)  # of requests, so that each answer of a run has a file of its own
         self._inputs: dict[tuple[int, ...], tuple[Job, Path]] = {}
+        self.greetings: dict[str, messages.Greeting] = {}  # by runner: a worker greets once, whoever asks first
 
     def stream(self, batches: Sequence[Batch]) -> Iterator[tuple[Runner, Task | None, Reply]]:
         """Ask every runner for its tasks, and yield the replies as they come; a greeting and an end have no task.
@@ -50,6 +51,8 @@ class Exchange:
         tasks = dict(zip(paths, (task for _, batch in batches for task in batch), strict=True))
         with contextlib.closing(self._pool.run(requests)) as answers:  # type: ignore[type-var]  # it is a generator
             for runner, said in answers:
+                if isinstance(said, messages.Greeting):
+                    self.greetings[runner.name] = said
                 if isinstance(said, messages.Computed):
                     yield runner, tasks[said.id], Delivery(said, paths[said.id])
                 elif not isinstance(said, messages.Done):

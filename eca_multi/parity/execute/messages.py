@@ -29,6 +29,7 @@ class Do(StrEnum):
     EVALUATE = "evaluate"
     ROUNDTRIP = "roundtrip"  # save and load
     TRAIN = "train"
+    OUTPUTS = "outputs"  # evaluate in the reference: values alone
     SOLVE = "solve"  # evaluate in the reference: values, each with its error
     SOLVE_TRAINING = "solve_training"  # train in the reference
     POWER = "power"  # every mutant's evaluation

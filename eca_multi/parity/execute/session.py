@@ -56,7 +56,8 @@ class Session:
         self.runners = [runner for runner, _ in batches]
         self.states = {runner.name: RunnerState(runner.name) for runner, _ in batches}
         self.cannot: dict[str, dict[str, str]] = {}  # by runner, check or dtype -> why its adapter cannot do it
-        self.budget = ""  # the kind of the reference's budget, after its greeting
+        greeting = exchange.greetings.get(reference.name)
+        self.budget = greeting.budget if greeting else ""  # the kind of the reference's budget, after its greeting
         self.solutions: dict[Key, Solution] = {}
         self.lost: RunnerState | None = None  # the end of the reference's process
         self.open: dict[str, list[Task]] = {runner.name: [] for runner, _ in batches}  # left without an answer

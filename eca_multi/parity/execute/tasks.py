@@ -118,8 +118,9 @@ def base_job(spec: Spec, case: Case, drawn: Drawn, dtype: str, param_dtype: str 
     rng = np.random.default_rng(list(f"{case.name}:cotangents".encode()))
     outputs, named_axes = spec.outputs_of(case), spec.axes(case)
     for name, axes in named_axes.items():
-        if name in outputs and name not in cotangents:
-            cotangents[name] = rng.normal(size=[int(a) if a.isdigit() else drawn.config[a] for a in axes])
+        sizes = [int(axis) if axis.isdigit() else drawn.config.get(axis) for axis in axes]
+        if name in outputs and name not in cotangents and None not in sizes:  # others wait for the reference's run
+            cotangents[name] = rng.normal(size=sizes)
     return Job(
         case.name,
         dtype,

@@ -19,10 +19,10 @@ import numpy as np
 
 from eca_multi.checkpoints.safetensors import read_safetensors
 from eca_multi.parity.budget.errors import whole_or_float64
-from eca_multi.parity.define.adapters import Adapter, NumpyAdapter, unsupported
+from eca_multi.parity.define.adapters import Adapter, NumpyAdapter, adapter_of, unsupported
 from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.job import Job, with_arrays
-from eca_multi.parity.define.loading import load_object
+from eca_multi.parity.define.loading import VALUE, label_of, load_object
 from eca_multi.parity.define.tensor import Outputs, Solution, Tensor
 from eca_multi.parity.engines import ENGINES, REFERENCES
 from eca_multi.parity.engines.base import Unsupported
@@ -71,19 +71,23 @@ def _read(lines: "queue.Queue[str]") -> None:
 
 def make_engine(role: str, source: str) -> Any:
     """Import an adapter and its engine; raise SpecError if the adapter does not exist or cannot play the role."""
-    adapter = load_object(source)
-    if not isinstance(adapter, type) and callable(adapter) and role == "reference":
+    name = f"{label_of(source)!r}" if source.startswith(VALUE) else source
+    adapter = adapter_of(load_object(source))
+    if not isinstance(adapter, (type, Adapter)) and callable(adapter) and role == "reference":
         function = adapter
-        adapter = type("Function", (NumpyAdapter,), {"build": lambda self, config: function})
-    if not (isinstance(adapter, type) and issubclass(adapter, Adapter)):
-        raise SpecError(f"{source} must be an adapter. Received: {adapter!r}. Subclass TorchAdapter or another one.")
-    if adapter.build is Adapter.build and getattr(adapter, "solve", None) is None:
-        raise SpecError(f"{source} must have build(config), which returns the layer. It has none.")
+        adapter = type("Function", (NumpyAdapter,), {"build": lambda self, config: function})()
+    if not isinstance(adapter, Adapter):
+        raise SpecError(
+            f"{name} must be an adapter, or a callable without arguments that returns one. Received: {adapter!r}. "
+            "Subclass TorchAdapter or another one."
+        )
+    if type(adapter).build is Adapter.build and getattr(adapter, "solve", None) is None:
+        raise SpecError(f"{name} must have build(config), which returns the layer. It has none.")
     table = REFERENCES if role == "reference" else ENGINES
     if adapter.engine not in table:
-        raise SpecError(f"{source} must be a {' or '.join(sorted(table))} adapter to be the reference.")
-    module, _, name = table[adapter.engine].partition(":")
-    return getattr(import_module(module), name)(adapter())
+        raise SpecError(f"{name} must be a {' or '.join(sorted(table))} adapter to be the reference.")
+    module, _, cls = table[adapter.engine].partition(":")
+    return getattr(import_module(module), cls)(adapter)
 
 
 def answer_all(engine: Any, requests: Sequence[Request], send: Send) -> None:
@@ -123,6 +127,9 @@ def _answer(engine: Any, request: Request) -> Answer:
     if request.do is Do.EXPLAIN:
         stages, causes = import_module("eca_multi.parity.explain.hypotheses.reference").explain(engine, job)
         return messages.Explained(request.id, stages, causes)
+    if request.do is Do.OUTPUTS:
+        exact = {quantity: np.asarray(value) for quantity, value in engine.exact(job).items()}
+        return _computed(request, {"": {q: Tensor(value, value.dtype.name) for q, value in exact.items()}})
     if request.do is Do.ROUNDTRIP:
         return _computed(request, {"": engine.roundtrip(job)})
     if request.do is Do.TRAIN:

@@ -29,6 +29,7 @@ from .rerun import Rerun
 SCHEMA = 3
 ERROR = "@error"  # after the name of a tensor, that of its largest error
 REPLAY = ["eca-multi", "parity", "replay"]
+TRUST = "--trust"
 FILES = ("bundle.json", "job.safetensors", "results.safetensors", "reference.safetensors", "repro.py")
 SUMS = "SHA256SUMS"  # of all files, as `sha256sum -c` reads it: against damage, and not against forgers, who renew it
 BUNDLE = Known("a bundle and nothing else", "bundle.json", re.compile("|".join(map(re.escape, (*FILES, SUMS)))))
@@ -140,9 +141,9 @@ def read_bundle(folder: str | os.PathLike[str]) -> Bundle:
         ) from error
 
 
-def replay_command(folder: str) -> str:
-    """Return the command that runs a bundle again, for a shell."""
-    return shlex.join([*REPLAY, f"./{folder}" if folder.startswith("-") else folder])
+def replay_command(folder: str, *, trust: bool = False) -> str:
+    """Return the command that runs a bundle again, for a shell; with `trust` for code that is not this package's."""
+    return shlex.join([*REPLAY, f"./{folder}" if folder.startswith("-") else folder, *([TRUST] if trust else [])])
 
 
 def is_replay_command(command: Any) -> bool:
@@ -152,6 +153,11 @@ def is_replay_command(command: Any) -> bool:
     except ValueError:  # a quote that is not closed
         words = []
     return command == "" or (words[:-1] == REPLAY and words[-1][:1] != "-" and command == shlex.join(words))
+
+
+def without_trust(command: Any) -> Any:
+    """Return a command without its --trust: a report that is read from a file must not ask for trust."""
+    return command.removesuffix(f" {TRUST}") if isinstance(command, str) else command
 
 
 def _check_fields(about: Mapping[str, Any]) -> None:

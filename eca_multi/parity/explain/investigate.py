@@ -7,6 +7,7 @@ from pathlib import Path
 from eca_multi._printable import file_name
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.runners import HYPOTHESES, Runner, mutated_runner
+from eca_multi.parity.define.loading import VALUE, label_of
 from eca_multi.parity.define.spec import Spec
 from eca_multi.parity.define.tensor import Quantity, Solution, parse
 from eca_multi.parity.execute.exchange import Failure
@@ -24,6 +25,7 @@ from .hypotheses.cause import Cause, say_causes
 from .localize import FAILS, Localisation, Stage, chain, culprit, is_failing, say
 from .rerun import Bench, Rerun
 from .shrink import axes_of, shrink
+from .trust import needs_trust
 
 Operations = Mapping[Quantity, Sequence[str]]  # of the reference's stages, in the order of the computation
 Failing = Mapping[str, tuple[Cell, Task]]
@@ -147,13 +149,16 @@ class _Investigation:
             culprit=first.quantity.label if first else None,
             chain=tuple(stage.plain() for stage in stages),
             bundle=folder,
-            replay=replay_command(folder) if folder else "",
+            replay=replay_command(folder, trust=needs_trust(self.bench.runner, self.bench.reference)) if folder else "",
         )
 
     def _bundle(self, cell: Cell, line: str, evidence: Rerun) -> tuple[str, str]:
         """Write the bundle that `replay` needs; return its folder, or else a note. The verdict stands either way."""
         if self.bundles is None:
             return "", ""
+        for source in (self.bench.runner.adapter, self.bench.reference.adapter):
+            if source.startswith(VALUE):
+                return "", f"; no bundle was written, since no file has {label_of(source)} at its top level to name"
         folder = self.bundles / "--".join(map(file_name, (cell.runner, cell.case, cell.dtype)))
         head = f"{cell.runner} {cell.dtype} {cell.case} {cell.tensor}: {line}"
         try:

@@ -5,7 +5,8 @@ The decision imports nothing that a bundle names: the specifications of this pac
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 
 from eca_multi.parity.define.runners import Runner, UsageError, reference_of, runners_of
@@ -20,6 +21,22 @@ Part = tuple[str, str, str]  # its kind, its value as Python writes it, and whos
 
 class Untrusted(UsageError):
     """A bundle names code that is not this package's, and the caller did not say that it may run."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """The code that a replay runs, in the words of a `Bundle`, which may stand in its place."""
+
+    adapter: str
+    python: str
+    reference: str
+    env: Mapping[str, str]
+
+
+def needs_trust(runner: Runner, reference: Runner) -> bool:
+    """Whether the replay of a runner's failure will ask for trust."""
+    code = Code(runner.adapter, runner.python, reference.adapter, runner.env)
+    return any(whose == THEIRS for *_, whose in _parts(code, ()))
 
 
 def check_trust(bundle: Bundle, folder: str | os.PathLike[str], runners: Sequence[Runner] = ()) -> None:
@@ -42,20 +59,20 @@ def what_runs(bundle: Bundle, runners: Sequence[Runner] = ()) -> str:
     return "\n".join(f"  {part:<12} {value} ({whose})" for part, value, whose in _parts(bundle, runners))
 
 
-def _parts(bundle: Bundle, runners: Sequence[Runner]) -> list[Part]:
+def _parts(bundle: Bundle | Code, runners: Sequence[Runner]) -> list[Part]:
     named = [("adapter", repr(runner.adapter), YOURS) for runner in runners]
     ours = any(reference_of(spec).adapter == bundle.reference for spec in _shipped(bundle.reference))
     return [*(named or _of_runner(bundle)), ("reference", repr(bundle.reference), OURS if ours else THEIRS)]
 
 
-def _of_runner(bundle: Bundle) -> list[Part]:
+def _of_runner(bundle: Bundle | Code) -> list[Part]:
     """Return the parts of its runner.
 
     The settings must be those of this package's runner to the letter: one variable can load any library.
     """
     same = [r for spec in _shipped(bundle.adapter) for r in runners_of(spec) if r.adapter == bundle.adapter]
     settings = ", ".join(f"{name}={value!r}" for name, value in bundle.env.items())
-    is_ours = not settings or any(dict(runner.env) == bundle.env for runner in same)
+    is_ours = not settings or any(dict(runner.env) == dict(bundle.env) for runner in same)
     return [
         ("interpreter", repr(bundle.python or sys.executable), THEIRS if bundle.python else HERE),
         ("environment", settings or "nothing is set", OURS if is_ours else THEIRS),

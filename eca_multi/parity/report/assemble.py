@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from eca_multi.parity.define.loading import label_of
 from eca_multi.parity.define.spec import Spec
 from eca_multi.parity.execute.pool import processors
 from eca_multi.parity.execute.session import Session
@@ -30,7 +31,7 @@ def assemble(
     """Return the report. The reference is among the runners where its process has ended."""
     about: dict[str, Any] = {"name": spec.name, "source": source, "hash": spec.digest(), "layout": spec.layout}
     if session.budget:
-        adapter = session.reference.adapter.rpartition(":")[2]
+        adapter = label_of(session.reference.adapter)
         about |= {"reference": adapter, "budget": judged.judge.kind, "c": judged.judge.c}
     names = {task.case for task in tasks}
     report = Report(

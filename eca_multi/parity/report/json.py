@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eca_multi._parsing import parse_json, parsing
-from eca_multi.parity.explain.bundle import is_replay_command
+from eca_multi.parity.explain.bundle import is_replay_command, without_trust
 
 SCHEMA = 2
 # The type of each field, and the texts that every reader takes from a row.
@@ -46,9 +46,10 @@ def check_content(content: Any) -> dict[str, Any]:
         for row in content[name]:
             if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in texts):
                 raise ValueError(f"a row of {name} lacks {' or '.join(texts)}")
-    for command in (content["replay"], *(row.get("replay", "") for row in content["localisations"])):
-        if not is_replay_command(command):
-            raise ValueError(f"replay is {command!r}, expected `eca-multi parity replay FOLDER`")
+    for part in (content, *content["localisations"]):
+        part["replay"] = without_trust(part.get("replay", ""))
+        if not is_replay_command(part["replay"]):
+            raise ValueError(f"replay is {part['replay']!r}, expected `eca-multi parity replay FOLDER`")
     return content
 
 
