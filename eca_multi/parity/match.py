@@ -16,7 +16,7 @@ from .define.dtypes import DTYPES
 from .define.job import Job, is_float
 from .define.spec import Manual, check_results
 from .define.structures import flatten, host, restore
-from .define.tensor import Cotangent, Outputs, Solution, Tensor
+from .define.tensor import Cotangent, Kind, Outputs, Solution, Tensor
 from .engines import ENGINES, REFERENCES
 from .engines.base import Unsupported
 from .execute.messages import Do
@@ -90,7 +90,9 @@ def assert_match(
     chosen = _reference(known, reference)
     gradients = _has_gradients(chosen, gradients)
     flat_inputs, flat_weights = rounded(flatten("x", inputs), dtype), rounded(flatten("w", weights), dtype)
-    job = Job("inputs", dtype, {}, {}, (), inputs=flat_inputs, weights=flat_weights)
+    trained = {name: array for name, array in flat_weights.items() if is_float(array)}
+    fixed = {name: array for name, array in flat_weights.items() if name not in trained}  # they have no gradients
+    job = Job("inputs", dtype, {}, {}, (), inputs=flat_inputs, weights=trained, state=fixed)
     solution, job, kind = _solve(chosen, job, like, gradients)
     reference64 = _engine(chosen, like, REFERENCES)
     faults, undecided = [], []
@@ -103,13 +105,13 @@ def assert_match(
                 f"{function.name} cannot compute this: {error}. Leave it out, or take another dtype."
             ) from error
         has_gradients = gradients and any(quantity.cotangent is Cotangent.ONES for quantity in results)
-        task = Task("", Do.EVALUATE, "inputs", replace(job, gradients=has_gradients), None)
+        task = Task("", Do.EVALUATE, "inputs", replace(job, gradients=has_gradients, state={}), None)
         fingerprint = cache(partial(measure, engine.probes))  # takes seconds: once, however many tensors are wrong
         reasons = cache(partial(_reasons, reference64, job, results))
         disagreements = 0
         for cell in Judge(BASE, kind).cells(function.name, task, results, solution):
             if cell.verdict.disagrees or cell.verdict is Verdict.ERROR:
-                faults.append(_explained(cell, results, fingerprint, reasons))
+                faults.append(_explained(cell, results, fingerprint, reasons) + _cut(cell, results, solution))
                 disagreements += 1
             elif cell.verdict is Verdict.INCONCLUSIVE:
                 undecided.append(describe(cell))
@@ -217,8 +219,18 @@ def _has_gradients(reference: _Function, wanted: bool | None) -> bool:
 def _engine(function: _Function, like: Mapping[str, Any], engines: Mapping[str, str]) -> Any:
     """Return the engine that runs a function on arrays in the caller's structure."""
 
+    role = ", which is the reference and runs in float64," if engines is REFERENCES else ""
+
     def call(inputs: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
-        return function.call(restore("x", like["x"], inputs), restore("w", like["w"], weights))
+        try:
+            return function.call(restore("x", like["x"], inputs), restore("w", like["w"], weights))
+        except SpecError:
+            raise
+        except Exception as error:
+            raise SpecError(
+                f"functions must run on these inputs and weights. {function.name}{role} raised "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
     base = _BASES.get(function.framework, Adapter)
     adapter = type(function.name, (base,), {"build": lambda self, config: call})()
@@ -230,9 +242,9 @@ def _engine(function: _Function, like: Mapping[str, Any], engines: Mapping[str, 
 def _solve(reference: _Function, job: Job, like: Mapping[str, Any], gradients: bool) -> tuple[Solution, Job, str]:
     """Run the reference: once for its outputs' names and shapes, then with cotangents for them."""
     engine = _engine(reference, like, REFERENCES)
-    wide = Job("inputs", "float64", {}, {}, (), gradients=False, inputs=job.inputs, weights=job.weights)
+    wide = replace(job, dtype="float64", gradients=False)
     outputs = tuple(engine.named_outputs(wide, engine.compute(wide).outputs))
-    check_results(job.inputs, job.weights, (), outputs, (), "what is compared")
+    check_results(job.inputs, job.weights, job.state, outputs, (), "what is compared")
     named = replace(wide, outputs=outputs)
     shapes = {q.name: t.values.shape for q, t in engine.collect(named, engine.compute(named)).items()}
     rng = np.random.default_rng(0)
@@ -245,6 +257,18 @@ def _solve(reference: _Function, job: Job, like: Mapping[str, Any], gradients: b
                 f"the reference must be finite for finite inputs. Received: {quantity.label} with NaN or infinity."
             )
     return solution, full, engine.kind
+
+
+def _cut(cell: Cell, results: Outputs, solution: Solution) -> str:
+    """Return why a weight's gradient is zero throughout on one side, as where a copy cuts the graph."""
+    quantity = next((q for q in results if q.label == cell.tensor and q.kind is Kind.WEIGHT_GRADIENT), None)
+    if quantity is None or results[quantity].values.any() == solution[quantity][0].any():
+        return ""
+    whose = "the reference" if results[quantity].values.any() else cell.runner
+    return (
+        f" -> no gradient of {whose} reaches {quantity.name}: a copy into a layer cuts the graph, as load_state_dict, "
+        ".data and nn.Parameter(w) do; torch.func.functional_call(layer, weights, x) keeps it"
+    )
 
 
 def _explained(cell: Cell, results: Outputs, fingerprint: Callable[[], Mapping[str, Any]], reasons: Reasons) -> str:

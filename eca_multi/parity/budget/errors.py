@@ -50,5 +50,6 @@ def check_repeatable(first: Arrays, second: Arrays, errors: Arrays) -> None:
         if differs.any():
             raise RuntimeError(
                 f"Two float64 runs of the reference differ in {str(name)!r}: it keeps state or draws random numbers, "
-                "so its error cannot be measured. Set its state (running statistics, masks) anew at each call."
+                "so its error cannot be measured. Set its state (running statistics, masks) anew at each call, and "
+                "give weights to a layer that it builds."
             )

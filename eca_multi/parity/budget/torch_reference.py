@@ -13,7 +13,7 @@ from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.maps import WeightMap
 from eca_multi.parity.define.taps import Recorder
 from eca_multi.parity.define.tensor import Kind, Quantity, Solution
-from eca_multi.parity.engines.base import Native
+from eca_multi.parity.engines.base import Computed, Native
 from eca_multi.parity.engines.torch import TorchEngine
 
 from .noise import RoundingNoise, budget
@@ -48,6 +48,15 @@ class TorchReference(TorchEngine):
     def _widened(self, job: Job) -> Job:
         self._narrows = job.parameters != job.dtype
         return replace(job, dtype="float64", param_dtype="")
+
+    def compute(self, job: Job) -> Computed:
+        """Let what the layer makes within the call, a layer or a first state, be float64 as its inputs are."""
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            return super().compute(job)
+        finally:
+            torch.set_default_dtype(before)
 
     def load(self, job: Job) -> tuple[torch.nn.Module, WeightMap, Native]:
         """Round parameters that are wider than the dtype of the computation, in each noisy run too."""

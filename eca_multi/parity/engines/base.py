@@ -16,6 +16,7 @@ from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.maps import WeightMap
 from eca_multi.parity.define.optimizers import NativeOptimizer
+from eca_multi.parity.define.structures import leaves, parts
 from eca_multi.parity.define.taps import Recorder, recording, tap
 from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Tensor
 
@@ -119,17 +120,22 @@ class Engine(ABC):
         return Rearrangement(axes, order(axes, parse(layout)))
 
     def named_outputs(self, job: Job, returned: Any) -> Native:
-        """Give a layer's return values the names of the specification's outputs."""
-        if isinstance(returned, Mapping):
-            return dict(returned)
-        values = list(returned) if isinstance(returned, (tuple, list)) else [returned]
-        if not job.outputs:  # the outputs of a bare function have no names
-            return {"y" if len(values) == 1 else f"y{number}": value for number, value in enumerate(values)}
-        if len(values) != len(job.outputs):
+        """Give a layer's return values the names of the specification's outputs.
+
+        The parts of a dict or dataclass have names of their own, "state.0" for the first part of "state". The parts of
+        a tuple, however it is nested, come in the order of the specification's outputs.
+        """
+        named = {path.replace("/", "."): value for path, value in leaves("y", returned).items()}
+        has_names = parts(returned) is not None and not isinstance(returned, (tuple, list))
+        if not job.outputs or (has_names and not set(named).isdisjoint(job.outputs)):
+            return named
+        if has_names or len(named) != len(job.outputs):
+            values = ", ".join(named) if has_names else f"{len(named)} values"
             raise SpecError(
-                f"{type(self.adapter).__name__} must return {', '.join(job.outputs)}. Received: {len(values)} values."
+                f"{type(self.adapter).__name__} must return {', '.join(job.outputs)}. Received: {values or 'none'}. "
+                "Name the outputs of the specification so, or choose among them in the adapter's call."
             )
-        return dict(zip(job.outputs, values, strict=True))
+        return dict(zip(job.outputs, named.values(), strict=True))
 
     def check_loaded(self, job: Job, weight_map: WeightMap, native: Mapping[str, Any]) -> None:
         """Read the weights back, and refuse a layer that holds other values than the job's."""

@@ -27,7 +27,7 @@ class NumpyEngine(Engine):
         native = native_weights(job, weight_map)
         dtype, parameters = (DTYPES.get(name, np.dtype(np.float64)) for name in (job.dtype, job.parameters))
         wrap = self._wrap
-        weights = {n: wrap(a.astype(parameters)) for n, a in native.items()}
+        weights = {n: wrap(a.astype(parameters)) if is_float(a) else a.copy() for n, a in native.items()}
         inputs = {n: wrap(a.astype(dtype)) if is_float(a) else a.copy() for n, a in self.native_inputs(job).items()}
         settings = job.settings()
         done = Computed(self.adapter.build(settings)(inputs, weights), weight_map)

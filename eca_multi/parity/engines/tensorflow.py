@@ -21,13 +21,14 @@ class TensorFlowEngine(Engine):
         weights = {n: self.tensor(a, job.parameters) for n, a in native.items()}
         inputs = self.tensors(job)
         floats = {n: t for n, t in inputs.items() if t.dtype.is_floating}
+        trained = {n: weights[n] for n, slot in slots.items() if slot.name in job.weights}
         with tf.GradientTape(persistent=True) as tape:
-            tape.watch([*floats.values(), *weights.values()])
+            tape.watch([*floats.values(), *trained.values()])
             outputs = self.named_outputs(job, self.adapter.build(job.settings())(inputs, weights))
         done = Computed(outputs, weight_map)
         drawn = {n: self.tensor(a, job.dtype) for n, a in self.native_cotangents(job).items()}
         for cotangent in Cotangent if job.gradients else ():
-            grads = self.gradients(job, tape, outputs, [floats, weights], drawn if cotangent is Cotangent.DRAWN else {})
+            grads = self.gradients(job, tape, outputs, [floats, trained], drawn if cotangent is Cotangent.DRAWN else {})
             done.input_grads[cotangent], done.weight_grads[cotangent] = grads
         return done
 

@@ -39,7 +39,7 @@ class Function(torch.nn.Module):
         self.places = {name: f"_{number}" for number, name in enumerate(weights)}
         for name, array in weights.items():
             if name in state:
-                self.register_buffer(self.places[name], torch.zeros(array.shape))
+                self.register_buffer(self.places[name], torch.zeros_like(_tensor(array)))
             else:
                 self.register_parameter(self.places[name], torch.nn.Parameter(torch.zeros(array.shape)))
 

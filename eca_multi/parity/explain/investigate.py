@@ -6,8 +6,8 @@ from pathlib import Path
 
 from eca_multi._printable import file_name
 from eca_multi.parity.define.job import Job
-from eca_multi.parity.define.runners import HYPOTHESES, Runner, mutated_runner
 from eca_multi.parity.define.loading import VALUE, label_of
+from eca_multi.parity.define.runners import HYPOTHESES, Runner, mutated_runner
 from eca_multi.parity.define.spec import Spec
 from eca_multi.parity.define.tensor import Quantity, Solution, parse
 from eca_multi.parity.execute.exchange import Failure
