@@ -219,18 +219,14 @@ def _has_gradients(reference: _Function, wanted: bool | None) -> bool:
 def _engine(function: _Function, like: Mapping[str, Any], engines: Mapping[str, str]) -> Any:
     """Return the engine that runs a function on arrays in the caller's structure."""
 
-    role = ", which is the reference and runs in float64," if engines is REFERENCES else ""
+    role = ", as the reference in float64" if engines is REFERENCES else ""
 
     def call(inputs: Mapping[str, Any], weights: Mapping[str, Any]) -> Any:
         try:
             return function.call(restore("x", like["x"], inputs), restore("w", like["w"], weights))
-        except SpecError:
-            raise
         except Exception as error:
-            raise SpecError(
-                f"functions must run on these inputs and weights. {function.name}{role} raised "
-                f"{type(error).__name__}: {error}"
-            ) from error
+            error.add_note(f"The function {function.name!r} of parity.assert_match raised this{role}.")
+            raise
 
     base = _BASES.get(function.framework, Adapter)
     adapter = type(function.name, (base,), {"build": lambda self, config: call})()

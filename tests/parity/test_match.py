@@ -293,8 +293,12 @@ def test_what_a_function_raises_comes_through():
     def broken(x, w):
         raise KeyError("no such layer")
 
-    with pytest.raises(KeyError, match="no such layer"):
+    with pytest.raises(KeyError, match="no such layer") as raised:
         assert_match({"torch": scale, "jax": broken}, X, V)
+    assert raised.value.__notes__[0] == "The function 'jax' of parity.assert_match raised this."
+    with pytest.raises(KeyError, match="no such layer") as raised:
+        assert_match({"torch": broken, "jax": scale}, X, V)
+    assert raised.value.__notes__[0].startswith("The function 'torch' of parity.assert_match raised this, as the ref")
 
 
 # --- the reference -------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from eca_multi.parity import KerasAdapter, Runner, SpecError, UsageError
 from eca_multi.parity.define.runners import FRAMEWORKS, runners_of
 from tests.support.parity_runs import MUTANTS, QUICK, cli, here, quick, text_of
 from tests.support.scale import RIGHT, SCALE, Off, Scale
+
+LOCK = Lock()  # cannot be sent to a worker
 
 
 @pytest.mark.parametrize(
@@ -105,13 +108,16 @@ def test_a_reference_that_is_nan_is_exit_2_with_the_place():
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        (lambda inputs, weights: inputs["x"], "reference must be at the top level of a file"),
+        (
+            lambda inputs, weights: inputs["x"] if LOCK else None,
+            "reference must be at the top level of a file, or hold",
+        ),
         ("torch", "reference must be one of the runners numpy"),
         (here("Nowhere"), "the reference crashed: .*has no adapter 'Nowhere'. It has: "),
         (here("FIELDS"), "the reference crashed: .* must be an adapter"),
         (KerasAdapter, "the reference crashed: .* must have build"),
     ],
-    ids=["a lambda", "an unknown runner", "an unknown name", "no adapter", "no build"],
+    ids=["a lambda with a lock", "an unknown runner", "an unknown name", "no adapter", "no build"],
 )
 def test_a_reference_that_cannot_be_right_is_a_specs_error(reference, message):
     with pytest.raises(SpecError, match=message):

@@ -313,7 +313,7 @@ def test_a_runner_does_not_choose_the_folder_of_its_bundle(tmp_path):
     assert {path.parent for path in written} == {folder}
     assert {found.bundle for found in report.localisations} == set(map(str, written))
     assert len(written) == len(names)
-    *command, folder, trust = shlex.split(report.replay)
+    *_, folder, trust = shlex.split(report.replay)
     assert folder in map(str, written)
     assert trust == "--trust"  # the adapters are the user's
 

@@ -21,7 +21,7 @@ class TensorFlowEngine(Engine):
         weights = {n: self.tensor(a, job.parameters) for n, a in native.items()}
         inputs = self.tensors(job)
         floats = {n: t for n, t in inputs.items() if t.dtype.is_floating}
-        trained = {n: weights[n] for n, slot in slots.items() if slot.name in job.weights}
+        trained = {n: weights[n] for n in weight_map.holding(job.weights)}
         with tf.GradientTape(persistent=True) as tape:
             tape.watch([*floats.values(), *trained.values()])
             outputs = self.named_outputs(job, self.adapter.build(job.settings())(inputs, weights))

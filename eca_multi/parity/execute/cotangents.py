@@ -1,4 +1,4 @@
-"""The cotangents of outputs without sizes in the specification: the reference runs once, and its shapes say the sizes."""
+"""The cotangents of outputs without sizes in the specification: a first run of the reference says the sizes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -51,7 +51,9 @@ def with_cotangents(exchange: Exchange, reference: Runner, tasks: Sequence[Task]
         arrays = drawn.get(task.case, {})
         if task.do is Do.TRAIN and loss is not None:
             arrays = {name: np.full_like(array, name == loss) for name, array in arrays.items()}
-        return replace(task, job=replace(task.job, cotangents={**rounded(arrays, task.job.dtype), **task.job.cotangents}))
+        return replace(
+            task, job=replace(task.job, cotangents={**rounded(arrays, task.job.dtype), **task.job.cotangents})
+        )
 
     return [full(task) for task in tasks]
 
