@@ -146,20 +146,16 @@ def test_a_name_alone_is_a_list_of_one():
     assert [cell.runner for cell in report.cells] == list(report.required) == ["numpy"]
 
 
-class Instance(Scale):
-    pass
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"runners": {"numpy": Instance()}}, "numpy"),
+        ({"runners": {"numpy": LOCK}}, r"runner 'numpy' must be an adapter, or \"file"),
         ({"config": {"eps": np.float32(1e-5)}}, "config"),
         ({"config": {"function": abs}}, "config"),
         ({"runners": {"reference": Off, "numpy": Scale}}, "reference"),
         ({"runners": {"mutants": Off, "numpy": Scale}}, "mutants"),
     ],
-    ids=["an instance", "a NumPy number", "a function", "a runner called reference", "a runner called mutants"],
+    ids=["no adapter", "a NumPy number", "a function", "a runner called reference", "a runner called mutants"],
 )
 def test_a_specification_that_no_worker_can_be_given_is_refused(changes, message):
     with pytest.raises(SpecError, match=message):
