@@ -242,7 +242,8 @@ def _solve(reference: _Function, job: Job, like: Mapping[str, Any], gradients: b
     outputs = tuple(engine.named_outputs(wide, engine.compute(wide).outputs))
     check_results(job.inputs, job.weights, job.state, outputs, (), "what is compared")
     named = replace(wide, outputs=outputs)
-    shapes = {q.name: t.values.shape for q, t in engine.collect(named, engine.compute(named)).items()}
+    wanted = engine.collect(named, engine.compute(named)).items()
+    shapes = {q.name: t.values.shape for q, t in wanted if q.kind is Kind.OUTPUT}
     rng = np.random.default_rng(0)
     cotangents = {n: np.asarray(rng.normal(size=shape)) for n, shape in shapes.items()}
     full = replace(job, outputs=outputs, gradients=gradients, cotangents=rounded(cotangents, job.dtype))
