@@ -110,7 +110,7 @@ def _split(call: Call) -> Any:
     if shape is None or not before or len(shape) < 2:
         return NotImplemented
     size, whole = shape[-1], before[-1]
-    # (..., heads * size) to (..., heads, size), also with more before the heads, or with the batch in one axis with them.
+    # (..., heads * size) to (..., heads, size), also with more before the heads, or the batch in one axis with them.
     heads = shape[-2] if whole and whole % max(shape[-2] * size, 1) == 0 else whole // max(size, 1)
     if heads < 2 or size < 2 or whole % (heads * size):
         return NotImplemented

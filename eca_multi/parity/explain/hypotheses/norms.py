@@ -75,8 +75,10 @@ def _written_out(
     places: tuple[int, int],
     shape: tuple[int, ...] | None,
     correction: int = 1,
+    outside: bool = False,
 ) -> torch.Tensor:
-    spread = (x.var(axes, correction=correction, keepdim=True) + eps).sqrt()
+    variance = x.var(axes, correction=correction, keepdim=True)
+    spread = variance.sqrt() + eps if outside else (variance + eps).sqrt()
     normal = ((x - x.mean(axes, keepdim=True)) / spread).reshape(call.x.shape)
     weight, bias = call.argument(places[0], "weight"), call.argument(places[1], "bias")
     weight, bias = (p if p is None or shape is None else p.reshape(shape) for p in (weight, bias))
@@ -94,6 +96,23 @@ def _corrected(call: Call) -> Any:
         correction = int(call.args[2])
     keep = call.kwargs.get("keepdim", False)
     return call.func(call.x, axes, correction=0 if correction else 1, keepdim=keep)
+
+
+def _eps_outside(call: Call) -> Any:
+    """Add eps to the standard deviation."""
+    x = call.x
+    if call.name == "layer_norm":
+        axes = tuple(range(-len(call.args[1]), 0))
+        return _written_out(call, x, axes, call.argument(4, "eps", 1e-5), (2, 3), None, 0, outside=True)
+    shape = (-1, *[1] * (x.ndim - 2))
+    if call.name == "group_norm":
+        grouped = x.reshape(x.shape[0], call.args[1], -1)
+        return _written_out(call, grouped, (2,), call.argument(4, "eps", 1e-5), (2, 3), shape, 0, outside=True)
+    if not call.argument(5, "training"):
+        return NotImplemented
+    call.plain()  # for the running statistics
+    axes = tuple(i for i in range(x.ndim) if i != 1)
+    return _written_out(call, x, axes, call.argument(7, "eps"), (1, 2), shape, 0, outside=True)
 
 
 def _layer_norm_over(axes: str) -> Change:
@@ -171,6 +190,7 @@ def _uncentred(call: Call) -> Any:
 
 NORMS = (
     *(Hypothesis(f"eps is {value:g}", _eps(value)) for value in EPS),
+    Hypothesis("eps is added outside of the root", on(("layer_norm", "group_norm", "batch_norm"), _eps_outside)),
     Hypothesis("momentum is its complement", {"batch_norm": _complement}),
     *(Hypothesis(f"momentum is {value:g}", {"batch_norm": _momentum(value)}) for value in (0.1, 0.01)),
     Hypothesis("the running variance is divided by n, not by n - 1", {"batch_norm": _biased}),

@@ -74,6 +74,7 @@ def _padded(kind: str) -> Change:
             "same": window.same(),
             "valid": [(0, 0)] * len(window.sizes),
             "before": [(before + 1, max(after - 1, 0)) for before, after in window.pairs],
+            "causal": [(before + after, 0) for before, after in window.pairs],
             "after": [(max(before - 1, 0), after + 1) for before, after in window.pairs],
         }[kind]
         return NotImplemented if pairs == window.pairs else window.padded(pairs)
@@ -144,6 +145,7 @@ PADDING = (
     Hypothesis("padding is SAME's (the odd one comes after)", on(_WINDOWS, _padded("same"))),
     Hypothesis("padding is shifted to before", {**on(_WINDOWS, _padded("before")), "pad": _shifted_border}),
     Hypothesis("padding is shifted to after", on(_WINDOWS, _padded("after"))),
+    Hypothesis("padding is causal (all of it comes before)", on(_WINDOWS, _padded("causal"))),
     Hypothesis("padding is missing", on(_WINDOWS, _padded("valid"))),
     *(
         Hypothesis(f"padding is {mode}", {**on(CONVOLUTIONS, _filled(mode)), "pad": _other_fill(mode)})

@@ -166,6 +166,19 @@ def _reversed(call: Call) -> Any:
     return output, *rest
 
 
+def _states_exchanged(call: Call) -> Any:
+    """Return the cell state in the place of the hidden one."""
+    output, h, c = call.plain()
+    return output, c, h
+
+
+def _first_states_exchanged(call: Call) -> Any:
+    if not isinstance(call.args[2], list | tuple):
+        return NotImplemented
+    h, c = call.args[1]
+    return call.func(call.x, (c, h), *call.args[2:], **call.kwargs) if h.shape == c.shape else NotImplemented
+
+
 _ALL = (*_SEQUENCES, *_CELLS)
 RECURRENT = (
     *_orders(),
@@ -187,5 +200,7 @@ RECURRENT = (
     Hypothesis("the bias of the forget gate is one more", on(("lstm", "lstm_cell"), _forget_bias)),
     Hypothesis("the outputs of the backward direction are in reverse order", on(_SEQUENCES, _backwards_left)),
     Hypothesis("the two directions are exchanged", on(_SEQUENCES, _directions_exchanged)),
+    Hypothesis("the hidden state and the cell state are returned in the other order", {"lstm": _states_exchanged}),
+    Hypothesis("the hidden state and the cell state are given in the other order", {"lstm": _first_states_exchanged}),
     Hypothesis("the sequence runs backwards", on(_SEQUENCES, _reversed)),
 )

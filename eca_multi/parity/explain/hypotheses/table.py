@@ -2,6 +2,7 @@
 
 from .activations import ACTIVATIONS
 from .attention import ATTENTION
+from .composition import COMPOSITION
 from .hypothesis import Hypothesis
 from .layout import LAYOUT
 from .norms import NORMS
@@ -20,5 +21,6 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     *RESAMPLING,
     *RECURRENT,
     *LAYOUT,
+    *COMPOSITION,
     *PRECISION,
 )

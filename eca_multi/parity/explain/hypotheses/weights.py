@@ -105,6 +105,21 @@ def _without(index: int, name: str) -> Change:
     return change
 
 
+def _doubled(call: Call) -> Any:
+    bias = call.argument(2, "bias")
+    return NotImplemented if bias is None else with_argument(call, 2, "bias", 2 * bias)
+
+
+def _one_more(index: int) -> Change:
+    """Take 1 + weight, whose weight starts at zero."""
+
+    def change(call: Call) -> Any:
+        weight = call.argument(index, "weight")
+        return NotImplemented if weight is None else with_argument(call, index, "weight", 1 + weight)
+
+    return change
+
+
 def _plain_sum(call: Call) -> Any:
     """Leave out a trained term: x + b gives x."""
     if len(call.args) < 2:
@@ -177,6 +192,14 @@ WEIGHTS = (
             **on(("batch_norm", "instance_norm"), _without(2, "bias")),
             "bilinear": _without(3, "bias"),
             "add": _plain_sum,
+        },
+    ),
+    Hypothesis("bias comes twice", on((*_ALL, "linear"), _doubled)),
+    Hypothesis(
+        "the norm's scale is one more",
+        {
+            **on(("layer_norm", "group_norm", "rms_norm"), _one_more(2)),
+            **on(("batch_norm", "instance_norm"), _one_more(1)),
         },
     ),
     Hypothesis(
