@@ -2,13 +2,17 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from eca_multi.parity.define.tensor import Tensor
 from eca_multi.parity.explain.hypotheses.cause import Cause, say_causes
-from tests.support.causes import causes_of, drawn, randomised
+from eca_multi.parity.explain.hypotheses.hypothesis import Hypothesis
+from eca_multi.parity.explain.hypotheses.search import name_causes
+from tests.support.causes import causes_of, drawn, known_of, randomised
 from tests.support.ports import (
     Flattened,
     Masked,
@@ -372,6 +376,38 @@ def test_all_hypotheses_that_match_are_named():
         module.weight[..., 0, 1] += 0.5
     causes = causes_of(module, lambda m, x: conv(m, x, m.weight.flip(2, 3)), image())
     assert {"kernel is flipped", "kernel is transposed (height and width exchanged)"} <= {c.says for c in causes}
+
+
+def test_a_change_within_the_budget_is_no_cause():
+    """The changed reference is nearer to the result, and cannot be told from the reference."""
+    x = drawn(5, 7).double()
+
+    def run(changes):
+        with changes:
+            return {"y": x.square()}
+
+    slightly = Hypothesis("y is larger", {"square": lambda call: call.plain() * (1 + 1e-7)})
+    far = Hypothesis("y is much larger", {"square": lambda call: call.plain() * (1 + 1e-3)})
+    known = known_of(run)
+    for factor, says in ((2.6e-7, []), (1e-3, ["y is much larger"])):
+        found = {"y": Tensor(x.square().numpy() * (1 + factor), "float64")}
+        causes = name_causes(run, found, known, "y", dtype="float32", c=4.0, hypotheses=(slightly, far))
+        assert [cause.says for cause in causes] == says
+
+
+def test_a_cause_must_leave_what_agrees():
+    """Without both biases y would be right and z wrong: the first alone is missing."""
+    x, weight, bias = drawn(5, 7).double(), drawn(3, 7).double(), drawn(3).double()
+
+    def run(changes):
+        with changes:
+            return {"y": F.linear(x, weight, bias), "z": F.linear(x.sin(), weight, bias)}
+
+    known = known_of(run)
+    found = {"y": known["y"][0] - bias.numpy(), "z": known["z"][0]}
+    results = {name: Tensor(np.float32(array), "float32") for name, array in found.items()}
+    causes = name_causes(run, results, known, "y", dtype="float32", c=4.0)
+    assert [cause.says for cause in causes] == ["bias is missing in call 1 of 2"]
 
 
 def test_half_precision_finds_a_fault_beyond_its_budget():

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -45,7 +46,6 @@ def causes_of(
 
     `stand_in` runs in the place of the reference, on which hypotheses are tried.
     """
-    levels = rounding(dtype)
     single = getattr(torch, dtype)
 
     def cast(tensor: torch.Tensor, to: torch.dtype) -> torch.Tensor:
@@ -61,17 +61,23 @@ def causes_of(
             returned = module(*leaves)
         return named(returned, module)
 
-    known_values, errors = budget(lambda: run(torch.enable_grad()), levels.u, U_ACC, levels.tiny)
+    known = known_of(run, dtype)
     narrow = copy.deepcopy(reference).to(single)
     with torch.no_grad():
         returned = port(narrow, *(cast(tensor, single) for tensor in inputs))
     found = {n: Tensor(t.detach().float().numpy().copy(), dtype) for n, t in named(returned, narrow).items()}
-    known = {name: (known_values[name], errors[name]) for name in known_values}
     failing = [n for n in known if n in found and not judge(found[n], *known[n], None, C).verdict.green]
     if not failing:
         raise ValueError("the port must fail. Received: one within its budget.")
     chosen = wide if stand_in is None else copy.deepcopy(stand_in).double()
     return name_causes(partial(run, tried=chosen), found, known, failing[0], dtype=dtype, c=C)
+
+
+def known_of(run: Callable[..., dict[str, torch.Tensor]], dtype: str = "float32") -> dict[str, tuple]:
+    """Return the unchanged reference with its errors."""
+    levels = rounding(dtype)
+    values, errors = budget(lambda: run(nullcontext()), levels.u, U_ACC, levels.tiny)
+    return {name: (values[name], errors[name]) for name in values}
 
 
 def named(returned: object, module: torch.nn.Module) -> dict[str, torch.Tensor]:

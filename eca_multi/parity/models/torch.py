@@ -230,4 +230,5 @@ def _tensor(value: Any) -> torch.Tensor:
 
 def _like(value: Any, like: Any) -> torch.Tensor:
     tensor = value if isinstance(value, torch.Tensor) else _tensor(value)
-    return tensor.to(like.device, like.dtype).requires_grad_(False)
+    tensor = tensor.to(like.device, like.dtype)
+    return tensor.detach().requires_grad_(tensor.is_floating_point())  # which tells an input from what is computed
