@@ -13,7 +13,7 @@ from eca_multi.parity.explain.hypotheses.cause import Cause, say_causes
 from eca_multi.parity.explain.hypotheses.hypothesis import Hypothesis
 from eca_multi.parity.explain.hypotheses.search import name_causes
 from tests.support.causes import causes_of, drawn, known_of, randomised
-from tests.support.ports import (
+from tests.support.planted import (
     Flattened,
     Masked,
     Op,
