@@ -101,7 +101,14 @@ def test_what_follows_the_culprit_only_carries_it_on(found):
 @pytest.mark.slow
 def test_the_chain_is_in_the_order_of_the_computation(found):
     stages = [stage["tap"] for stage in where(found, "FlippedKernel", "float32").chain]
-    assert stages == ["pooled", "conv", "gate", "y", "d_gate", "d_conv", "d_pooled", "dx", "dw"]
+    assert stages == ["pooled", "conv", "gate", "y", "d_gate", "d_conv", "d_pooled", "dw", "dx"]
+
+
+@pytest.mark.slow
+def test_the_layers_own_reference_is_numpy_and_its_pytorch_runner_stands_in(found):
+    one = where(found, "FlippedKernel", "float32")
+    assert one.cause.startswith("matches the reference if kernel is reversed (")
+    assert where(found, "DetachedGate", "float32").cause == ""  # no hypothesis describes the fault
 
 
 @pytest.mark.slow

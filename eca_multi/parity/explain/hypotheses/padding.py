@@ -77,7 +77,8 @@ def _padded(kind: str) -> Change:
             "causal": [(before + after, 0) for before, after in window.pairs],
             "after": [(max(before - 1, 0), after + 1) for before, after in window.pairs],
         }[kind]
-        return NotImplemented if pairs == window.pairs else window.padded(pairs)
+        known = [window.pairs] if kind == "same" else [window.pairs, window.same()]  # one fault, one name
+        return NotImplemented if pairs in known else window.padded(pairs)
 
     return change
 
