@@ -60,6 +60,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("parity", "cross-framework parity (eca-multi)")
     for name, text in OPTIONS.items():
         group.addoption(f"--parity-{name}", metavar="NAMES", default="", help=text)
+    text = "Fail a test where the rounding of a framework is over the budget, too. Without it, such a test is xfailed."
+    group.addoption("--parity-strict", action="store_true", help=text)
     text = "Write a report of each specification into this folder, as NAME.json, NAME.html and NAME.xml."
     group.addoption("--parity-report", metavar="DIR", default="", help=text)
 
@@ -142,6 +144,8 @@ def parity(request: pytest.FixtureRequest, parity_case: ParityCase) -> Check:
         pytest.fail(outcome.crash, pytrace=False)
     if outcome.skip:
         pytest.skip(outcome.skip)
+    if outcome.rounding:
+        pytest.xfail(outcome.rounding)
     check = request.node.stash[CHECK] = Check(str(parity_case), outcome.error)
     return check
 
@@ -211,7 +215,8 @@ def _results(config: pytest.Config) -> Results:
     if RESULTS not in config.stash:
         place = getattr(config, "workerinput", {}).get("eca_multi_parity")
         required = tuple(_harness("pytest.collect").names_of(config, "require"))
-        config.stash[RESULTS] = _harness("pytest.results").Results(required, Path(place) if place else None)
+        options = {"folder": Path(place) if place else None, "strict": bool(config.getoption("parity_strict"))}
+        config.stash[RESULTS] = _harness("pytest.results").Results(required, **options)
     return config.stash[RESULTS]
 
 

@@ -41,7 +41,8 @@ Trust = Annotated[bool, typer.Option("--trust", help="Let the code run that the 
 Bundles = Annotated[Path | None, typer.Option(help="Folder for what `replay` needs of each failure.")]
 
 EXITS = (
-    "Exit status: 0 all agree; 1 one does not, or a required one is missing; 2 wrong usage; 3 a runner or the "
+    "Exit status: 0 all agree; 1 one does not, by a fault of its own (with --strict, by its framework's rounding too), "
+    "or a required one is missing; 2 wrong usage; 3 a runner or the "
     "reference crashed or timed out, or nothing could be printed; 4 nothing conclusive was compared; 128 + N ended by "
     "signal N."
 )
@@ -77,6 +78,9 @@ def run(
         str, typer.Option(help="For the check trajectory: the harness's own rule (textbook), or native.")
     ] = "textbook",
     require: Annotated[str, typer.Option(help="Runners that must be installed, as in torch,linen.")] = "",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Count the rounding of a framework as a disagreement.")
+    ] = False,
     json_file: Json = None,
     html_file: Html = None,
     junit_file: Junit = None,
@@ -99,6 +103,7 @@ def run(
         "checks": "all" if checks == ["all"] else checks,
         "optimizer": optimizer,
         "require": _split([require]) or (),
+        "strict": strict,
         "timeout": timeout,
         "workers": workers,
         "bundles": bundles,

@@ -18,7 +18,7 @@ from .execute.session import Progress, Session
 from .execute.state import RunnerState, state_of
 from .execute.tasks import Task, tasks
 from .explain.investigate import explain_failures, with_causes
-from .judge.judging import judge_cases, judge_session, judge_sight
+from .judge.judging import assign_blame, judge_cases, judge_session, judge_sight
 from .report.assemble import assemble
 from .report.report import Report
 from .specs import find_spec
@@ -33,6 +33,7 @@ def run(
     checks: Sequence[str] | str | None = None,
     optimizer: str = "textbook",
     require: Sequence[str] | str = (),
+    strict: bool = False,
     timeout: float = 180.0,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -53,6 +54,7 @@ def run(
         optimizer: What updates the weights in the check trajectory: "textbook", the harness's own rule for all, so that
             gradients are compared; or "native", each framework's own optimizer of that kind.
         require: Runners whose absence is a failure. Others that are not installed are only reported.
+        strict: Whether the rounding of a framework (verdict ROUNDING) counts as a disagreement too.
         timeout: Seconds that a worker may say nothing.
         workers: Processes at a time. None takes the number of processors.
         progress: Called as progress(what, done, total) as results come in.
@@ -91,6 +93,7 @@ def run(
         [(runner, [task for task in all_tasks if by_name or task.check not in runner.slow]) for runner in chosen],
         asked,
         require=require,
+        strict=strict,
         timeout=timeout,
         workers=limit,
         progress=progress,
@@ -108,6 +111,7 @@ def run_tasks(
     checks: tuple[str, ...],
     *,
     require: Sequence[str] = (),
+    strict: bool = False,
     timeout: float,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -122,7 +126,7 @@ def run_tasks(
         all_tasks: All tasks, which the reference solves.
         batches: The runners, each with those of the tasks that it gets.
         checks: Names of the checks that the tasks are for.
-        require, timeout, workers, progress, bundles: As for `run`.
+        require, strict, timeout, workers, progress, bundles: As for `run`.
         with_fingerprints: Whether every runner is fingerprinted, and not only those that fail.
         with_sight: Whether the report says which faults of porting the cases could not see.
     """
@@ -139,6 +143,7 @@ def run_tasks(
             all_tasks, available = full, [(runner, [by_id[id(task)] for task in batch]) for runner, batch in available]
         session = Session(exchange, reference, available, progress)
         judged = judge_session(session, all_tasks if available or "power" in checks else [], checks, spec.budget)
+        assign_blame(session, judged, all_tasks, strict=spec.strict)
         if with_fingerprints:
             for runner, _ in available:
                 session.fingerprint(runner)
@@ -150,7 +155,7 @@ def run_tasks(
         localisations = explain_failures(session, spec, all_tasks, judged.judge, judged.cells, place)
         judged.cells = with_causes(judged.cells, localisations)
     states |= session.states
-    return assemble(spec, source, all_tasks, require, states, session, judged, localisations)
+    return assemble(spec, source, all_tasks, require, states, session, judged, localisations, strict=strict)
 
 
 def fingerprints(

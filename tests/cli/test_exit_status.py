@@ -1,5 +1,7 @@
 """The exit status of a report: made by hand for each outcome, and from runs whose runners suffer it."""
 
+from dataclasses import replace
+
 import pytest
 
 from eca_multi import parity
@@ -40,6 +42,11 @@ STATUS = [
     (report(*GREEN, Verdict.INCONCLUSIVE), 4),
     (report(Verdict.INCONCLUSIVE, Verdict.ERROR), 3),
     (report(Verdict.INCONCLUSIVE, Verdict.EXCEEDS_BUDGET), 1),
+    (report(*GREEN, Verdict.ROUNDING), 0),
+    (report(Verdict.ROUNDING), 0),
+    (replace(report(*GREEN, Verdict.ROUNDING), strict=True), 1),
+    (report(Verdict.ROUNDING, Verdict.EXCEEDS_BUDGET), 1),
+    (report(Verdict.ROUNDING, Verdict.INCONCLUSIVE), 4),
     (report(), 4),
     (report(Verdict.UNSUPPORTED), 4),
     (report(Verdict.UNSUPPORTED, *GREEN), 0),

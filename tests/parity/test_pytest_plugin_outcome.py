@@ -26,7 +26,7 @@ class Made(Results):
         return self.reports[0]
 
 
-def outcome_of(*verdicts, state="ran", required=()):
+def outcome_of(*verdicts, state="ran", required=(), strict=False):
     case = ParityCase("numpy", "small", "float32", "forward", misfortunes.SPEC, "numpy", "layers.py:SPEC")
     cells = [
         Cell("numpy", "small", "float32", "forward", f"y{i}", Judgement(v, 0.5 if v.green else 3.0), reason="why")
@@ -34,7 +34,7 @@ def outcome_of(*verdicts, state="ran", required=()):
     ]
     # Of another test, whose failure is not this one's.
     other = Cell("numpy", "small", "float32", "input_grad", "dx", Judgement(Verdict.EXCEEDS_BUDGET, 9.0))
-    results = Made(required=tuple(required))
+    results = Made(required=tuple(required), strict=strict)
     results.reports.append(Report([RunnerState("numpy", state, "said why")], [*cells, other]))
     return outcome(results, case, "test_it.py::test_scale")
 
@@ -46,12 +46,22 @@ def test_what_is_green_passes(verdict):
     assert dict(found.properties) == {"verdict": verdict.value, "budget_use": "0.5"}
 
 
-@pytest.mark.parametrize("verdict", [v for v in Verdict if not v.green and v is not Verdict.UNSUPPORTED])
+@pytest.mark.parametrize(
+    "verdict", [v for v in Verdict if not v.green and v not in (Verdict.UNSUPPORTED, Verdict.ROUNDING)]
+)
 def test_what_is_not_fails(verdict):
     found = outcome_of(Verdict.BITWISE, verdict)
     assert isinstance(found.error, AssertionError if verdict.disagrees else RuntimeError)
     assert f"numpy float32 small y1: {verdict.value}" in str(found.error)
     assert found.verdict == verdict.value
+
+
+def test_rounding_is_expected_to_fail_and_fails_where_the_run_is_strict():
+    found = outcome_of(Verdict.BITWISE, Verdict.ROUNDING)
+    assert (found.error, found.skip, found.verdict) == (None, "", "ROUNDING")
+    assert "numpy float32 small y1: ROUNDING" in found.rounding
+    assert isinstance(outcome_of(Verdict.BITWISE, Verdict.ROUNDING, strict=True).error, AssertionError)
+    assert isinstance(outcome_of(Verdict.ROUNDING, Verdict.EXCEEDS_BUDGET).error, AssertionError)
 
 
 def test_what_cannot_be_done_is_skipped():

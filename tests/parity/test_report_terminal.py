@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,10 +54,41 @@ def test_a_run_without_faults_says_nothing_of_results():
 
 def test_failures_stand_with_the_worst_first():
     judged = [Judgement(Verdict.EXCEEDS_BUDGET, use, (1, 2), "1", "3") for use in (2.0, 30.0)]
-    report = report_of([cell for judgement in judged for cell in cells(judgement, budget="analytic")])
+    red = [cell for judgement in judged for cell in cells(judgement, budget="analytic")]
+    report = report_of([replace(cell, tensor=name) for cell, name in zip(red, ("y", "z"), strict=True)])
     text = shown(lambda console: render(report, console, 2.0))
-    failures = re.findall(r"FAIL torch float32 c0 y: EXCEEDS_BUDGET, (\S+) x the budget at \[1, 2\]: expected 1", text)
-    assert failures == ["30.0", "2.00"]
+    failures = re.findall(
+        r"FAIL torch float32 c0 (.): EXCEEDS_BUDGET, (\S+) x the budget at \[1, 2\]: expected 1", text
+    )
+    assert failures == [("z", "30.0"), ("y", "2.00")]
+
+
+def test_one_cause_is_one_line():
+    red = cells(Judgement(Verdict.EXCEEDS_BUDGET, 3.0, (1, 2), "1", "3"), 94, budget="analytic")
+    text = shown(lambda console: render(report_of(red), console, 2.0))
+    assert text.count("FAIL") == 1
+    assert "93 more tensors of the same cause (y in 94 cases and float32)." in text
+
+
+def test_rounding_is_apart_from_what_fails_and_the_exit_status():
+    off = Judgement(Verdict.ROUNDING, 7.0, (1,), "800", "256")
+    report = report_of([*cells(GREEN, 2, budget="analytic"), *cells(off, budget="stochastic", blame="known: a fact")])
+    text = shown(lambda console: render(report, console, 2.0))
+    assert "FAIL" not in text
+    assert "rounding known: a fact: 1 tensor of torch; worst: torch float32 c0 y: ROUNDING, 7.00 x the budget" in text
+    assert "All agree: 2 of 3 tensors within budget, 1 off by a framework's rounding" in text
+    assert report.exit_code == 0
+    strict = replace(report, strict=True)
+    assert strict.exit_code == 1
+    assert "A framework's rounding is over the budget" in shown(lambda console: render(strict, console, 2.0))
+
+
+def test_the_budget_nearest_to_its_reference_is_named():
+    near = replace(GREEN, reach=2.5)
+    text = shown(lambda console: render(report_of(cells(near, budget="analytic")), console, 2.0))
+    assert (
+        "Nearest to its reference, at the median element: float32 the budget is 1/2.5 of the reference (c0 y)." in text
+    )
 
 
 @pytest.fixture

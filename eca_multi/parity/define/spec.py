@@ -114,6 +114,8 @@ class Spec:
         budget: None for the reference's own analytic budget, or else the stochastic one; `Manual` for a tolerance.
         training: The settings of the trajectory check; None takes the defaults.
         dtypes: The dtypes of a run that names none; None is all: float32, bfloat16, float16.
+        strict: Whether an error in half precision is a runner's own fault even where its framework explains it: for
+            layers that are written to avoid the framework's faults, as this package's are.
 
     Raises:
         SpecError: If two names collide, a name cannot be used, or a part is missing.
@@ -139,6 +141,7 @@ class Spec:
     budget: Manual | None = None
     training: Training | None = None
     dtypes: Sequence[str] | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         for name, default in (("inputs", {"x": self.layout}), ("outputs", {"y": self.layout})):

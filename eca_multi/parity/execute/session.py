@@ -58,6 +58,8 @@ class Session:
         self.cannot: dict[str, dict[str, str]] = {}  # by runner, check or dtype -> why its adapter cannot do it
         greeting = exchange.greetings.get(reference.name)
         self.budget = greeting.budget if greeting else ""  # the kind of the reference's budget, after its greeting
+        # Of the packages that the reference computes with, in the same way.
+        self.reference_versions = dict(greeting.versions) if greeting else {}
         self.solutions: dict[Key, Solution] = {}
         self.lost: RunnerState | None = None  # the end of the reference's process
         self.open: dict[str, list[Task]] = {runner.name: [] for runner, _ in batches}  # left without an answer
@@ -140,7 +142,7 @@ class Session:
             case Greeting(budget=""):
                 self._condemn_reference("a reference must say its budget")
             case Greeting():
-                self.budget = reply.budget
+                self.budget, self.reference_versions = reply.budget, dict(reply.versions)
             case WrongAdapter():
                 raise SpecError(f"the reference crashed: {reply.reason}")
             case Refused(reason=text) | Raised(text=text) if task is not None:

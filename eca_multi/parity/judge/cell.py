@@ -11,7 +11,7 @@ class Cell:
 
     `budget` is the kind of budget that the tensor was judged by, "" where there was no result to judge; `reason` says
     why then, and otherwise holds a note to the verdict. `cause` names the hypotheses under which the reference gives
-    the runner's result, where the failure was explained.
+    the runner's result, where the failure was explained. `blame` says whose fault a red tensor is (blame.py).
     """
 
     runner: str
@@ -23,6 +23,7 @@ class Cell:
     budget: str = ""
     reason: str = ""
     cause: str = ""
+    blame: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -34,8 +35,9 @@ class Cell:
 
     @property
     def fails(self) -> bool:
-        """Whether the cell is not green, for another reason than that its adapter cannot do the check."""
-        return not self.green and self.verdict is not Verdict.UNSUPPORTED
+        """Whether the cell is not green, for a reason of its own: not that its adapter cannot do the check, nor
+        the framework's rounding."""
+        return not self.green and self.verdict not in (Verdict.UNSUPPORTED, Verdict.ROUNDING)
 
     @property
     def is_without_result(self) -> bool:

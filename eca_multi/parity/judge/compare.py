@@ -10,6 +10,8 @@ import numpy as np
 from eca_multi.parity.define.dtypes import DTYPES, quantise
 from eca_multi.parity.define.tensor import Tensor
 
+from .reach import unbounded
+
 POINTS = 48  # of a profile: enough for a picture, chosen among about SAMPLED
 SAMPLED = 4096
 BINS = 10  # log2 bins of error / budget below 1; two more are for "exactly zero" and "above the budget"
@@ -25,6 +27,7 @@ class Verdict(StrEnum):
     MISSING_TAP = "MISSING_TAP"
     UNSUPPORTED = "UNSUPPORTED"
     ERROR = "ERROR"
+    ROUNDING = "ROUNDING"
     INCONCLUSIVE = "INCONCLUSIVE"
 
     @property
@@ -33,8 +36,11 @@ class Verdict(StrEnum):
 
     @property
     def disagrees(self) -> bool:
-        """Whether something was compared, and differs."""
-        return not self.green and self not in (Verdict.UNSUPPORTED, Verdict.ERROR, Verdict.INCONCLUSIVE)
+        """Whether something was compared, and differs by a fault of its own."""
+        return not self.green and self not in _NO_FAULT
+
+
+_NO_FAULT = (Verdict.UNSUPPORTED, Verdict.ERROR, Verdict.INCONCLUSIVE, Verdict.ROUNDING)
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ class Judgement:
 
     `budget_use` is max |error| / (c * E): 1 is the whole budget, more fails; None where nothing could be measured.
     `index`, `expected` and `received` are those of the worst element. `metrics` (max_abs, max_rel, max_ulp, rmse,
-    snr_db, min_c) are for people. `profile` holds what a picture of the errors needs.
+    snr_db, min_c) are for people. `profile` holds what a picture of the errors needs. `reach` says how many times the
+    budget fits below the reference (reach.py); None where there is nothing to measure.
     """
 
     verdict: Verdict
@@ -53,6 +60,7 @@ class Judgement:
     received: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
     profile: dict[str, Any] = field(default_factory=dict)
+    reach: float | None = None
 
 
 def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str | None, c: float = 1.0) -> Judgement:
@@ -60,8 +68,8 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str 
 
     Where the reference, rounded to `dtype`, is not finite, the result must be the same infinity or NaN. A `dtype` of
     None takes the result's own. Integers and booleans of the reference must be met exactly, by those of any width.
-    An element that equals the reference needs no budget. Any other element with an infinite or NaN budget makes the
-    verdict INCONCLUSIVE, unless some element exceeds its own budget.
+    An element that equals the reference needs no budget. Any other element without a budget (infinite, NaN, or
+    unbounded by a re-run that was not finite) makes the verdict INCONCLUSIVE, unless some element exceeds its own.
     """
     if actual.values.shape != reference.shape:
         return Judgement(Verdict.SHAPE_MISMATCH, None, (), str(tuple(reference.shape)), str(tuple(actual.values.shape)))
@@ -73,15 +81,16 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str 
     values = actual.values.astype(np.float64)
     rounded = quantise(reference, actual.dtype) if actual.dtype in DTYPES else reference
     finite = np.isfinite(rounded)
-    same = np.isfinite(values) if finite.all() else _same_class(values, rounded)
-    if not same.all():
-        return Judgement(Verdict.NONFINITE_MISMATCH, None, *_element(np.argmin(same), rounded, values))
-
     error, limit = np.zeros_like(values), np.zeros_like(values)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        error[finite] = np.abs(values[finite] - reference[finite])
         limit[finite] = (c * budget)[finite]
-        boundless = (error != 0.0) & ~np.isfinite(limit)
+        boundless = unbounded(rounded, limit)
+        same = np.isfinite(values) if finite.all() else _same_class(values, rounded)
+        same |= boundless  # at the edge of the layer's domain, where a right layer may go either way
+        if not same.all():
+            return Judgement(Verdict.NONFINITE_MISMATCH, None, *_element(np.argmin(same), rounded, values))
+        error[finite] = np.abs(values[finite] - reference[finite])
+        boundless &= error != 0.0
         # Nothing is within a negative budget. An element without a finite budget is not measured.
         use = np.where((error == 0.0) | boundless, 0.0, error / np.maximum(limit, 0.0))
     worst = int(np.argmax(use)) if use.size else 0

@@ -1,14 +1,18 @@
 """The judging of a run: each outcome of a session becomes cells, and training a trajectory too."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.runners import Runner
 from eca_multi.parity.define.spec import Manual
+from eca_multi.parity.define.tensor import Cotangent, Kind, Quantity
+from eca_multi.parity.execute.exchange import Failure
 from eca_multi.parity.execute.messages import Do
 from eca_multi.parity.execute.session import Results, Session
 from eca_multi.parity.execute.tasks import Task
 
+from .blame import HALVES, NAMES, Place, Witnesses, blamed, excusable, place
 from .cell import Cell
 from .drift import Trajectory, measure_drift
 from .power import Power, measure_power, without_power
@@ -60,3 +64,69 @@ def judge_cases(session: Session, judged: Judged, tasks: Sequence[Task], torch: 
 def judge_sight(session: Session, judged: Judged, tasks: Sequence[Task]) -> None:
     """Measure which faults of porting the cases could see. No verdict depends on the answer."""
     judged.sight = measure_sight(session, judged.judge, tasks)
+
+
+def assign_blame(session: Session, judged: Judged, tasks: Sequence[Task], *, strict: bool) -> None:
+    """Say of each red cell whose fault it is, and take the framework's rounding for what it is (blame.py).
+
+    With `strict` nothing is rounding. The reference's own layer and the probes run only where a cell may need them.
+    """
+    runners = {runner.name: runner for runner in session.runners}
+    candidates = [] if strict else excusable(judged.cells)
+    if not any(cell.verdict.disagrees for cell in judged.cells):
+        return
+    judged.cells = blamed(
+        judged.cells,
+        Witnesses(
+            judged.judge.c,
+            {name: _framework(state.versions) for name, state in session.states.items()},
+            _own_run(session, judged, tasks, candidates) if candidates else {},
+            _framework(session.reference_versions),
+            _axes_of_gradients(tasks),
+            lambda name: session.fingerprint(runners[name]) if name in runners else {},
+            excuses=not strict,
+        ),
+    )
+
+
+def _framework(versions: Mapping[str, str]) -> str:
+    """Return the framework that computes: Keras and Flax name theirs beside themselves."""
+    return next((name for name in NAMES if name in versions), "")
+
+
+def _own_run(session: Session, judged: Judged, tasks: Sequence[Task], candidates: Sequence[Cell]) -> dict[Place, Cell]:
+    """Return the cells of the reference's own layer in half precision, where a cell in question has its place.
+
+    A runner with the reference's adapter has them already. A NumPy function computes in no half precision of its own.
+    """
+    twin = next((runner.name for runner in session.runners if runner.adapter == session.reference.adapter), None)
+    if twin is not None:
+        return {place(cell): cell for cell in judged.cells if cell.runner == twin}
+    if "torch" not in session.reference_versions or session.lost:
+        return {}
+    wanted = {(cell.case, cell.dtype, "" if cell.check in (*BASE, "compiled") else cell.check) for cell in candidates}
+    again = [
+        task for task in tasks if task.do is Do.EVALUATE and task.key in wanted and task.oracle in session.solutions
+    ]
+    layer = replace(session.reference, name="reference-in-half", role="runner")
+    results = session.exchange.evaluate(layer, [replace(task.job, twice=False) for task in again])
+    own: dict[Place, Cell] = {}
+    for task, result in zip(again, results, strict=True):
+        if task.oracle is not None and not isinstance(result, Failure):
+            for cell in judged.judge.cells(layer.name, task, result, session.solutions[task.oracle]):
+                checks = (cell.check,) if task.check else (cell.check, "compiled")
+                own |= {(cell.case, cell.dtype, check, cell.tensor): cell for check in checks}
+    return own
+
+
+def _axes_of_gradients(tasks: Sequence[Task]) -> dict[Place, int]:
+    """Return how many axes the weight has whose gradient stands at a place."""
+    return {
+        (task.case, task.job.dtype, check, Quantity(Kind.WEIGHT_GRADIENT, name, cotangent).label): len(axes)
+        for task in tasks
+        if task.do is Do.EVALUATE and task.job.dtype in HALVES
+        for name, axes in task.job.weight_axes.items()
+        if name in task.job.weights
+        for cotangent in Cotangent
+        for check in ([task.check] if task.check else ["weight_grad"])
+    }

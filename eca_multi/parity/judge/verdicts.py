@@ -1,7 +1,7 @@
 """From what a worker returned to cells: every tensor that a check compares gets a verdict, or a reason."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -13,11 +13,12 @@ from eca_multi.parity.define.spec import Manual
 from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Solution, Tensor
 from eca_multi.parity.execute.messages import Do, Raised, Refused, Unwritten, bounded
 from eca_multi.parity.execute.session import Outcome, Results, Unsolved
-from eca_multi.parity.execute.tasks import Task
+from eca_multi.parity.execute.tasks import Key, Task
 
 from .cell import Cell
 from .compare import Judgement, Verdict, bits_differ, judge
 from .layouts import align
+from .reach import LEAST, reach, unbounded
 
 Expected: TypeAlias = tuple[str, Quantity, str | None]  # a check, what it compares, and the dtype that it must have
 Where: TypeAlias = tuple[str, str, str, str, str]  # runner, case, dtype, check and tensor
@@ -32,6 +33,7 @@ class Judge:
     checks: tuple[str, ...]
     kind: str  # analytic, stochastic or manual
     manual: Manual | None = None
+    _reaches: dict[tuple[Key, Quantity], float | None] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def c(self) -> float:
@@ -60,12 +62,14 @@ class Judge:
             yield from _roundtrip(runner, task, results)
             return
         aligned = align(task.job, results, solution, self.c)
+        judged: dict[Quantity, Cell] = {}
         for check, quantity, dtype in self.expected(task):
             if quantity.name in aligned.unclear and quantity.kind in (Kind.TAP, Kind.TAP_GRADIENT):
-                yield self._unclear(runner, task, check, quantity)
+                judged[quantity] = self._unclear(runner, task, check, quantity)
                 continue
             where = runner, task.job.case, task.job.dtype, check, quantity.label
-            yield self._cell(where, quantity, dtype, aligned.results, solution)
+            judged[quantity] = self._cell(where, task, quantity, dtype, aligned.results, solution)
+        yield from (_sighted(cell, judged.get(_other(quantity))) for quantity, cell in judged.items())
         if task.check == "" and "determinism" in self.checks:
             yield from _determinism(runner, task, results)
 
@@ -105,7 +109,9 @@ class Judge:
         judgement = Judgement(Verdict.INCONCLUSIVE)
         return Cell(runner, task.case, task.job.dtype, check, quantity.label, judgement, reason=reason)
 
-    def _cell(self, where: Where, quantity: Quantity, dtype: str | None, results: Outputs, solution: Solution) -> Cell:
+    def _cell(
+        self, where: Where, task: Task, quantity: Quantity, dtype: str | None, results: Outputs, solution: Solution
+    ) -> Cell:
         if quantity not in solution:
             reason = f"the reference gives no {quantity.label}: it needs gradients, or a TorchAdapter"
             return Cell(*where, Judgement(Verdict.UNSUPPORTED), reason=reason)
@@ -113,10 +119,55 @@ class Judge:
             verdict, reason = _reason_of_absence(quantity, results)
             return Cell(*where, Judgement(verdict), reason=reason)
         value, error = solution[quantity]
-        judgement = judge(results[quantity], value, self.budget(value, error), dtype, self.c)
-        is_open = judgement.verdict is Verdict.INCONCLUSIVE
-        place = f"the budget is infinite or NaN at {list(judgement.index)}: anything would be within it"
-        return Cell(*where, judgement, self.kind, place if is_open else "")
+        budget = self.budget(value, error)
+        judgement = judge(results[quantity], value, budget, dtype, self.c)
+        reason = _unmeasured(value, budget, judgement) if judgement.verdict is Verdict.INCONCLUSIVE else ""
+        return Cell(*where, replace(judgement, reach=self._reach(task, quantity, value, budget)), self.kind, reason)
+
+    def _reach(self, task: Task, quantity: Quantity, value: np.ndarray, budget: np.ndarray) -> float | None:
+        """Return the reach of a budget, which all runners share: measured once for each solution."""
+        key = (task.oracle, quantity) if task.oracle else None
+        if key in self._reaches:
+            return self._reaches[key]
+        measured = reach(value, self.c * budget, task.job.dtype if self.manual is None else None)
+        if key is not None:
+            self._reaches[key] = measured
+        return measured
+
+
+def _other(quantity: Quantity) -> Quantity:
+    """Return the same gradient under the other cotangent."""
+    return replace(quantity, cotangent=Cotangent.DRAWN if quantity.cotangent is Cotangent.ONES else Cotangent.ONES)
+
+
+def _sighted(cell: Cell, other: Cell | None) -> Cell:
+    """Return the cell, or INCONCLUSIVE in its place where its budget would let zeros pass; see reach.py.
+
+    `other` is the cell of the same gradient under the other cotangent.
+    """
+    own = cell.judgement.reach
+    if cell.verdict is not Verdict.WITHIN_BUDGET or own is None or own >= LEAST:
+        return cell
+    if other is not None and (other.judgement.reach or 0.0) >= LEAST:
+        return cell
+    size = f"{1 / own:.3g} x the reference" if own else "infinite"
+    reason = (
+        f"the budget is {size} at the median element, where it may be 1/{LEAST:g}: a wrong result would be within it "
+        f"too. Take data at which {cell.tensor} in {cell.dtype} is larger, or better conditioned"
+    )
+    return replace(cell, judgement=replace(cell.judgement, verdict=Verdict.INCONCLUSIVE), reason=reason)
+
+
+def _unmeasured(value: np.ndarray, budget: np.ndarray, judgement: Judgement) -> str:
+    """Say why elements have no budget."""
+    place = list(judgement.index)
+    if np.isfinite(budget[judgement.index]):
+        number = f"{int(unbounded(value, budget).sum())} of {value.size}"
+        return (
+            f"a re-run of the reference with rounding noise is not finite at {place}, and at {number} elements in all: "
+            "these data are at the edge of what the layer can compute in this dtype"
+        )
+    return f"the budget is infinite or NaN at {place}: anything would be within it"
 
 
 def _gradients(kind: Kind, names: Iterable[str]) -> list[Quantity]:

@@ -12,6 +12,8 @@ from eca_multi.parity.define.runners import REFERENCE
 from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Verdict
 from eca_multi.parity.report.report import ParityError, Report, describe
+from eca_multi.parity.report.view import View
+from eca_multi.parity.report.view.results import Result
 
 from .marks import ParityCase
 from .results import Results
@@ -25,19 +27,21 @@ class Outcome:
 
     Args:
         skip, crash: The reason to skip, and the text of a failure before any comparison; "" without one.
+        rounding: Whose rounding is over the budget, where nothing else is; "" where there is none.
         error: The exception that the assertion raises; None if the tensors agree.
         verdict, budget_use: The worst verdict, and the largest use of an error budget.
     """
 
     skip: str = ""
     crash: str = ""
+    rounding: str = ""
     error: Exception | None = None
     verdict: str = ""
     budget_use: float | None = None
 
     def __post_init__(self) -> None:
         """Make a worker's text safe for the terminal, to which pytest prints it."""
-        for name in ("skip", "crash"):
+        for name in ("skip", "crash", "rounding"):
             object.__setattr__(self, name, printable(getattr(self, name), lines=True))
 
     @property
@@ -66,13 +70,18 @@ def outcome(results: Results, case: ParityCase, node: str) -> Outcome:
     reference = next((state for state in report.runners if state.name == REFERENCE), None)
     if reference is not None and any(cell.verdict is Verdict.INCONCLUSIVE for cell in cells):  # it has died
         return Outcome(crash=f"the reference {reference.state}: {reference.detail}", verdict=reference.state)
-    bad = [cell for cell in cells if cell.fails]
+    rounding = [cell for cell in cells if cell.verdict is Verdict.ROUNDING]
+    bad = [cell for cell in cells if cell.fails or (results.strict and cell in rounding)]
     uses = [cell.judgement.budget_use for cell in cells if cell.judgement.budget_use is not None]
     use = max(uses, default=None)
     if bad:
-        kind = ParityError if any(cell.verdict.disagrees for cell in bad) else RuntimeError
+        differs = any(cell.verdict.disagrees or cell.verdict is Verdict.ROUNDING for cell in bad)
+        kind = ParityError if differs else RuntimeError
         disagreement = kind(failure(case, report, cells, bad, node))
         return Outcome(error=disagreement, verdict=worst(bad).verdict.value, budget_use=use)
+    if rounding:
+        off = worst(rounding)
+        return Outcome(rounding=describe(off), verdict=off.verdict.value, budget_use=use)
     compared = [cell for cell in cells if cell.green]
     if not compared:
         return Outcome(skip=f"{case.runner} {case.check}: {cells[0].reason}", verdict=Verdict.UNSUPPORTED.value)
@@ -91,7 +100,9 @@ def worst(cells: Sequence[Cell]) -> Cell:
 
 def failure(case: ParityCase, report: Report, cells: Sequence[Cell], bad: Sequence[Cell], node: str) -> str:
     """Return the text of a failure: the worst tensor, a table of all, where the failure begins, how to repeat it."""
-    parts = [describe(worst(bad)), table(cells)]
+    everywhere = [x for x in View(report.to_dict()).causes if x.runner == case.runner]
+    mine = [cause for cause in everywhere if any(_is_of(result, case) for result in cause.results)]
+    parts = [describe(worst(bad)), *(cause.extent for cause in mine if cause.extent), table(cells)]
     raised = next((cell.reason for cell in bad if cell.verdict is Verdict.ERROR), "")
     if raised:
         parts.append("\n".join(raised.strip().splitlines()[-MOST:]))
@@ -102,15 +113,20 @@ def failure(case: ParityCase, report: Report, cells: Sequence[Cell], bad: Sequen
     return printable("\n\n".join([*parts, f"again: {command(case, node)}"]), lines=True)
 
 
+def _is_of(result: Result, case: ParityCase) -> bool:
+    return (result.case.split("+")[0], result.dtype, result.check) == case.place
+
+
 def table(cells: Sequence[Cell]) -> str:
-    head = ("tensor", "verdict", "budget use", "worst index", "expected", "received")
+    head = ("tensor", "verdict", "budget use", "reach", "worst index", "expected", "received")
     rows = [head]
     for cell in cells:
         j = cell.judgement
         name = cell.tensor if "+" not in cell.case else f"{cell.tensor} ({cell.case.rpartition('+')[2]})"
         use = "-" if j.budget_use is None else f"{j.budget_use:.3g}"
         index = str(list(j.index)) if j.index else "-"
-        rows.append((name, j.verdict.value, use, index, j.expected or "-", j.received or "-"))
+        reach = "-" if j.reach is None else f"{j.reach:.3g}"
+        rows.append((name, j.verdict.value, use, reach, index, j.expected or "-", j.received or "-"))
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join("  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 

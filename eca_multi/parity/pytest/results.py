@@ -36,12 +36,14 @@ class Results:
         required: Runners whose absence is a failure; "all" means all runners.
         folder: The workers of pytest-xdist share reports there, so that one worker makes each run; None without xdist.
         known: The runners that the marks ask for.
+        strict: Whether the rounding of a framework fails a test.
     """
 
     required: tuple[str, ...] = ()
     folder: Path | None = None
     known: dict[str, None] = field(default_factory=dict)
     reports: list[Report] = field(default_factory=list)
+    strict: bool = False
     _runs: dict[tuple[int, ParityCase], Run] = field(default_factory=dict)
 
     def requires(self, runner: str) -> bool:
@@ -98,6 +100,7 @@ class Results:
             dtypes=list(dict.fromkeys(cell.dtype for cell in cells)),
             checks=list(dict.fromkeys(cell.check for cell in cells)),
             require=[first.runner] if self.requires(first.runner) else [],
+            strict=self.strict,
         )
         report.spec["source"] = first.source or first.spec.name
         return report
@@ -157,6 +160,7 @@ def join(reports: Sequence[Report]) -> Report:
         localisations=list({(x.runner, x.case, x.dtype): x for r in reports for x in r.localisations}.values()),
         trajectories=list(trajectories.values()),
         sight=list({(sight.case, sight.dtype): sight for report in reports for sight in report.sight}.values()),
+        strict=any(report.strict for report in reports),
         replay=next((report.replay for report in reports if report.replay), ""),
     )
     joined.finish()

@@ -27,6 +27,8 @@ def assemble(
     session: Session,
     judged: Judged,
     localisations: Sequence[Localisation],
+    *,
+    strict: bool = False,
 ) -> Report:
     """Return the report. The reference is among the runners where its process has ended."""
     about: dict[str, Any] = {"name": spec.name, "source": source, "hash": spec.digest(), "layout": spec.layout}
@@ -45,6 +47,7 @@ def assemble(
         trajectories=judged.trajectories,
         power=judged.power,
         sight=judged.sight,
+        strict=strict,
         replay=next((item.replay for item in localisations if item.replay), ""),
     )
     report.finish()

@@ -1,7 +1,8 @@
 """The report as JUnit XML, which continuous integration shows without an extension: a suite for each runner.
 
 A test is a case in a dtype under a check. What was not shown to be right never counts as passed: unsupported and
-inconclusive tensors are skipped tests, and a report that is red for another reason than a test has an error of its own.
+inconclusive tensors, and the rounding of a framework, are skipped tests, and a report that is red for another reason
+than a test has an error of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,9 @@ from xml.etree import ElementTree as ET
 from eca_multi._printable import printable
 
 from .view import View
+from .view.causes import Cause
 from .view.results import Result
+from .view.wording import reach_words
 
 # The outcome of a test that stands for a runner, by the runner's state.
 UNRUN = {"crashed": "error", "timed out": "error", "unavailable": "skipped"}
@@ -64,8 +67,12 @@ def _add_suite(root: ET.Element, view: View, runner: str, name: str) -> None:
     for result in (result for result in view.results if result.runner == runner):
         job = "-".join(part or "unnamed" for part in (result.case, result.dtype, result.check))
         jobs.setdefault(job, []).append(result)
+    causes = {result: cause for cause in view.causes for result in cause.results}
+    told: dict[Cause, str] = {}  # the test that has the whole text of a cause
     for job, results in jobs.items():
-        _judge(ET.SubElement(suite, "testcase", name=_legal(job), classname=_legal(name)), results)
+        case = ET.SubElement(suite, "testcase", name=_legal(job), classname=_legal(name))
+        _judge(case, results, view.strict, _same_as(job, results, causes, told))
+        _add_reach(case, results)
     if ended in UNRUN:
         missing = runner in view.missing
         case = ET.SubElement(suite, "testcase", name="runner", classname=_legal(name))
@@ -87,16 +94,39 @@ def _add_sight(root: ET.Element, view: View, name: str) -> None:
     _count(suite)
 
 
-def _judge(case: ET.Element, results: Sequence[Result]) -> None:
-    """Mark a test by the worst of its tensors: a disagreement, then an error, then what was not judged."""
+def _add_reach(case: ET.Element, results: Sequence[Result]) -> None:
+    """Say for each tensor how far below the reference its budget lies."""
+    reaches = {result.tensor: result.reach for result in results if result.reach is not None}
+    if reaches:
+        lines = [f"{tensor}: {reach_words(reach)}" for tensor, reach in reaches.items()]
+        ET.SubElement(case, "system-out").text = _legal("\n".join(lines))
+
+
+def _same_as(job: str, results: Sequence[Result], causes: Mapping[Result, Cause], told: dict[Cause, str]) -> str:
+    """Name the earlier test with the same cause, or note this one as the first to have it."""
+    cause = next((causes[result] for result in results if result in causes), None)
+    if cause is None or len(cause.results) == 1:
+        return ""
+    if (first := told.setdefault(cause, job)) != job:
+        return f" (the same cause as {first}{f', at {cause.stage}' if cause.stage else ''})"
+    return ""
+
+
+def _judge(case: ET.Element, results: Sequence[Result], strict: bool, same_as: str) -> None:
+    """Mark a test by the worst of its tensors: a disagreement, then an error, then what was not judged.
+
+    The rounding of a framework is a skipped test, and a failure if `strict`.
+    """
     errors = [result for result in results if result.verdict == "ERROR"]
-    failed = [result for result in results if result.fails and result not in errors]
-    skipped = [result for result in results if result.is_open]
+    failed = [
+        result for result in results if (result.fails and result not in errors) or (strict and result.is_rounding)
+    ]
+    skipped = sorted((result for result in results if result.is_open or result.is_rounding), key=lambda r: r.is_open)
     for kind, marked in (("failure", failed), ("error", errors), ("skipped", skipped)):
         if marked:
             shown = failed + errors if kind == "failure" else marked
             lines = [f"{result.tensor}: {result.describe(traceback=True)}" for result in shown]
-            summary = f"{marked[0].tensor}: {marked[0].describe()}"
+            summary = f"{marked[0].tensor}: {marked[0].describe()}{same_as if kind != 'skipped' else ''}"
             return _mark(case, kind, marked[0].verdict, summary, "\n".join(lines))
     return None
 

@@ -20,6 +20,7 @@ from eca_multi.parity.judge.power import Power
 from eca_multi.parity.judge.sight import Sight
 
 from .json import SCHEMA, as_json, finite
+from .view import View
 from .view.results import read_result
 
 AGREE, DISAGREE, WRONG_USAGE, CRASHED, INCONCLUSIVE = range(5)  # exit statuses
@@ -42,6 +43,7 @@ class Report:
         cases: Name and reason of each case.
         localisations, trajectories, power, sight: See their classes.
         replay: The command that runs a failure again.
+        strict: Whether a framework's rounding counts as a disagreement.
     """
 
     runners: list[RunnerState]
@@ -55,10 +57,11 @@ class Report:
     power: list[Power] = field(default_factory=list)
     sight: list[Sight] = field(default_factory=list)
     replay: str = ""
+    strict: bool = False
 
     @property
     def compared(self) -> list[Cell]:
-        return [cell for cell in self.cells if cell.green or cell.verdict.disagrees]
+        return [cell for cell in self.cells if cell.green or cell.verdict.disagrees or cell.verdict is Verdict.ROUNDING]
 
     @property
     def failures(self) -> list[Cell]:
@@ -71,8 +74,19 @@ class Report:
         return [cell for cell in self.cells if cell.verdict.disagrees]
 
     @property
+    def rounding(self) -> list[Cell]:
+        """The cells that are off by the rounding of a framework, and not by a fault of the runner."""
+        return [cell for cell in self.cells if cell.verdict is Verdict.ROUNDING]
+
+    @property
     def inconclusive(self) -> list[Cell]:
         return [cell for cell in self.cells if cell.verdict is Verdict.INCONCLUSIVE]
+
+    @property
+    def undecided(self) -> list[Cell]:
+        """The inconclusive cells that make the run inconclusive: not a tap that was computed, which is on the way to
+        results with verdicts of their own."""
+        return [cell for cell in self.inconclusive if cell.check != "taps" or not cell.budget]
 
     @property
     def without_result(self) -> int:
@@ -91,18 +105,25 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 all agree; 1 a disagreement, or a required runner is missing; 3 a crash; 4 nothing conclusive."""
+        """0 all agree; 1 a disagreement, or a required runner is missing; 3 a crash; 4 nothing conclusive.
+
+        The rounding of a framework is a disagreement if `strict`.
+        """
         if self.disagreements or self.missing:
+            return 1
+        if self.strict and self.rounding:
             return 1
         errors = any(cell.verdict is Verdict.ERROR for cell in self.cells)
         if errors or any(r.state in ("crashed", "timed out") for r in self.runners):
             return 3
-        return 4 if self.inconclusive or not self.compared else 0
+        return 4 if self.undecided or not self.compared else 0
 
     def raise_for_status(self) -> None:
         """Raise ParityError if a runner disagrees, or RuntimeError if one crashed or nothing was conclusive."""
         if self.exit_code == 1:
-            lines = [describe(cell) for cell in self.failures]
+            view = View(self.to_dict())
+            lines = [cause.line for cause in view.causes]
+            lines += [f"{r.name}: {r.describe()}" for r in view.rounding if self.strict]
             lines += [f"{runner.name}: {runner.detail}" for runner in self.missing]
             lines += [localisation.line for localisation in self.localisations]
             raise ParityError("\n".join(lines))
@@ -142,6 +163,7 @@ class Report:
             "power": [finite(asdict(item)) for item in self.power],
             "sight": [finite(asdict(item)) for item in self.sight],
             "replay": self.replay,
+            "strict": self.strict,
         }
 
     def to_json(self) -> str:

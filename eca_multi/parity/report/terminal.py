@@ -1,7 +1,7 @@
 """What the command line prints: the matrix, then only what failed, then the environment."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich.table import Table
@@ -20,7 +20,7 @@ from .view import View
 from .view.localised import read_localised
 from .view.reading import text
 from .view.results import Group
-from .view.wording import use
+from .view.wording import count, reach_words, use
 
 MOST = 20  # failing tensors that are listed; --json has all
 BUDGETS = {
@@ -40,6 +40,7 @@ def render(report: Report, console: Terminal, seconds: float) -> None:
             f"Budget: {view.spec['c']:g} x {BUDGETS[kind]}.",
             style="dim",
         )
+    _print_reach(view, console)
     _print_failures(view, console)
     if view.power:
         print_power(report, console)
@@ -85,6 +86,9 @@ def _cell(group: Group | None) -> Text:
     worst = group.worst
     if worst.verdict == "UNSUPPORTED":
         return styled(("unsupported", "dim"))
+    if worst.is_rounding:
+        share = "inf" if worst.budget_use is None else use(worst.budget_use)
+        return styled((f"{share} rounding", "yellow"), f" {worst.case} {worst.tensor}")
     colour = "green" if worst.is_green else "bold red"
     if group.is_bitwise:
         return styled(("=", colour))
@@ -104,11 +108,13 @@ def _print_states(states: Sequence[Any], console: Terminal) -> None:
 
 def _print_failures(view: View, console: Terminal) -> None:
     _print_states(view.runners, console)
-    failures = [result for results in view.failures.values() for result in results] + view.inconclusive
-    for result in failures[:MOST]:
-        console.print(styled(("FAIL", "red"), f" {result.name}: {result.describe()}"), soft_wrap=True)
-    if len(failures) > MOST:
-        console.print(f"... and {len(failures) - MOST} more; --json FILE lists all.")
+    found = [styled(("FAIL", "red"), f" {cause.line}") for cause in view.causes]
+    found += [styled(("rounding", "yellow"), f" {line}") for line in _rounding_lines(view)]
+    found += [styled(("inconclusive", "red"), f" {line}") for line in _inconclusive_lines(view)]
+    for line in found[:MOST]:
+        console.print(line, soft_wrap=True)
+    if len(found) > MOST:
+        console.print(f"... and {len(found) - MOST} more; --json FILE lists all.")
     for localised in view.localisations:
         console.print(styled((localised.line, "bold")), soft_wrap=True)
         if localised.sizes:
@@ -119,6 +125,38 @@ def _print_failures(view: View, console: Terminal) -> None:
     reasons = dict.fromkeys(f"{result.runner} {result.check}: {result.reason}" for result in unsupported)
     for reason in list(reasons)[:MOST]:
         console.print(styled(("unsupported", "dim"), f" {reason}"), soft_wrap=True)
+
+
+def _rounding_lines(view: View) -> list[str]:
+    """Return a line for each reason, with the runners and the worst tensor."""
+    lines = []
+    for blame, results in view.rounding_reasons.items():
+        runners = ", ".join(dict.fromkeys(result.runner for result in results))
+        worst = replace(results[0], blame="")
+        lines.append(f"{blame}: {count(len(results), 'tensor')} of {runners}; worst: {worst.name}: {worst.describe()}")
+    return lines
+
+
+def _inconclusive_lines(view: View) -> list[str]:
+    """Return a line for each reason: the budget is the same for all runners, and so is what it cannot show."""
+    groups: dict[tuple[str, ...], list[Any]] = {}
+    for result in view.inconclusive:
+        groups.setdefault((result.dtype, result.case, result.check, result.tensor, result.reason), []).append(result)
+    return [
+        f"{', '.join(result.runner for result in results)} {results[0].name.partition(' ')[2]}: {results[0].describe()}"
+        for results in groups.values()
+    ]
+
+
+def _print_reach(view: View, console: Terminal) -> None:
+    """Say for each dtype how near to its reference a budget comes; the JSON says so for each tensor."""
+    least: dict[str, Any] = {}
+    for (_, dtype), result in view.reach.items():
+        if dtype not in least or result.reach < least[dtype].reach:
+            least[dtype] = result
+    parts = [f"{r.dtype} {reach_words(r.reach)} ({r.case} {r.tensor})" for r in least.values() if r.reach is not None]
+    if parts:
+        console.print(f"Nearest to its reference, at the median element: {'; '.join(parts)}.", style="dim")
 
 
 def _environment(view: View) -> tuple[str, str]:

@@ -25,7 +25,31 @@ def _same_sign(rng: Rng, config: Mapping[str, Any]) -> Arrays:
 
 
 def _saturated(rng: Rng, config: Mapping[str, Any]) -> Arrays:
-    return {"w": 8 * rng.normal(size=config["k"])}
+    """Draw gates of which a half is off both ends, and the others near 0 and 1: none would say nothing in bfloat16."""
+    shape = tuple(config[axis] for axis in "NCHW")
+    x = rng.normal(size=shape) + rng.uniform(0, 3, (1, shape[1], 1, 1))
+    return {"x": x, "w": np.array([4.2, -4.3, 1.0]), "dy": _leaning(rng, x)}
+
+
+def _leaning(rng: Rng, x: np.ndarray) -> np.ndarray:
+    """Draw a cotangent with the signs of x for its mean, so that a gate's gradient, a sum of products, does not cancel.
+
+    A sum that cancels is smaller than its rounding in bfloat16, and any gradient of w would be within its budget.
+    """
+    leaning: np.ndarray = rng.normal(size=x.shape) + np.sign(x)
+    return leaning
+
+
+def _leaning_photographs(rng: Rng, config: Mapping[str, Any]) -> Arrays:
+    x = photographs(rng, config)["x"]
+    return {"x": x, "dy": _leaning(rng, x)}
+
+
+def _positive_means(rng: Rng, config: Mapping[str, Any]) -> Arrays:
+    """Draw means of one sign: with a dozen channels, the products that add up to the gradient of w may else cancel."""
+    shape = tuple(config[axis] for axis in "NCHW")
+    x = rng.normal(size=shape) + rng.uniform(0, 1.5, (1, shape[1], 1, 1))
+    return {"x": x, "dy": _leaning(rng, x)}
 
 
 def _fp16_range(rng: Rng, config: Mapping[str, Any]) -> Arrays:
@@ -79,7 +103,7 @@ CASES: tuple[Case, ...] = (
         "photographs",
         "two real photographs as 8x8-block DCT maps, 192 channels",
         {"C": 192, "H": 53, "W": 80, "k": 5},
-        draw=photographs,
+        draw=_leaning_photographs,
     ),
     Case("offsets", "H != W, N > 1, a mean of its own in each channel"),
     Case("same-sign", "x > 0 and cotangent 1: long sums stagnate in half precision", draw=_same_sign),
@@ -93,6 +117,7 @@ CASES: tuple[Case, ...] = (
         "circular",
         "channels wrap around, gate 2*sigmoid",
         {"C": 12, "H": 7, "W": 5, "k": 5, "padding": "circular", "gate": "2sigmoid"},
+        draw=_positive_means,
     ),
     Case(
         "per-channel",
@@ -113,6 +138,7 @@ CASES: tuple[Case, ...] = (
         "one-sample-circular",
         "N = 1, circular",
         {"N": 1, "C": 12, "H": 7, "W": 5, "k": 5, "padding": "circular", "gate": "2sigmoid"},
+        draw=_positive_means,
     ),
     Case("large-map", "a large map, circular, one kernel per channel", LARGE_MAP, weights={"w": normal("C k")}),
     Case(

@@ -161,6 +161,7 @@ SPEC = Spec(
     reference=Torch,
     config={"C": 12},
     taps=("pooled", "gate"),
+    strict=True,
     cases=(
         Case("28x28", "784 positions, as late in a network", {"H": 28, "W": 28}, draw=_features),
         Case("56x56", "3136 positions, as early in a network", {"H": 56, "W": 56}, draw=_features),

@@ -149,6 +149,7 @@ SPEC = Spec(
     runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx, "jax": Jax},
     reference=Oracle,
     cases=CASES,
+    strict=True,
     training=Training(
         steps=10, optimizer="momentum", rate=1e-3, cases=("offsets", "circular", "per-channel", "padded-sequences")
     ),

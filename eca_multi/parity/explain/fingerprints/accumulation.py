@@ -5,7 +5,9 @@ the sum of all of them is lost when it meets LARGE, and so large that in float32
 tells how many terms did not meet LARGE in half precision, whatever the order of the summation.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +71,25 @@ def gate_gradient(p: Primitives, dtype: str) -> str:
     """Differentiate x * g by g, which is (1, 1, 1, C) and broadcast: the gradient is a sum over a map of 56x56."""
     n = 56 * 56
     return accumulator(gate_sums(p, rows(64, n), dtype), n, dtype)
+
+
+def bias_gradient(p: Primitives, dtype: str) -> str:
+    """Differentiate x + b by b, one for each channel: the gradient is the sum of 1024 cotangents."""
+    return _columns(p, dtype, lambda x, b: p.add(x, b))
+
+
+def norm_gradient(p: Primitives, dtype: str) -> str:
+    """Differentiate a layer normalisation by its bias in the same way."""
+    return _columns(p, dtype, p.layer_norm)
+
+
+def _columns(p: Primitives, dtype: str, op: Callable[[Any, Any], Any]) -> str:
+    """Differentiate op(x, b) by b, where x is (1024, 64), b is (64,) and the gradient is a sum down each column."""
+    n, channels = 1024, 64
+    x = p.tensor(seeded().normal(size=(n, channels)).astype(DTYPES[dtype]))
+    cotangent = p.tensor(np.ascontiguousarray(rows(channels, n).T).astype(DTYPES[dtype]))
+    bias = p.tensor(np.zeros(channels, DTYPES[dtype]))
+    return accumulator(wide(p, p.vjp(lambda b: op(x, b), bias, cotangent)), n, dtype)
 
 
 def gate_gradient_error(p: Primitives, dtype: str) -> float:

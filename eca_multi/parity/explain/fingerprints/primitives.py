@@ -59,6 +59,10 @@ class Primitives(ABC):
 
     sigmoid: Callable[[Tensor], Tensor]
 
+    def layer_norm(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Normalise (N, C) along C and add a bias; a framework without one fused operation for that has no probe."""
+        raise NotApplicable
+
     @abstractmethod
     def vjp(self, function: Callable[[Tensor], Tensor], at: Tensor, cotangent: Tensor) -> Tensor:
         """Return the gradient of sum(cotangent * function(x)) at x = `at`."""

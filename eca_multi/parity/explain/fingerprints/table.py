@@ -10,7 +10,17 @@ from functools import partial
 
 import numpy as np
 
-from .accumulation import conv1d, gate_gradient, gate_gradient_error, kernel_gradient, matmul, overflow, reduction
+from .accumulation import (
+    bias_gradient,
+    conv1d,
+    gate_gradient,
+    gate_gradient_error,
+    kernel_gradient,
+    matmul,
+    norm_gradient,
+    overflow,
+    reduction,
+)
 from .bits import batch_invariant, input_precision, repeatable
 from .elements import excess, leak, sigmoid_cliff, sigmoid_ulp, subnormals
 from .primitives import DTYPES, HALVES, NotApplicable, Primitives, Value
@@ -70,6 +80,8 @@ TABLE: tuple[Probe, ...] = (
     *_by_dtype("accumulation.conv1d", _SUMS.format("convolution"), conv1d, HALVES),
     *_by_dtype("accumulation.gate_gradient", _SUMS.format("broadcast gate's gradient"), gate_gradient, HALVES),
     *_by_dtype("accumulation.kernel_gradient", _SUMS.format("convolution kernel's gradient"), kernel_gradient, HALVES),
+    *_by_dtype("accumulation.bias_gradient", _SUMS.format("bias's gradient"), bias_gradient, HALVES),
+    *_by_dtype("accumulation.norm_gradient", _SUMS.format("LayerNorm bias's gradient"), norm_gradient, HALVES),
     *_by_dtype("error.gate_gradient", _GATE_ERROR, gate_gradient_error, HALVES),
     *_by_op("overflow.{}.float16", "whether a {} within float16 overflows on the way", overflow, "mean", "sum"),
     *_by_dtype("sigmoid.cliff", "the {} at and below which a sigmoid is exactly 0", sigmoid_cliff, _ALL),

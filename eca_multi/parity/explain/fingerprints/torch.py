@@ -6,7 +6,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import torch
-from torch.nn.functional import conv1d
+from torch.nn.functional import conv1d, layer_norm
 
 from .primitives import Facts, Primitives
 
@@ -31,6 +31,9 @@ class Framework(Primitives):
 
     def conv1d(self, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
         return conv1d(x, kernel.permute(2, 1, 0), padding=kernel.shape[0] // 2)
+
+    def layer_norm(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return layer_norm(x, bias.shape, torch.ones_like(bias), bias)
 
     def vjp(self, function: Callable[[Any], Any], at: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
         at = at.detach().requires_grad_()

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.explain.fingerprints import PROBES
 from eca_multi.parity.report.view import View, elements, wording
+from eca_multi.parity.report.view.causes import Cause, causes
 from eca_multi.parity.report.view.reading import in_order
 from eca_multi.parity.report.view.results import Group, Result
 
@@ -31,6 +32,7 @@ OPENLY = 8  # failures of a runner that are shown before the rest is folded
 SECTIONS: tuple[tuple[str, str, Callable[[View], Any]], ...] = (
     ("matrix", "Budget use", lambda view: view.cells),
     ("failures", "Failures", lambda view: view.failures),
+    ("rounding", "Rounding of the frameworks", lambda view: view.rounding_reasons),
     ("undecided", "Without a verdict", lambda view: view.open_reasons),
     ("chain", "First divergence", lambda view: view.localisations),
     ("scatter", "Error against magnitude", lambda view: elements.shown([p for p in view.profiles if p.points])),
@@ -39,6 +41,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], Any]], ...] = (
     ("fingerprint", "Differences in numerics", lambda view: fingerprints(view)),
     ("power", "Power of the cases", lambda view: {(p.case, p.dtype): p for p in view.power}),
     ("sight", "What the cases cannot see", lambda view: view.blind),
+    ("reach", "Reach of the budgets", lambda view: view.reach),
     ("cases", "Cases", lambda view: view.cases),
     ("runners", "Runners", lambda view: view.runners),
     ("environment", "Environment", lambda view: view.facts),
@@ -70,7 +73,7 @@ def templates() -> Environment:
     )  # fmt: skip
     environment.filters.update(
         use=wording.use, plain=wording.plain, words=wording.words, value=wording.value_text,
-        short_dtype=wording.short_dtype, shorten=shorten, counted=wording.count,
+        reach=wording.reach_words, short_dtype=wording.short_dtype, shorten=shorten, counted=wording.count,
     )  # fmt: skip
     return environment
 
@@ -78,7 +81,7 @@ def templates() -> Environment:
 def colour(group: Group) -> str:
     """Return the step of the colour scale; no pass has one from beyond the limit, no failure one from below it."""
     worst, limit = group.worst, EDGES.index(1.0)
-    if worst.is_open:
+    if worst.is_open or worst.is_rounding:
         return "open"
     if worst.verdict == "BITWISE":
         return "u0"
@@ -88,13 +91,9 @@ def colour(group: Group) -> str:
     return f"u{len(EDGES) if worst.budget_use is None else max(step, limit + 1)}"
 
 
-def merged(results: Sequence[Result]) -> list[tuple[Result, str]]:
-    """Return the failures with the names of their tensors; the errors of one job have one cause and are one row."""
-    jobs: dict[object, list[Result]] = {}
-    for place, result in enumerate(results):
-        job = (result.case, result.dtype, result.check, result.reason)
-        jobs.setdefault(job if result.verdict == "ERROR" else place, []).append(result)
-    return [(job[0], ", ".join(sorted({result.tensor for result in job}))) for job in jobs.values()]
+def merged(results: Sequence[Result], view: View) -> list[Cause]:
+    """Return the causes of a runner's failures, a row for each."""
+    return causes(results, view.localisations)
 
 
 def histograms(view: View) -> list[tuple[elements.Profile, list[float]]]:

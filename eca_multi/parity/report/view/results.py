@@ -10,10 +10,11 @@ from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.judge.compare import Verdict
 
 from .reading import Row, read, sequence
-from .wording import TIMES, count, plain, use, words
+from .wording import TIMES, count, plain, reach_words, use, words
 
 GREEN = frozenset(str(verdict) for verdict in Verdict if verdict.green)
 OPEN = frozenset({"UNSUPPORTED", "INCONCLUSIVE"})  # the run has shown neither that the tensor is right nor wrong
+ROUNDING = "ROUNDING"  # off by more than the budget, and not by a fault of the runner
 # A few letters for a cell without a number.
 SHORT = {
     "NONFINITE_MISMATCH": "inf",
@@ -23,6 +24,7 @@ SHORT = {
     "ERROR": "error",
     "UNSUPPORTED": "n/a",
     "INCONCLUSIVE": "?",
+    "ROUNDING": "round",
 }
 
 
@@ -47,6 +49,9 @@ class Result:
     max_rel: float | None
     snr_db: float | None
     peer_ratio: float | None
+    reach: float | None
+    blame: str
+    cause: str
     index: str
 
     @property
@@ -60,7 +65,11 @@ class Result:
     @property
     def fails(self) -> bool:
         """Whether the result is red. A verdict that this version does not know is red too."""
-        return not self.is_green and not self.is_open
+        return not self.is_green and not self.is_open and not self.is_rounding
+
+    @property
+    def is_rounding(self) -> bool:
+        return self.verdict == ROUNDING
 
     @property
     def is_without_result(self) -> bool:
@@ -77,11 +86,12 @@ class Result:
 
     @property
     def severity(self) -> tuple[int, float]:
-        """A sort key: failures over inconclusive over green over unsupported results; then the budget use."""
+        """A sort key: failures, inconclusive results, rounding, green and unsupported results; then the budget use."""
         if self.verdict == "BITWISE":  # the distance of the right bits from the exact value is no fault
             return 1, 0.0
-        rank = 3 if self.fails else 2 if self.verdict == "INCONCLUSIVE" else 1 if self.is_green else 0
-        unmeasured = math.inf if rank == 3 else -1.0  # a failure without a number is worse than any number
+        kinds = (self.is_green, self.is_rounding, self.verdict == "INCONCLUSIVE", self.fails)
+        rank = next((rank for rank, holds in enumerate(kinds, 1) if holds), 0)
+        unmeasured = math.inf if self.fails else -1.0  # a failure without a number is worse than any number
         return rank, unmeasured if self.budget_use is None else self.budget_use
 
     @property
@@ -93,7 +103,7 @@ class Result:
     def describe(self, *, traceback: bool = False) -> str:
         """Return the verdict, the place and size of the failure, and the reason (its last line without `traceback`)."""
         said = self.verdict
-        if self.fails:
+        if self.fails or self.is_rounding:
             values = [f"{key} {value}" for key in ("expected", "received") if (value := getattr(self, key))]
             values += [] if self.min_c is None else [f"passes from c = {plain(self.min_c)}"]
             budget = "tolerance set by hand" if self.is_manual else "budget"
@@ -101,7 +111,9 @@ class Result:
             said += f" at {self.index}" if self.index else ""
             said += f": {', '.join(values)}" if values else ""
         reason = self.reason.strip()
-        return f"{said}: {reason if traceback else reason.splitlines()[-1]}" if reason else said
+        notes = [reason if traceback else reason.splitlines()[-1]] if reason else []
+        notes += [note for note in (self.cause, self.blame) if note]
+        return f"{said}: {'; '.join(notes)}" if notes else said
 
 
 def read_result(row: Row) -> Result:
@@ -145,10 +157,13 @@ class Group:
         amount = "" if worst.budget_use is None else f"{use(worst.budget_use)} {TIMES} budget, "
         manual = ", tolerance set by hand" if worst.is_manual else ""
         kinds = Counter(words(result.verdict) for result in self.results)
+        reaches = [result.reach for result in self.results if result.reach is not None]
+        reach = f"\n{reach_words(min(reaches))}" if reaches else ""
         return (
             f"{worst.runner} · {words(worst.check)} · {worst.dtype}\n"
             f"worst: {worst.where}: {amount}{words(worst.verdict)}{manual}\n"
             f"{count(len(self.results), 'tensor')}: {', '.join(f'{kinds[kind]} {kind}' for kind in sorted(kinds))}"
+            f"{reach}"
         )
 
 

@@ -11,6 +11,7 @@ from eca_multi.parity.execute.state import RunnerState
 from eca_multi.parity.judge.power import Power
 from eca_multi.parity.judge.sight import Sight
 
+from .causes import Cause, causes
 from .elements import Profile, read_profile
 from .localised import Localised, read_localised
 from .reading import Row, in_order, mapping, names, number, ranking, read, rows, text
@@ -40,6 +41,7 @@ class View:
         self.power = [read(Power, row) for row in rows(report, "power")]
         self.sights = [read(Sight, row) for row in rows(report, "sight")]
         self.replay = text(report, "replay")
+        self.strict = report.get("strict") is True
 
     @property
     def agrees(self) -> bool:
@@ -52,7 +54,8 @@ class View:
         if self.exit_code not in (1, 3, 4):
             return "No outcome is recorded"
         reasons = {
-            "They do not agree": self.exit_code == 1 and (self.disagreements or not self.missing),
+            "They do not agree": self.exit_code == 1 and (self.disagreements or not (self.missing or self.rounding)),
+            "A framework's rounding is over the budget": self.exit_code == 1 and self.strict and self.rounding,
             "A required runner is missing": self.missing,
             "A runner raised, crashed or timed out": self.exit_code == 3,
             "A case is inconclusive": self.inconclusive,
@@ -64,8 +67,9 @@ class View:
     def counts(self) -> list[str]:
         """How many tensors are within budget, how many have no result, and how many runners ran."""
         green = sum(result.is_green for result in self.results)
-        missing = self.without_result
-        parts = [f"{green} of {green + len(self.disagreements) + missing} tensors within budget"]
+        missing, rounding = self.without_result, len(self.rounding)
+        parts = [f"{green} of {green + len(self.disagreements) + rounding + missing} tensors within budget"]
+        parts += [f"{rounding} off by a framework's rounding"] if rounding else []
         parts += [f"{missing} without a result"] if missing else []
         asked = [name for name in self.runner_names if name != REFERENCE]  # a reference that has died is a runner too
         return [*parts, f"{len(self.ran)} of {len(asked)} runners ran"]
@@ -82,6 +86,39 @@ class View:
     @property
     def disagreements(self) -> list[Result]:
         return [result for result in self.results if result.fails and not result.is_without_result]
+
+    @property
+    def rounding(self) -> list[Result]:
+        """The results that are off by the rounding of a framework."""
+        return [result for result in self.results if result.is_rounding]
+
+    @cached_property
+    def rounding_reasons(self) -> dict[str, list[Result]]:
+        """The same by whose rounding it is, the worst first."""
+        reasons: dict[str, list[Result]] = {}
+        for result in worst_first(self.rounding):
+            reasons.setdefault(result.blame, []).append(result)
+        return reasons
+
+    @cached_property
+    def causes(self) -> list[Cause]:
+        """The failures, one entry for each cause, in the order of the runners."""
+        return [c for failed in self.failures.values() for c in causes(failed, self.localisations)]
+
+    @cached_property
+    def reach(self) -> dict[tuple[str, str], Result]:
+        """By check and dtype the result whose budget lies nearest to its reference, out of those that were judged."""
+        least: dict[tuple[str, str], Result] = {}
+        for result in self.results:
+            key = result.check, result.dtype
+            if result.reach is not None and (key not in least or result.reach < (least[key].reach or 0.0)):
+                least[key] = result
+        return least
+
+    @cached_property
+    def reaches(self) -> dict[tuple[str, str, str, str], float]:
+        """The reach of every budget, by case, dtype, check and tensor: it is the same for all runners."""
+        return {(r.case, r.dtype, r.check, r.tensor): r.reach for r in self.results if r.reach is not None}
 
     @property
     def inconclusive(self) -> list[Result]:

@@ -21,6 +21,15 @@ def use(value: float | None) -> str:
     return f"{value:.1f}" if value < 99.95 else f"{value:.0f}" if value < 9999.5 else _exponential(value, 0)
 
 
+def reach_words(value: float) -> str:
+    """Say how far below the reference a budget lies."""
+    if value <= 0:
+        return "the budget is unbounded"
+    if value < 1:
+        return f"the budget is {plain(1 / value)} {TIMES} the reference"
+    return f"the budget is 1/{plain(value)} of the reference"
+
+
 def plain(value: float | None) -> str:
     """Return three significant digits."""
     if value is None:
