@@ -148,7 +148,7 @@ def _fault(runner: str, case: str, dtype: str, check: str, tensor: str) -> dict[
             "max_ulp": 2.5e5,
             "peer_ratio": 38.0,
         }
-    if where == ("keras-jax", "bfloat16", "weight_grad") and (case, tensor) == ("same-sign", "dw@ones"):
+    if where == ("keras-jax", "float16", "weight_grad") and (case, tensor) == ("same-sign", "dw@ones"):
         return {"verdict": "ROUNDING", "budget_use": 7.3, "min_c": 14.6, "blame": "known: JAX's <bias> gradient"}
     if where == ("keras-jax", "bfloat16", "input_grad") and case == "offsets":
         return {"verdict": "EXCEEDS_BUDGET", "budget_use": 2.8, "min_c": 5.6, "peer_ratio": 4.1}
