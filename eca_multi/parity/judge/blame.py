@@ -31,18 +31,26 @@ Place: TypeAlias = tuple[str, str, str, str]  # case, dtype, check, tensor
 
 @dataclass(frozen=True)
 class Known:
-    """A fact of a framework's own operation: its probe, and how many axes a weight has whose gradient it explains."""
+    """A fact of a framework's own operation, by its probe, and the weights whose gradients it explains.
+
+    Those weights have `axes` axes (None: more than two), and one of `operations` reads them in the PyTorch reference.
+    """
 
     probe: str
-    most: int  # axes
-    least: int
     what: str
+    axes: int | None
+    operations: frozenset[str]
+
+    def is_about(self, axes: int, operation: str) -> bool:
+        return (axes > 2 if self.axes is None else axes == self.axes) and operation in self.operations
 
 
+_SUMS = frozenset(("linear", "addmm", "add", "__add__", "__radd__", "layer_norm", "batch_norm", "group_norm"))
+_CONVOLUTIONS = frozenset(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
 KNOWN = (
-    Known("accumulation.bias_gradient", 1, 1, "bias gradient"),
-    Known("accumulation.norm_gradient", 1, 1, "LayerNorm gradient"),
-    Known("accumulation.kernel_gradient", 9, 3, "convolution-kernel gradient"),
+    Known("accumulation.bias_gradient", "bias gradient", 1, _SUMS),
+    Known("accumulation.norm_gradient", "LayerNorm gradient", 1, frozenset(("layer_norm",))),
+    Known("accumulation.kernel_gradient", "convolution-kernel gradient", None, _CONVOLUTIONS),
 )
 
 
@@ -55,6 +63,7 @@ class Witnesses:
         frameworks: Runner -> the framework that computes: torch, tensorflow, jax or numpy; "" where it is unknown.
         own: The cells of the reference's own layer, by place. Its framework is `own_framework`.
         axes: Place -> how many axes the weight has whose gradient stands there; other tensors are not in it.
+        operation: Called with such a place; returns the operation that reads the weight in the reference, or "".
         fingerprint: Called with a runner's name; returns the probes of its framework, measured in this run.
         excuses: Whether anything may become ROUNDING.
     """
@@ -64,6 +73,7 @@ class Witnesses:
     own: Mapping[Place, Cell] = field(default_factory=dict)
     own_framework: str = ""
     axes: Mapping[Place, int] = field(default_factory=dict)
+    operation: Callable[[Place], str] = lambda place: ""
     fingerprint: Callable[[str], Mapping[str, object]] = lambda runner: {}
     excuses: bool = True
 
@@ -145,11 +155,13 @@ def _known(cell: Cell, witnesses: Witnesses) -> str:
     is_small = cell.judgement.metrics.get("snr_db", -1.0) > 0.0  # a sum that loses terms is off by less than itself
     if axes is None or not is_small or cell.verdict is not Verdict.EXCEEDS_BUDGET:
         return ""
-    facts = witnesses.fingerprint(cell.runner)
+    operation = witnesses.operation(place(cell))
+    about = [known for known in KNOWN if known.is_about(axes, operation)]
+    facts = witnesses.fingerprint(cell.runner) if about else {}
     name = NAMES.get(witnesses.frameworks.get(cell.runner, ""), "the framework")
-    for known in KNOWN:
+    for known in about:
         value = facts.get(f"{known.probe}.{cell.dtype}")
-        if known.least <= axes <= known.most and value in (cell.dtype, "mixed"):
+        if value in (cell.dtype, "mixed"):
             partly = "partly " if value == "mixed" else ""
             return f"known: {name}'s {known.what} in {cell.dtype} (it adds up {partly}in {cell.dtype})"
     return ""

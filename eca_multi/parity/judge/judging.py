@@ -1,14 +1,15 @@
 """The judging of a run: each outcome of a session becomes cells, and training a trajectory too."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.runners import Runner
 from eca_multi.parity.define.spec import Manual
 from eca_multi.parity.define.tensor import Cotangent, Kind, Quantity
 from eca_multi.parity.execute.exchange import Failure
-from eca_multi.parity.execute.messages import Do
+from eca_multi.parity.execute.messages import Do, Explained
 from eca_multi.parity.execute.session import Results, Session
 from eca_multi.parity.execute.tasks import Task
 
@@ -83,6 +84,7 @@ def assign_blame(session: Session, judged: Judged, tasks: Sequence[Task], *, str
             _own_run(session, judged, tasks, candidates) if candidates else {},
             _framework(session.reference_versions),
             _axes_of_gradients(tasks),
+            _operations(session, tasks),
             lambda name: session.fingerprint(runners[name]) if name in runners else {},
             excuses=not strict,
         ),
@@ -117,6 +119,25 @@ def _own_run(session: Session, judged: Judged, tasks: Sequence[Task], candidates
                 checks = (cell.check,) if task.check else (cell.check, "compiled")
                 own |= {(cell.case, cell.dtype, check, cell.tensor): cell for check in checks}
     return own
+
+
+def _operations(session: Session, tasks: Sequence[Task]) -> Callable[[Place], str]:
+    """Return a function that names the operation of the reference that reads a weight, by the weight's gradient."""
+
+    @cache
+    def by_label(case: str, dtype: str) -> dict[str, str]:
+        job = next(task.job for task in tasks if (task.case, task.job.dtype, task.do) == (case, dtype, Do.EVALUATE))
+        explained = session.exchange.explain(session.reference, replace(job, compiled=False, twice=False))
+        if not isinstance(explained, Explained):  # no PyTorch layer
+            return {}
+        named = {
+            Quantity(Kind.WEIGHT_GRADIENT, name, cotangent): Quantity(Kind.WEIGHT_GRADIENT, name).key
+            for name in job.weights
+            for cotangent in Cotangent
+        }
+        return {q.label: explained.stages[key].partition(" ")[0] for q, key in named.items() if key in explained.stages}
+
+    return lambda place: by_label(place[0], place[1]).get(place[3], "")
 
 
 def _axes_of_gradients(tasks: Sequence[Task]) -> dict[Place, int]:

@@ -107,11 +107,18 @@ class View:
 
     @cached_property
     def reach(self) -> dict[tuple[str, str], Result]:
-        """By check and dtype the result whose budget lies nearest to its reference, out of those that were judged."""
-        least: dict[tuple[str, str], Result] = {}
+        """By check and dtype the result whose budget lies nearest to its reference, out of those that were judged.
+
+        A gradient counts by the cotangent under which its budget lies lower, as it does for its verdict.
+        """
+        pairs: dict[tuple[str, ...], Result] = {}
         for result in self.results:
-            key = result.check, result.dtype
-            if result.reach is not None and (key not in least or result.reach < (least[key].reach or 0.0)):
+            pair = result.check, result.dtype, result.case, result.tensor.removesuffix("@ones")
+            if result.reach is not None and (pair not in pairs or result.reach > (pairs[pair].reach or 0.0)):
+                pairs[pair] = result
+        least: dict[tuple[str, str], Result] = {}
+        for (check, dtype, *_), result in pairs.items():
+            if (key := (check, dtype)) not in least or (result.reach or 0.0) < (least[key].reach or 0.0):
                 least[key] = result
         return least
 
