@@ -142,6 +142,29 @@ def localize(bundle: Bundle, runner: OtherRunner = None, trust: Trust = False, t
     finish(report.exit_code, show)
 
 
+@app.command(epilog=EXITS)
+def port(
+    reference: Annotated[str, typer.Argument(help="module:factory or file.py:factory, which makes the reference.")],
+    port: Annotated[str, typer.Argument(help="The same for the port.")],
+    inputs: Annotated[Path, typer.Option(help="An .npz file: arguments in order, or keywords by name.")],
+    map_: Annotated[
+        str | None, typer.Option("--map", help="The map of the weights: module:NAME, file.py:NAME or a .json file.")
+    ] = None,
+    layouts: Annotated[str | None, typer.Option(help="As 'N C H W -> N H W C'. [default: found]")] = None,
+    dtype: Dtypes = None,
+    json_file: Json = None,
+    html_file: Html = None,
+    junit_file: Junit = None,
+) -> None:
+    """Compare a port with its reference, each with its own weights in a process of its own; name what goes wrong."""
+    files = {"json": json_file, "html": html_file, "junit": junit_file}
+    options = {"map": map_, "layouts": layouts, "dtypes": _split(dtype) or ("float32",)}
+    verb = "eca_multi.parity.port"
+    _run_and_show(
+        lambda parity, progress: import_module(verb).compare_sources(reference, port, inputs, **options), files
+    )
+
+
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A .safetensors file: what was computed.")],

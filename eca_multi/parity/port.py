@@ -1,7 +1,11 @@
 """The verb for two models that exist: a port against its reference, in this process, each with the weights it has."""
 
+import json
+import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,7 @@ from .define.axes import SpecError
 from .define.checks import BASE
 from .define.dtypes import DTYPES
 from .define.job import Job, float_inputs
+from .define.loading import load_object
 from .define.maps import WeightMap
 from .define.structures import flatten, restore
 from .define.tensor import Kind, Outputs, Quantity, Solution, Tensor
@@ -22,6 +27,7 @@ from .explain.submodules import CASE, PORT, Side, localise
 from .judge.verdicts import Expected, Judge
 from .models import Model, model_of
 from .models.alike import check_alike, run_of
+from .models.elsewhere import Elsewhere
 from .models.layouts import Layouts
 from .models.mapping import map_of, unlike
 from .models.orders import find_layouts
@@ -127,6 +133,53 @@ def compare_models(
     report.cells = with_causes(report.cells, report.localisations)
     report.finish()
     return report
+
+
+def compare_sources(
+    reference: str,
+    port: str,
+    inputs: str | os.PathLike[str],
+    *,
+    map: str | None = None,
+    layouts: str | None = None,
+    dtypes: Sequence[str] = ("float32",),
+) -> Report:
+    """Compare two models by name, each in a process of its own, on the arrays of a file: `eca-multi parity port`.
+
+    Args:
+        reference, port: "module:factory" or "file.py:factory": a function that makes the model, or the model.
+        inputs: An .npz file. One array, or arrays without names, are the arguments in order; others are keywords.
+        map: "module:name" or "file.py:name" of the map, or a .json file with the map.
+        layouts, dtypes: As for `assert_ported`.
+
+    Raises:
+        SpecError: As `assert_ported`, or if a name or a file cannot be read.
+    """
+    arrays, entries = _read_inputs(inputs), _read_map(map)
+    with Elsewhere("the reference", reference) as ours, Elsewhere("the port", port) as theirs:
+        report = compare_models(ours, theirs, arrays, map=entries, layouts=layouts, dtypes=dtypes)
+    return report
+
+
+def _read_inputs(path: str | os.PathLike[str]) -> Any:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else {"": file}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise SpecError(f"the inputs must be an .npz file of arrays. Received: {path}: {error}") from error
+    if len(arrays) == 1:
+        return next(iter(arrays.values()))
+    return tuple(arrays.values()) if all(name.startswith("arr_") for name in arrays) else arrays
+
+
+def _read_map(source: str | None) -> Mapping[str, str | None] | None:
+    if source is None or not source.endswith(".json"):
+        return None if source is None else load_object(source)  # type: ignore[no-any-return]  # of the caller's file
+    try:
+        entries: Mapping[str, str | None] = json.loads(Path(source).read_bytes())
+    except (OSError, ValueError) as error:
+        raise SpecError(f"the map must be a JSON object. Received: {source}: {error}") from error
+    return entries
 
 
 @dataclass(frozen=True)

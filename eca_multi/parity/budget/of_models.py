@@ -10,6 +10,7 @@ from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.dtypes import U_ACC, quantise, rounding
 from eca_multi.parity.define.tensor import Kind, Quantity, Solution
 from eca_multi.parity.models import Given, Model, Run
+from eca_multi.parity.models.elsewhere import Elsewhere
 
 # By framework: the module beside this one whose `budget` re-runs its operations with rounding noise.
 _NOISE = {
@@ -44,6 +45,9 @@ def solve(
     Raises:
         SpecError: If no budget can be measured for this framework or this model.
     """
+    if isinstance(model, Elsewhere):
+        solution: Solution = model.call(solve, inputs, dtype, cotangents, record=record, given=given)
+        return solution
     levels = rounding(dtype)
 
     def evaluate() -> dict[Quantity, Any]:

@@ -7,7 +7,7 @@ submodules are right, since they return before it, and so is all that came befor
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -19,6 +19,7 @@ from eca_multi.parity.define.dtypes import quantise
 from eca_multi.parity.define.tensor import Kind, Quantity, Solution, Tensor
 from eca_multi.parity.judge.compare import Judgement, Verdict, judge
 from eca_multi.parity.models import Call, Given, Model
+from eca_multi.parity.models.elsewhere import Elsewhere
 from eca_multi.parity.models.layouts import Layouts, Order, aligned
 from eca_multi.parity.models.pairing import Pair, pairs
 
@@ -81,7 +82,9 @@ def localise(reference: Side, port: Side, dtype: str, layouts: Layouts) -> Local
             tried += 1
         steps.append(Step(pair, propagated, alone and alone.judgement))
         if alone is not None and alone.judgement.verdict in FAILS:
-            culprit, cause = steps[-1], _causes(pair, alone, reference, dtype)
+            given = Given(pair.reference.key, alone.inputs)
+            about = alone.solution, alone.found, _tap(pair), dtype
+            culprit, cause = steps[-1], causes_of(reference.model, reference.inputs, given, *about)
     if not any(step.propagated.verdict in FAILS for step in steps):
         culprit = _backward(steps, solution, layouts)
     name = culprit.pair.reference.path or culprit.pair.reference.name if culprit else None
@@ -121,19 +124,20 @@ def _isolated(pair: Pair, reference: Side, port: Side, dtype: str, layouts: Layo
     return _Alone(ours, solution, found, _judged(pair, alone, Kind.TAP, solution, layouts.inverse))
 
 
-def _causes(pair: Pair, alone: _Alone, reference: Side, dtype: str) -> str:
+def causes_of(
+    model: Model, inputs: Any, given: Given, solution: Solution, found: Tensor, target: Quantity, dtype: str
+) -> str:
     """Say what the port does instead, where a change of the reference's submodule gives what the port's returned."""
-    if reference.model.framework != "torch":
+    if isinstance(model, Elsewhere):
+        return str(model.call(causes_of, inputs, given, solution, found, target, dtype))
+    if model.framework != "torch":
         return ""
 
     def run(changes: AbstractContextManager[Any]) -> Mapping[Quantity, Any]:
-        given = Given(pair.reference.key, alone.inputs, changes)
-        return quantities(reference.model.native_run(reference.inputs, "float64", given=given))
+        return quantities(model.native_run(inputs, "float64", given=replace(given, within=changes)))
 
-    target = _tap(pair)
     search = import_module(f"{__package__}.hypotheses.search")  # by name, since it imports PyTorch
-    found = {target: alone.found}
-    causes = search.name_causes(run, found, alone.solution, target, dtype=dtype, c=SAFETY["stochastic"])
+    causes = search.name_causes(run, {target: found}, solution, target, dtype=dtype, c=SAFETY["stochastic"])
     return say_causes(causes)
 
 
