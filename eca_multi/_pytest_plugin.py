@@ -8,7 +8,7 @@ plugin, and no sooner. See docs/pytest.md.
 from __future__ import annotations  # an old pytest may lack a type in an annotation
 
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
@@ -148,6 +148,21 @@ def parity(request: pytest.FixtureRequest, parity_case: ParityCase) -> Check:
         pytest.xfail(outcome.rounding)
     check = request.node.stash[CHECK] = Check(str(parity_case), outcome.error)
     return check
+
+
+@pytest.fixture
+def assert_ported(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """`parity.assert_ported`, whose reports are in the summary and in the folder of --parity-report too."""
+    ported = _harness("port")
+
+    def assert_ported(reference: Any, port: Any, inputs: Any, **options: Any) -> Any:
+        __tracebackhide__ = True
+        report = ported.compare_models(reference, port, inputs, **options)
+        _results(request.config).add(report, request.node.nodeid)
+        ported.raise_for_port(report)
+        return report
+
+    return assert_ported
 
 
 @pytest.hookimpl(wrapper=True)

@@ -27,6 +27,8 @@ from .explain.rerun import with_results
 from .judge.cell import Cell
 from .judge.compare import Verdict, judge
 from .judge.verdicts import Judge
+from .models import is_model, model_of
+from .port import compare_models, raise_for_port
 from .report.report import ParityError, describe
 
 Call = Callable[[Any, Any], Any]
@@ -60,10 +62,15 @@ def assert_match(
     NumPy arrays. Gradients are those of sum(cotangent * output), for a random cotangent and for ones; NumPy functions
     have no gradients. Integers and booleans are compared exactly, whatever their width.
 
+    Models are compared too, each with the weights that it has, as `assert_ported` compares them: they take the inputs
+    alone.
+
     Args:
-        functions: Name -> function. A name says whose arrays its function takes: it starts with torch, jax, tensorflow
-            (or keras-tensorflow), keras (arrays of its backend) or numpy: "torch", "jax", "torch-mine".
-        inputs: An array, or a list or dict of them. Floats are rounded to `dtype`; integers and booleans are not.
+        functions: Name -> function, or name -> model (anything that `assert_ported` takes). The name of a function
+            says whose arrays it takes: it starts with torch, jax, tensorflow (or keras-tensorflow), keras (arrays of
+            its backend) or numpy: "torch", "jax", "torch-mine". That of a model says nothing.
+        inputs: An array, or lists, tuples and dicts of them, as deep as they come. Floats are rounded to `dtype`;
+            integers and booleans are not.
         weights: The same, for weights; () for a function without weights.
         reference: A NumPy function of (inputs, weights), or the name of one of `functions` to run in float64. None
             takes the first torch function, and else the first NumPy one.
@@ -85,6 +92,9 @@ def assert_match(
         raise SpecError(f"dtype must be one of {', '.join(DTYPES)}. Received: {dtype!r}.")
     if not functions:
         raise SpecError("functions must hold one at least. Received: none.")
+    if any(map(is_model, functions.values())) and not flatten("w", weights):
+        _match_models(functions, inputs, reference, dtype, gradients)
+        return
     known = [_Function(name, call, _framework(name)) for name, call in functions.items()]
     like = {"x": inputs, "w": weights}
     chosen = _reference(known, reference)
@@ -121,6 +131,26 @@ def assert_match(
         raise ParityError("\n".join(faults))
     if undecided:
         raise SpecError("\n".join([*undecided, "Take inputs at which the reference is well conditioned."]))
+
+
+def _match_models(
+    models: Mapping[str, Any], inputs: Any, reference: Call | str | None, dtype: str, gradients: bool | None
+) -> None:
+    """Compare models, each with its own weights, with one of them."""
+    own = {name: model_of(thing) for name, thing in models.items()}
+    first = next((name for name, model in own.items() if model.framework == "torch"), next(iter(own)))
+    chosen = own.get(first if reference is None else str(reference)) if not callable(reference) else None
+    if chosen is None:
+        raise SpecError(f"reference must be one of the models: {', '.join(own)}. Received: {reference!r}.")
+    faults = []
+    for name, model in own.items():
+        report = compare_models(chosen, model, inputs, dtypes=(dtype,), gradients=gradients is not False)
+        try:
+            raise_for_port(report, name)
+        except ParityError as error:
+            faults.append(str(error))
+    if faults:
+        raise ParityError("\n".join(faults))
 
 
 def assert_close(

@@ -95,10 +95,17 @@ def assert_ported(
         >>> report = parity.assert_ported(layer, port, np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4))
     """
     report = compare_models(reference, port, inputs, map=map, layouts=layouts, dtypes=dtypes, gradients=gradients)
-    if report.disagreements:
-        failures = [describe(cell) for cell in report.failures]
-        raise ParityError("\n".join([*failures, *(item.line for item in report.localisations)]))
+    raise_for_port(report)
     return report
+
+
+def raise_for_port(report: Report, name: str = PORT) -> None:
+    """Raise ParityError where the port disagrees, and SpecError where a tensor could not be judged."""
+    lines = [describe(replace(cell, runner=name)) for cell in report.failures]
+    if report.disagreements:
+        raise ParityError("\n".join([*lines, *(f"{name}: {item.line}" for item in report.localisations)]))
+    if lines:
+        raise SpecError("\n".join([*lines, "Take inputs at which the reference is well conditioned."]))
 
 
 def compare_models(

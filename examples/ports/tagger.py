@@ -43,7 +43,9 @@ MAPS = {
         "head/bias": "head.bias",
     },
     "linen": _flax("params/", "/", "cell"),
-    "nnx": {name.replace(".if.", ".if_."): entry for name, entry in _flax("", ".", "lstm.cell").items()},  # `if` is Python's
+    "nnx": {
+        name.replace(".if.", ".if_."): entry for name, entry in _flax("", ".", "lstm.cell").items()
+    },  # `if` is Python's
 }
 
 

@@ -9,9 +9,11 @@ import torch
 from flax import linen as nn
 from flax import nnx
 
-from eca_multi.parity import ParityError, SpecError, assert_ported
+from eca_multi.parity import ParityError, SpecError, assert_match, assert_ported
+from eca_multi.parity.port import compare_sources
 from tests.support.ports import INPUTS, MAP, NnxNet, port, reference
 
+pytest_plugins = ["pytester"]
 X = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
 
 
@@ -184,3 +186,66 @@ def test_a_reference_that_draws_random_numbers_is_refused():
     net = torch.nn.Dropout(0.5).train()
     with pytest.raises(SpecError, match="the reference must compute the same at each call"):
         assert_ported(net, net, X)
+
+
+# --- assert_match, the command line and the pytest plugin take the same models
+
+
+def test_assert_match_compares_models_with_their_own_weights():
+    layer = linear()
+    held = twin(layer)
+    own = (lambda p, x: x @ p["kernel"] + p["bias"], held)
+    assert_match({"mine": layer, "other": own}, X)
+    with pytest.raises(ParityError, match=r"other float32 inputs y: EXCEEDS"):
+        assert_match({"mine": layer, "other": (lambda p, x: x @ p["kernel"], held)}, X)
+    with pytest.raises(SpecError, match=r"reference must be one of the models: mine, other. Received: 'x'"):
+        assert_match({"mine": layer, "other": own}, X, reference="x")
+
+
+def test_assert_match_takes_nested_inputs_weights_and_outputs():
+    def layer(inputs, weights):
+        y = inputs["x"]["a"] * weights[0]["w"]
+        return {"y": y, "more": (y + inputs["x"]["b"][0],)}
+
+    inputs, weights = {"x": {"a": X, "b": [X + 1]}}, [{"w": X[0]}]
+    assert_match({"torch": layer, "jax": layer}, inputs, weights)
+
+
+@pytest.mark.slow
+def test_the_command_line_runs_each_model_in_a_process_of_its_own(tmp_path):
+    for name in ("ours", "theirs"):  # the same module name on both sides, which one process could not import
+        (tmp_path / name).mkdir()
+    (tmp_path / "ours" / "net.py").write_text("import torch\nmodel = torch.nn.Softplus(beta=2)\nprint('hello')\n")
+    (tmp_path / "theirs" / "net.py").write_text(
+        "import jax, jax.numpy as jnp\ndef make():\n"
+        "    return (lambda p, x: jax.nn.softplus(2 * x) * p['half'], {'half': jnp.float32(0.5)})\n"
+    )
+    np.savez(tmp_path / "inputs.npz", X)
+    files = [str(tmp_path / "ours" / "net.py:model"), str(tmp_path / "theirs" / "net.py:make")]
+    report = compare_sources(*files, tmp_path / "inputs.npz")
+    assert report.exit_code == 0
+    wrong = tmp_path / "theirs" / "net.py"
+    wrong.write_text(wrong.read_text().replace("0.5", "0.51"))
+    assert compare_sources(*files, tmp_path / "inputs.npz").exit_code == 1
+    with pytest.raises(SpecError, match=r"net.py has no adapter 'missing'"):
+        compare_sources(f"{files[0][:-6]}:missing", files[1], tmp_path / "inputs.npz")
+    with pytest.raises(SpecError, match=r"inputs must be an .npz file"):
+        compare_sources(*files, tmp_path / "ours" / "net.py")
+
+
+def test_the_pytest_plugin_has_assert_ported(pytester):
+    pytester.makepyfile(
+        """
+        import numpy as np, torch
+
+        def test_right(assert_ported):
+            assert_ported(torch.nn.Softplus(), torch.nn.Softplus(), np.ones((2, 3), np.float32))
+
+        def test_wrong(assert_ported):
+            assert_ported(torch.nn.Softplus(), torch.nn.Softplus(beta=2), np.ones((2, 3), np.float32))
+        """
+    )
+    result = pytester.runpytest("--parity-report=reports")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["*first divergence: the whole model (Softplus*", "*parity of Softplus (torch) -> *"])
+    assert len(list(pytester.path.glob("reports/*.json"))) == 2

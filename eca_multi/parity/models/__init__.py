@@ -15,7 +15,7 @@ from .calls import Given as Given
 from .model import Model as Model
 from .model import Run as Run
 
-__all__ = ["Call", "Given", "Model", "Run", "model_of"]
+__all__ = ["Call", "Given", "Model", "Run", "is_model", "model_of"]
 
 
 def model_of(thing: Any) -> Model:
@@ -51,6 +51,12 @@ def model_of(thing: Any) -> Model:
         "a model must be a torch nn.Module, a Keras layer or model, an nnx module, a linen (module, variables), or "
         f"(function, parameters). Received: {_text(thing)}."
     )
+
+
+def is_model(thing: Any) -> bool:
+    """Whether a thing is a model that needs no weights from elsewhere."""
+    kinds = (("keras", "layers.Layer"), ("torch", "nn.Module"), ("flax", "nnx.Module"))
+    return isinstance(thing, (Model, tuple)) or any(_is(thing, *kind) for kind in kinds)
 
 
 def _function(function: Any, parameters: Any, keywords: Any = MappingProxyType({})) -> Model:

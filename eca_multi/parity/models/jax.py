@@ -42,17 +42,25 @@ class JaxModel(Model):
     ) -> Run:
         with jax.enable_x64(dtype == "float64" or jax.config.jax_enable_x64):
             apply, weights = self.functional(dtype)
-            weights = {name: cast(array, dtype) for name, array in weights.items()}
-            entered = {name: cast(jnp.asarray(array), dtype) for name, array in leaves("x", inputs).items()}
-            recorder = Recorder(None, given, like) if record or given else None
-            if given is not None or cotangents is None:
-                outputs: Native = {}
+
+            def prepared() -> tuple[Native, Native]:
+                entered = {name: cast(jnp.asarray(array), dtype) for name, array in leaves("x", inputs).items()}
+                return {name: cast(array, dtype) for name, array in weights.items()}, entered
+
+            def forward() -> tuple[Native, tuple[Call, ...]]:
+                recorder = Recorder(None, given, like) if record or given else None
+                held, entered = prepared()
                 with suppress(Ended):
-                    outputs = outputs_of(apply(weights, rebuilt("x", inputs, entered), recorder))
-                return Run(outputs, calls=_known(recorder))
-            if recorder is not None:  # without gradients first, so that the values are arrays and not JAX's tracers
-                apply(weights, rebuilt("x", inputs, entered), recorder)
-            return self._differentiated(apply, inputs, weights, entered, cotangents, _known(recorder))
+                    outputs = outputs_of(apply(held, rebuilt("x", inputs, entered), recorder))
+                    return outputs, tuple(recorder.calls) if recorder else ()
+                return {}, tuple(recorder.calls) if recorder else ()
+
+            if cotangents is None or given is not None:
+                outputs, calls = forward()
+                return Run(outputs, calls=_known(calls, forward))
+            # Without gradients first: under them all values are tracers.
+            calls = _known(forward()[1], forward) if record else ()
+            return self._differentiated(apply, inputs, *prepared(), cotangents, calls)
 
     def _differentiated(
         self,
@@ -137,11 +145,17 @@ def like(value: Any, old: Any) -> Any:
     return jnp.asarray(value).astype(old.dtype)
 
 
-def _known(recorder: Recorder | None) -> tuple[Call, ...]:
-    """Return the calls whose values are known; those inside scan, remat or jit are JAX's tracers, which have none."""
-    calls = recorder.calls if recorder else ()
-    return tuple(call for call in calls if not any(map(_is_traced, (*call.inputs.values(), *call.outputs.values()))))
+def _known(calls: tuple[Call, ...], again: Callable[[], tuple[Native, tuple[Call, ...]]]) -> tuple[Call, ...]:
+    """Leave out the calls inside scan, remat or jit, whose values JAX knows there alone.
+
+    Where the caller traces the run itself, to add noise, all values are tracers: a run outside of it tells which.
+    """
+    if not any(map(_is_traced, calls)):
+        return calls
+    with jax.ensure_compile_time_eval():
+        outside = {call.key for call in again()[1] if not _is_traced(call)}
+    return tuple(call for call in calls if call.key in outside)
 
 
-def _is_traced(array: Any) -> bool:
-    return isinstance(array, jax.core.Tracer)
+def _is_traced(call: Call) -> bool:
+    return any(isinstance(array, jax.core.Tracer) for array in (*call.inputs.values(), *call.outputs.values()))

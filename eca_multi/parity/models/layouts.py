@@ -112,5 +112,7 @@ def _order(text: str, what: str) -> Order:
 
 
 def _text(order: Order) -> str:
-    names = "NCHW" if len(order) == 4 else "".join(chr(ord("A") + axis) for axis in range(len(order)))
+    names = "".join(chr(ord("A") + axis) for axis in range(len(order)))
+    if len(order) == 4:
+        names = "NHWC" if order == (0, 3, 1, 2) else "NCHW"
     return f"{names} -> {''.join(names[axis] for axis in order)}"

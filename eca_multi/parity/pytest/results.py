@@ -105,6 +105,15 @@ class Results:
         report.spec["source"] = first.source or first.spec.name
         return report
 
+    def add(self, report: Report, test: str) -> None:
+        """Add the report of two models that a test has compared itself."""
+        report.spec["source"] = test
+        if self.folder is None:
+            self.reports.append(report)
+        else:
+            number = sum(1 for _ in self.folder.glob("*.pickle"))
+            write_atomically(self.folder / f"{file_name(test)}-{number}.pickle", pickle.dumps(report))
+
     def gather(self, folder: Path) -> None:
         self.reports += [pickle.loads(path.read_bytes()) for path in sorted(folder.glob("*.pickle"))]
 
