@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from eca_multi import parity
 from eca_multi.parity.report.html import to_html
-from tests.support import staged
+from tests.support import scale, staged
+from tests.support.parity_runs import quick
 
 pytestmark = pytest.mark.slow  # processes of two frameworks
 
@@ -42,3 +44,12 @@ def test_the_cause_is_in_every_report(report):
     with pytest.raises(parity.ParityError, match="matches the reference if padding is SAME's"):
         report.raise_for_status()
     assert "matches the reference if padding is SAME" in to_html(report.to_dict())
+
+
+def test_a_result_that_changes_from_run_to_run_is_said():
+    runners = {"numpy": scale.Dropping, "numpy-off": scale.Off}
+    found = {one.runner: one for one in quick(replace(scale.SPEC, runners=runners)).localisations}
+    said = "its result changes from run to run: dropout is left on, or another operation draws random numbers"
+    assert found["numpy"].cause == said
+    assert found["numpy"].line.endswith(said)
+    assert found["numpy-off"].cause == ""

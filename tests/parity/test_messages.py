@@ -20,6 +20,7 @@ from eca_multi.parity.execute.messages import (
     Computed,
     Do,
     Done,
+    Explained,
     Greeting,
     Malformed,
     Measured,
@@ -137,6 +138,9 @@ RIGHT = {
     '{"versions": {"numpy": "2"}, "budget": "analytic", "cannot": {}}': Greeting({"numpy": "2"}, "analytic"),
     '{"id": 1, "dtypes": {"y": "float32"}}': Computed(1, {"y": "float32"}),
     '{"id": 1, "fingerprint": {"a": 1.5, "b": "x", "c": true}}': Measured(1, {"a": 1.5, "b": "x", "c": True}),
+    '{"id": 1, "stages": {"output/drawn/0/0/y": "conv2d relu"}, "causes": {"kernel is flipped": 0.2}}': Explained(
+        1, {"output/drawn/0/0/y": "conv2d relu"}, {"kernel is flipped": 0.2}
+    ),
     '{"id": 1, "error": "it raised"}': Raised(1, "it raised"),
     '{"done": true}': Done(),
 }
@@ -161,6 +165,13 @@ def test_numbers_that_no_report_could_hold_become_texts():
     line = b'{"id": 1, "fingerprint": {"a": Infinity, "b": 1e400, "c": NaN, "d": 1%s}}' % (b"0" * 40)
     said = parse(line, greeted=True, asked=True, open_ids={1})
     assert said.fingerprint == {"a": "inf", "b": "inf", "c": "nan", "d": "1" + "0" * 40}
+
+
+@pytest.mark.parametrize("causes", ['{"a": "much"}', '{"a": NaN}', '["a"]', '{"a": [1]}'])
+def test_causes_are_texts_with_numbers(causes):
+    line = f'{{"id": 1, "stages": {{}}, "causes": {causes}}}'
+    with pytest.raises(Malformed, match="causes must"):
+        parse(line.encode(), greeted=True, asked=True, open_ids={1})
 
 
 def test_a_fault_says_no_more_than_is_needed():

@@ -57,6 +57,14 @@ class Drifting(Truth):
         return lambda inputs, weights: inputs["x"] * weights["s"] * last
 
 
+class Dropping(Truth):
+    """Dropout, with another mask at each run."""
+
+    def build(self, config):
+        rng = np.random.default_rng()
+        return lambda inputs, weights: inputs["x"] * weights["s"] * (rng.random(inputs["x"].shape) > 0.25)
+
+
 class Marked(Scale):
     """A layer that is right only where the interpreter sets PARITY_TEST_MARK."""
 

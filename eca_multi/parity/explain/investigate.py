@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from eca_multi._printable import file_name
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.loading import VALUE, label_of
@@ -15,7 +17,7 @@ from eca_multi.parity.execute.messages import Do, Explained, bounded
 from eca_multi.parity.execute.session import Session
 from eca_multi.parity.execute.tasks import Key, Task
 from eca_multi.parity.judge.cell import Cell
-from eca_multi.parity.judge.compare import Verdict
+from eca_multi.parity.judge.compare import Verdict, judge
 from eca_multi.parity.judge.layouts import align
 from eca_multi.parity.judge.verdicts import Judge
 
@@ -27,6 +29,7 @@ from .rerun import Bench, Rerun
 from .shrink import axes_of, shrink
 from .trust import needs_trust
 
+UNSTEADY = "its result changes from run to run: dropout is left on, or another operation draws random numbers"
 Operations = Mapping[Quantity, Sequence[str]]  # of the reference's stages, in the order of the computation
 Failing = Mapping[str, tuple[Cell, Task]]
 
@@ -116,13 +119,24 @@ class _Investigation:
             # Not shrunk: each size would be compiled, which takes minutes.
             return self._result(cell, line, stages, evidence=self._again(replace(task.job, twice=False), rerun))
         why = self._explanation(first, cell.dtype, operations)
-        cause = _cause(explained)
+        cause = _cause(explained) or self._unsteady(rerun)
         smaller = shrink(self.bench, self.judge, job, cell.tensor) if shrinks else job
         evidence = rerun if smaller is job else self._again(smaller, rerun)
         sizes = {axis: int(evidence.job.config[axis]) for axis in axes_of(job)} if evidence is not rerun else {}
         line = say(stages, why, aligned.unclear, cause)
         found = self._result(cell, line, stages, evidence)
         return replace(found, explanation=why, shrunk=sizes, cause=cause)
+
+    def _unsteady(self, rerun: Rerun) -> str:
+        """Say so where another run gives other results by more than their budget."""
+        again = self.bench.again(rerun)
+        for quantity, (_, error) in rerun.solution.items():
+            if quantity in again and quantity in rerun.results:
+                first = rerun.results[quantity].values.astype(np.float64)
+                limit = self.judge.budget(first, error)
+                if judge(again[quantity], first, limit, None, self.judge.c).verdict in FAILS:
+                    return UNSTEADY
+        return ""
 
     def _explanation(self, first: Stage | None, dtype: str, operations: Operations) -> str:
         """Return the fact of the runner's fingerprint that explains a culprit; "" where there is none."""

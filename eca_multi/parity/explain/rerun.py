@@ -47,6 +47,11 @@ class Bench:
         [isolated] = self.exchange.solve(self.reference, [with_taps(rerun.job, rerun.results)])
         return rerun.solution if isinstance(isolated, Failure) else isolated
 
+    def again(self, rerun: Rerun) -> Outputs:
+        """Return the results of one more run of the runner; those of the first one if that fails."""
+        [results] = self.exchange.evaluate(self.runner, [rerun.job])
+        return rerun.results if isinstance(results, Failure) else results
+
     def explain(self, rerun: Rerun) -> Explained | None:
         """Return the operations of the stages and the causes of the failure; None where no PyTorch layer tells them."""
         job = replace(with_results(rerun.job, rerun.results), compiled=False, twice=False)

@@ -20,6 +20,7 @@ from .search import name_causes
 from .trace import Trace, plain
 
 SECONDS = 15.0  # for the search, in which the worker says nothing
+MOST = 8  # causes that a line can name
 _FORWARD = (Kind.TAP, Kind.OUTPUT, Kind.STATE)
 
 
@@ -55,7 +56,7 @@ def explain(engine: Any, job: Job) -> tuple[dict[str, str], dict[str, float]]:
     causes = name_causes(
         lambda changes: watched.run(asked, changes), found, known, failing[0], dtype=job.dtype, c=c, seconds=SECONDS
     )
-    return plain(stages), {cause.says: cause.share for cause in causes}
+    return plain(stages), {cause.says: cause.share for cause in causes[:MOST]}
 
 
 class _Watched(TorchReference):

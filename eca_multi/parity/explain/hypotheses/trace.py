@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from eca_multi.parity.define.job import Job, float_inputs
 from eca_multi.parity.define.tensor import Kind, Quantity
 from eca_multi.parity.engines._private_torch import tree_iter
+from eca_multi.parity.execute.messages import ENTRIES
 from eca_multi.parity.mutants.mode import ANY, Call, Mutating
 
 GATE = "broadcast_mul"  # a product of two tensors of different shapes
@@ -85,5 +86,8 @@ def _is_gate(call: Call) -> bool:
 
 
 def plain(stages: Mapping[Quantity, tuple[str, ...]]) -> dict[str, str]:
-    """Return stages for a message: the key of a quantity -> names of operations with blanks between them."""
-    return {quantity.key: " ".join(names) for quantity, names in stages.items()}
+    """Return stages for a message: the key of a quantity -> names of operations with blanks between them.
+
+    Of a network with more stages than a message holds, the first ones.
+    """
+    return {quantity.key: " ".join(names) for quantity, names in islice(stages.items(), ENTRIES)}
