@@ -48,7 +48,7 @@ def test_the_cause_is_in_every_report(report):
 
 def test_a_result_that_changes_from_run_to_run_is_said():
     runners = {"numpy": scale.Dropping, "numpy-off": scale.Off}
-    found = {one.runner: one for one in quick(replace(scale.SPEC, runners=runners)).localisations}
+    found = {one.runner: one for one in quick(replace(scale.SCALE, runners=runners)).localisations}
     said = "its result changes from run to run: dropout is left on, or another operation draws random numbers"
     assert found["numpy"].cause == said
     assert found["numpy"].line.endswith(said)
