@@ -85,12 +85,19 @@ def localise(reference: Side, port: Side, dtype: str, layouts: Layouts) -> Local
             given = Given(pair.reference.key, alone.inputs)
             about = alone.solution, alone.found, _tap(pair), dtype
             culprit, cause = steps[-1], causes_of(reference.model, reference.inputs, given, *about)
+        elif alone is None and _is_first_failing(steps):  # its inputs fit nowhere, and all that it gets agrees
+            culprit = steps[-1]
     if not any(step.propagated.verdict in FAILS for step in steps):
         culprit = _backward(steps, solution, layouts)
     name = culprit.pair.reference.path or culprit.pair.reference.name if culprit else None
     line = _line(steps, culprit) + _between(steps, culprit, ours)
     chain = tuple(step.plain() for step in steps)
     return Localisation(PORT, CASE, dtype, line + (f" -> {cause}" if cause else ""), name, chain=chain, cause=cause)
+
+
+def _is_first_failing(steps: Sequence[Step]) -> bool:
+    """Whether the last step is the first that fails as it came."""
+    return [step.propagated.verdict in FAILS for step in steps] == [False] * (len(steps) - 1) + [True]
 
 
 def _judged(pair: Pair, call: Call, kind: Kind, solution: Solution, inverse: Order) -> Judgement:
@@ -199,10 +206,14 @@ def _line(steps: Sequence[Step], culprit: Step | None) -> str:
         return "first divergence: none, when both are run again with their submodules recorded"
     if culprit.direction == "backward":
         return f"first divergence: the backward pass of {culprit.place}; forward, every submodule agrees"
-    alone = culprit.isolated or culprit.propagated
+    if culprit.isolated is None:
+        return (
+            f"first divergence: {culprit.place}, as it came {_size(culprit.propagated)}; all that came before it "
+            "agrees. It cannot be run alone, since its inputs have other shapes in the port"
+        )
     return (
-        f"first divergence: {culprit.place}, as it came {_size(culprit.propagated)}, isolated {_size(alone)}; all that "
-        "came before it agrees"
+        f"first divergence: {culprit.place}, as it came {_size(culprit.propagated)}, isolated "
+        f"{_size(culprit.isolated)}; all that came before it agrees"
     )
 
 

@@ -16,6 +16,7 @@ from .calls import Call
 from .layouts import Order, aligned, distance
 
 SAME = 1e-3  # relative distance up to which two outputs count as the same values
+ALIKE = 0.6  # of two names
 _KINDS = (  # the first pattern that a class's name in small letters has
     ("attention", "attention"),
     ("norm", "norm"),
@@ -99,7 +100,14 @@ def _scores(ours: Sequence[_Marked], theirs: Sequence[_Marked], usual: Order) ->
             if _fits(one, other):
                 same = 8.0 if _same(one, other, usual) else 0.0
                 known = 3.0 if one.kind and one.kind == other.kind else 0.0 if one.kind or other.kind else 1.0
-                scores[i, j] = same + known + _likeness(one, other)
+                # Two blocks of unknown kinds with other values are a pair by their names alone: a block is no add.
+                if (
+                    same
+                    or known == 3.0
+                    or _likeness(one, other) > ALIKE
+                    or _alike(one.call.type, other.call.type) > ALIKE
+                ):
+                    scores[i, j] = same + known + _likeness(one, other)
     return scores
 
 
@@ -115,7 +123,11 @@ def _same(one: _Marked, other: _Marked, usual: Order) -> bool:
 
 def _likeness(one: _Marked, other: _Marked) -> float:
     """Compare two paths, with digits and words alike in every framework's way of joining them: 0 to 1."""
-    first, second = (re.sub(r"[^a-z0-9]+", "", marked.call.path.lower()) for marked in (one, other))
+    return _alike(one.call.path, other.call.path)
+
+
+def _alike(first: str, second: str) -> float:
+    first, second = (re.sub(r"[^a-z0-9]+", "", name.lower()) for name in (first, second))
     if not first or not second:
         return float(first == second)
     return SequenceMatcher(None, first, second, autojunk=False).ratio()

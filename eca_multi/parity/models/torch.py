@@ -186,6 +186,9 @@ class _Held(torch.nn.Module):
 @contextmanager
 def _heard(module: torch.nn.Module, recorder: Recorder | None) -> Iterator[None]:
     """Let a recorder hear the calls of all modules inside this one, and its own."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    if recorder is not None:  # one kernel for a whole encoder layer would call none of its modules
+        torch.backends.mha.set_fastpath_enabled(False)
     parts = dict(module.named_modules()) if recorder else {}
     own = {path: vars(part).get("forward") for path, part in parts.items()}  # some tools give a module one of its own
     for path, part in parts.items():
@@ -193,6 +196,7 @@ def _heard(module: torch.nn.Module, recorder: Recorder | None) -> Iterator[None]
     try:
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for path, part in parts.items():
             del part.forward
             if own[path] is not None:
