@@ -19,10 +19,6 @@ COMPOSITE = (
     aten.gelu,
     aten.elu,
     aten.addmv,
-    aten.upsample_bilinear2d,
-    aten.upsample_linear1d,
-    aten.upsample_trilinear3d,
-    aten.upsample_bicubic2d,
     aten.grid_sampler_2d,
 )
 

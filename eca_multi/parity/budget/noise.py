@@ -19,8 +19,8 @@ Up to second-order terms, a correct implementation strays from the clean run no 
 
 import random
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 import torch
@@ -32,6 +32,7 @@ from .plain_rules import LOWER, Args, is_float64
 from .rules import rule
 
 aten = torch.ops.aten
+FLOAT32_TINY = 2.0**-126
 
 
 class RoundingNoise(TorchDispatchMode):
@@ -44,6 +45,7 @@ class RoundingNoise(TorchDispatchMode):
         noised: How often each operation got noise.
         unknown_ops: Operations that no table has; their results got the noise of one rounding.
         quiet: Add no noise, for the clean run. Random operations may run then: a lazy layer initialises itself.
+        whole: Take no operation apart, for the clean run: its values are those of the operations themselves.
     """
 
     def __init__(self, u: float, u_acc: float, tiny: float, generator: torch.Generator) -> None:
@@ -51,8 +53,8 @@ class RoundingNoise(TorchDispatchMode):
         self.u, self.u_acc, self.tiny = u, u_acc, tiny
         self.noised: Counter[str] = Counter()
         self.unknown_ops: set[str] = set()
-        self.quiet = False
-        self._signs = _Signs(u, generator)
+        self.quiet = self.whole = False
+        self._signs = _Signs(generator)
         self._depth = 0
         self._settings = ExitStack()
 
@@ -82,20 +84,33 @@ class RoundingNoise(TorchDispatchMode):
 
     def budget(self, evaluate: Callable[[], dict[Any, torch.Tensor]], samples: int = 16) -> tuple[Arrays, Arrays]:
         """Do the work of the function `budget`, which makes a mode."""
-        clean = self._run(evaluate, quiet=True)
+        clean = self._run(evaluate, quiet=True, whole=True)
         errors = error_budget(clean, (self._run(evaluate) for _ in range(samples)), self.u, self.tiny)
         check_repeatable(clean, self._run(evaluate, quiet=True), errors)
         return clean, errors
 
-    def _run(self, evaluate: Callable[[], dict[Any, torch.Tensor]], quiet: bool = False) -> Arrays:
-        self.quiet = quiet
+    def _run(self, evaluate: Callable[[], dict[Any, torch.Tensor]], quiet: bool = False, whole: bool = False) -> Arrays:
+        self.quiet, self.whole = quiet, whole
         try:
             with self:
                 tensors = evaluate()
         finally:
-            self.quiet = False
+            self.quiet = self.whole = False
         # A copy: an evaluation may return a tensor that the next evaluation writes into.
         return {name: whole_or_float64(t.detach().cpu().resolve_conj().numpy()) for name, t in tensors.items()}
+
+    @contextmanager
+    def wide(self) -> Iterator[None]:
+        """Give the operations of a `with` block the noise of the accumulator's precision.
+
+        For coordinates, which no framework computes in half precision where no tensor of the caller holds them.
+        """
+        kept = self.u, self.tiny
+        self.u, self.tiny = self.u_acc, min(self.tiny, FLOAT32_TINY)
+        try:
+            yield
+        finally:
+            self.u, self.tiny = kept
 
     def perturb(
         self, func: OpOverload, out: torch.Tensor, k: float = 1.0, magnitude: torch.Tensor | None = None
@@ -124,30 +139,29 @@ class RoundingNoise(TorchDispatchMode):
             size, device = chunk.numel(), chunk.device
             flushed = chunk.clamp(-self.tiny, self.tiny).mul_(signs.draw(size, device))
             # As a factor, which keeps infinities; after the flush, which may have given exactly zero.
-            chunk.add_(flushed).mul_(signs.draw(size, device, k))
+            chunk.add_(flushed).mul_(signs.draw(size, device, k * self.u))
             for terms in magnitude:
                 terms = terms.nan_to_num(0.0, 0.0, 0.0)  # infinite where chunk is, and inf - inf would be NaN
                 chunk.addcmul_(terms, signs.draw(size, device), value=self.u_acc)
 
 
 class _Signs:
-    """Random signs, and 1 + k * u * sign, from random places of one table: drawing each sign would cost most."""
+    """Random signs, and 1 + step * sign, from random places of one table: drawing each sign would cost most."""
 
     chunk = 2**18  # of 2 MB, so that it stays in the cache
 
-    def __init__(self, u: float, generator: torch.Generator) -> None:
-        self._u = u
+    def __init__(self, generator: torch.Generator) -> None:
         bits = torch.randint(0, 2, (2 * self.chunk,), generator=generator, device=generator.device, dtype=torch.int8)
         self._table = 1.0 - 2.0 * bits.to(torch.float64)
         self._random = random.Random(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
-        self._made: dict[tuple[torch.device, float], torch.Tensor] = {}
+        self._made: dict[tuple[torch.device, float | None], torch.Tensor] = {}
 
-    def draw(self, size: int, device: torch.device, k: float = 0.0) -> torch.Tensor:
-        """Return `size` signs, or with k the factors 1 + k * u * sign."""
-        table = self._made.get((device, k))
+    def draw(self, size: int, device: torch.device, step: float | None = None) -> torch.Tensor:
+        """Return `size` signs, or with a step the factors 1 + step * sign."""
+        table = self._made.get((device, step))
         if table is None:
-            table = (1.0 + k * self._u * self._table if k else self._table).to(device)
-            self._made[device, k] = table
+            table = (self._table if step is None else 1.0 + step * self._table).to(device)
+            self._made[device, step] = table
         return table.narrow(0, self._random.randrange(self.chunk), size)
 
 

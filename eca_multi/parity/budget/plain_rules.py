@@ -1,6 +1,7 @@
 """A rule computes an operation under rounding noise; here are its type and the simplest rules."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -15,11 +16,14 @@ class Mode(Protocol):
     """The part of `RoundingNoise` that rules need; as a context it gives noise to the operations within."""
 
     quiet: bool
+    whole: bool
     unknown_ops: set[str]
 
     def perturb(
         self, func: OpOverload, out: torch.Tensor, k: float = 1.0, magnitude: torch.Tensor | None = None
     ) -> None: ...
+
+    def wide(self) -> AbstractContextManager[None]: ...
 
     def __enter__(self) -> Any: ...
 

@@ -10,6 +10,7 @@ from eca_multi.parity.engines._private_torch import OpOverload, is_alias_of, tre
 
 from .decompositions import decompositions
 from .errors import words
+from .interpolation import RESIZES
 from .linear import LINEAR
 from .plain_rules import Args, Mode, Rule, exact, rounded, tensors_of
 
@@ -57,10 +58,14 @@ def rule(func: OpOverload) -> Rule:
         return _in_place
     if base in LINEAR:
         return LINEAR[base]
+    if base in RESIZES and func._overloadname == "default":
+        return RESIZES[base]
     if base in ARITHMETIC:
         return rounded
     if func is aten.pow.Tensor_Scalar:
         return _power
+    if base in RESIZES:
+        return partial(_decomposed, func.decompose)
     if func in decompositions():
         return partial(_decomposed, decompositions()[func])
     if _is_composite(func):
@@ -101,6 +106,8 @@ def _unknown(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -
 
 
 def _decomposed(steps: Callable[..., Any], mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -> Any:
+    if mode.whole and not _is_composite(func):
+        return func(*args, **kwargs)
     with mode:
         out = steps(*args, **kwargs)
     return _unknown(mode, func, args, kwargs) if out is NotImplemented else out
