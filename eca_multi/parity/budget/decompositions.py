@@ -9,6 +9,8 @@ import torch
 
 from eca_multi.parity.engines._private_torch import get_decompositions
 
+from .derived import FORWARD
+
 aten = torch.ops.aten
 
 # Decomposed here, although PyTorch counts some of them among its core operations.
@@ -19,7 +21,6 @@ COMPOSITE = (
     aten.gelu,
     aten.elu,
     aten.addmv,
-    aten.grid_sampler_2d,
 )
 
 
@@ -112,6 +113,7 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     return {
         **torch.export.default_decompositions(),
         **get_decompositions(COMPOSITE),
+        **FORWARD,
         aten.addmm.default: _addmm,
         aten.native_layer_norm.default: _layer_norm,
         aten.native_group_norm.default: _group_norm,

@@ -1,8 +1,8 @@
 """Resizing by weights that are themselves rounded: one matrix per spatial axis, for the forward and the backward pass.
 
-A resize multiplies each axis by a matrix (out, in) of interpolation weights, and its gradient by the transposed matrix.
-The coordinates hold no data of the caller: frameworks compute them in float32 or wider, whatever the dtype, and round the
-weights to it at most once. An axis is then a sum of as many products as a row, or backwards a column, has weights.
+A resize multiplies each axis by a matrix (out, in) of interpolation weights, and its gradient by the transposed one.
+The coordinates hold no data of the caller: frameworks compute them in float32 or wider, whatever the dtype, and round
+the weights to it at most once. An axis is then a sum of as many products as a row, or backwards a column, has weights.
 """
 
 from collections.abc import Callable
@@ -18,21 +18,20 @@ from .plain_rules import Args, Mode, Rule
 Kernel = Callable[[torch.Tensor], torch.Tensor]
 
 
-def _triangle(x: torch.Tensor) -> torch.Tensor:
+def triangle(x: torch.Tensor) -> torch.Tensor:
     return (1 - x.abs()).clamp(min=0)
 
 
-def _cubic(a: float, x: torch.Tensor) -> torch.Tensor:
-    """Keys' kernel, which has a support of 2 on both sides."""
+def cubic(x: torch.Tensor, a: float = -0.75) -> torch.Tensor:
+    """Keys' kernel, which has a support of 2 on both sides; PyTorch's a, but for its antialiased resize (Pillow's)."""
     x = x.abs()
     inner = ((a + 2) * x - (a + 3)) * x * x + 1
     outer = ((x - 5) * x + 8) * x * a - 4 * a
     return torch.where(x <= 1, inner, torch.where(x < 2, outer, torch.zeros_like(x)))
 
 
-# Without antialias PyTorch's bicubic kernel has a = -0.75, with it a = -0.5, as Pillow's.
-_TAPS: dict[str, tuple[Kernel, int]] = {"linear": (_triangle, 1), "cubic": (partial(_cubic, -0.75), 2)}
-_FILTERS: dict[str, Kernel] = {"linear": _triangle, "cubic": partial(_cubic, -0.5)}
+_TAPS: dict[str, tuple[Kernel, int]] = {"linear": (triangle, 1), "cubic": (cubic, 2)}
+_FILTERS: dict[str, Kernel] = {"linear": triangle, "cubic": partial(cubic, a=-0.5)}
 
 
 def _step(size: int, out: int, corners: bool, scale: float | None) -> float:
@@ -85,7 +84,7 @@ def _resized(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any], *
     backward = func._opname.endswith("backward")
     olds = rest.pop(0)[2:] if backward else x.shape[2:]
     corners, *scales = rest
-    if mode.whole or 0 in x.shape:
+    if 0 in x.shape:
         return func(*args, **kwargs)
     for axis, (size, out, scale) in enumerate(zip(olds, sizes, scales or [None] * len(sizes), strict=True), 2):
         with mode.wide(), mode:

@@ -10,6 +10,8 @@ from eca_multi.parity.engines._private_torch import OpOverload, tree_map
 
 from .plain_rules import Args, Mode, Rule, exact, is_float64
 
+_BAG_MEAN, _BAG_MAXIMUM = 1, 2  # the numbers of PyTorch's modes of embedding bags
+
 
 def _norm(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -> Any:
     order = args[1] if len(args) > 1 else kwargs.get("ord", 2)
@@ -57,6 +59,24 @@ def _convolution_backward(mode: Mode, func: OpOverload, args: Args, kwargs: dict
         if out is not None:
             mode.perturb(func, out, 1.0, size * n**0.5)
     return outs
+
+
+def _bags(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -> Any:
+    """Sums of the rows of each bag; a mean divides too, and a maximum rounds nothing."""
+    outs = func(*args, **kwargs)
+    named = {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+    how = named.get("mode", 0)
+    if not mode.quiet and how != _BAG_MAXIMUM and outs[0].numel():
+        sizes = func(*map(magnitude_of, args), **tree_map(magnitude_of, kwargs))[0]
+        terms = outs[2].clamp(min=1)[: len(outs[0]), None].sqrt()
+        mode.perturb(func, outs[0], 2.0 if how == _BAG_MEAN else 1.0, sizes * terms)
+    return outs
+
+
+def _bags_backward(
+    func: OpOverload, out: torch.Tensor, cotangent: torch.Tensor, indices: torch.Tensor, *_: Any, **__: Any
+) -> torch.Tensor:
+    return torch.bincount(indices, minlength=len(out))[:, None].clamp(min=1).double()
 
 
 def _contributions(weight: torch.Tensor, stride: list[int]) -> int:
@@ -112,6 +132,11 @@ LINEAR: dict[str, Rule] = {
     "convolution": _convolution,
     "convolution_backward": _convolution_backward,
     "linalg_vector_norm": _norm,
+    "_embedding_bag": _bags,
+    "_embedding_bag_forward_only": _bags,
+    "_embedding_bag_backward": _sums(_bags_backward),
+    "_embedding_bag_dense_backward": _sums(_bags_backward),
+    "_embedding_bag_per_sample_weights_backward": _sums(lambda func, out, cotangent, *_, **__: cotangent.shape[-1]),
     **_each("index_put _unsafe_index_put _index_put_impl scatter scatter_reduce index_reduce", _scattered),
     **_each("sum mean nansum prod trace", _sums(_fan_in)),
     **_each("mm bmm mv dot vdot", _sums(_inner)),

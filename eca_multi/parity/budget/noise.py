@@ -45,7 +45,6 @@ class RoundingNoise(TorchDispatchMode):
         noised: How often each operation got noise.
         unknown_ops: Operations that no table has; their results got the noise of one rounding.
         quiet: Add no noise, for the clean run. Random operations may run then: a lazy layer initialises itself.
-        whole: Take no operation apart, for the clean run: its values are those of the operations themselves.
     """
 
     def __init__(self, u: float, u_acc: float, tiny: float, generator: torch.Generator) -> None:
@@ -53,7 +52,7 @@ class RoundingNoise(TorchDispatchMode):
         self.u, self.u_acc, self.tiny = u, u_acc, tiny
         self.noised: Counter[str] = Counter()
         self.unknown_ops: set[str] = set()
-        self.quiet = self.whole = False
+        self.quiet = False
         self._signs = _Signs(generator)
         self._depth = 0
         self._settings = ExitStack()
@@ -84,18 +83,18 @@ class RoundingNoise(TorchDispatchMode):
 
     def budget(self, evaluate: Callable[[], dict[Any, torch.Tensor]], samples: int = 16) -> tuple[Arrays, Arrays]:
         """Do the work of the function `budget`, which makes a mode."""
-        clean = self._run(evaluate, quiet=True, whole=True)
+        clean = self._run(evaluate, quiet=True)
         errors = error_budget(clean, (self._run(evaluate) for _ in range(samples)), self.u, self.tiny)
         check_repeatable(clean, self._run(evaluate, quiet=True), errors)
         return clean, errors
 
-    def _run(self, evaluate: Callable[[], dict[Any, torch.Tensor]], quiet: bool = False, whole: bool = False) -> Arrays:
-        self.quiet, self.whole = quiet, whole
+    def _run(self, evaluate: Callable[[], dict[Any, torch.Tensor]], quiet: bool = False) -> Arrays:
+        self.quiet = quiet
         try:
             with self:
                 tensors = evaluate()
         finally:
-            self.quiet = self.whole = False
+            self.quiet = False
         # A copy: an evaluation may return a tensor that the next evaluation writes into.
         return {name: whole_or_float64(t.detach().cpu().resolve_conj().numpy()) for name, t in tensors.items()}
 

@@ -16,7 +16,6 @@ class Mode(Protocol):
     """The part of `RoundingNoise` that rules need; as a context it gives noise to the operations within."""
 
     quiet: bool
-    whole: bool
     unknown_ops: set[str]
 
     def perturb(

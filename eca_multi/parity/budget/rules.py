@@ -1,5 +1,6 @@
 """The choice of a rule for each aten operation under rounding noise."""
 
+import math
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from eca_multi.parity.engines._private_torch import OpOverload, is_alias_of, tree_iter, tree_map
 
 from .decompositions import decompositions
+from .derived import BACKWARD
 from .errors import words
 from .interpolation import RESIZES
 from .linear import LINEAR
@@ -38,8 +40,12 @@ EXACT = words(
     requires_grad tensor linspace item _local_scalar_dense is_same_size equal record_stream pin_memory _pin_memory
     """
 )
+ERF_ERROR = 4.0
 # Elementwise operations that round once; all others count as transcendental.
-ARITHMETIC = words("add sub rsub mul div reciprocal sqrt square fmod remainder floor_divide leaky_relu softshrink")
+ARITHMETIC = words(
+    "add sub rsub mul div reciprocal sqrt square fmod remainder floor_divide leaky_relu softshrink "
+    "rrelu_with_noise_backward"
+)
 
 
 @cache
@@ -64,6 +70,10 @@ def rule(func: OpOverload) -> Rule:
         return rounded
     if func is aten.pow.Tensor_Scalar:
         return _power
+    if func in (aten.gelu.default, aten.gelu_backward.default):
+        return _gelu
+    if base in BACKWARD:
+        return BACKWARD[base]
     if base in RESIZES:
         return partial(_decomposed, func.decompose)
     if func in decompositions():
@@ -81,12 +91,20 @@ def _random(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) ->
     if args and isinstance(args[0], torch.nn.Parameter):
         drawn = func(args[0].float(), *args[1:], **kwargs)  # the numbers that a float32 layer draws from the same seed
         return args[0].copy_(drawn)
+    if _is_off(func, args, kwargs):
+        return rounded(mode, func, args, kwargs)
     if mode.quiet:
         return func(*args, **kwargs)
     raise RuntimeError(
         f"{func._schema.name} draws random numbers in the call, which the float64 reference cannot repeat: feed the "
         "mask as an input, or turn dropout off. A layer may draw its parameters when it is built."
     )
+
+
+def _is_off(func: OpOverload, args: Args, kwargs: dict[str, Any]) -> bool:
+    """Return whether an operation draws in training alone, as randomised ReLU does, and is not called for it."""
+    place = next((i for i, a in enumerate(func._schema.arguments) if a.name == "training"), None)
+    return place is not None and not (args[place] if place < len(args) else kwargs.get("training", False))
 
 
 def _unknown(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -> Any:
@@ -106,8 +124,6 @@ def _unknown(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -
 
 
 def _decomposed(steps: Callable[..., Any], mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -> Any:
-    if mode.whole and not _is_composite(func):
-        return func(*args, **kwargs)
     with mode:
         out = steps(*args, **kwargs)
     return _unknown(mode, func, args, kwargs) if out is NotImplemented else out
@@ -142,6 +158,24 @@ def _in_place(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) 
 
 def _power(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -> Any:
     return rounded(mode, func, args, kwargs, 1.0 if args[1] in (-1, 0.5, 1, 2) else 2.0)
+
+
+def _gelu(mode: Mode, func: OpOverload, args: Args, kwargs: dict[str, Any]) -> Any:
+    """Take GELU and its gradient apart; kernels take erf from a polynomial, whose error is relative to 1, not to erf.
+
+    The usual one (Abramowitz and Stegun, 7.1.26) is off by 1.5e-7, 2.5 roundings in float32, and rounds on its way.
+    """
+    if kwargs.get("approximate", "none") != "none":
+        return _decomposed(decompositions()[func], mode, func, args, kwargs)
+    x = args[-1]
+    with mode:
+        erf = torch.erf(x * math.sqrt(0.5))
+    mode.perturb(func, erf, 0.0, torch.full_like(erf, ERF_ERROR))
+    with mode:
+        part = 0.5 * (1 + erf)
+        if func is aten.gelu.default:
+            return x * part
+        return args[0] * (part + x * (torch.exp(-0.5 * (x * x)) * (0.5 * math.sqrt(2 / math.pi))))
 
 
 def _is_composite(func: OpOverload) -> bool:

@@ -27,7 +27,9 @@ def op(call: Callable[..., Any], /, **draws: Shape | Draw) -> Operation:
     return Operation(draws, call)
 
 
-def layer(make: Callable[[], torch.nn.Module], /, *inputs: Shape | Draw, eval: bool = False, **kwargs: Any) -> Operation:
+def layer(
+    make: Callable[[], torch.nn.Module], /, *inputs: Shape | Draw, eval: bool = False, **kwargs: Any
+) -> Operation:
     """Return the operation of a layer: its parameters are drawn as the layer draws them, and are tensors by name.
 
     Vectors of parameters move off the constants (0 and 1) with which torch starts them.
@@ -83,7 +85,7 @@ def _flat(tree: Any) -> list[torch.Tensor]:
 
 
 def shares(operation: Operation, dtype: str, seed: int) -> dict[str, float]:
-    """Return max |error| / E of each result of torch's own run in `dtype`; infinite where one is NaN and should not be."""
+    """Return max |error| / E of each result of torch's own run in `dtype`; infinite for a stray NaN."""
     _, evaluate = audited(operation, dtype, seed)
     u, tiny = LEVELS[dtype]
     reference, errors = budget(partial(evaluate, torch.float64), u, U_ACC, tiny, seed=seed)

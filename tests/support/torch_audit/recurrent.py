@@ -44,7 +44,9 @@ RECURRENT = {
         k=(2, 2, 17, 8),
         v=(2, 2, 17, 8),
     ),
-    "attention long": op(F.scaled_dot_product_attention, query=(1, 2, 96, 16), key=(1, 2, 130, 16), value=(1, 2, 130, 16)),
+    "attention long": op(
+        F.scaled_dot_product_attention, query=(1, 2, 96, 16), key=(1, 2, 130, 16), value=(1, 2, 130, 16)
+    ),
     "multi_head": layer(lambda: nn.MultiheadAttention(32, 4, batch_first=True), WORDS, WORDS, WORDS),
     "multi_head padding": layer(
         lambda: nn.MultiheadAttention(32, 4, batch_first=True), WORDS, WORDS, WORDS, key_padding_mask=PADDING

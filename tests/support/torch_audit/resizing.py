@@ -59,12 +59,12 @@ RESIZING = {
     "grid_sample nearest": op(
         lambda x, g: F.grid_sample(x, g, "nearest", align_corners=False), x=(2, 6, 13, 11), g=_grid
     ),
-    "grid_sample 3d": op(
-        lambda x, g: F.grid_sample(x, g, align_corners=False), x=(2, 4, 5, 6, 7), g=_grid3d
-    ),
+    "grid_sample 3d": op(lambda x, g: F.grid_sample(x, g, align_corners=False), x=(2, 4, 5, 6, 7), g=_grid3d),
     "affine_grid": op(lambda theta: F.affine_grid(theta, [2, 3, 9, 8], align_corners=False), theta=_theta),
     "spatial transformer": op(
-        lambda x, theta: F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False),
+        lambda x, theta: F.grid_sample(
+            x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False
+        ),
         x=(2, 6, 13, 11),
         theta=_theta,
     ),
