@@ -9,7 +9,8 @@ Every floating-point number is a float64 there: a cast to a lower precision does
 float32. Loops, branches, jit, remat and custom derivatives are followed. The interpretation is compiled once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from . import jax_rules as rules
-from .errors import Arrays, check_repeatable, error_budget, whole_or_float64
+from .errors import Arrays, error_budget, whole_or_float64
 
 CHUNK = 2**18  # signs of one draw; a larger result takes the same signs again
 Values = list[Any]
@@ -31,15 +32,14 @@ class JaxNoise:
         unknown_ops: Primitives that no table has; their results got the noise of one rounding.
     """
 
-    def __init__(self, u: float, u_acc: float, tiny: float) -> None:
-        self.u, self.u_acc, self.tiny = u, u_acc, tiny
+    def __init__(self) -> None:
         self.unknown_ops: set[str] = set()
 
-    def run(self, closed: ClosedJaxpr, args: Sequence[Any], signs: "Signs | None") -> Values:
-        """Return the results of a jaxpr, without noise where there are no signs."""
+    def run(self, closed: ClosedJaxpr, args: Sequence[Any], signs: "Signs") -> Values:
+        """Return the results of a jaxpr."""
         return self._run(closed.jaxpr, closed.consts, args, signs)
 
-    def _run(self, jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], signs: "Signs | None") -> Values:
+    def _run(self, jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], signs: "Signs") -> Values:
         known: dict[Any, Any] = {}
 
         def read(atom: Any) -> Any:
@@ -52,7 +52,7 @@ class JaxNoise:
             known.update(zip(eqn.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _equation(self, eqn: Any, args: Values, signs: "Signs | None") -> Values:
+    def _equation(self, eqn: Any, args: Values, signs: "Signs") -> Values:
         name, params = eqn.primitive.name, eqn.params
         if name in _CONTROL:
             return _CONTROL[name](self, params, args, signs)
@@ -76,45 +76,55 @@ class JaxNoise:
 
         out = args[0] if name == "reduce_precision" else bind(*args)
         outs = [_wide(o) for o in out] if eqn.primitive.multiple_results else [_wide(out)]
-        if signs is None or name in rules.EXACT:
+        if name in rules.EXACT:
             return outs
         if name in rules.LINEAR:
             size = rules.size_of_sums(bind, name, args, params)
-            return [self._noisy(outs[0], signs, 1.0, size)]
+            return [signs.noisy(outs[0], 1.0, size)]
         known = name in rules.ARITHMETIC or name in rules.TRANSCENDENTAL or name == "integer_pow"
         if not known and any(_is_float(o) for o in outs):
             self.unknown_ops.add(name)
-        return [self._noisy(o, signs, rules.roundings(name, params) if known else 1.0) for o in outs]
-
-    def _noisy(self, out: Any, signs: "Signs", k: float, size: Any = None) -> Any:
-        """Add k roundings, a flush to zero, and u_acc * size."""
-        if not _is_float(out) or out.size == 0:
-            return out
-        out = out + jnp.clip(out, -self.tiny, self.tiny) * signs.draw(out.shape)
-        out = out * (1.0 + k * self.u * signs.draw(out.shape))  # as a factor, which keeps infinities
-        if size is None:
-            return out
-        return out + self.u_acc * jnp.nan_to_num(size, nan=0.0, posinf=0.0, neginf=0.0) * signs.draw(out.shape)
+        return [signs.noisy(o, rules.roundings(name, params) if known else 1.0) for o in outs]
 
 
 class Signs:
-    """Random signs from places of one table, which a seed decides: drawing each sign would cost most."""
+    """The noise of one run: its levels, and random signs from places of one table that a seed decides.
 
-    def __init__(self, table: Any, seed: Any) -> None:
-        self._table, self._seed, self._draws = table, seed, 0
+    Drawing each sign would cost most. Levels of 0 leave every number as it is, so that the clean run needs no program
+    of its own.
+    """
 
-    def draw(self, shape: tuple[int, ...]) -> Any:
-        self._draws += 1
-        size = int(np.prod(shape, dtype=np.int64))
-        start = _mixed(self._seed + np.uint64(self._draws * 0x9E3779B97F4A7C15 % 2**64)) % np.uint64(CHUNK)
-        signs = jax.lax.dynamic_slice(self._table, (start.astype(jnp.int64),), (min(size, CHUNK),))
-        return jnp.resize(signs, size).reshape(shape)
+    def __init__(self, levels: Any, table: Any, seed: Any) -> None:
+        self._levels, self._table, self._seed, self._draws = levels, table, seed, 0
+
+    def noisy(self, out: Any, k: float, size: Any = None) -> Any:
+        """Add k roundings, a flush to zero, and u_acc * size."""
+        if not _is_float(out) or out.size == 0:
+            return out
+        u, u_acc, tiny = self._levels
+        flush, rounding, summing = self._draw(out.shape)
+        out = out + jnp.clip(out, -tiny, tiny) * flush
+        out = out * (1.0 + k * u * rounding)  # as a factor, which keeps infinities
+        if size is None:
+            return out
+        return out + u_acc * jnp.nan_to_num(size, nan=0.0, posinf=0.0, neginf=0.0) * summing
 
     def within(self, step: Any) -> "Signs":
-        """Return the signs of one step of a loop, or of one branch."""
+        """Return the noise of one step of a loop, or of one branch."""
+        start = self._seed + self._place() + jnp.asarray(step).astype(jnp.uint64) * np.uint64(0xA0761D6478BD642F)
+        return Signs(self._levels, self._table, _mixed(start))
+
+    def _draw(self, shape: tuple[int, ...]) -> Any:
+        size = math.prod(shape)
+        start = (self._seed + self._place()) % np.uint64(CHUNK)
+        signs = jax.lax.dynamic_slice(self._table, (0, start.astype(jnp.int64)), (3, min(size, CHUNK)))
+        if size > CHUNK:
+            signs = jnp.tile(signs, (1, -(-size // CHUNK)))[:, :size]
+        return signs.reshape(3, *shape)
+
+    def _place(self) -> np.uint64:
         self._draws += 1
-        inner = self._seed + np.uint64(self._draws * 0xD1342543DE82EF95 % 2**64)
-        return Signs(self._table, _mixed(inner + jnp.asarray(step).astype(jnp.uint64) * np.uint64(0xA0761D6478BD642F)))
+        return np.uint64(self._draws * 0x9E3779B97F4A7C15 % 2**64)
 
 
 def budget(
@@ -145,31 +155,27 @@ def budget(
         >>> bool((errors["dx"] < 1e-6).all())
         True
     """
-    noise = JaxNoise(u, u_acc, tiny)
+    noise = JaxNoise()
+    names: list[Any] = []
+    rng = np.random.default_rng(seed)
+    signs = 1.0 - 2.0 * rng.integers(0, 2, (3, 2 * CHUNK)).astype(np.float64)
+    seeds = rng.integers(2**63, size=samples + 1, dtype=np.uint64)
+
+    def traced() -> Values:
+        found = evaluate()
+        names[:] = found
+        return list(found.values())
+
     with jax.enable_x64(True):
-        names: list[Any] = []
+        closed, table = jax.make_jaxpr(traced)(), jnp.asarray(signs)
+        program = jax.jit(lambda *noisy: noise.run(closed, (), Signs(*noisy)))
 
-        def traced() -> list[Any]:
-            found = evaluate()
-            names[:] = found
-            return list(found.values())
-
-        closed = jax.make_jaxpr(traced)()
-        table = 1.0 - 2.0 * np.random.default_rng(seed).integers(0, 2, 2 * CHUNK).astype(np.float64)
-        clean = jax.jit(lambda: noise.run(closed, (), None))
-        noisy = jax.jit(lambda table, seed: noise.run(closed, (), Signs(table, seed)))
-
-        def named(values: Values) -> Arrays:
+        def run(levels: tuple[float, float, float], own: np.uint64) -> Arrays:
+            values = program(np.array(levels), table, own)
             return {name: whole_or_float64(a) for name, a in zip(names, values, strict=True)}
 
-        def runs() -> Iterator[Arrays]:
-            shared = jnp.asarray(table)
-            for sample in range(samples):
-                yield named(noisy(shared, np.uint64((seed * samples + sample + 1) * 0x9E3779B97F4A7C15 % 2**64)))
-
-        reference = named(clean())
-        errors = error_budget(reference, runs(), u, tiny)
-        check_repeatable(reference, named(clean()), errors)
+        reference = run((0.0, 0.0, 0.0), seeds[0])
+        errors = error_budget(reference, (run((u, u_acc, tiny), own) for own in seeds[1:]), u, tiny)
         return reference, errors
 
 
@@ -195,35 +201,35 @@ def _wide_dtype(value: Any) -> Any:
     return np.dtype(np.float64) if is_dtype and jnp.issubdtype(value, jnp.floating) else value
 
 
-def _cond(noise: JaxNoise, params: rules.Params, args: Values, signs: Signs | None) -> Values:
-    inner = None if signs is None else signs.within(0)
+def _cond(noise: JaxNoise, params: rules.Params, args: Values, signs: Signs) -> Values:
+    inner = signs.within(0)
     branches = [lambda *a, branch=branch: noise.run(branch, a, inner) for branch in params["branches"]]
     return list(jax.lax.switch(args[0], branches, *args[1:]))
 
 
-def _while(noise: JaxNoise, params: rules.Params, args: Values, signs: Signs | None) -> Values:
+def _while(noise: JaxNoise, params: rules.Params, args: Values, signs: Signs) -> Values:
     in_cond = params["cond_nconsts"]
     split = in_cond + params["body_nconsts"]
     for_cond, for_body, start = args[:in_cond], args[in_cond:split], args[split:]
 
     def proceeds(state: Any) -> Any:
         step, carry = state
-        return noise.run(params["cond_jaxpr"], [*for_cond, *carry], signs and signs.within(step))[0]
+        return noise.run(params["cond_jaxpr"], [*for_cond, *carry], signs.within(step))[0]
 
     def body(state: Any) -> Any:
         step, carry = state
-        return step + 1, noise.run(params["body_jaxpr"], [*for_body, *carry], signs and signs.within(step))
+        return step + 1, noise.run(params["body_jaxpr"], [*for_body, *carry], signs.within(step))
 
     return list(jax.lax.while_loop(proceeds, body, (jnp.int64(0), start))[1])
 
 
-def _scan(noise: JaxNoise, params: rules.Params, args: Values, signs: Signs | None) -> Values:
+def _scan(noise: JaxNoise, params: rules.Params, args: Values, signs: Signs) -> Values:
     n, carried = params["num_consts"], params["num_carry"]
     consts, start, rows = args[:n], args[n : n + carried], args[n + carried :]
 
     def body(state: Any, row: Any) -> Any:
         step, carry = state
-        outs = noise.run(params["jaxpr"], [*consts, *carry, *row], signs and signs.within(step))
+        outs = noise.run(params["jaxpr"], [*consts, *carry, *row], signs.within(step))
         return (step + 1, outs[:carried]), outs[carried:]
 
     (_, carry), stacked = jax.lax.scan(

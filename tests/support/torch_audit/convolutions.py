@@ -1,5 +1,6 @@
 """Convolutions, linear layers, embeddings."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,7 +11,7 @@ MAPS = (2, 16, 27, 23)
 
 
 def _indices(*shape, high):
-    return torch.from_numpy(__import__("numpy").random.default_rng(3).integers(0, high, shape))
+    return torch.from_numpy(np.random.default_rng(3).integers(0, high, shape))
 
 
 TOKENS = _indices(8, 37, high=50)

@@ -28,7 +28,7 @@ def op(call: Callable[..., Any], /, **draws: Shape | Draw) -> Operation:
 
 
 def layer(
-    make: Callable[[], torch.nn.Module], /, *inputs: Shape | Draw, eval: bool = False, **kwargs: Any
+    make: Callable[[], torch.nn.Module], /, *inputs: Shape | Draw, evaluation: bool = False, **kwargs: Any
 ) -> Operation:
     """Return the operation of a layer: its parameters are drawn as the layer draws them, and are tensors by name.
 
@@ -36,7 +36,7 @@ def layer(
     """
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        template = make().double().train(not eval)
+        template = make().double().train(not evaluation)
         for parameter in template.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.3 * torch.randn_like(parameter))

@@ -20,6 +20,7 @@ def _encoder(**options):
 
 
 QKV = {"q": (2, 4, 17, 8), "k": (2, 4, 17, 8), "v": (2, 4, 17, 8)}
+LONG = {"query": (1, 2, 96, 16), "key": (1, 2, 130, 16), "value": (1, 2, 130, 16)}
 WORDS = (4, 17, 32)
 
 RECURRENT = {
@@ -56,6 +57,6 @@ RECURRENT = {
     ),
     "encoder layer": layer(_encoder, WORDS),
     "encoder layer norm first": layer(lambda: _encoder(norm_first=True, activation="gelu"), WORDS),
-    "encoder layer eval": layer(_encoder, WORDS, eval=True),
+    "encoder layer eval": layer(_encoder, WORDS, evaluation=True),
     "decoder layer": layer(lambda: nn.TransformerDecoderLayer(32, 4, 64, dropout=0.0, batch_first=True), WORDS, WORDS),
 }

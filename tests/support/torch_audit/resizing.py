@@ -23,6 +23,10 @@ def _theta(rng):
     return np.tile([[1.0, 0.2, 0.1], [-0.3, 0.9, -0.2]], (2, 1, 1)) + 0.05 * rng.normal(size=(2, 2, 3))
 
 
+def _transformer(x, theta):
+    return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)
+
+
 def _sample(mode, padding, corners):
     return op(
         lambda x, grid: F.grid_sample(x, grid, mode, padding, align_corners=corners), x=(2, 6, 13, 11), grid=_grid
@@ -61,12 +65,6 @@ RESIZING = {
     ),
     "grid_sample 3d": op(lambda x, g: F.grid_sample(x, g, align_corners=False), x=(2, 4, 5, 6, 7), g=_grid3d),
     "affine_grid": op(lambda theta: F.affine_grid(theta, [2, 3, 9, 8], align_corners=False), theta=_theta),
-    "spatial transformer": op(
-        lambda x, theta: F.grid_sample(
-            x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False
-        ),
-        x=(2, 6, 13, 11),
-        theta=_theta,
-    ),
+    "spatial transformer": op(_transformer, x=(2, 6, 13, 11), theta=_theta),
     "rot90 and flip": op(lambda x: torch.rot90(x, 1, (2, 3)).flip(1), x=(2, 6, 13, 11)),
 }
