@@ -12,7 +12,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -22,13 +22,15 @@ from unittest import mock
 
 import numpy as np
 
+from benchmarks._policies import Accepts, Compared, assert_close, close, cosine
+from benchmarks.porting.page import kept
 from eca_multi import parity
 from eca_multi.parity.budget.safety import SAFETY
 from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.dtypes import DTYPES, quantise
 from eca_multi.parity.define.job import identified
 from eca_multi.parity.define.spec import Spec
-from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Solution, Tensor
+from eca_multi.parity.define.tensor import Cotangent, Kind, Outputs, Quantity, Solution
 from eca_multi.parity.execute.session import Outcome, Results
 from eca_multi.parity.execute.tasks import Task, tasks
 from eca_multi.parity.judge.cell import Cell, describe
@@ -82,44 +84,14 @@ class Stepwise(Torch):
 # --- policies: may this result stand for this reference?
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A result, the reference, the reference rounded to the result's dtype, and the error E of the budget."""
-
-    actual: Tensor
-    reference: np.ndarray
-    expected: np.ndarray
-    error: np.ndarray
-
-
-Accepts = Callable[[Compared], bool]
-
-
 def budget(pair: Compared) -> bool:
     return judge(pair.actual, pair.reference, pair.error, None, SAFETY["analytic"]).verdict.green
-
-
-def close(rtol: float, atol: float) -> Accepts:
-    return lambda pair: bool(np.isclose(pair.actual.values.astype(np.float64), pair.expected, rtol, atol).all())
-
-
-# torch.testing.assert_close's table.
-ASSERT_CLOSE = {"float32": close(1.3e-6, 1e-5), "float16": close(1e-3, 1e-5), "bfloat16": close(1.6e-2, 1e-5)}
-
-
-def cosine(pair: Compared) -> bool:
-    """Of what is finite; infinities must be the same."""
-    a, b = pair.actual.values.astype(np.float64), pair.expected
-    finite = np.isfinite(b)
-    if not (np.array_equal(a[~finite], b[~finite]) and np.isfinite(a[finite]).all()):
-        return False
-    return bool(a[finite] @ b[finite] >= 0.99 * np.linalg.norm(a[finite]) * np.linalg.norm(b[finite]))
 
 
 OURS = "error budget, c = 2"
 POLICIES: dict[str, Accepts] = {
     OURS: budget,
-    "`torch.testing.assert_close`": lambda pair: ASSERT_CLOSE[pair.actual.dtype](pair),
+    "`torch.testing.assert_close`": assert_close,
     "Keras's 1e-6, 1e-6": close(1e-6, 1e-6),
     "largest difference 1e-5": close(0.0, 1e-5),
     "1e-3, 1e-3": close(1e-3, 1e-3),
@@ -427,7 +399,7 @@ def main() -> None:
     if output is None:
         print(text)
     else:
-        output.write_text(text)
+        output.write_text(text.rstrip() + "\n" + kept(output))
 
 
 if __name__ == "__main__":
