@@ -36,6 +36,16 @@ from tests.support.planted import (
     tf32,
 )
 
+
+def relu_rnn(module, x):
+    h, states = torch.zeros(len(x), 4), []
+    for t in range(x.shape[1]):
+        inner = x[:, t] @ module.weight_ih_l0.T + module.bias_ih_l0 + module.bias_hh_l0
+        h = torch.relu(inner + h @ module.weight_hh_l0.T)
+        states.append(h)
+    return torch.stack(states, 1)
+
+
 MASK = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)) > 0.4
 MASK = MASK | torch.eye(5, dtype=torch.bool) & ~torch.zeros(5, 5, dtype=torch.bool)
 MASK[:, 4] = False
@@ -156,7 +166,7 @@ FAULTS = {
         SelfAttention(),
         lambda m, x: attention(m.inner, x, order=(1, 0, 2)),
         (sequence(),),
-        "the parts of the projection are read in the order key query value",
+        "the parts of the projection are exchanged: key query value",
     ),
     "packed": (
         Scores(),
@@ -246,11 +256,11 @@ FAULTS = {
         nn.Embedding(7, 4),
         lambda m, x: m.weight[(x + 1) % 7],
         (torch.arange(7).reshape(1, 7),),
-        "the indices are one too large",
+        "the indices are shifted by one (too large)",
     ),
     "one more": (
         *(nn.RMSNorm(8, 1e-5), lambda m, x: x / (x.square().mean(-1, True) + 1e-5).sqrt() * (1 + m.weight)),
-        *((sequence(),), "the norm's scale is one more"),
+        *((sequence(),), "the norm's scale is 1 + scale"),
     ),
     "outside": (
         nn.LayerNorm(8, eps=1e-3),
@@ -304,6 +314,50 @@ FAULTS = {
         *(nn.AvgPool2d(2), lambda m, x: F.avg_pool2d(x, 2, ceil_mode=True), (image(4, 9, 7),)),
         "ceil_mode is the other one",
     ),
+    "base": (
+        Op(lambda x: x * (10000.0 ** (-torch.arange(8, dtype=x.dtype) / 8)).sin()),
+        lambda m, x: x * torch.sin(torch.exp(-math.log(1000) * torch.arange(8) / 8)),
+        (sequence(),),
+        "the base is 1000",
+    ),
+    "positions": (
+        Op(lambda x: x + torch.arange(6, dtype=x.dtype)[:, None].sin()),
+        lambda m, x: x + torch.arange(1, 7)[:, None].sin(),
+        (sequence(),),
+        "the positions are shifted by one (they begin at 1)",
+    ),
+    "neighbours": (
+        Op(lambda x: torch.cat([x[..., :4] * 2 - x[..., 4:], x[..., :4] + 3 * x[..., 4:]], -1)),
+        lambda m, x: torch.stack([x[..., ::2] * 2 - x[..., 1::2], x[..., ::2] + 3 * x[..., 1::2]], -1).flatten(-2),
+        (sequence(),),
+        "neighbours are paired instead of halves",
+    ),
+    "exchanged parameters": (
+        *(nn.LayerNorm(8), lambda m, x: normalised(x, -1, 1e-5) * m.bias + m.weight, (sequence(),)),
+        "scale and bias of the norm are exchanged",
+    ),
+    "number of groups": (
+        *(nn.GroupNorm(2, 6), lambda m, x: F.group_norm(x, 3, m.weight, m.bias), (image(6, 3, 5),)),
+        "the number of groups is",
+    ),
+    "dilation": (
+        *(nn.Conv2d(4, 5, 3, padding=2, dilation=2), lambda m, x: conv(m, x, padding=1), (image(),)),
+        "the dilation is missing",
+    ),
+    "the future": (
+        Op(lambda q: F.scaled_dot_product_attention(q, q.cos(), q.sin(), is_causal=True)),
+        lambda m, q: (q @ q.cos().mT / 2).masked_fill(~torch.ones(5, 5).triu().bool(), -1e4).softmax(-1) @ q.sin(),
+        (QUERY,),
+        "the mask is inverted",
+    ),
+    "one ahead": (
+        Op(lambda q: F.scaled_dot_product_attention(q, q.cos(), q.sin(), is_causal=True)),
+        lambda m, q: (q @ q.cos().mT / 2).masked_fill(~torch.ones(5, 5).tril(1).bool(), -1e4).softmax(-1) @ q.sin(),
+        (QUERY,),
+        "the mask is shifted by 1",
+    ),
+    "ReLU": (nn.RNN(8, 4, batch_first=True), relu_rnn, (sequence(),), "the activation is ReLU"),
+    "maximum": (nn.AdaptiveAvgPool2d(1), lambda m, x: x.amax((2, 3), True), (image(),), "the maximum is taken"),
     "the second of two": (
         nn.Sequential(nn.Conv2d(4, 4, 3, **C3), nn.ReLU(), nn.Conv2d(4, 4, 3, **C3)),
         lambda m, x: conv(m[2], m[1](m[0](x)), m[2].weight.flip(2, 3)),
@@ -341,7 +395,7 @@ CONTROLS = {
     "another weight": (nn.Conv2d(4, 4, 3, **C3), lambda m, x: conv(m, x, m.weight.roll(1, 3)), (image(),)),
     "a factor": (nn.Linear(8, 8), lambda m, x: 1.01 * m(x), (sequence(),)),
     "noise": (nn.Linear(8, 8), lambda m, x: m(x) + 0.01 * torch.sin(1e4 * m(x)), (sequence(),)),
-    "another activation": (nn.GELU(), lambda m, x: x.relu(), (sequence(),)),
+    "another activation": (nn.GELU(), lambda m, x: x.clamp(-1, 1), (sequence(),)),
     "two faults": (
         nn.Conv2d(4, 4, 3, **C3),
         lambda m, x: 1.01 * conv(m, x, m.weight.flip(2, 3)),

@@ -42,6 +42,12 @@ def _swapped_halves(call: Call) -> Any:
     return call.on(torch.cat([second, first], call.argument(1, "dim", -1)))
 
 
+def _interleaved_halves(call: Call) -> Any:
+    axis = call.argument(1, "dim", -1)
+    pairs = call.x.unflatten(axis, (-1, 2))
+    return call.func(torch.cat(pairs.unbind(axis if axis < 0 else axis + 1), axis), axis)
+
+
 def _old_hard_sigmoid(call: Call) -> Any:
     return (0.2 * call.x + 0.5).clamp(0, 1)
 
@@ -62,5 +68,6 @@ ACTIVATIONS = (
         for offset in (1, 2, 3)
     ),
     Hypothesis("softmax is over all axes but the batch", on(_SOFTMAX, _over_all)),
+    Hypothesis("the halves of the gated unit are interleaved", {"glu": _interleaved_halves}),
     Hypothesis("the halves of the gated unit are exchanged", {"glu": _swapped_halves}),
 )

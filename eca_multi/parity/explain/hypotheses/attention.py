@@ -71,6 +71,26 @@ def _not_causal(call: Call) -> Any:
     return with_argument(call, 5, "is_causal", False) if call.argument(5, "is_causal", False) else NotImplemented
 
 
+def _causal_with(mask: Callable[[torch.Tensor], torch.Tensor]) -> Change:
+    """Put another mask in the place of the causal one."""
+
+    def change(call: Call) -> Any:
+        if not call.argument(5, "is_causal", False):
+            return NotImplemented
+        ones = torch.ones(call.x.shape[-2], call.args[1].shape[-2], dtype=torch.bool)
+        kept = {name: value for name, value in call.kwargs.items() if name == "scale"}
+        return call.func(*call.args[:3], attn_mask=mask(ones), **kept)
+
+    return change
+
+
+def _diagonal(step: int) -> Change:
+    def change(call: Call) -> Any:
+        return with_argument(call, 1, "diagonal", call.argument(1, "diagonal", 0) + step)
+
+    return change
+
+
 def _causal(call: Call) -> Any:
     if call.argument(5, "is_causal", False) or call.argument(3, "attn_mask") is not None:
         return NotImplemented
@@ -142,6 +162,7 @@ def _inner_parts(call: Call) -> Any:
     return call.x.unflatten(-1, (heads, parts, size)).transpose(-2, -3)
 
 
+_MERGES = ("view", "reshape", "unflatten", "flatten")
 _VIEWS = ("view", "reshape", "unflatten")
 ATTENTION = (
     Hypothesis("the scale 1/sqrt(d) is missing", {_ATTENTION: _scaled(lambda size: 1.0)}),
@@ -160,12 +181,23 @@ ATTENTION = (
     Hypothesis(
         "the mask is ignored", {_ATTENTION: _mask(lambda m: None), **on(("masked_fill", "where"), _fill("ignored"))}
     ),
+    Hypothesis("the mask is inverted", {_ATTENTION: _causal_with(lambda ones: ones.triu())}),
+    *(
+        Hypothesis(
+            f"the mask is shifted by {step}",
+            {
+                _ATTENTION: _causal_with(lambda ones, step=step: ones.tril(step)),  # type: ignore[misc]  # a default
+                **on(("tril", "triu"), _diagonal(step)),
+            },
+        )
+        for step in (1, -1)
+    ),
     Hypothesis("the causal mask is missing", {_ATTENTION: _not_causal}),
     Hypothesis("attention is causal", {_ATTENTION: _causal}),
     # Not all at once: a layer may also split a packed projection into query, key and value by the one of the two.
     Hypothesis("the heads are split in the order (size, heads)", on(("view", "reshape"), _split)),
     Hypothesis("the heads are split in the order (size, heads)", {"unflatten": _split}),
-    Hypothesis("the heads are merged in the order (size, heads)", on((*_VIEWS, "flatten"), _merged)),
+    Hypothesis("the heads are merged in the order (size, heads), or halves interleaved", on(_MERGES, _merged)),
     Hypothesis("the heads are split and merged in the order (size, heads)", on(("view", "reshape", "flatten"), _both)),
     Hypothesis("query, key and value are packed head by head", on(_VIEWS, _inner_parts)),
 )

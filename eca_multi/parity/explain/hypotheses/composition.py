@@ -1,8 +1,10 @@
 """Faults in putting operations together: a residual, an activation, a concatenation, an index."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from eca_multi.parity.mutants.mode import Call, Change
 
@@ -40,6 +42,13 @@ def _passed_on(call: Call) -> Any:
     return call.x.clone() if call.x.is_floating_point() else NotImplemented
 
 
+def _activated(function: Callable[[torch.Tensor], torch.Tensor], name: str) -> Change:
+    def change(call: Call) -> Any:
+        return NotImplemented if call.name == name else function(call.x)
+
+    return change
+
+
 def _other_relu(call: Call) -> Any:
     return call.x.clamp(0, 6) if call.name == "relu" else call.x.clamp(min=0)
 
@@ -55,7 +64,7 @@ def _reversed_parts(call: Call) -> Any:
     return NotImplemented if found is None else torch.cat(found[0][::-1], found[1])
 
 
-def _interleaved_parts(call: Call) -> Any:
+def interleaved_parts(call: Call) -> Any:
     found = _parts(call)
     if found is None or len({part.shape for part in found[0]}) > 1:
         return NotImplemented
@@ -89,10 +98,20 @@ COMPOSITION = (
     Hypothesis("the first term of a sum (such as a residual) is missing", {"add": _one_term(1)}),
     Hypothesis("the second term of a sum is missing", {"add": _one_term(0)}),
     Hypothesis("the activation is missing", on(_ACTIVATIONS, _passed_on)),
+    *(
+        Hypothesis(f"the activation is {name}", on(_ACTIVATIONS, _activated(getattr(F, function), function)))
+        for name, function in (("ReLU", "relu"), ("GELU", "gelu"), ("SiLU", "silu"), ("tanh", "tanh"))
+    ),
+    Hypothesis("the activation is ReLU", {"rnn_tanh": lambda call: torch.rnn_relu(*call.args, **call.kwargs)}),
+    Hypothesis("the activation is tanh", {"rnn_relu": lambda call: torch.rnn_tanh(*call.args, **call.kwargs)}),
+    Hypothesis(
+        "a gate is detached (no gradient goes through it)",
+        on(("sigmoid", "hardsigmoid", "softmax", "tanh"), lambda call: call.plain().detach()),
+    ),
     Hypothesis("ReLU is the other one of ReLU and ReLU6", on(("relu", "relu6", "hardtanh"), _other_relu)),
     Hypothesis("the parts of a concatenation are in reverse order", on(("cat", "concat"), _reversed_parts)),
-    Hypothesis("the parts are interleaved instead of concatenated", on(("cat", "concat"), _interleaved_parts)),
-    Hypothesis("the indices are one too small", {"embedding": _embedding(1)}),
-    Hypothesis("the indices are one too large", {"embedding": _embedding(-1)}),
-    Hypothesis("the embedding is multiplied by sqrt(d)", {"embedding": _scaled_embedding(0.5)}),
+    Hypothesis("the parts are interleaved instead of concatenated", on(("cat", "concat"), interleaved_parts)),
+    Hypothesis("the indices are shifted by one (too small)", {"embedding": _embedding(1)}),
+    Hypothesis("the indices are shifted by one (too large)", {"embedding": _embedding(-1)}),
+    Hypothesis("the embedding is scaled by sqrt(d)", {"embedding": _scaled_embedding(0.5)}),
 )

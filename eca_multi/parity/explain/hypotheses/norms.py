@@ -8,8 +8,9 @@ from eca_multi.parity.mutants.mode import Call, Change
 
 from .hypothesis import Hypothesis, numbers, on, setting, with_argument
 
-EPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 0.0)
+EPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8, 1e-12, 0.0)
 _LARGEST_EPS = 0.02  # of a number that is added to data; a larger one is no eps
+_NORMS = ("batch_norm", "layer_norm", "group_norm")
 _PLACE_OF_EPS = {"layer_norm": 4, "rms_norm": 3, "group_norm": 4, "batch_norm": 7, "instance_norm": 7}
 
 
@@ -108,6 +109,11 @@ def _eps_outside(call: Call) -> Any:
     if call.name == "group_norm":
         grouped = x.reshape(x.shape[0], call.args[1], -1)
         return _written_out(call, grouped, (2,), call.argument(4, "eps", 1e-5), (2, 3), shape, 0, outside=True)
+    if call.name == "rms_norm":
+        axes, weight = tuple(range(-len(call.args[1]), 0)), call.argument(2, "weight")
+        eps = call.argument(3, "eps")
+        normal = x / ((x * x).mean(axes, keepdim=True).sqrt() + (torch.finfo(x.dtype).eps if eps is None else eps))
+        return normal if weight is None else normal * weight
     if not call.argument(5, "training"):
         return NotImplemented
     call.plain()  # for the running statistics
@@ -135,6 +141,10 @@ def _interleaved_groups(call: Call) -> Any:
     mixed = x.reshape(x.shape[0], -1, groups, *x.shape[2:])
     over = tuple(i for i in range(mixed.ndim) if i not in (0, 2))
     return _written_out(call, mixed, over, eps, (2, 3), shape, correction=0)
+
+
+def _other_groups(call: Call) -> Any:
+    return with_argument(call, 1, "num_groups", call.x.shape[1] // call.args[1])
 
 
 def _groups_by_position(call: Call) -> Any:
@@ -190,15 +200,16 @@ def _uncentred(call: Call) -> Any:
 
 NORMS = (
     *(Hypothesis(f"eps is {value:g}", _eps(value)) for value in EPS),
-    Hypothesis("eps is added outside of the root", on(("layer_norm", "group_norm", "batch_norm"), _eps_outside)),
+    Hypothesis("eps is added outside of the root", on((*_NORMS, "rms_norm"), _eps_outside)),
     Hypothesis("momentum is its complement", {"batch_norm": _complement}),
     *(Hypothesis(f"momentum is {value:g}", {"batch_norm": _momentum(value)}) for value in (0.1, 0.01)),
     Hypothesis("the running variance is divided by n, not by n - 1", {"batch_norm": _biased}),
-    Hypothesis("the variance is divided by n - 1, not by n", on(("batch_norm", "layer_norm", "group_norm"), _unbiased)),
+    Hypothesis("the variance is divided by n - 1, not by n", on(_NORMS, _unbiased)),
     Hypothesis("n and n - 1 are exchanged in the variance", on(("var", "std"), _corrected)),
     Hypothesis("batch statistics and running statistics are exchanged", {"batch_norm": _own_statistics}),
     Hypothesis("the norm is over all axes but the batch", {"layer_norm": _layer_norm_over("all")}),
     Hypothesis("the norm is over axis 1", {"layer_norm": _layer_norm_over("1")}),
+    Hypothesis("the number of groups is that of the channels of a group", {"group_norm": _other_groups}),
     Hypothesis("the norm's groups are interleaved", {"group_norm": _interleaved_groups}),
     Hypothesis("the norm's groups are normalised position by position", {"group_norm": _groups_by_position}),
     Hypothesis("the RMS norm subtracts the mean", {"rms_norm": _centred}),

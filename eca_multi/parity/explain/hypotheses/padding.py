@@ -83,6 +83,20 @@ def _padded(kind: str) -> Change:
     return change
 
 
+def _undilated(call: Call) -> Any:
+    """Leave the dilation out, and pad less, so that the size stays."""
+    window = _Window(call)
+    less = [(step - 1) * (size - 1) for step, size in zip(window.steps, window.sizes, strict=True)]
+    pairs = [
+        (before - extra // 2, after - (extra - extra // 2))
+        for (before, after), extra in zip(window.pairs, less, strict=True)
+    ]
+    if not any(less) or min(map(min, pairs)) < 0:
+        return NotImplemented
+    window.bound["dilation"] = 1
+    return window.padded(pairs)
+
+
 def _filled(mode: str) -> Change:
     def change(call: Call) -> Any:
         window = _Window(call)
@@ -149,9 +163,13 @@ PADDING = (
     Hypothesis("padding is causal (all of it comes before)", on(_WINDOWS, _padded("causal"))),
     Hypothesis("padding is missing", on(_WINDOWS, _padded("valid"))),
     *(
-        Hypothesis(f"padding is {mode}", {**on(CONVOLUTIONS, _filled(mode)), "pad": _other_fill(mode)})
-        for mode in ("constant", "circular", "reflect", "replicate")
+        Hypothesis(f"padding is {says}", {**on(CONVOLUTIONS, _filled(mode)), "pad": _other_fill(mode)})
+        for says, mode in (
+            *(("zero", "constant"), ("circular", "circular")),
+            *(("reflected", "reflect"), ("replicated", "replicate")),
+        )
     ),
+    Hypothesis("the dilation is missing", on(CONVOLUTIONS, _undilated)),
     Hypothesis("the result is cropped one position later", on(TRANSPOSED, _cropped(1))),
     Hypothesis("the result is cropped one position earlier", on(TRANSPOSED, _cropped(-1))),
 )

@@ -73,6 +73,13 @@ def _other_pool(call: Call) -> Any:
     return getattr(F, name)(call.x, kernel, stride or None, padding)
 
 
+def _maximum(call: Call) -> Any:
+    if call.name != "mean":
+        return F.adaptive_max_pool2d(call.x, call.argument(1, "output_size"))
+    axes = call.argument(1, "dim", call.kwargs.get("axis"))
+    return NotImplemented if axes is None else call.x.amax(axes, keepdim=call.argument(2, "keepdim", False))
+
+
 def _blocks_last(call: Call) -> Any:
     """Read the channels as (r r C), as TensorFlow's depth_to_space does."""
     factor = call.argument(1, "upscale_factor")
@@ -91,5 +98,6 @@ RESAMPLING = (
     Hypothesis("count_include_pad is the other one", on(("avg_pool1d", "avg_pool2d", "avg_pool3d"), _counted)),
     Hypothesis("ceil_mode is the other one", on(_POOLS, _rounded_up)),
     Hypothesis("the pool is the other one of maximum and average", on(_POOLS, _other_pool)),
+    Hypothesis("the maximum is taken instead of the mean", on(("mean", "adaptive_avg_pool2d"), _maximum)),
     Hypothesis("the channels of the pixel shuffle are (r r C)", {"pixel_shuffle": _blocks_last}),
 )

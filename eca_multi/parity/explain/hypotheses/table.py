@@ -7,6 +7,7 @@ from .hypothesis import Hypothesis
 from .layout import LAYOUT
 from .norms import NORMS
 from .padding import PADDING
+from .positions import POSITIONS
 from .precision import PRECISION
 from .recurrent import RECURRENT
 from .resampling import RESAMPLING
@@ -22,5 +23,6 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     *RECURRENT,
     *LAYOUT,
     *COMPOSITION,
+    *POSITIONS,
     *PRECISION,
 )

@@ -120,6 +120,18 @@ def _one_more(index: int) -> Change:
     return change
 
 
+def _scale_and_bias(index: int) -> Change:
+    def change(call: Call) -> Any:
+        weight, bias = call.argument(index, "weight"), call.argument(index + 1, "bias")
+        if weight is None or bias is None:
+            return NotImplemented
+        if len(call.args) > index + 1:
+            return call.func(*call.args[:index], bias, weight, *call.args[index + 2 :], **call.kwargs)
+        return call.func(*call.args, **{**call.kwargs, "weight": bias, "bias": weight})
+
+    return change
+
+
 def _plain_sum(call: Call) -> Any:
     """Leave out a trained term: x + b gives x."""
     if len(call.args) < 2:
@@ -160,11 +172,11 @@ def _orders() -> list[Hypothesis]:
     found = []
     for order in list(permutations(range(3)))[1:]:
         names = " ".join(["query", "key", "value"][i] for i in order)
-        says = f"the parts of the projection are read in the order {names}"
+        says = f"the parts of the projection are exchanged: {names}"
         found.append(Hypothesis(says, {"linear": _thirds(order)}))
     for count in (2, 3, 4):
         for order in list(permutations(range(count)))[1:]:
-            says = f"the {count} parts of a split are taken in the order {' '.join(str(i + 1) for i in order)}"
+            says = f"the {count} parts of a split are exchanged: {' '.join(str(i + 1) for i in order)}"
             found.append(Hypothesis(says, on(("chunk", "split", "unbind"), _pieces(order))))
     return found
 
@@ -194,9 +206,16 @@ WEIGHTS = (
             "add": _plain_sum,
         },
     ),
+    Hypothesis(
+        "scale and bias of the norm are exchanged",
+        {
+            **on(("layer_norm", "group_norm"), _scale_and_bias(2)),
+            **on(("batch_norm", "instance_norm"), _scale_and_bias(1)),
+        },
+    ),
     Hypothesis("bias comes twice", on((*_ALL, "linear"), _doubled)),
     Hypothesis(
-        "the norm's scale is one more",
+        "the norm's scale is 1 + scale",
         {
             **on(("layer_norm", "group_norm", "rms_norm"), _one_more(2)),
             **on(("batch_norm", "instance_norm"), _one_more(1)),
