@@ -171,13 +171,22 @@ def compare(
     second: Annotated[Path, typer.Argument(help="A .safetensors file: the reference, with name@error beside a name.")],
     rtol: Annotated[float, typer.Option(help="Tolerance by hand, where there is no name@error.")] = 0.0,
     atol: Annotated[float, typer.Option(help="The same, absolute.")] = 0.0,
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="FIRST=SECOND: a tensor's name in each file, where they differ.")
+    ] = None,
 ) -> None:
     """Compare two files tensor by tensor: by the budget where one is there, else by a tolerance, else bit by bit.
+
+    Where two tensors differ, their transposes are tried, and where a name is missing, the other file's tensors.
 
     Exit status: 0 equal within that; 1 not; 2 a file cannot be read; 4 there is nothing to compare, or a budget that
     is infinite or NaN.
     """
-    judgements = guard(lambda parity: parity.compare(first, second, rtol=rtol, atol=atol))
+    pairs = [text.partition("=") for text in _split(names) or ()]
+    if wrong_pair := next((a for a, sign, b in pairs if not (a and sign and b)), None):
+        raise wrong(f"--name must be FIRST=SECOND. Received: {wrong_pair!r}.")
+    options = {"rtol": rtol, "atol": atol, "names": {a: b for a, _, b in pairs}}
+    judgements = guard(lambda parity: parity.compare(first, second, **options))
     from eca_multi.parity.report.report import status_of_comparison
     from eca_multi.parity.report.terminal import print_comparison
 

@@ -71,7 +71,8 @@ def test_the_api_refuses_such_a_tolerance_too(files, name, value):
         pytest.param([9, 9, -np.inf], 4, "INCONCLUSIVE", id="minus infinity"),
         pytest.param([0.01, 9, np.inf], 1, "EXCEEDS_BUDGET", id="exceeded in another"),
         pytest.param([9, 9, 1e308], 4, "INCONCLUSIVE", id="infinite with its c"),
-        pytest.param([9, 9, 9], 0, "WITHIN_BUDGET", id="control"),
+        pytest.param([9, 9, 9], 4, "INCONCLUSIVE", id="larger than the reference"),
+        pytest.param([0.125, 0.125, 0.125], 0, "WITHIN_BUDGET", id="control"),
     ],
 )
 def test_a_budget_that_is_no_number_lets_nothing_pass(files, error, code, verdict):
@@ -129,3 +130,73 @@ def test_two_files_without_tensors_are_no_agreement(files):
 )
 def test_bit_by_bit_means_every_bit(files, first, second):
     assert cli("compare", files("a.safetensors", y=first), files("b.safetensors", y=second)).exit_code == 1
+
+
+# --- transposes and names ---------------------------------------------------------------------------------------------
+
+
+KERNEL = np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 7
+
+
+@pytest.mark.parametrize(("atol", "shift"), [(0.0, 0.0), (1e-3, 5e-4)])
+def test_a_transposed_tensor_is_found_out(files, atol, shift):
+    first = files("a.safetensors", y=np.ascontiguousarray(KERNEL.transpose(2, 0, 1)) + np.float32(shift))
+    judgement = parity.compare(first, files("b.safetensors", y=KERNEL), atol=atol)["y"]
+    assert judgement.verdict is Verdict.SHAPE_MISMATCH
+    assert judgement.hint == "equal if transposed by (1, 2, 0)"
+
+
+def test_a_tensor_that_no_transpose_explains_has_no_hint(files):
+    first = files("a.safetensors", y=KERNEL[::-1].copy(), same=np.ones((2, 2)))
+    judgements = parity.compare(first, files("b.safetensors", y=KERNEL, same=np.zeros((2, 2))))
+    assert {judgement.hint for judgement in judgements.values()} == {""}
+
+
+def test_metrics_come_with_every_verdict(files):
+    shifted = files("a.safetensors", y=KERNEL + np.float32(0.5), z=KERNEL, w=KERNEL.astype(np.float64))
+    judgements = parity.compare(shifted, files("b.safetensors", y=KERNEL, z=KERNEL, w=KERNEL))
+    assert judgements["y"].metrics["max_abs"] == pytest.approx(0.5)
+    assert judgements["z"].metrics["max_abs"] == 0.0
+    assert judgements["w"].verdict is Verdict.DTYPE_MISMATCH
+    assert judgements["w"].metrics["rmse"] == 0.0
+
+
+def test_other_names_are_mapped_and_found(files):
+    first = files("a.safetensors", kernel=KERNEL.T.copy(), bias=np.arange(3.0))
+    second = files("b.safetensors", weight=KERNEL, b=np.arange(3.0), other=np.arange(3.0) + 1)
+    found = parity.compare(first, second)
+    assert found["weight"].hint == "equal to kernel transposed by (2, 1, 0) of the other file"
+    assert found["bias"].hint == "equal to b of the other file"
+    assert found["other"].hint == ""
+    mapped = parity.compare(first, second, names={"bias": "b", "kernel": "weight"})
+    assert mapped["b"].verdict is Verdict.BITWISE
+    assert mapped["weight"].hint == "equal if transposed by (2, 1, 0)"
+
+
+@pytest.mark.parametrize(
+    ("names", "match"),
+    [
+        ({"bais": "b"}, "names must name tensors of both files. Received: 'bais'"),
+        ({"bias": "B"}, "names must name tensors of both files. Received: 'B'"),
+        ({"bias": "b", "kernel": "b"}, "a name of its own. Received: 'b'"),
+    ],
+)
+def test_names_that_cannot_be_right_are_refused(files, names, match):
+    first = files("a.safetensors", kernel=KERNEL, bias=np.arange(3.0))
+    with pytest.raises(parity.SpecError, match=match):
+        parity.compare(first, files("b.safetensors", b=np.arange(3.0)), names=names)
+
+
+def test_the_command_takes_names_and_prints_hints(files):
+    first, second = files("a.safetensors", kernel=KERNEL.T.copy()), files("b.safetensors", weight=KERNEL)
+    done = cli("compare", first, second, "--name", "kernel=weight")
+    assert done.exit_code == 1
+    assert "weight: equal if transposed by (2, 1, 0)" in " ".join(done.output.split())
+    assert cli("compare", first, second, "--name", "kernel").exit_code == 2
+
+
+def test_a_budget_as_large_as_the_reference_is_inconclusive(files):
+    second = files("b.safetensors", y=KERNEL + 1, y_error=np.full(KERNEL.shape, 9.0))
+    judgement = parity.compare(files("a.safetensors", y=KERNEL + np.float32(1.5)), second)["y"]
+    assert judgement.verdict is Verdict.INCONCLUSIVE
+    assert judgement.reach < 1

@@ -75,7 +75,7 @@ def test_rounding_is_apart_from_what_fails_and_the_exit_status():
     report = report_of([*cells(GREEN, 2, budget="analytic"), *cells(off, budget="stochastic", blame="known: a fact")])
     text = shown(lambda console: render(report, console, 2.0))
     assert "FAIL" not in text
-    assert "rounding known: a fact: 1 tensor of torch; worst: torch float32 c0 y: ROUNDING, 7.00 x the budget" in text
+    assert "ROUNDING known: a fact: 1 tensor of torch; worst: torch float32 c0 y: ROUNDING, 7.00 x the budget" in text
     assert "All agree: 2 of 3 tensors within budget, 1 off by a framework's rounding" in text
     assert report.exit_code == 0
     strict = replace(report, strict=True)

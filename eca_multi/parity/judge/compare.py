@@ -50,7 +50,8 @@ class Judgement:
     `budget_use` is max |error| / (c * E): 1 is the whole budget, more fails; None where nothing could be measured.
     `index`, `expected` and `received` are those of the worst element. `metrics` (max_abs, max_rel, max_ulp, rmse,
     snr_db, min_c) are for people. `profile` holds what a picture of the errors needs. `reach` says how many times the
-    budget fits below the reference (reach.py); None where there is nothing to measure.
+    budget fits below the reference (reach.py); None where there is nothing to measure. `hint` is what
+    `compare` found out about the difference of two files.
     """
 
     verdict: Verdict
@@ -61,6 +62,7 @@ class Judgement:
     metrics: dict[str, float] = field(default_factory=dict)
     profile: dict[str, Any] = field(default_factory=dict)
     reach: float | None = None
+    hint: str = ""
 
 
 def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str | None, c: float = 1.0) -> Judgement:
@@ -136,6 +138,17 @@ def _judge_equality(same: np.ndarray, expected: np.ndarray, received: np.ndarray
     if same.all():
         return Judgement(Verdict.BITWISE, 0.0)
     return Judgement(Verdict.EXCEEDS_BUDGET, None, *_element(np.argmin(same), expected, received))
+
+
+def metrics(actual: np.ndarray, reference: np.ndarray, dtype: str) -> dict[str, float]:
+    """Return the measures of an error without a budget, over the elements that are finite in both; {} without any."""
+    if actual.shape != reference.shape:
+        return {}
+    values, wanted = actual.astype(np.float64), reference.astype(np.float64)
+    finite = np.isfinite(values) & np.isfinite(wanted)
+    measured = _metrics(np.abs(values[finite] - wanted[finite]), wanted[finite], dtype, 0.0)
+    measured.pop("min_c", None)
+    return measured
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -225,7 +225,7 @@ def _beside(cell: Cell, group: list[Cell]) -> Cell:
 def _plain(cell: Cell, with_profile: bool) -> dict[str, Any]:
     judgement = cell.judgement
     fields = {**vars(cell), **vars(judgement)}
-    content = {name: fields[name] for name in fields if name not in ("judgement", "metrics", "profile")}
+    content = {name: fields[name] for name in fields if name not in ("judgement", "metrics", "profile", "hint")}
     content |= judgement.metrics | ({"profile": judgement.profile} if with_profile else {})
     cleaned: dict[str, Any] = finite(content)
     return cleaned

@@ -109,7 +109,7 @@ def _print_states(states: Sequence[Any], console: Terminal) -> None:
 def _print_failures(view: View, console: Terminal) -> None:
     _print_states(view.runners, console)
     found = [styled(("FAIL", "red"), f" {cause.line}") for cause in view.causes]
-    found += [styled(("rounding", "yellow"), f" {line}") for line in _rounding_lines(view)]
+    found += [styled(("ROUNDING", "yellow"), f" {line}") for line in _rounding_lines(view)]
     found += [styled(("inconclusive", "red"), f" {line}") for line in _inconclusive_lines(view)]
     for line in found[:MOST]:
         console.print(line, soft_wrap=True)
@@ -133,7 +133,9 @@ def _rounding_lines(view: View) -> list[str]:
     for blame, results in view.rounding_reasons.items():
         runners = ", ".join(dict.fromkeys(result.runner for result in results))
         worst = replace(results[0], blame="")
-        lines.append(f"{blame}: {count(len(results), 'tensor')} of {runners}; worst: {worst.name}: {worst.describe()}")
+        lines.append(
+            f"{blame.removeprefix('rounding ')}: {count(len(results), 'tensor')} of {runners}; worst: {worst.name}: {worst.describe()}"
+        )
     return lines
 
 
@@ -181,11 +183,11 @@ def print_chain(localisation: Localisation, console: Terminal) -> None:
 
 def print_comparison(result: Mapping[str, Judgement], console: Terminal) -> None:
     """Print a row for each tensor, or where the terminal is too narrow for that, a paragraph for each."""
-    heads = ("budget use", "max abs", "max rel", "max ULP", "RMSE", "SNR dB", "worst", "values")
+    heads = ("budget use", "reach", "max abs", "max rel", "max ULP", "RMSE", "SNR dB", "worst", "values")
     table, paragraphs = _table("tensor", "verdict", *heads), []
     for name, j in result.items():
         metrics = [j.metrics.get(key) for key in ("max_abs", "max_rel", "max_ulp", "rmse", "snr_db")]
-        cells = ["-" if value is None else f"{value:.3g}" for value in (j.budget_use, *metrics)]
+        cells = ["-" if value is None else f"{value:.3g}" for value in (j.budget_use, j.reach, *metrics)]
         cells += [str(list(j.index)), f"{j.received} for {j.expected}" if j.received or j.expected else ""]
         verdict = styled((j.verdict, "green" if j.verdict.green else "bold red"))
         table.add_row(name, verdict, *cells)
@@ -195,6 +197,9 @@ def print_comparison(result: Mapping[str, Judgement], console: Terminal) -> None
     fits = console.measure(table, options=unbounded).maximum <= console.width
     for part in (table,) if fits else paragraphs:
         console.print(part, overflow="fold")
+    for name, j in result.items():
+        if j.hint:
+            console.print(styled((f"{name}: {j.hint}", "yellow")), overflow="fold")
 
 
 def print_power(report: Report, console: Terminal) -> None:

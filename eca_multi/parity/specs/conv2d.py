@@ -2,9 +2,9 @@
 
 `SPEC` pads one row and column on every side. `SAME` sets padding=1 in torch and "same" elsewhere, which pads an even
 size behind alone, so that every window begins one pixel later. There is no bias, whose gradient `bf16_gate:BIAS` shows.
-In float16 `SPEC` leaves out the gradients of torch and TensorFlow, which on many CPUs add up in float16. `HALF` shows
-that error over a large batch, and that on some processors torch never writes the gradients of those elements of a
-bfloat16 kernel that meet padding alone.
+On many CPUs torch and TensorFlow add up the gradients in float16, which is their ROUNDING. `HALF` shows that error
+over a large batch, and that on some processors torch never writes the gradients of those elements of a bfloat16 kernel
+that meet padding alone.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,6 @@ from eca_multi.parity.define.spec import Case, Spec, Training
 Config = Mapping[str, Any]
 
 BOTH_SIDES = ((1, 1), (1, 1))
-GRADIENTS = ("input_grad", "weight_grad", "compiled", "mixed", "trajectory")
-FLOAT16 = {f"{check} float16": "on many CPUs its gradients are added up in float16" for check in GRADIENTS}
 CHANNELS_LAST = "N H W P Q C O"  # of the input, whose axes are N C H W, and of the output, N O P Q
 
 
@@ -32,10 +30,6 @@ class Torch(TorchAdapter):
         from torch import nn
 
         return nn.Conv2d(config["C"], config["O"], 3, stride=2, padding=1, bias=False)
-
-
-class TorchLimited(Torch):
-    unsupported = FLOAT16
 
 
 class Keras(KerasAdapter):
@@ -50,12 +44,8 @@ class Keras(KerasAdapter):
         return Sequential([pad, layers.Conv2D(config["O"], 3, 2, name="conv", **options)])
 
 
-class KerasTensorFlow(Keras):
-    unsupported = FLOAT16
-
-
 class KerasTorch(Keras):
-    unsupported = {**FLOAT16, "compiled": "dynamo cannot trace Keras's Conv2D after another layer"}
+    unsupported = {"compiled": "dynamo cannot trace Keras's Conv2D after another layer"}
 
 
 class KerasSame(Keras):
@@ -140,8 +130,8 @@ SPEC = Spec(
     weights={"kernel": normal("kh kw C O", 0.3)},
     outputs={"y": "N O P Q"},
     runners={
-        "torch": TorchLimited,
-        "keras-tensorflow": KerasTensorFlow,
+        "torch": Torch,
+        "keras-tensorflow": Keras,
         "keras-jax": Keras,
         "keras-torch": KerasTorch,
         "linen": Linen,
