@@ -133,9 +133,8 @@ def _rounding_lines(view: View) -> list[str]:
     for blame, results in view.rounding_reasons.items():
         runners = ", ".join(dict.fromkeys(result.runner for result in results))
         worst = replace(results[0], blame="")
-        lines.append(
-            f"{blame.removeprefix('rounding ')}: {count(len(results), 'tensor')} of {runners}; worst: {worst.name}: {worst.describe()}"
-        )
+        whose, number = blame.removeprefix("rounding "), count(len(results), "tensor")
+        lines.append(f"{whose}: {number} of {runners}; worst: {worst.name}: {worst.describe()}")
     return lines
 
 
