@@ -40,6 +40,11 @@ class Cell:
         return not self.green and self.verdict not in (Verdict.UNSUPPORTED, Verdict.ROUNDING)
 
     @property
+    def is_open_tap(self) -> bool:
+        """Whether the cell is a tap that was judged without an answer: it is on the way to results, which have one."""
+        return self.check == "taps" and self.verdict is Verdict.INCONCLUSIVE and bool(self.budget)
+
+    @property
     def is_without_result(self) -> bool:
         """Whether the tensor was asked for and could not be judged: its runner raised, or the reference has died."""
         return self.verdict in (Verdict.ERROR, Verdict.INCONCLUSIVE) and not self.budget

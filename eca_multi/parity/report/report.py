@@ -86,7 +86,7 @@ class Report:
     def undecided(self) -> list[Cell]:
         """The inconclusive cells that make the run inconclusive: not a tap that was computed, which is on the way to
         results with verdicts of their own."""
-        return [cell for cell in self.inconclusive if cell.check != "taps" or not cell.budget]
+        return [cell for cell in self.inconclusive if not cell.is_open_tap]
 
     @property
     def without_result(self) -> int:
