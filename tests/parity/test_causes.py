@@ -30,21 +30,12 @@ from tests.support.planted import (
     lstm,
     normalised,
     per_channel,
+    relu_rnn,
     same,
     scores_by_hand,
     sequence,
     tf32,
 )
-
-
-def relu_rnn(module, x):
-    h, states = torch.zeros(len(x), 4), []
-    for t in range(x.shape[1]):
-        inner = x[:, t] @ module.weight_ih_l0.T + module.bias_ih_l0 + module.bias_hh_l0
-        h = torch.relu(inner + h @ module.weight_hh_l0.T)
-        states.append(h)
-    return torch.stack(states, 1)
-
 
 MASK = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)) > 0.4
 MASK = MASK | torch.eye(5, dtype=torch.bool) & ~torch.zeros(5, 5, dtype=torch.bool)
@@ -447,6 +438,20 @@ def test_a_change_within_the_budget_is_no_cause():
         found = {"y": Tensor(x.square().numpy() * (1 + factor), "float64")}
         causes = name_causes(run, found, known, "y", dtype="float32", c=4.0, hypotheses=(slightly, far))
         assert [cause.says for cause in causes] == says
+
+
+def test_the_search_ends_in_time():
+    x = drawn(5, 7).double()
+    hypotheses = (Hypothesis("y is much larger", {"square": lambda call: call.plain() * 1.1}),)
+
+    def run(changes):
+        with changes:
+            return {"y": x.square()}
+
+    found = {"y": Tensor(x.square().numpy() * 1.1, "float64")}
+    options = {"dtype": "float32", "c": 4.0, "hypotheses": hypotheses}
+    assert name_causes(run, found, known_of(run), "y", **options)
+    assert name_causes(run, found, known_of(run), "y", **options, seconds=-1.0) == []
 
 
 def test_a_cause_must_leave_what_agrees():

@@ -69,7 +69,7 @@ def name_causes(
         if time.monotonic() > ends:
             break
         if not hypothesis.dtypes or dtype in hypothesis.dtypes:
-            causes += search.claims(hypothesis)
+            causes += search.claims(hypothesis, ends)
     return list({cause.says: cause for cause in causes}.values())
 
 
@@ -107,8 +107,8 @@ class _Search:
         if answer is not None:
             yield Cause(f"dropout is left on (with a rate of {answer[0]:.2g})", answer[1])
 
-    def claims(self, hypothesis: Hypothesis) -> Iterator[Cause]:
-        """Try a hypothesis on all calls at once, and else on each call alone."""
+    def claims(self, hypothesis: Hypothesis, ends: float) -> Iterator[Cause]:
+        """Try a hypothesis on all calls at once, and else on each call alone until the clock says `ends`."""
         names = hypothesis.operations.keys()
         if ANY not in names and not names & self.operations:
             return
@@ -117,6 +117,8 @@ class _Search:
             yield Cause(hypothesis.says, share)
         elif 1 < calls <= MOST_CALLS and ANY not in names:
             for number in range(calls):
+                if time.monotonic() > ends:
+                    return
                 _, share = self._try(hypothesis, number)
                 if share is not None:
                     yield Cause(f"{hypothesis.says} in call {number + 1} of {calls}", share)
