@@ -34,12 +34,12 @@ def with_code(pages: list[Path]) -> list[object]:
 
 @pytest.mark.parametrize("page", with_code(PAGES), ids=name_of)
 def test_code_runs(page, tmp_path, monkeypatch):
-    """A block runs on its own, except on the pages on surgery: they walk from one block to the next."""
+    """A block runs on its own, except on pages that walk from one block to the next."""
     monkeypatch.chdir(tmp_path)
     walk = {}
     for number, code in enumerate(BLOCK.findall(page.read_text())):
         name = f"{page.name}, block {number + 1}"
-        names = walk if page.stem.startswith(("surgery", "networks")) else {}
+        names = walk if page.stem.startswith(("surgery", "networks", "porting")) else {}
         names["__name__"] = name
         exec(compile(code, name, "exec"), names)
 
