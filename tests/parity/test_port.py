@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from flax import linen as nn
 from flax import nnx
 
-from eca_multi.parity import ParityError, SpecError, assert_match, assert_ported
+from eca_multi.parity import ParityError, SpecError, Verdict, assert_match, assert_ported
 from eca_multi.parity.port import compare_sources
 from tests.support.ports import INPUTS, MAP, NnxNet, port, reference
 
@@ -17,8 +18,8 @@ pytest_plugins = ["pytester"]
 X = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
 
 
-def fails(*arguments, **options) -> str:
-    with pytest.raises(ParityError, match="port float32") as caught:
+def fails(*arguments, says="port float32", **options) -> str:
+    with pytest.raises(ParityError, match=says) as caught:
         assert_ported(*arguments, **options)
     return str(caught.value)
 
@@ -49,6 +50,25 @@ def test_a_right_port_agrees_in_outputs_and_in_gradients_of_inputs_and_weights()
 def test_half_precision_agrees_too(dtype):
     layer = linear()
     assert_ported(layer, (lambda p, x: x @ p["kernel"] + p["bias"], twin(layer)), X, dtypes=[dtype])
+
+
+def test_rounding_of_the_framework_is_told_from_a_fault_of_the_port():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(4, 3).eval()
+    many = np.random.default_rng(3).normal(size=(20000, 4)).astype(np.float32)
+    names = {"kernel": "weight: o i -> i o", "bias": "bias"}
+    report = assert_ported(
+        layer, (lambda p, x: x @ p["kernel"] + p["bias"], twin(layer)), many, map=names, dtypes=["bfloat16"]
+    )
+    rounding = [cell for cell in report.cells if cell.verdict is Verdict.ROUNDING]
+    assert [cell.tensor for cell in rounding] == ["dbias"]
+    assert "known: JAX's bias gradient in bfloat16" in rounding[0].blame
+
+    def doubled(p, x):
+        bias = p["bias"] * 2  # its gradient is doubled too, in every dtype
+        return x @ p["kernel"] + bias - jax.lax.stop_gradient(p["bias"])
+
+    assert "dbias" in fails(layer, (doubled, twin(layer)), many, map=names, dtypes=["bfloat16"], says="port bfloat16")
 
 
 @pytest.mark.parametrize("kind", ["jax", "torch", "numpy", "linen", "nnx"])

@@ -11,6 +11,9 @@ from eca_multi.parity.define.dtypes import U_ACC, quantise, rounding
 from eca_multi.parity.define.tensor import Kind, Quantity, Solution
 from eca_multi.parity.models import Given, Model, Run
 from eca_multi.parity.models.elsewhere import Elsewhere
+from eca_multi.parity.models.numpy import NumpyFunction
+
+from .noisy_array import budget_numpy
 
 # By framework: the module beside this one whose `budget` re-runs its operations with rounding noise.
 _NOISE = {
@@ -54,12 +57,22 @@ def solve(
         return quantities(model.native_run(inputs, "float64", cotangents, record, given))
 
     try:
-        values, errors = noise_of(model)(evaluate, levels.u, U_ACC, levels.tiny)
+        if isinstance(model, NumpyFunction):
+            values, errors = budget_numpy(_wrapped(model, inputs), levels.u, U_ACC, levels.tiny)
+        else:
+            values, errors = noise_of(model)(evaluate, levels.u, U_ACC, levels.tiny)
     except RuntimeError as error:
         if "random" not in str(error):
             raise
         raise SpecError(f"the reference must compute the same at each call. {error}") from error
     return {quantity: (values[quantity], errors[quantity]) for quantity in values}
+
+
+def _wrapped(model: NumpyFunction, inputs: Any) -> Callable[..., dict[Quantity, Any]]:
+    def evaluate(wrap: Callable[[np.ndarray], np.ndarray]) -> dict[Quantity, Any]:
+        return quantities(model.with_wrap(wrap).native_run(inputs, "float64"))
+
+    return evaluate
 
 
 def noise_of(model: Model) -> Callable[..., Any]:
@@ -71,9 +84,9 @@ def noise_of(model: Model) -> Callable[..., Any]:
         if name is not None and error.name != f"{__package__}.{name}":
             raise
     raise SpecError(
-        "the reference must be a model whose operations can be run again with rounding noise: torch, or Keras on "
-        f"torch. Received: one of {model.framework}. Give the torch model as the reference; a Keras model can be "
-        "loaded under KERAS_BACKEND=torch."
+        "the reference must be a model whose operations can be run again with rounding noise: torch, JAX, Flax, NumPy, "
+        f"or Keras on torch or JAX. Received: one of {model.framework}. Give the torch model as the reference; a Keras "
+        "model can be loaded under KERAS_BACKEND=torch."
     )
 
 

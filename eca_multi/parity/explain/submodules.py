@@ -18,6 +18,7 @@ from eca_multi.parity.budget.safety import SAFETY
 from eca_multi.parity.define.dtypes import quantise
 from eca_multi.parity.define.tensor import Kind, Quantity, Solution, Tensor
 from eca_multi.parity.judge.compare import Judgement, Verdict, judge
+from eca_multi.parity.judge.ported import CASE, PORT, Side
 from eca_multi.parity.models import Call, Given, Model
 from eca_multi.parity.models.elsewhere import Elsewhere
 from eca_multi.parity.models.layouts import Layouts, Order, aligned
@@ -26,17 +27,7 @@ from eca_multi.parity.models.pairing import Pair, pairs
 from .hypotheses.cause import say_causes
 from .localize import FAILS, Localisation
 
-PORT, CASE = "port", "inputs"  # the runner and the case of a comparison of two models
 MOST = 24  # pairs that are run in isolation
-
-
-@dataclass(frozen=True)
-class Side:
-    """A model with the inputs and cotangents that it takes."""
-
-    model: Model
-    inputs: Any
-    cotangents: Mapping[str, np.ndarray] | None
 
 
 @dataclass(frozen=True)

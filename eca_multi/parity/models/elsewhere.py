@@ -103,6 +103,9 @@ class Elsewhere(Model):
     def trained(self) -> frozenset[str]:
         return frozenset(self._of("trained"))
 
+    def operation(self, weight: str) -> str:
+        return str(self.call("operation", weight))
+
     def with_weights(self, weights: Arrays) -> "Elsewhere":
         other = object.__new__(Elsewhere)
         vars(other).update(vars(self), _number=self.call("with_weights", dict(weights)), _about={})

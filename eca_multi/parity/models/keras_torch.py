@@ -29,6 +29,9 @@ class KerasModel(_keras.KerasLayer, TorchModel):
     def tensors(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
         return {path: variable.value for path, variable in variables(module).items()}
 
+    def operation(self, weight: str) -> str:
+        return ""
+
     @property
     def training(self) -> str:
         return ""  # a call without training=True is inference

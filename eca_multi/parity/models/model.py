@@ -86,6 +86,10 @@ class Model(ABC):
         """Where the weights are: "cpu", "gpu", "meta"."""
         return frozenset({"cpu"})
 
+    def operation(self, weight: str) -> str:
+        """Return the PyTorch operation that reads a weight: "conv2d", "linear"; "" where it is unknown."""
+        return ""
+
     def run(
         self,
         inputs: Any,

@@ -18,7 +18,7 @@ class NumpyFunction(Model):
 
     def __init__(self, function: Callable[..., Any], parameters: Any, keywords: Mapping[str, Any]) -> None:
         self._function, self._parameters, self._keywords = function, parameters, keywords
-        self.wrap: Callable[[np.ndarray], np.ndarray] = np.asarray  # of every array, by which a budget adds its noise
+        self._wrap: Callable[[np.ndarray], np.ndarray] = np.asarray
 
     @property
     def name(self) -> str:
@@ -32,6 +32,12 @@ class NumpyFunction(Model):
 
     def with_weights(self, weights: Arrays) -> "NumpyFunction":
         return NumpyFunction(self._function, rebuilt("w", self._parameters, weights), self._keywords)
+
+    def with_wrap(self, wrap: Callable[[np.ndarray], np.ndarray]) -> "NumpyFunction":
+        """Return the model with a function that every array passes through, by which a budget adds its noise."""
+        other = NumpyFunction(self._function, self._parameters, self._keywords)
+        other._wrap = wrap
+        return other
 
     def native_run(
         self,
@@ -54,7 +60,7 @@ class NumpyFunction(Model):
 
     def _cast(self, array: Any, dtype: str) -> np.ndarray:
         kind = DTYPES.get(dtype, np.dtype(np.float64))
-        return self.wrap(np.array(array, kind)) if np.asarray(array).dtype.kind == "f" else np.array(array)
+        return self._wrap(np.array(array, kind)) if np.asarray(array).dtype.kind == "f" else np.array(array)
 
     def to_numpy(self, tensor: Any) -> np.ndarray:
         return np.array(tensor)

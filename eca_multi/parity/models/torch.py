@@ -1,6 +1,7 @@
 """A torch nn.Module of the caller, with the weights that it has."""
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
@@ -19,6 +20,14 @@ from .model import Arrays, Model, Native, Run, arguments_of, outputs_of
 
 # Their forward reads `training` for a check alone: what depends on the mode is in submodules.
 _CHECKS_ALONE = (torch.nn.TransformerEncoderLayer, torch.nn.TransformerEncoder)
+
+_OPERATIONS = {
+    "Linear": "linear",
+    "LayerNorm": "layer_norm",
+    "BatchNorm": "batch_norm",
+    "GroupNorm": "group_norm",
+    **{f"ConvTranspose{n}d": f"conv_transpose{n}d" for n in (1, 2, 3)},
+}
 
 
 class TorchModel(Model):
@@ -57,6 +66,12 @@ class TorchModel(Model):
     def devices(self) -> frozenset[str]:
         kinds = {tensor.device.type for tensor in self.tensors(self.module).values()}
         return frozenset("gpu" if kind == "cuda" else kind for kind in kinds) or frozenset({"cpu"})
+
+    def operation(self, weight: str) -> str:
+        """Return the operation of the module that holds the weight, which PyTorch names alike."""
+        kind = type(self.module.get_submodule(weight.rpartition(".")[0])).__name__
+        name = re.sub(r"Norm\dd$", "Norm", kind)
+        return _OPERATIONS.get(name, name.lower() if name.startswith("Conv") else "")
 
     def native_run(
         self,
@@ -149,6 +164,9 @@ class TorchModel(Model):
 
 class TorchFunction(TorchModel):
     """A function with parameters in torch tensors."""
+
+    def operation(self, weight: str) -> str:
+        return ""
 
     def __init__(self, function: Callable[..., Any], parameters: Any, keywords: Mapping[str, Any]) -> None:
         super().__init__(_Held(function, parameters, keywords))
