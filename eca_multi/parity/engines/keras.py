@@ -4,6 +4,8 @@ The engine calls the layer as a user does, `layer(x)`, so that a run compares it
 StatelessScope lends it the weights.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -26,12 +28,29 @@ def build(adapter: Adapter, job: Job, inputs: Native) -> Any:
     """Build the layer under the job's dtype policy; a call on the inputs makes its weights."""
     keras.config.set_dtype_policy(job.dtype if job.dtype == job.parameters else f"mixed_{job.dtype}")
     settings = job.settings()
-    layer = adapter.build(settings)
-    adapter.call(layer, {name: ops.convert_to_tensor(array) for name, array in inputs.items()}, settings)
+    with _orthogonal_in_float32():
+        layer = adapter.build(settings)
+        adapter.call(layer, {name: ops.convert_to_tensor(array) for name, array in inputs.items()}, settings)
     for name, path in adapter.taps.items():  # some layers make their sub-layers at their first call
         if name in job.taps:
             _tap_output(_sublayer(adapter, layer, path), name)
     return layer
+
+
+@contextmanager
+def _orthogonal_in_float32() -> Iterator[None]:
+    """Let recurrent layers draw their weights in half precision, in which JAX has no QR decomposition."""
+    orthogonal = keras.initializers.Orthogonal
+    call = orthogonal.__call__
+
+    def in_float32(self: Any, shape: Any, dtype: Any = None) -> Any:
+        return ops.cast(call(self, shape, dtype="float32"), dtype or keras.config.floatx())
+
+    orthogonal.__call__ = in_float32
+    try:
+        yield
+    finally:
+        orthogonal.__call__ = call
 
 
 def variables(layer: Any) -> dict[str, Any]:
