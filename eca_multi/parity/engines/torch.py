@@ -62,6 +62,7 @@ class TorchEngine(Engine):
     def __init__(self, adapter: Adapter) -> None:
         super().__init__(adapter)
         self._layers: dict[object, torch.nn.Module] = {}
+        self._first: dict[object, Native] = {}  # what the map leaves out, as it was built
 
     def compute(self, job: Job) -> Computed:
         return self.compute_together([job], _compiled() if job.compiled else forward)[0]
@@ -119,9 +120,13 @@ class TorchEngine(Engine):
         layer = self._layers[key]
         native = self.parameters(layer)
         weight_map = map_of(self.adapter, job, native)
+        others = {n: t for n, t in native.items() if n not in weight_map.names and not t.requires_grad}
+        first = self._first.setdefault(key, {name: tensor.detach().clone() for name, tensor in others.items()})
         with torch.no_grad():
             for name, array in native_weights(job, weight_map).items():
                 native[name].copy_(_tensor(array))
+            for name, tensor in others.items():  # a counter of batches, say, which the call before has changed
+                tensor.copy_(first[name])
         self.check_loaded(job, weight_map, native)
         check_trained(self.adapter, job, weight_map, [name for name, tensor in native.items() if tensor.requires_grad])
         return layer, weight_map, native

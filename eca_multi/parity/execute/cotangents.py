@@ -42,7 +42,7 @@ def with_cotangents(exchange: Exchange, reference: Runner, tasks: Sequence[Task]
                 raise SpecError(f"the reference failed on case {task.case}: {last_line(text)}")
             case Delivery() if task is not None:
                 try:
-                    drawn[task.case] = _draw(task.job, reply.outputs())
+                    drawn[task.case] = cotangents_for(task.job, reply.outputs())
                 except Malformed as error:
                     exchange.condemn(reference, no_answer(error))
     # Where the reference has ended without an answer, the session finds the same end, and reports it.
@@ -62,7 +62,8 @@ def _plain(job: Job) -> Job:
     return replace(job, compiled=False, twice=False, gradients=False, training=None, taps=())
 
 
-def _draw(job: Job, outputs: Outputs) -> dict[str, np.ndarray]:
+def cotangents_for(job: Job, outputs: Outputs) -> dict[str, np.ndarray]:
+    """Draw a cotangent for each float output of these, or raise SpecError for axes that are not the specification's."""
     cotangents = {}
     for name in job.outputs:
         tensor = outputs.get(Quantity(Kind.OUTPUT, name))

@@ -113,7 +113,8 @@ class Judge:
         self, where: Where, task: Task, quantity: Quantity, dtype: str | None, results: Outputs, solution: Solution
     ) -> Cell:
         if quantity not in solution:
-            reason = f"the reference gives no {quantity.label}: it needs gradients, or a TorchAdapter"
+            what = "gradients" if quantity.kind in _GRADIENTS else quantity.label
+            reason = f"the reference gives no {what}: it must be a TorchAdapter, or a NumpyAdapter with `gradients`"
             return Cell(*where, Judgement(Verdict.UNSUPPORTED), reason=reason)
         if quantity not in results:
             verdict, reason = _reason_of_absence(quantity, results)

@@ -121,9 +121,7 @@ def _print_failures(view: View, console: Terminal) -> None:
             console.print(f"  still fails with {localised.sizes}")
         if localised.replay:
             console.print(f"  run it again: {localised.replay}", soft_wrap=True)
-    unsupported = (result for result in view.results if result.verdict == "UNSUPPORTED")
-    reasons = dict.fromkeys(f"{result.runner} {result.check}: {result.reason}" for result in unsupported)
-    for reason in list(reasons)[:MOST]:
+    for reason in _unsupported(view)[:MOST]:
         console.print(styled(("unsupported", "dim"), f" {reason}"), soft_wrap=True)
 
 
@@ -158,6 +156,18 @@ def _print_reach(view: View, console: Terminal) -> None:
     parts = [f"{r.dtype} {reach_words(r.reach)} ({r.case} {r.tensor})" for r in least.values() if r.reach is not None]
     if parts:
         console.print(f"Nearest to its reference, at the median element: {'; '.join(parts)}.", style="dim")
+
+
+def _unsupported(view: View) -> list[str]:
+    """Return one line for each reason, with the checks and the runners that it concerns."""
+    checks: dict[tuple[str, str], dict[str, None]] = {}  # by reason and runner
+    for result in view.results:
+        if result.verdict == "UNSUPPORTED":
+            checks.setdefault((result.reason, result.runner), {})[result.check] = None
+    runners: dict[tuple[str, str], list[str]] = {}
+    for (reason, runner), names in checks.items():
+        runners.setdefault((", ".join(names), reason), []).append(runner)
+    return [f"{names} of {', '.join(who)}: {reason}" for (names, reason), who in runners.items()]
 
 
 def _environment(view: View) -> tuple[str, str]:
