@@ -99,14 +99,16 @@ class Spec:
         weights: Canonical name -> axes ("k", "out in"), or a `Draw` of them. Plain axes are drawn from N(0, 1) over the
             root of the fan-in, so that no activation saturates: the fan-in is the product of the axes that no output
             has, or of all but the last. A vector is drawn from N(0, 1).
-        runners: Runner -> adapter: a class, or "file.py:Class" or "module:Class". A runner is torch, keras-tensorflow,
+        runners: Runner -> adapter: a class, an object of one, a callable that returns either, or "file.py:Class" or
+            "module:Class". A runner is torch, keras-tensorflow,
             keras-jax, keras-torch, linen, nnx, jax or numpy; "keras" stands for all three; "torch-old" is another
             torch. A `Runner` as the value gives it an environment or an interpreter of its own.
         reference: The adapter that runs in float64 as the oracle: a runner's name, a class, "file.py:Class", or a NumPy
             function of (inputs, weights).
         config: Settings, and sizes of the axes, for the adapters' `build`.
         inputs: Name -> axes or `Draw`. None is {"x": layout}. Float inputs get offsets along C.
-        outputs: Name -> axes, or "" where the axes have no names. None is {"y": layout}.
+        outputs: Name -> axes, or "" where the axes have no names. None is {"y": layout}. A size that `config` lacks
+            comes from the reference's run.
         state: Like `weights`, for arrays that the layer itself changes; compared after the call as new_<name>.
         taps: Intermediate values in the order of their computation; see `tap`. As a mapping, each tap with its axes in
             the reference's order, such as {"stem": "N C H W"}: a port of another layout is compared in that order.
