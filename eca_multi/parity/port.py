@@ -120,14 +120,16 @@ def compare_models(
     gradients: bool = True,
 ) -> Report:
     """Do the work of `assert_ported`, and return the report of a failure too."""
+    if not dtypes:
+        raise SpecError("dtypes must hold one at least. Received: none.")
     if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
         raise SpecError(f"dtypes must be of {', '.join(DTYPES)}. Received: {unknown[0]!r}.")
     ours, theirs = model_of(reference), model_of(port)
     check_alike(ours, theirs)
     weights = map if map is None or isinstance(map, WeightMap) else map_of(ours, theirs, map)
     compared = [compare(ours, theirs, inputs, dtype, layouts, gradients, weights) for dtype in dtypes]
-    about = {"name": f"{ours.name} -> {theirs.name}", "reference": ours.name, "layout": str(compared[0].layouts)}
-    about |= {"budget": KIND, "c": SAFETY[KIND]}
+    about: dict[str, Any] = {"name": f"{ours.name} -> {theirs.name}", "reference": ours.name}
+    about |= {"layout": str(compared[0].layouts), "budget": KIND, "c": SAFETY[KIND]}
     cases = ({"name": CASE, "why": "the inputs of the caller"},)
     witness = list(compared)
     if "float32" not in dtypes and any(cell.verdict.disagrees for item in compared for cell in item.cells):
@@ -190,7 +192,7 @@ def _read_inputs(path: str | os.PathLike[str]) -> Any:
 
 def _read_map(source: str | None) -> Mapping[str, str | None] | None:
     if source is None or not source.endswith(".json"):
-        return None if source is None else load_object(source)  # type: ignore[no-any-return]  # of the caller's file
+        return None if source is None else dict(load_object(source))
     try:
         entries: Mapping[str, str | None] = json.loads(Path(source).read_bytes())
     except (OSError, ValueError) as error:

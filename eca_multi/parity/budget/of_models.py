@@ -79,7 +79,8 @@ def noise_of(model: Model) -> Callable[..., Any]:
     """Return the function that measures a budget for models of this framework."""
     name = _NOISE.get(model.framework)
     try:
-        return import_module(f"{__package__}.{name}").budget  # type: ignore[no-any-return]  # of a module by name
+        measure: Callable[..., Any] = import_module(f"{__package__}.{name}").budget
+        return measure
     except ModuleNotFoundError as error:
         if name is not None and error.name != f"{__package__}.{name}":
             raise

@@ -86,7 +86,8 @@ def _rebuilt(name: str, like: Any, changed: Mapping[str, Any], top: bool) -> Any
     new = {key: _rebuilt(_joined(name, key, like, top), item, changed, top=False) for key, item in inside.items()}
     if isinstance(like, Mapping):
         whole = {key: new[str(key)] for key in like}
-        return whole if type(like) is dict else type(like)(whole)
+        kind: Any = type(like)
+        return kind(whole)
     if isinstance(like, tuple) and hasattr(like, "_fields"):
         return type(like)(*new.values())
     return type(like)(new.values()) if isinstance(like, (list, tuple)) else replace(like, **new)

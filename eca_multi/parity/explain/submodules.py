@@ -71,7 +71,7 @@ def localise(reference: Side, port: Side, dtype: str, layouts: Layouts) -> Local
         if propagated.verdict in FAILS and culprit is None and tried < MOST:
             alone = _isolated(pair, reference, port, dtype, layouts)
             tried += 1
-        steps.append(Step(pair, propagated, alone and alone.judgement))
+        steps.append(Step(pair, propagated, alone.judgement if alone else None))
         if alone is not None and alone.judgement.verdict in FAILS:
             given = Given(pair.reference.key, alone.inputs)
             about = alone.solution, alone.found, _tap(pair), dtype

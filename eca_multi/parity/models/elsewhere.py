@@ -78,7 +78,7 @@ class Elsewhere(Model):
         return self._about[name]
 
     @property
-    def framework(self) -> str:  # type: ignore[override]  # known when the process has loaded it
+    def framework(self) -> str:
         return str(self._of("framework"))
 
     @property

@@ -5,7 +5,7 @@ Nothing is compiled as a whole: a network repeats its blocks, whose operations J
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,7 @@ class JaxModel(Model):
         record: bool = False,
         given: Given | None = None,
     ) -> Run:
-        with jax.enable_x64(dtype == "float64" or jax.config.jax_enable_x64):
+        with jax.enable_x64(True) if dtype == "float64" else nullcontext():
             apply, weights = self.functional(dtype)
 
             def prepared() -> tuple[Native, Native]:

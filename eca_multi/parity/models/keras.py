@@ -69,7 +69,10 @@ def call(layer: Any, inputs: Any) -> Any:
 @contextmanager
 def heard(layer: Any, recorder: Recorder | None) -> Iterator[None]:
     """Let a recorder hear the calls of all layers inside this one, and its own."""
-    parts = dict(_inside("", layer, set())) if recorder else {}
+    if recorder is None:
+        yield
+        return
+    parts = dict(_inside("", layer, set()))
     own = {path: vars(part).get("call") for path, part in parts.items()}
     for path, part in parts.items():
         part.call = partial(_called, recorder, path, type(part).__name__, part.call)

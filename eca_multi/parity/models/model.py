@@ -37,7 +37,10 @@ class Model(ABC):
     tuple holds its arguments in order, and a dict its keywords. A model is never changed: runs work on copies.
     """
 
-    framework: str
+    @property
+    @abstractmethod
+    def framework(self) -> str:
+        """ "torch", "jax", "nnx", "linen", "numpy", or "keras-" and its backend."""
 
     @abstractmethod
     def weights(self) -> dict[str, np.ndarray]:
@@ -116,11 +119,11 @@ class Model(ABC):
         return Run(**groups, changed=run.changed, calls=tuple(self._numpy(call) for call in run.calls))
 
     def _numpy(self, call: Call) -> Call:
-        groups = {
-            name: {path: self.to_numpy(tensor) for path, tensor in getattr(call, name).items()}
-            for name in ("inputs", "outputs", "gradients")
-        }
-        return replace(call, **groups)
+        inputs, outputs, gradients = (
+            {path: self.to_numpy(tensor) for path, tensor in group.items()}
+            for group in (call.inputs, call.outputs, call.gradients)
+        )
+        return replace(call, inputs=inputs, outputs=outputs, gradients=gradients)
 
 
 def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -36,7 +36,8 @@ class NnxModel(JaxModel):
     @property
     def training(self) -> str:
         for keys, part in nnx.iter_modules(self.module):
-            drops = getattr(part, "deterministic", None) is False and getattr(part, "rate", 1) and hasattr(part, "rate")
+            rate = getattr(part, "rate", 0.0)
+            drops = getattr(part, "deterministic", None) is False and rate > 0
             if drops or getattr(part, "use_running_average", None) is False:
                 return f"{_path(keys) or 'the model'} ({type(part).__name__})"
         return ""

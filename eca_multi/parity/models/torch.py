@@ -31,7 +31,9 @@ _OPERATIONS = {
 
 
 class TorchModel(Model):
-    framework = "torch"
+    @property
+    def framework(self) -> str:
+        return "torch"
 
     def __init__(self, module: torch.nn.Module) -> None:
         self.module = module
@@ -181,7 +183,8 @@ class TorchFunction(TorchModel):
         return changed
 
     def tensors(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
-        return {path: module.get_parameter(place) for path, place in self.module.places.items()}
+        places: dict[str, str] = vars(self.module)["places"]
+        return {path: module.get_parameter(place) for path, place in places.items()}
 
 
 class _Held(torch.nn.Module):
@@ -207,7 +210,7 @@ def _heard(module: torch.nn.Module, recorder: Recorder | None) -> Iterator[None]
     fast = torch.backends.mha.get_fastpath_enabled()
     if recorder is not None:  # one kernel for a whole encoder layer would call none of its modules
         torch.backends.mha.set_fastpath_enabled(False)
-    parts = dict(module.named_modules()) if recorder else {}
+    parts: dict[str, Any] = dict(module.named_modules()) if recorder else {}
     own = {path: vars(part).get("forward") for path, part in parts.items()}  # some tools give a module one of its own
     for path, part in parts.items():
         part.forward = partial(_forward, recorder, path, type(part).__name__, part.forward)
@@ -221,7 +224,9 @@ def _heard(module: torch.nn.Module, recorder: Recorder | None) -> Iterator[None]
                 part.forward = own[path]
 
 
-def _forward(recorder: Recorder, path: str, kind: str, forward: Any, *arguments: Any, **keywords: Any) -> Any:
+def _forward(recorder: Recorder | None, path: str, kind: str, forward: Any, *arguments: Any, **keywords: Any) -> Any:
+    if recorder is None:
+        return forward(*arguments, **keywords)
     return recorder.call(path, kind, forward, arguments, keywords)
 
 
