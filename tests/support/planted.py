@@ -186,3 +186,10 @@ def relu_rnn(module, x):
         h = torch.relu(inner + h @ module.weight_hh_l0.T)
         states.append(h)
     return torch.stack(states, 1)
+
+
+def symmetric(module):
+    """Give a convolution kernels that a flip does not change."""
+    with torch.no_grad():
+        module.weight.copy_((module.weight + module.weight.flip(2, 3)) / 2)
+    return module

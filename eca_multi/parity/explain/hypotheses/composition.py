@@ -10,6 +10,7 @@ from eca_multi.parity.mutants.mode import Call, Change
 
 from .hypothesis import Hypothesis, is_weight, on
 
+CONCATENATIONS = ("cat", "concat", "concatenate")
 _ACTIVATIONS = (
     "relu",
     "relu6",
@@ -106,11 +107,14 @@ COMPOSITION = (
     Hypothesis("the activation is tanh", {"rnn_relu": lambda call: torch.rnn_tanh(*call.args, **call.kwargs)}),
     Hypothesis(
         "a gate is detached (no gradient goes through it)",
-        on(("sigmoid", "hardsigmoid", "softmax", "tanh"), lambda call: call.plain().detach()),
+        {
+            **on(("sigmoid", "hardsigmoid", "softmax", "tanh"), lambda call: call.plain().detach()),
+            "silu": lambda call: call.x * torch.sigmoid(call.x).detach(),
+        },
     ),
     Hypothesis("ReLU is the other one of ReLU and ReLU6", on(("relu", "relu6", "hardtanh"), _other_relu)),
-    Hypothesis("the parts of a concatenation are in reverse order", on(("cat", "concat"), _reversed_parts)),
-    Hypothesis("the parts are interleaved instead of concatenated", on(("cat", "concat"), interleaved_parts)),
+    Hypothesis("the parts of a concatenation are in reverse order", on(CONCATENATIONS, _reversed_parts)),
+    Hypothesis("the parts are interleaved instead of concatenated", on(CONCATENATIONS, interleaved_parts)),
     Hypothesis("the indices are shifted by one (too small)", {"embedding": _embedding(1)}),
     Hypothesis("the indices are shifted by one (too large)", {"embedding": _embedding(-1)}),
     Hypothesis("the embedding is scaled by sqrt(d)", {"embedding": _scaled_embedding(0.5)}),

@@ -1,5 +1,6 @@
 """Faults in normalisation: eps, momentum, n against n - 1, the statistics and the axes."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,6 +98,21 @@ def _corrected(call: Call) -> Any:
         correction = int(call.args[2])
     keep = call.kwargs.get("keepdim", False)
     return call.func(call.x, axes, correction=0 if correction else 1, keepdim=keep)
+
+
+def _outside(value: float) -> Change:
+    """Give a norm another eps, outside of the root."""
+
+    def change(call: Call) -> Any:
+        place = _PLACE_OF_EPS[call.name]
+        args, kwargs = list(call.args), dict(call.kwargs)
+        if len(args) > place:
+            args[place] = value
+        else:
+            kwargs["eps"] = value
+        return _eps_outside(replace(call, args=tuple(args), kwargs=kwargs))
+
+    return change
 
 
 def _eps_outside(call: Call) -> Any:
@@ -200,7 +216,11 @@ def _uncentred(call: Call) -> Any:
 
 NORMS = (
     *(Hypothesis(f"eps is {value:g}", _eps(value)) for value in EPS),
-    Hypothesis("eps is added outside of the root", on((*_NORMS, "rms_norm"), _eps_outside)),
+    Hypothesis("an eps is added outside of the root", on((*_NORMS, "rms_norm"), _eps_outside)),
+    *(
+        Hypothesis(f"an eps is added outside of the root, as {value:g}", on((*_NORMS, "rms_norm"), _outside(value)))
+        for value in (1e-3, 1e-5, 1e-6)
+    ),
     Hypothesis("momentum is its complement", {"batch_norm": _complement}),
     *(Hypothesis(f"momentum is {value:g}", {"batch_norm": _momentum(value)}) for value in (0.1, 0.01)),
     Hypothesis("the running variance is divided by n, not by n - 1", {"batch_norm": _biased}),

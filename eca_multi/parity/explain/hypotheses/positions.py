@@ -6,7 +6,7 @@ import torch
 
 from eca_multi.parity.mutants.mode import Call, Change
 
-from .composition import interleaved_parts
+from .composition import CONCATENATIONS, interleaved_parts
 from .hypothesis import Hypothesis, on, with_argument
 
 
@@ -86,7 +86,7 @@ POSITIONS = (
         {
             "__getitem__": _neighbours,
             "chunk": _pairs,
-            "cat": interleaved_parts,
+            **on(CONCATENATIONS, interleaved_parts),
             **on(("reshape", "view", "flatten"), _halves),
         },
     ),

@@ -29,6 +29,7 @@ Run = Callable[[AbstractContextManager[Any]], Mapping[K, torch.Tensor]]
 Known = Mapping[K, tuple[np.ndarray, np.ndarray]]
 
 MOST_CALLS = 32  # of one operation that are tried one by one
+EPS = "eps is "  # the beginning of hypotheses that differ in a value alone
 CLOSER = 0.7  # of the distance to the reference: a changed one must be nearer than that to be worth its budget
 
 
@@ -70,7 +71,18 @@ def name_causes(
             break
         if not hypothesis.dtypes or dtype in hypothesis.dtypes:
             causes += search.claims(hypothesis, ends)
-    return list({cause.says: cause for cause in causes}.values())
+    return _gathered(causes)
+
+
+def _gathered(causes: list[Cause]) -> list[Cause]:
+    """Return each cause once, and all values of eps that match as one cause, the best first."""
+    once = list({cause.says: cause for cause in causes}.values())
+    alike = sorted((cause for cause in once if cause.says.startswith(EPS)), key=lambda cause: cause.share)
+    if len(alike) < 2:
+        return once
+    values = [cause.says.removeprefix(EPS) for cause in alike]
+    one = Cause(f"{EPS}{', '.join(values[:-1])} or {values[-1]}", alike[0].share)
+    return [one, *(cause for cause in once if cause not in alike)]
 
 
 class _Search:

@@ -7,6 +7,7 @@ from .hypothesis import Hypothesis
 from .layout import LAYOUT
 from .norms import NORMS
 from .padding import PADDING
+from .parts import PARTS
 from .positions import POSITIONS
 from .precision import PRECISION
 from .recurrent import RECURRENT
@@ -15,6 +16,7 @@ from .weights import WEIGHTS
 
 HYPOTHESES: tuple[Hypothesis, ...] = (
     *WEIGHTS,
+    *PARTS,
     *PADDING,
     *NORMS,
     *ACTIVATIONS,

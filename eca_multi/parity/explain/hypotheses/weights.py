@@ -1,7 +1,6 @@
 """Faults in reading a weight: transposed, flipped, reinterpreted, its parts in another order, or left out."""
 
 from collections.abc import Callable
-from itertools import permutations
 from typing import Any
 
 import torch
@@ -78,6 +77,13 @@ def _interleaved_weight(call: Call) -> Any:
     return with_argument(call, 1, "weight", other)
 
 
+def _interleaved_input(call: Call) -> Any:
+    groups = call.argument(6, "groups", 1)
+    if groups < 2 or call.x.shape[1] == groups:
+        return NotImplemented
+    return call.on(call.x.unflatten(1, (-1, groups)).transpose(1, 2).flatten(1, 2))
+
+
 def _interleaved_output(call: Call) -> Any:
     groups, weight = call.argument(6, "groups", 1), call.argument(1, "weight")
     if groups < 2 or weight.shape[0] == groups:
@@ -142,49 +148,17 @@ def _plain_sum(call: Call) -> Any:
     return data.expand(torch.broadcast_shapes(a.shape, b.shape)) + 0.0 if fits else NotImplemented
 
 
-def _thirds(order: tuple[int, ...]) -> Change:
-    """Reorder the three parts of a projection to query, key and value."""
-
-    def change(call: Call) -> Any:
-        weight, bias = call.argument(1, "weight"), call.argument(2, "bias")
-        if weight.ndim != 2 or weight.shape[0] != 3 * weight.shape[1]:
-            return NotImplemented
-        parts = [torch.cat([part.chunk(3)[i] for i in order]) for part in (weight, bias) if part is not None]
-        return call.func(call.x, *parts)
-
-    return change
-
-
-def _pieces(order: tuple[int, ...]) -> Change:
-    def change(call: Call) -> Any:
-        pieces = call.plain()
-        return type(pieces)(pieces[i] for i in order) if _are_like(pieces, len(order)) else NotImplemented
-
-    return change
-
-
-def _are_like(pieces: Any, count: int) -> bool:
-    is_of_data = isinstance(pieces, tuple | list) and len(pieces) == count and pieces[0].is_floating_point()
-    return is_of_data and len({piece.shape for piece in pieces}) == 1
-
-
-def _orders() -> list[Hypothesis]:
-    found = []
-    for order in list(permutations(range(3)))[1:]:
-        names = " ".join(["query", "key", "value"][i] for i in order)
-        says = f"the parts of the projection are exchanged: {names}"
-        found.append(Hypothesis(says, {"linear": _thirds(order)}))
-    for count in (2, 3, 4):
-        for order in list(permutations(range(count)))[1:]:
-            says = f"the {count} parts of a split are exchanged: {' '.join(str(i + 1) for i in order)}"
-            found.append(Hypothesis(says, on(("chunk", "split", "unbind"), _pieces(order))))
-    return found
-
-
 WEIGHTS = (
     Hypothesis("kernel is flipped", on(_ALL, _weight(_flipped))),
     Hypothesis("kernel is reversed", {ANY: _reversed_vector}),
     Hypothesis("kernel is transposed (height and width exchanged)", on(_ALL, _weight(_exchanged(-2, -1)))),
+    *(
+        Hypothesis(
+            f"kernel is transposed (axes {2 + first} and {2 + second} exchanged)",
+            {name: _weight(_exchanged(first - 3, second - 3)) for name in ("conv3d", "conv_transpose3d")},
+        )
+        for first, second in ((0, 1), (0, 2))
+    ),
     Hypothesis("kernel is transposed (inputs and outputs exchanged)", on(_ALL, _weight(_exchanged(0, 1)))),
     Hypothesis(
         "weight is transposed",
@@ -195,6 +169,7 @@ WEIGHTS = (
         {**on((*CONVOLUTIONS, "linear"), _weight(_reinterpreted)), **on(_PRODUCTS, _factor(_reinterpreted))},
     ),
     Hypothesis("the kernel's groups are interleaved", on(CONVOLUTIONS, _interleaved_weight)),
+    Hypothesis("the input channels of the groups are interleaved", on(CONVOLUTIONS, _interleaved_input)),
     Hypothesis("the output channels of the groups are interleaved", on(CONVOLUTIONS, _interleaved_output)),
     Hypothesis(
         "bias is missing",
@@ -228,5 +203,4 @@ WEIGHTS = (
             **on(("batch_norm", "instance_norm"), _without(1, "weight")),
         },
     ),
-    *_orders(),
 )

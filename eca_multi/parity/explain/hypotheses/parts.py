@@ -1,0 +1,75 @@
+"""Faults in the order of the parts of a projection, of a split, and of the heads of a weight."""
+
+from itertools import permutations
+from typing import Any
+
+import torch
+
+from eca_multi.parity.mutants.mode import Call, Change
+
+from .hypothesis import Hypothesis, on, with_argument
+
+
+def _heads_of_weight(heads: int) -> Change:
+    """Split the outputs of a projection, or of three in one, as (size, heads) in the weight and not in the bias."""
+
+    def change(call: Call) -> Any:
+        weight = call.argument(1, "weight")
+        rows, width = weight.shape
+        if rows not in (width, 3 * width) or width % heads or width == heads:
+            return NotImplemented
+        other = weight.unflatten(0, (rows // width, -1, heads)).transpose(1, 2).reshape(weight.shape)
+        return with_argument(call, 1, "weight", other)
+
+    return change
+
+
+def _thirds(order: tuple[int, ...]) -> Change:
+    """Reorder the three parts of a projection to query, key and value."""
+
+    def change(call: Call) -> Any:
+        weight, bias = call.argument(1, "weight"), call.argument(2, "bias")
+        if weight.ndim != 2 or weight.shape[0] != 3 * weight.shape[1]:
+            return NotImplemented
+        parts = [torch.cat([part.chunk(3)[i] for i in order]) for part in (weight, bias) if part is not None]
+        return call.func(call.x, *parts)
+
+    return change
+
+
+def _pieces(order: tuple[int, ...]) -> Change:
+    def change(call: Call) -> Any:
+        pieces = call.plain()
+        return type(pieces)(pieces[i] for i in order) if _are_like(pieces, len(order)) else NotImplemented
+
+    return change
+
+
+def _are_like(pieces: Any, count: int) -> bool:
+    is_of_data = isinstance(pieces, tuple | list) and len(pieces) == count and pieces[0].is_floating_point()
+    return is_of_data and len({piece.shape for piece in pieces}) == 1
+
+
+def _orders() -> list[Hypothesis]:
+    found = []
+    for order in list(permutations(range(3)))[1:]:
+        names = " ".join(["query", "key", "value"][i] for i in order)
+        says = f"the parts of the projection are exchanged: {names}"
+        found.append(Hypothesis(says, {"linear": _thirds(order)}))
+    for count in (2, 3, 4):
+        for order in list(permutations(range(count)))[1:]:
+            says = f"the {count} parts of a split are exchanged: {' '.join(str(i + 1) for i in order)}"
+            found.append(Hypothesis(says, on(("chunk", "split", "unbind"), _pieces(order))))
+    return found
+
+
+PARTS = (
+    *(
+        Hypothesis(
+            f"a weight's heads are split in the order (size, heads), of {heads} heads",
+            {"linear": _heads_of_weight(heads)},
+        )
+        for heads in (2, 3, 4, 6, 8, 12, 16)
+    ),
+    *_orders(),
+)
