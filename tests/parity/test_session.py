@@ -45,6 +45,7 @@ class Scripted:
 
     scripts: list
     condemned: list = field(default_factory=list)
+    greetings: dict = field(default_factory=dict)  # of workers that an earlier session has started
 
     def stream(self, batches):
         known = {(runner.name, number): task for runner, batch in batches for number, task in enumerate(batch)}

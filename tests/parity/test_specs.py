@@ -257,6 +257,31 @@ def test_defects_are_found_in_every_runner_and_localised(no_closer_look):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spec", "runners", "blame"),
+    [
+        (
+            layer_norm.HALF,
+            ["torch", "linen"],
+            "known: PyTorch's LayerNorm gradient in bfloat16 (it adds up in bfloat16)",
+        ),
+        (bf16_gate.BIAS, ["torch", "linen"], "known: JAX's bias gradient in bfloat16 (it adds up in bfloat16)"),
+    ],
+    ids=["LayerNorm", "bias"],
+)
+def test_the_rounding_of_a_framework_is_no_fault_of_the_port(spec, runners, blame):
+    """The exit status and the reason; without float32, the negative control, it is a disagreement."""
+    report = whole(spec, runners=runners, dtypes=["float32", "bfloat16"])
+    assert {cell.blame for cell in report.rounding} == {blame}
+    assert (report.exit_code, report.disagreements) == (0, [])
+    assert replace(report, strict=True).exit_code == 1
+    alone = whole(spec, runners=runners, dtypes=["bfloat16"])
+    assert alone.exit_code == 1
+    assert not alone.rounding
+    assert not whole(replace(spec, strict=True), runners=runners, dtypes=["float32", "bfloat16"]).rounding
+
+
+@pytest.mark.slow
 def test_training_on_digits_drifts_no_further_than_rounding_does():
     report = parity.run(
         mlp.SPEC, runners=["torch", "linen", "jax"], dtypes=["float32"], checks="trajectory", timeout=600
