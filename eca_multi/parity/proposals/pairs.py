@@ -1,0 +1,264 @@
+"""Which weights of two models belong together: by kinds, shapes, names, and order."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from .names import ORDERS, Weight, likeness
+from .ways import Way, ways
+
+_NEVER = 1e6  # the cost of a pair that does not fit
+_UPSAMPLING = {"transpose", "transposed", "deconv", "up", "upsample", "deconvolution"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a weight of the port may hold, the likeliest first, each as a map's text.
+
+    Attributes:
+        native: Its name in the port.
+        texts: The entries that fit.
+        reference: The reference's weights in it.
+        why: What is open, for people; "" where nothing is.
+    """
+
+    native: str
+    texts: tuple[str, ...]
+    reference: tuple[str, ...]
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The choices by the port's order, what is left of both models, and pairs that order alone decided."""
+
+    choices: tuple[Choice, ...]
+    left_reference: tuple[Weight, ...]
+    left_port: tuple[Weight, ...]
+    by_order: tuple[tuple[str, ...], ...] = ()
+
+
+def pair(reference: Sequence[Weight], port: Sequence[Weight], turned: str) -> Pairing:
+    """Pair the weights of two models.
+
+    Args:
+        reference, port: The weights, in the order of the models.
+        turned: Whether kernels change their order of axes between the two; see `ways`.
+    """
+    matched = _assigned(reference, port, turned)
+    choices = {p: _whole(reference[r], port[p], turned) for p, r in matched.items()}
+    used = set(matched.values())
+    rest_r = [w for number, w in enumerate(reference) if number not in used]
+    rest_p = [w for number, w in enumerate(port) if number not in choices]
+    position = {w.path: number for number, w in enumerate(port)}
+    for build in (_fused, _taken_apart):
+        for choice in build(rest_r, rest_p, turned):
+            choices[position[choice.native]] = choice
+        taken = {name for choice in choices.values() for name in choice.reference}
+        rest_r = [w for w in rest_r if w.path not in taken]
+        rest_p = [w for w in rest_p if position[w.path] not in choices]
+    by_name = {w.path: w for w in reference}
+    for number, choice in choices.items():
+        choices[number], rest_r = _with_sum(choice, by_name, rest_r)
+    ordered = tuple(choices[number] for number in sorted(choices))
+    return Pairing(ordered, tuple(rest_r), tuple(rest_p), tuple(_undecided(reference, port, matched)))
+
+
+def _assigned(reference: Sequence[Weight], port: Sequence[Weight], turned: str) -> dict[int, int]:
+    """Return the port's positions with the reference's, so that names, and then order, agree best."""
+    if not reference or not port:
+        return {}
+    costs = np.full((len(port), len(reference)), _NEVER)
+    ranks = [_ranks(reference), _ranks(port)]
+    for p, theirs in enumerate(port):
+        for r, ours in enumerate(reference):
+            if _fits(ours, theirs, turned):
+                order = abs(ranks[0][r] - ranks[1][p])
+                costs[p, r] = -likeness(ours, theirs) + 0.5 * order
+    rows, columns = linear_sum_assignment(costs)
+    return {int(p): int(r) for p, r in zip(rows, columns, strict=True) if costs[p, r] < _NEVER}
+
+
+def _fits(ours: Weight, theirs: Weight, turned: str) -> bool:
+    if ours.kind != theirs.kind and ours.kind and theirs.kind:
+        return False
+    if ours.part != theirs.part and ours.part and theirs.part:
+        return False
+    if ours.part != theirs.part and len(ours.shape) != len(theirs.shape):
+        return False  # one part of a fused weight, beside the others, is no whole
+    return prod(ours.shape) == prod(theirs.shape) and bool(ways(ours.shape, theirs.shape, turned))
+
+
+def _ranks(weights: Sequence[Weight]) -> list[float]:
+    """Return the place of each weight among those of its kind and size, from 0 to 1; numbers order equal words."""
+    places: list[float] = [0.0] * len(weights)
+    groups: dict[object, list[int]] = {}
+    for number, weight in enumerate(weights):
+        groups.setdefault((weight.kind, prod(weight.shape)), []).append(number)
+    for members in groups.values():
+        ordered = _natural(weights, members)
+        for place, number in enumerate(ordered):
+            places[number] = place / max(len(ordered) - 1, 1)
+    return places
+
+
+def _natural(weights: Sequence[Weight], members: list[int]) -> list[int]:
+    """Sort by numbers where the words are the same, since a name of Flax sorts 10 before 2."""
+    same = {weights[number].words for number in members}
+    return sorted(members, key=lambda n: weights[n].numbers) if len(same) == 1 else members
+
+
+def _whole(ours: Weight, theirs: Weight, turned: str) -> Choice:
+    turned = "" if ours.is_table or theirs.is_table else turned
+    found = ways(ours.shape, theirs.shape, turned)
+    texts = [_text((ours.path,), way) for way in found]
+    if _UPSAMPLING & {*ours.words, *theirs.words} and len(ours.shape) >= 3 and turned:
+        axes = [way.left[axis] for way in found for axis in _space(len(ours.shape), turned)]
+        flip = " ".join(dict.fromkeys(group[0] for group in axes if group))
+        texts = [each for text in texts for each in (text, f"{text}, flip({flip})")]
+    why = f"{len(texts)} orders of axes fit the shape {theirs.shape}" if len(texts) > 1 else ""
+    return Choice(theirs.path, tuple(texts), (ours.path,), why)
+
+
+def _space(count: int, turned: str) -> range:
+    return range(count - 2) if turned == "to" else range(2, count)
+
+
+def _text(names: Iterable[str], way: Way, *clauses: str) -> str:
+    joined = " ".join(names)
+    return ", ".join((f"{joined}: {way.text}" if way.text or clauses else joined, *clauses))
+
+
+def _fused(reference: Sequence[Weight], port: Sequence[Weight], turned: str) -> list[Choice]:
+    """Put several weights of the reference into one of the port."""
+    choices = []
+    for theirs in port:
+        fitting = []
+        for parts in _families(reference):
+            one, count = parts[0], len(parts)
+            if one.kind not in (theirs.kind, "") or prod(one.shape) * count != prod(theirs.shape):
+                continue
+            texts = [
+                _text([w.path for w in parts], way.from_parts("part", axis))
+                for axis, shape in _parts_of(theirs.shape, count)
+                for way in ways(one.shape, shape, turned)
+            ]
+            if texts:
+                fitting.append((likeness(one, theirs), texts, parts))
+        if fitting:
+            _, texts, parts = max(fitting, key=lambda item: item[0])
+            choices.append(_of_parts(theirs.path, texts, parts))
+            reference = [w for w in reference if w not in parts]
+    return choices
+
+
+def _taken_apart(reference: Sequence[Weight], port: Sequence[Weight], turned: str) -> list[Choice]:
+    """Take one weight of the reference, or a sum of two, apart into several of the port."""
+    choices: list[Choice] = []
+    families = _families(port)
+    for ours in reference:
+        best: tuple[float, list[Weight]] | None = None
+        for parts in families:
+            one, count = parts[0], len(parts)
+            fits = one.kind == ours.kind and prod(one.shape) * count == prod(ours.shape)
+            if fits and any(ways(shape, one.shape, turned) for _, shape in _parts_of(ours.shape, count)):
+                score = likeness(ours, replace(one, words=tuple(w for w in one.words if w != one.part)))
+                best = max(best or (score, parts), (score, parts), key=lambda item: item[0])
+        if best is None:
+            continue
+        parts, count = best[1], len(best[1])
+        families = [family for family in families if family is not parts]
+        for position, theirs in enumerate(parts):
+            texts = [
+                _text([ours.path], way.of_part("part", axis), f"part[{position}]", f"part={count}")
+                for axis, shape in _parts_of(ours.shape, count)
+                for way in ways(shape, theirs.shape, turned)
+            ]
+            choices.append(_of_parts(theirs.path, texts, parts, (ours.path,)))
+    return choices
+
+
+def _of_parts(native: str, texts: list[str], parts: Sequence[Weight], held: tuple[str, ...] = ()) -> Choice:
+    known = any({w.part for w in parts} == set(order) for order in ORDERS)
+    whys = [] if known else [f"the order of {', '.join(w.path for w in parts)} is that of the names"]
+    whys += [f"{len(texts)} ways fit the shapes"] if len(texts) > 1 else []
+    return Choice(native, tuple(texts), held or tuple(w.path for w in parts), "; ".join(whys))
+
+
+def _families(weights: Sequence[Weight]) -> list[list[Weight]]:
+    """Return the groups of weights that may be parts of one, in the usual order of the parts."""
+    groups: dict[object, list[Weight]] = {}
+    for weight in weights:
+        groups.setdefault(weight.family, []).append(weight)
+    families = []
+    for members in groups.values():
+        parts = {w.part: w for w in members}
+        order = next((order for order in ORDERS if set(order) == set(parts)), None)
+        if order and len(members) == len(order):
+            members = [parts[part] for part in order]
+        if len(members) > 1:
+            families.append(members)
+    return families
+
+
+def _parts_of(shape: tuple[int, ...], count: int) -> list[tuple[int, tuple[int, ...]]]:
+    """Return the axes along which a weight may consist of parts, with the shape of a part."""
+    return [
+        (axis, (*shape[:axis], size // count, *shape[axis + 1 :]))
+        for axis, size in enumerate(shape)
+        if size % count == 0 and size > 1
+    ]
+
+
+def _with_sum(choice: Choice, reference: Mapping[str, Weight], left: Sequence[Weight]) -> tuple[Choice, list[Weight]]:
+    """Add a bias that is left over to its sibling: torch has two biases where others have one."""
+    first = reference[choice.reference[0]]
+    if first.kind != "bias" or len(choice.reference) > 1:
+        return choice, list(left)
+    apart = {"recurrent", "entering"}
+    for other in left:
+        siblings = set(other.words) ^ set(first.words) <= apart and other.numbers == first.numbers
+        if other.kind == "bias" and other.shape == first.shape and siblings and other.words != first.words:
+            name, pair = first.path, sorted((first, other), key=lambda w: "recurrent" in w.words)
+            both = " + ".join(w.path for w in pair)
+            texts = tuple(both + text[len(name) :] for text in choice.texts)
+            return Choice(choice.native, texts, tuple(w.path for w in pair), choice.why), list(left)
+    return choice, list(left)
+
+
+def _undecided(
+    reference: Sequence[Weight], port: Sequence[Weight], matched: Mapping[int, int]
+) -> Iterable[tuple[str, ...]]:
+    """Yield the groups of the port's weights whose names do not tell them apart, so that their order decided."""
+    groups: dict[object, list[tuple[int, int]]] = {}
+    for p, r in matched.items():
+        groups.setdefault((port[p].kind, port[p].shape, reference[r].shape), []).append((p, r))
+    for pairs in groups.values():
+        seen: set[int] = set()
+        for p, r in pairs:
+            own = likeness(reference[r], port[p])
+            rivals = [
+                q
+                for q, s in pairs
+                if q != p
+                and q not in seen
+                and likeness(reference[s], port[p]) + likeness(reference[r], port[q])
+                >= own + likeness(reference[s], port[q])
+                and not _counted(reference, port, (p, r), (q, s))
+            ]
+            if rivals and p not in seen:
+                group = (p, *rivals)
+                seen |= set(group)
+                yield tuple(port[q].path for q in group)
+
+
+def _counted(reference: Sequence[Weight], port: Sequence[Weight], one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether equal words with numbers tell two pairs apart: block0 and block1 against blocks.0 and blocks.1."""
+    (p, r), (q, s) = one, other
+    numbered = port[p].words == port[q].words and reference[r].words == reference[s].words
+    if not numbered or port[p].numbers == port[q].numbers or reference[r].numbers == reference[s].numbers:
+        return False
+    return (port[p].numbers < port[q].numbers) == (reference[r].numbers < reference[s].numbers)
