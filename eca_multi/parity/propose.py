@@ -1,5 +1,6 @@
 """The verb that proposes a map: which weight of a reference belongs to which weight of a port, and in which order."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ def propose_map(reference: Any, port: Any, inputs: Any = None) -> Proposal:
         }
     """
     ours, theirs = model_of(reference), model_of(port)
-    pairing = pair(_weights(ours), _weights(theirs), _turned(ours, theirs))
+    pairing = pair(_weights(ours), _weights(theirs), _turned(ours, theirs), _flips(ours) != _flips(theirs))
     if not pairing.choices:
         raise SpecError(
             "the models must have weights of common shapes. Received: "
@@ -131,9 +132,11 @@ def _classes(pairing: Pairing) -> list[tuple[list[Choice], int]]:
     classes: dict[object, list[Choice]] = {}
     for choice in pairing.choices:
         if len(choice.texts) > 1:
-            words = tuple(weight(name, ()).words for name in choice.reference)
-            ways = tuple(text.partition(":")[2].partition("part[")[0] for text in choice.texts)
-            classes.setdefault((words, weight(choice.native, ()).words, ways), []).append(choice)
+            held = tuple(weight(name, ()).words for name in choice.reference)
+            native = weight(choice.native, ())
+            ways = tuple(re.sub(r"\w+\[\d+\]", "", text.partition(":")[2]) for text in choice.texts)
+            words = tuple(word for word in native.words if word != native.part)  # the parts of one weight go together
+            classes.setdefault((held, words, ways), []).append(choice)
     return [(choices, len(choices[0].texts)) for choices in classes.values()]
 
 
@@ -160,6 +163,11 @@ def _turned(ours: Model, theirs: Model) -> str:
     if (ours.framework == "torch") == (theirs.framework == "torch"):
         return ""
     return "from" if ours.framework == "torch" else "to"
+
+
+def _flips(model: Model) -> bool:
+    """Whether the kernel of a transposed convolution is reversed: Flax's default, unlike torch's and Keras's."""
+    return model.framework in ("linen", "nnx")
 
 
 def _shapes(weights: list[Weight]) -> str:

@@ -11,7 +11,7 @@ from .names import ORDERS, Weight, likeness
 from .ways import Way, ways
 
 _NEVER = 1e6  # the cost of a pair that does not fit
-_UPSAMPLING = {"transpose", "transposed", "deconv", "up", "upsample", "deconvolution"}
+_TRANSPOSED = {"transpose", "transposed", "deconv", "deconvolution"}
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,16 @@ class Pairing:
     by_order: tuple[tuple[str, ...], ...] = ()
 
 
-def pair(reference: Sequence[Weight], port: Sequence[Weight], turned: str) -> Pairing:
+def pair(reference: Sequence[Weight], port: Sequence[Weight], turned: str, flips: bool = False) -> Pairing:
     """Pair the weights of two models.
 
     Args:
         reference, port: The weights, in the order of the models.
         turned: Whether kernels change their order of axes between the two; see `ways`.
+        flips: Whether the kernel of a transposed convolution is usually reversed between the two.
     """
     matched = _assigned(reference, port, turned)
-    choices = {p: _whole(reference[r], port[p], turned) for p, r in matched.items()}
+    choices = {p: _whole(reference[r], port[p], turned, flips) for p, r in matched.items()}
     used = set(matched.values())
     rest_r = [w for number, w in enumerate(reference) if number not in used]
     rest_p = [w for number, w in enumerate(port) if number not in choices]
@@ -62,8 +63,10 @@ def pair(reference: Sequence[Weight], port: Sequence[Weight], turned: str) -> Pa
         rest_p = [w for w in rest_p if position[w.path] not in choices]
     by_name = {w.path: w for w in reference}
     for number, choice in choices.items():
-        choices[number], rest_r = _with_sum(choice, by_name, rest_r)
+        choices[number] = _with_sum(choice, by_name, rest_r)
     ordered = tuple(choices[number] for number in sorted(choices))
+    taken = {name for choice in ordered for name in choice.reference}
+    rest_r = [w for w in rest_r if w.path not in taken]
     return Pairing(ordered, tuple(rest_r), tuple(rest_p), tuple(_undecided(reference, port, matched)))
 
 
@@ -111,16 +114,22 @@ def _natural(weights: Sequence[Weight], members: list[int]) -> list[int]:
     return sorted(members, key=lambda n: weights[n].numbers) if len(same) == 1 else members
 
 
-def _whole(ours: Weight, theirs: Weight, turned: str) -> Choice:
+def _whole(ours: Weight, theirs: Weight, turned: str, flips: bool) -> Choice:
     turned = "" if ours.is_table or theirs.is_table else turned
     found = ways(ours.shape, theirs.shape, turned)
-    texts = [_text((ours.path,), way) for way in found]
-    if _UPSAMPLING & {*ours.words, *theirs.words} and len(ours.shape) >= 3 and turned:
-        axes = [way.left[axis] for way in found for axis in _space(len(ours.shape), turned)]
-        flip = " ".join(dict.fromkeys(group[0] for group in axes if group))
-        texts = [each for text in texts for each in (text, f"{text}, flip({flip})")]
+    transposed = _TRANSPOSED & {*ours.words, *theirs.words} and len(ours.shape) >= 3
+    texts = [_text((ours.path,), way.of_transposed if transposed else way) for way in found]
+    if transposed:
+        axes = [found[0].left[axis] for axis in _space(len(ours.shape), turned)]
+        flip = f"flip({' '.join(group[0] for group in axes if group)})"
+        texts = [each for text in texts for each in _flipped(text, flip, flips)]
     why = f"{len(texts)} orders of axes fit the shape {theirs.shape}" if len(texts) > 1 else ""
     return Choice(theirs.path, tuple(texts), (ours.path,), why)
+
+
+def _flipped(text: str, flip: str, flips: bool) -> tuple[str, str]:
+    joined = f"{text}, {flip}"
+    return (joined, text) if flips else (text, joined)
 
 
 def _space(count: int, turned: str) -> range:
@@ -130,6 +139,12 @@ def _space(count: int, turned: str) -> range:
 def _text(names: Iterable[str], way: Way, *clauses: str) -> str:
     joined = " ".join(names)
     return ", ".join((f"{joined}: {way.text}" if way.text or clauses else joined, *clauses))
+
+
+def _axis(parts: Iterable[Weight]) -> str:
+    """Name the axis along which parts lie."""
+    names = {w.part for w in parts}
+    return "qkv" if names == set(ORDERS[0]) else "gate" if any(names == set(order) for order in ORDERS) else "part"
 
 
 def _fused(reference: Sequence[Weight], port: Sequence[Weight], turned: str) -> list[Choice]:
@@ -142,7 +157,7 @@ def _fused(reference: Sequence[Weight], port: Sequence[Weight], turned: str) -> 
             if one.kind not in (theirs.kind, "") or prod(one.shape) * count != prod(theirs.shape):
                 continue
             texts = [
-                _text([w.path for w in parts], way.from_parts("part", axis))
+                _text([w.path for w in parts], way.from_parts(_axis(parts), axis))
                 for axis, shape in _parts_of(theirs.shape, count)
                 for way in ways(one.shape, shape, turned)
             ]
@@ -171,9 +186,10 @@ def _taken_apart(reference: Sequence[Weight], port: Sequence[Weight], turned: st
             continue
         parts, count = best[1], len(best[1])
         families = [family for family in families if family is not parts]
+        name = _axis(parts)
         for position, theirs in enumerate(parts):
             texts = [
-                _text([ours.path], way.of_part("part", axis), f"part[{position}]", f"part={count}")
+                _text([ours.path], way.of_part(name, axis), f"{name}[{position}]", f"{name}={count}")
                 for axis, shape in _parts_of(ours.shape, count)
                 for way in ways(shape, theirs.shape, turned)
             ]
@@ -213,20 +229,18 @@ def _parts_of(shape: tuple[int, ...], count: int) -> list[tuple[int, tuple[int, 
     ]
 
 
-def _with_sum(choice: Choice, reference: Mapping[str, Weight], left: Sequence[Weight]) -> tuple[Choice, list[Weight]]:
+def _with_sum(choice: Choice, reference: Mapping[str, Weight], left: Sequence[Weight]) -> Choice:
     """Add a bias that is left over to its sibling: torch has two biases where others have one."""
     first = reference[choice.reference[0]]
-    if first.kind != "bias" or len(choice.reference) > 1:
-        return choice, list(left)
-    apart = {"recurrent", "entering"}
-    for other in left:
-        siblings = set(other.words) ^ set(first.words) <= apart and other.numbers == first.numbers
-        if other.kind == "bias" and other.shape == first.shape and siblings and other.words != first.words:
-            name, pair = first.path, sorted((first, other), key=lambda w: "recurrent" in w.words)
-            both = " + ".join(w.path for w in pair)
-            texts = tuple(both + text[len(name) :] for text in choice.texts)
-            return Choice(choice.native, texts, tuple(w.path for w in pair), choice.why), list(left)
-    return choice, list(left)
+    for other in left if first.kind == "bias" and len(choice.reference) == 1 else ():
+        apart = set(other.words) ^ set(first.words)
+        alike = (other.kind, other.shape, other.numbers) == (first.kind, first.shape, first.numbers)
+        if alike and apart and apart <= {"recurrent", "entering"}:
+            both = sorted((first, other), key=lambda w: "recurrent" in w.words)
+            names = tuple(w.path for w in both)
+            texts = tuple(" + ".join(names) + text[len(first.path) :] for text in choice.texts)
+            return Choice(choice.native, texts, names, choice.why)
+    return choice
 
 
 def _undecided(

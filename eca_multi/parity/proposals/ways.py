@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import permutations
 from math import prod
 
@@ -29,6 +30,13 @@ class Way:
         left = [(stack, *group) if number == axis else group for number, group in enumerate(self.left)]
         return Way(tuple(left), self.right)
 
+    @property
+    def of_transposed(self) -> "Way":
+        """Return the same way with the names that the axes of a transposed convolution have."""
+        names = {"o": "i", "i": "o"}
+        left, right = (tuple(tuple(names.get(a, a) for a in g) for g in side) for side in (self.left, self.right))
+        return Way(left, right)
+
     def from_parts(self, stack: str, axis: int) -> "Way":
         """Return the way from several weights to one, in which they lie one after the other along an axis."""
         right = [(stack, *group) if number == axis else group for number, group in enumerate(self.right)]
@@ -39,7 +47,8 @@ def side(groups: Groups) -> str:
     return " ".join("1" if not g else g[0] if len(g) == 1 else f"({' '.join(g)})" for g in groups)
 
 
-def ways(source: Shape, target: Shape, turned: str = "") -> list[Way]:
+@cache
+def ways(source: Shape, target: Shape, turned: str = "") -> tuple[Way, ...]:
     """Return the ways from a shape to another, the usual one first.
 
     Args:
@@ -51,14 +60,16 @@ def ways(source: Shape, target: Shape, turned: str = "") -> list[Way]:
     axes = [axis for axis, size in enumerate(source) if size != 1]
     wanted = [size for size in target if size != 1]
     if prod(source) != prod(target) or max(len(axes), len(wanted)) > _MOST_AXES:
-        return []
+        return ()
     found: dict[Way, int] = {}
     for order in permutations(axes):
         if _keeps_space(order, len(source), turned):
             for runs in _runs([source[axis] for axis in order], wanted):
                 way = _way(source, target, order, runs, names)
                 found.setdefault(way, _strangeness(order, runs[0], len(source), turned))
-    return sorted(found, key=found.__getitem__)
+    moved = {way: strange for way, strange in found.items() if all(len(g) < 2 for g in (*way.left, *way.right))}
+    found = moved or found  # what can be moved is not merged: 64 is 8 times 8 by chance
+    return tuple(sorted(found, key=found.__getitem__))
 
 
 def _keeps_space(order: tuple[int, ...], count: int, turned: str) -> bool:
