@@ -165,6 +165,22 @@ def port(
     )
 
 
+@app.command("map")
+def map_(
+    reference: Annotated[str, typer.Argument(help="module:factory or file.py:factory, which makes the reference.")],
+    port: Annotated[str, typer.Argument(help="The same for the port.")],
+    inputs: Annotated[
+        Path | None, typer.Option(help="An .npz file: arguments in order, or keywords by name. Then both are run.")
+    ] = None,
+) -> None:
+    """Propose the map of the weights of a port, to paste: from names, shapes, order, and from running both.
+
+    Exit status: 0 nothing is open; 1 something is, and the map says what; 2 wrong usage.
+    """
+    proposal = guard(lambda parity: import_module("eca_multi.parity.propose").propose_sources(reference, port, inputs))
+    finish(1 if proposal.open else 0, lambda: typer.echo(printable(str(proposal), lines=True)))
+
+
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A .safetensors file: what was computed.")],

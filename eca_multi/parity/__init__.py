@@ -51,6 +51,8 @@ from .match import assert_match as assert_match
 from .offline import compare as compare
 from .offline import replay as replay
 from .port import assert_ported as assert_ported
+from .port_weights import port_weights as port_weights
+from .propose import propose_map as propose_map
 from .report.report import ParityError as ParityError
 from .report.report import Report as Report
 from .run import fingerprints as fingerprints
@@ -84,7 +86,9 @@ __all__ = [
     "fingerprints",
     "integers",
     "normal",
+    "port_weights",
     "prefixed",
+    "propose_map",
     "replay",
     "run",
     "tap",

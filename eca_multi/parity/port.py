@@ -3,7 +3,6 @@
 import json
 import os
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -26,6 +25,7 @@ from .judge.ported import CASE, KIND, PORT, Compared, compare, with_blame
 from .models import Model, model_of
 from .models.alike import check_alike
 from .models.elsewhere import Elsewhere
+from .models.inputs import read_inputs
 from .models.mapping import map_of, unlike
 from .report.assemble import environment
 from .report.report import ParityError, Report, describe
@@ -173,21 +173,10 @@ def compare_sources(
     Raises:
         SpecError: As `assert_ported`, or if a name or a file cannot be read.
     """
-    arrays, entries = _read_inputs(inputs), _read_map(map)
+    arrays, entries = read_inputs(inputs), _read_map(map)
     with Elsewhere("the reference", reference) as ours, Elsewhere("the port", port) as theirs:
         report = compare_models(ours, theirs, arrays, map=entries, layouts=layouts, dtypes=dtypes)
     return report
-
-
-def _read_inputs(path: str | os.PathLike[str]) -> Any:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else {"": file}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise SpecError(f"the inputs must be an .npz file of arrays. Received: {path}: {error}") from error
-    if len(arrays) == 1:
-        return next(iter(arrays.values()))
-    return tuple(arrays.values()) if all(name.startswith("arr_") for name in arrays) else arrays
 
 
 def _read_map(source: str | None) -> Mapping[str, str | None] | None:

@@ -1,5 +1,6 @@
 """The verb that proposes a map: which weight of a reference belongs to which weight of a port, and in which order."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from typing import Any
 
 from .define.axes import SpecError
 from .models import Model, model_of
+from .models.elsewhere import Elsewhere
+from .models.inputs import read_inputs
 from .proposals.marked import Marks, floats
 from .proposals.names import Weight, weight
 from .proposals.pairs import Choice, Pairing, pair
@@ -99,6 +102,21 @@ def propose_map(reference: Any, port: Any, inputs: Any = None) -> Proposal:
     if inputs is None or lost:
         return Proposal(entries, (*lost, *_doubts(pairing)))
     return _decided(Marks(ours, theirs, inputs), pairing, entries)
+
+
+def propose_sources(reference: str, port: str, inputs: str | os.PathLike[str] | None = None) -> Proposal:
+    """Propose a map for two models by name, each in a process of its own: `eca-multi parity map`.
+
+    Args:
+        reference, port: "module:factory" or "file.py:factory": a function that makes the model, or the model.
+        inputs: An .npz file, as for `eca-multi parity port`; None does not run the models.
+
+    Raises:
+        SpecError: As `propose_map`, or if a name or a file cannot be read.
+    """
+    arrays = None if inputs is None else read_inputs(inputs)
+    with Elsewhere("the reference", reference) as ours, Elsewhere("the port", port) as theirs:
+        return propose_map(ours, theirs, arrays)
 
 
 def _decided(marks: Marks, pairing: Pairing, entries: dict[str, str | None]) -> Proposal:
