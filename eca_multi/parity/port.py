@@ -9,8 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .budget.safety import SAFETY
 from .define.axes import SpecError
 from .define.dtypes import DTYPES

@@ -3,7 +3,8 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import Any
 
 from .define.axes import SpecError
@@ -16,6 +17,7 @@ from .proposals.pairs import Choice, Pairing, pair
 from .proposals.patterns import compact
 
 _SHOWN = 6
+_MOST_IN_ORDER = 3  # weights that change places: each order is a run
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def propose_sources(reference: str, port: str, inputs: str | os.PathLike[str] | 
 
 def _decided(marks: Marks, pairing: Pairing, entries: dict[str, str | None]) -> Proposal:
     """Decide each open choice by running both models; blocks of a network are decided together."""
+    pairing = _ordered(marks, pairing, entries)
     classes = _classes(pairing)
     lines: list[str] = []
     for choices, count in classes:
@@ -143,6 +146,46 @@ def _decided(marks: Marks, pairing: Pairing, entries: dict[str, str | None]) -> 
     if not confirmed:
         lines += [_by_order(group) for group in pairing.by_order]
     return Proposal(entries, tuple(lines), confirmed)
+
+
+def _ordered(marks: Marks, pairing: Pairing, entries: dict[str, str | None]) -> Pairing:
+    """Decide by running both which of a few weights with one shape is which, where names do not tell."""
+    held = {choice.native: choice for choice in pairing.choices}
+    turns = [_renamed(group, held) for group in pairing.by_order if len(group) <= _MOST_IN_ORDER]
+    open_ways = [
+        {choice.native: choice.texts[n] for choice in choices}
+        for choices, count in _classes(pairing)
+        for n in range(1, count)
+    ]
+    left = [group for group in pairing.by_order if len(group) > _MOST_IN_ORDER]
+    for turn in turns:
+        first = [{native: choice.texts[0] for native, choice in way.items()} for way in turn]
+        others = [
+            {native: choice.texts[0] for native, choice in way.items()}
+            for other in turns
+            if other is not turn
+            for way in other[1:]
+        ]
+        fitting = marks.fitting(entries, first, [*open_ways, *others])
+        if len(fitting) == 1:
+            held |= turn[fitting[0]]
+        else:
+            left.append(tuple(turn[0]))
+    entries |= {native: choice.texts[0] for native, choice in held.items()}
+    return replace(pairing, choices=tuple(held.values()), by_order=tuple(left))
+
+
+def _renamed(group: tuple[str, ...], held: Mapping[str, Choice]) -> list[dict[str, Choice]]:
+    """Return the choices of a group for each order in which the reference's weights may belong to it."""
+    turns = []
+    for order in permutations(group):
+        turn = {}
+        for native, other in zip(group, order, strict=True):
+            old, new = held[native].reference[0], held[other].reference[0]
+            texts = tuple(new + text[len(old) :] for text in held[native].texts)
+            turn[native] = replace(held[native], texts=texts, reference=(new,))
+        turns.append(turn)
+    return turns
 
 
 def _classes(pairing: Pairing) -> list[tuple[list[Choice], int]]:

@@ -50,6 +50,9 @@ def pair(reference: Sequence[Weight], port: Sequence[Weight], turned: str, flips
         flips: Whether the kernel of a transposed convolution is usually reversed between the two.
     """
     matched = _assigned(reference, port, turned)
+    undecided = [*_undecided(reference, port, matched)]
+    for group in undecided:  # in the order of the models, whatever weights of other names lie between
+        matched |= dict(zip(sorted(group), sorted(matched[p] for p in group), strict=True))
     choices = {p: _whole(reference[r], port[p], turned, flips) for p, r in matched.items()}
     used = set(matched.values())
     rest_r = [w for number, w in enumerate(reference) if number not in used]
@@ -67,7 +70,9 @@ def pair(reference: Sequence[Weight], port: Sequence[Weight], turned: str, flips
     ordered = tuple(choices[number] for number in sorted(choices))
     taken = {name for choice in ordered for name in choice.reference}
     rest_r = [w for w in rest_r if w.path not in taken]
-    return Pairing(ordered, tuple(rest_r), tuple(rest_p), tuple(_undecided(reference, port, matched)))
+    return Pairing(
+        ordered, tuple(rest_r), tuple(rest_p), tuple(tuple(port[p].path for p in sorted(group)) for group in undecided)
+    )
 
 
 def _assigned(reference: Sequence[Weight], port: Sequence[Weight], turned: str) -> dict[int, int]:
@@ -245,8 +250,8 @@ def _with_sum(choice: Choice, reference: Mapping[str, Weight], left: Sequence[We
 
 def _undecided(
     reference: Sequence[Weight], port: Sequence[Weight], matched: Mapping[int, int]
-) -> Iterable[tuple[str, ...]]:
-    """Yield the groups of the port's weights whose names do not tell them apart, so that their order decided."""
+) -> Iterable[tuple[int, ...]]:
+    """Yield the groups of positions in the port whose names do not tell them apart, so that their order decided."""
     groups: dict[object, list[tuple[int, int]]] = {}
     for p, r in matched.items():
         groups.setdefault((port[p].kind, port[p].shape, reference[r].shape), []).append((p, r))
@@ -266,7 +271,7 @@ def _undecided(
             if rivals and p not in seen:
                 group = (p, *rivals)
                 seen |= set(group)
-                yield tuple(port[q].path for q in group)
+                yield group
 
 
 def _counted(reference: Sequence[Weight], port: Sequence[Weight], one: tuple[int, int], other: tuple[int, int]) -> bool:
