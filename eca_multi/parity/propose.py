@@ -151,13 +151,18 @@ def _decided(marks: Marks, pairing: Pairing, entries: dict[str, str | None]) -> 
 def _ordered(marks: Marks, pairing: Pairing, entries: dict[str, str | None]) -> Pairing:
     """Decide by running both which of a few weights with one shape is which, where names do not tell."""
     held = {choice.native: choice for choice in pairing.choices}
-    turns = [_renamed(group, held) for group in pairing.by_order if len(group) <= _MOST_IN_ORDER]
+    few = [
+        group
+        for group in pairing.by_order
+        if len(group) <= _MOST_IN_ORDER and all(len(held[native].reference) == 1 for native in group)
+    ]
+    turns = [_renamed(group, held) for group in few]
     open_ways = [
         {choice.native: choice.texts[n] for choice in choices}
         for choices, count in _classes(pairing)
         for n in range(1, count)
     ]
-    left = [group for group in pairing.by_order if len(group) > _MOST_IN_ORDER]
+    left = [group for group in pairing.by_order if group not in few]
     for turn in turns:
         first = [{native: choice.texts[0] for native, choice in way.items()} for way in turn]
         others = [

@@ -73,6 +73,22 @@ def test_marked_weights_decide_what_the_shapes_of_squares_do_not(turned, first):
     assert proposal["two.kernel"] == "2.weight: o i -> i o"
 
 
+def test_marked_weights_decide_which_of_two_equal_layers_is_which():
+    class Backwards(nnx.Module):
+        def __init__(self):
+            self.first = nnx.Linear(6, 6, rngs=nnx.Rngs(0))
+            self.then = nnx.Linear(6, 6, rngs=nnx.Rngs(1))
+
+        def __call__(self, x):
+            return self.first(nnx.tanh(self.then(x)))
+
+    assert propose_map(pair_of_squares(), Backwards())["first.bias"] == "0.bias"  # by the order alone, and wrong
+    proposal = propose_map(pair_of_squares(), Backwards(), X)
+    assert proposal.confirmed
+    assert proposal["first.kernel"] == "2.weight: o i -> i o"
+    assert (proposal["first.bias"], proposal["then.bias"]) == ("2.bias", "0.bias")
+
+
 def test_without_a_run_doubts_are_said():
     proposal = propose_map(pair_of_squares(), Square(turned=True))
     assert proposal.confirmed is None
