@@ -14,6 +14,8 @@ from eca_multi.parity.explain.hypotheses.hypothesis import Hypothesis
 from eca_multi.parity.explain.hypotheses.search import name_causes
 from tests.support.causes import causes_of, drawn, known_of, randomised
 from tests.support.planted import (
+    MASK,
+    QUERY,
     Flattened,
     Masked,
     Op,
@@ -34,14 +36,10 @@ from tests.support.planted import (
     same,
     scores_by_hand,
     sequence,
+    swapped_in_the_weight,
     symmetric,
     tf32,
 )
-
-MASK = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)) > 0.4
-MASK = MASK | torch.eye(5, dtype=torch.bool) & ~torch.zeros(5, 5, dtype=torch.bool)
-MASK[:, 4] = False
-QUERY = drawn(2, 5, 4)
 
 C3 = dict(padding=1)
 FAULTS = {
@@ -159,6 +157,10 @@ FAULTS = {
         lambda m, x: attention(m.inner, x, order=(1, 0, 2)),
         (sequence(),),
         "the parts of the projection are exchanged: key query value",
+    ),
+    "q k in the weight": (
+        *(SelfAttention(), swapped_in_the_weight, (sequence(),)),
+        "the parts of the projection are exchanged: key query value (in the weight alone)",
     ),
     "packed": (
         Scores(),
@@ -493,7 +495,6 @@ def test_a_run_that_is_not_the_reference_names_nothing():
 
 
 def test_the_causes_are_one_line():
-    assert say_causes([]) == ""
     two = [Cause("kernel is flipped", 0.2), Cause("eps is 0.001", 0.0313)]
     assert say_causes(two) == (
         "matches the reference if kernel is flipped (0.2 of the budget), or if eps is 0.001 (0.03 of the budget)"

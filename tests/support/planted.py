@@ -193,3 +193,16 @@ def symmetric(module):
     with torch.no_grad():
         module.weight.copy_((module.weight + module.weight.flip(2, 3)) / 2)
     return module
+
+
+def swapped_in_the_weight(module, x):
+    """Exchange query and key in the packed weight, and not in its bias."""
+    q, k, v = module.inner.in_proj_weight.chunk(3)
+    module.inner.in_proj_weight = nn.Parameter(torch.cat([k, q, v]))
+    return attention(module.inner, x)
+
+
+MASK = torch.rand(5, 5, generator=torch.Generator().manual_seed(0)) > 0.4
+MASK = MASK | torch.eye(5, dtype=torch.bool) & ~torch.zeros(5, 5, dtype=torch.bool)
+MASK[:, 4] = False
+QUERY = drawn(2, 5, 4)

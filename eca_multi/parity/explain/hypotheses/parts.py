@@ -24,15 +24,17 @@ def _heads_of_weight(heads: int) -> Change:
     return change
 
 
-def _thirds(order: tuple[int, ...]) -> Change:
-    """Reorder the three parts of a projection to query, key and value."""
+def _thirds(order: tuple[int, ...], with_bias: bool) -> Change:
+    """Reorder the three parts of a projection to query, key and value; its bias too, or the weight alone."""
 
     def change(call: Call) -> Any:
         weight, bias = call.argument(1, "weight"), call.argument(2, "bias")
         if weight.ndim != 2 or weight.shape[0] != 3 * weight.shape[1]:
             return NotImplemented
-        parts = [torch.cat([part.chunk(3)[i] for i in order]) for part in (weight, bias) if part is not None]
-        return call.func(call.x, *parts)
+        if bias is None and with_bias:
+            return NotImplemented  # the weight alone is all
+        other = torch.cat([weight.chunk(3)[i] for i in order])
+        return call.func(call.x, other, torch.cat([bias.chunk(3)[i] for i in order]) if with_bias else bias)
 
     return change
 
@@ -55,7 +57,8 @@ def _orders() -> list[Hypothesis]:
     for order in list(permutations(range(3)))[1:]:
         names = " ".join(["query", "key", "value"][i] for i in order)
         says = f"the parts of the projection are exchanged: {names}"
-        found.append(Hypothesis(says, {"linear": _thirds(order)}))
+        found.append(Hypothesis(says, {"linear": _thirds(order, with_bias=True)}))
+        found.append(Hypothesis(f"{says} (in the weight alone)", {"linear": _thirds(order, with_bias=False)}))
     for count in (2, 3, 4):
         for order in list(permutations(range(count)))[1:]:
             says = f"the {count} parts of a split are exchanged: {' '.join(str(i + 1) for i in order)}"
