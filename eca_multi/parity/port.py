@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from .models.inputs import read_inputs
 from .models.mapping import map_of, unlike
 from .report.assemble import environment
 from .report.report import ParityError, Report, describe
-from .report.terminal import summary
 
 _PROBES = {"torch": "torch", "jax": "jax", "nnx": "jax", "linen": "jax", "numpy": "numpy"}
 
@@ -36,7 +36,9 @@ class Ported(Report):
     """The report of `assert_ported`, which a notebook shows as the table."""
 
     def __str__(self) -> str:
-        return summary(self, width=100, colour=False)
+        # By name, on use: the packages that the terminal needs change the state of Python's random numbers.
+        terminal = import_module("eca_multi.parity.report.terminal")
+        return str(terminal.summary(self, width=100, colour=False))
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         printer.text(str(self))  # the way of IPython, which no other method of a class answers
