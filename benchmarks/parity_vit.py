@@ -12,7 +12,7 @@ import pstats
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from eca_multi import parity
 from eca_multi.parity import JaxAdapter, LinenAdapter, NnxAdapter, Spec, TorchAdapter
@@ -112,7 +112,7 @@ def _jax_vit(config: Arrays) -> Any:
 
 class Linen(LinenAdapter):
     layout = "NHWB"
-    weights = {f"params/{name}": name for name in weights()}
+    weights: ClassVar[Arrays] = {f"params/{name}": name for name in weights()}
 
     def build(self, config: Arrays) -> Any:
         from flax import linen as nn
@@ -130,7 +130,7 @@ class Linen(LinenAdapter):
 
 class Nnx(NnxAdapter):
     layout = "NHWB"
-    weights = {name: name for name in weights()}
+    weights: ClassVar[Arrays] = {name: name for name in weights()}
 
     def build(self, config: Arrays) -> Any:
         from flax import nnx

@@ -1,6 +1,6 @@
 """The session of a run, on replies made by hand: which answer meets which solution, and what an end costs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from eca_multi.parity import Case, NumpyAdapter, Spec, SpecError
 from eca_multi.parity.define.runners import Runner, reference_of
 from eca_multi.parity.define.tensor import Kind, Quantity, Tensor
+from eca_multi.parity.execute import session as session_module
 from eca_multi.parity.execute.messages import Computed, Do, Greeting, Malformed, Raised, Refused
 from eca_multi.parity.execute.pool import Lost
 from eca_multi.parity.execute.results import Delivery
@@ -77,6 +78,34 @@ def test_an_answer_waits_for_its_own_solution():
     values = [(result.outputs[Y].values[0], result.solution[Y][0][0], result.note) for _, result in finished]
     assert values == [(2.0, 20.0, "second"), (1.0, 10.0, "first")]
     assert (session.budget, session.lost, session.open["numpy"]) == ("analytic", None, [])
+
+
+def shares(monkeypatch, large, limit=3):
+    """Who solves which case of a run whose weights, of 12 elements, are large from `large` on."""
+    asked = []
+    monkeypatch.setattr(session_module, "LARGE", large)
+    monkeypatch.setattr(Scripted, "limit", limit, raising=False)
+    monkeypatch.setattr(Scripted, "stream", lambda _, batches: asked.append(batches) or [])
+    run()
+    return [(runner.name, [task.case for task in batch]) for runner, batch in asked[0] if runner.role == "reference"]
+
+
+def test_processes_share_the_questions_about_a_large_layer(monkeypatch):
+    assert shares(monkeypatch, 12) == [("reference", ["first"]), ("reference 2", ["second"])]
+    assert shares(monkeypatch, 13) == [("reference", ["first", "second"])]
+    assert shares(monkeypatch, 12, limit=1) == [("reference", ["first", "second"])]
+
+
+def test_each_process_of_the_reference_answers_and_its_end_is_the_references(monkeypatch):
+    monkeypatch.setattr(session_module, "LARGE", 1)
+    monkeypatch.setattr(Scripted, "limit", 2, raising=False)
+    twin = replace(REFERENCE, name="reference 2")
+    script = [HELLO, (RUNNER, 0, made(1.0)), (RUNNER, 1, made(2.0)), (twin, 0, made(20.0))]
+    session, finished = run([*script, (REFERENCE, 0, made(10.0))])
+    assert [(case, outcome.solution[Y][0][0]) for case, outcome in finished] == [("second", 20.0), ("first", 10.0)]
+    session, finished = run([*script[:3], (REFERENCE, 0, made(10.0)), (twin, None, Lost("crashed", "gone"))])
+    assert [(case, type(outcome)) for case, outcome in finished] == [("first", Results), ("second", Unsolved)]
+    assert (session.lost.name, session.lost.state) == ("reference", "crashed")
 
 
 def test_without_its_solution_an_answer_stays_open():

@@ -41,6 +41,11 @@ class Exchange:
         self._inputs: dict[tuple[int, ...], tuple[Job, Path]] = {}
         self.greetings: dict[str, messages.Greeting] = {}  # by runner: a worker greets once, whoever asks first
 
+    @property
+    def limit(self) -> int:
+        """The number of workers that are busy at a time."""
+        return self._pool.limit
+
     def stream(self, batches: Sequence[Batch]) -> Iterator[tuple[Runner, Task | None, Reply]]:
         """Ask every runner for its tasks, and yield the replies as they come; a greeting and an end have no task.
 

@@ -23,6 +23,8 @@ from .state import RunnerState
 from .tasks import Key, Task
 from .training import SOLVED, TRAINED, check_trained
 
+LARGE = 2**20  # weights: from here on a process of its own for each question costs less than waiting
+MOST = 4  # processes of the reference, each of which holds the layer's results in float64
 Progress = Callable[[str, int, int], None]
 
 
@@ -78,7 +80,7 @@ class Session:
         self._tell("starting")
         to_solve = {task.oracle: _question(task) for task in questions if task.oracle is not None}
         evaluations = [(runner, [task for task in tasks if task.do is not Do.TRAIN]) for runner, tasks in self._batches]
-        yield from self._phase([(self.reference, list(to_solve.values())), *evaluations])
+        yield from self._phase([*self._shares(list(to_solve.values())), *evaluations])
         trainings = [(runner, [task for task in tasks if task.do is Do.TRAIN]) for runner, tasks in self._batches]
         yield from self._train(trainings)
 
@@ -120,11 +122,19 @@ class Session:
                 jobs[id(task)] = replace(task.job, given=starts)
         return [(runner, [replace(task, job=jobs[id(task)]) for task in tasks]) for runner, tasks in batches]
 
+    def _shares(self, questions: list[Task]) -> list[Batch]:
+        """Give questions about large layers to several processes of the reference: 18 runs each take longest of all."""
+        sizes = [sum(array.size for array in task.job.weights.values()) for task in questions]
+        large = sum(size >= LARGE for size in sizes)
+        count = min(large, self.exchange.limit, MOST) if large > 1 else 1
+        twins = [replace(self.reference, name=f"{self.reference.name} {number}") for number in range(2, count + 1)]
+        return [(runner, questions[n::count]) for n, runner in enumerate([self.reference, *twins])]
+
     def _phase(self, batches: Sequence[Batch]) -> Iterator[Finished]:
         remaining = {runner.name: {id(task): task for task in tasks} for runner, tasks in batches}
         for runner, task, reply in self.exchange.stream(batches):
-            if runner is self.reference:
-                yield from self._take_solution(task, reply)
+            if runner.role == self.reference.role:
+                yield from self._take_solution(runner, task, reply)
             else:
                 remaining[runner.name].pop(id(task), None)
                 yield from self._take(runner, task, reply)
@@ -137,10 +147,10 @@ class Session:
 
     # --- the reference's replies
 
-    def _take_solution(self, task: Task | None, reply: Reply) -> Iterator[Finished]:
+    def _take_solution(self, runner: Runner, task: Task | None, reply: Reply) -> Iterator[Finished]:
         match reply:
             case Greeting(budget=""):
-                self._condemn_reference("a reference must say its budget")
+                self._condemn_reference(runner, "a reference must say its budget")
             case Greeting():
                 self.budget, self.reference_versions = reply.budget, dict(reply.versions)
             case WrongAdapter():
@@ -148,7 +158,7 @@ class Session:
             case Refused(reason=text) | Raised(text=text) if task is not None:
                 raise SpecError(f"the reference failed on case {task.case}: {last_line(text)}")
             case Unwritten():
-                self._end_reference(self.exchange.condemn(self.reference, reply.reason))
+                self._end_reference(self.exchange.condemn(runner, reply.reason))
             case Lost() if self.lost is None:
                 self._end_reference(reply)
             case Delivery() if task is not None and task.oracle is not None:
@@ -157,15 +167,15 @@ class Session:
                     if task.do is Do.SOLVE_TRAINING:
                         check_trained(task.job, {q: value.shape for q, (value, _) in solution.items()}, SOLVED)
                 except Malformed as error:
-                    self._condemn_reference(str(error))
+                    self._condemn_reference(runner, str(error))
                 else:
                     _check_finite(task.job, solution)
                     self.solutions[task.oracle] = solution
-                    for runner, waiting, delivery in self._waiting.pop(task.oracle, []):
-                        yield from self._read(runner, waiting, delivery)
+                    for asked, waiting, delivery in self._waiting.pop(task.oracle, []):
+                        yield from self._read(asked, waiting, delivery)
 
-    def _condemn_reference(self, fault: str) -> None:
-        self._end_reference(self.exchange.condemn(self.reference, no_answer(fault)))
+    def _condemn_reference(self, runner: Runner, fault: str) -> None:
+        self._end_reference(self.exchange.condemn(runner, no_answer(fault)))
 
     def _end_reference(self, lost: Lost) -> None:
         """Note the end of the reference: earlier verdicts stand, and the report shows the end among the runners."""
