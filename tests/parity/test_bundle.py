@@ -32,7 +32,13 @@ def bundle(tmp_path_factory) -> Path:
     [one] = report.localisations
     assert one.bundle == str(folder / "of it" / "numpy-off--offsets--float32")
     assert report.replay == one.replay
-    assert shlex.split(report.replay) == ["eca-multi", "parity", "replay", one.bundle]  # whose folder has a space
+    assert shlex.split(report.replay) == [
+        "eca-multi",
+        "parity",
+        "replay",
+        one.bundle,
+        "--trust",
+    ]  # a folder with a space
     return Path(one.bundle)
 
 

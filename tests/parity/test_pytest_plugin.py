@@ -203,7 +203,7 @@ WRONG_MARKS = {
     "file": ("'nowhere.py:SPEC'", "must name an existing file"),
     "object": ("7", "spec must be a Spec, one of eca"),
     "dtype": ("'eca', dtypes='float64'", "dtype must be one of float32"),
-    "keyword": ("'eca', case='offsets'", "unexpected keyword argument 'case'"),
+    "keyword": ("'eca', case='offsets'", "that takes spec, runners, dtypes, cases, checks alone. Received: case="),
     "nothing": ("'layers.py:SPEC', dtypes=['float32'], checks=['mixed']", "a mark must ask for what Scale compares"),
 }
 

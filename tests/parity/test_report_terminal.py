@@ -91,6 +91,22 @@ def test_the_budget_nearest_to_its_reference_is_named():
     )
 
 
+def test_reasons_of_what_is_unsupported_are_a_line_each():
+    """A NumPy reference without gradients gave four lines for each runner."""
+    reason = "the reference gives no gradients: it must be a TorchAdapter"
+    left_out = [
+        Cell(runner, "only", "float32", check, tensor, Judgement(Verdict.UNSUPPORTED), reason=reason)
+        for runner in ("torch", "jax")
+        for check, tensor in (("input_grad", "dx"), ("input_grad", "dx@ones"), ("weight_grad", "dw"))
+    ]
+    left_out.append(Cell("jax", "only", "float32", "compiled", "y", Judgement(Verdict.UNSUPPORTED), reason="another"))
+    text = shown(lambda console: render(report_of([*cells(GREEN), *left_out]), console, 2.0))
+    assert [line for line in text.splitlines() if line.startswith("unsupported")] == [
+        f"unsupported input_grad, weight_grad of torch, jax: {reason}",
+        "unsupported compiled of jax: another",
+    ]
+
+
 @pytest.fixture
 def files(tmp_path):
     for name, shift in (("a", 0.0), ("b", 0.25)):

@@ -12,6 +12,7 @@ import pytest
 from eca_multi.parity import (
     Case,
     JaxAdapter,
+    KerasAdapter,
     LinenAdapter,
     NnxAdapter,
     Spec,
@@ -26,26 +27,26 @@ from eca_multi.parity.budget.torch_reference import TorchReference
 from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.execute.cotangents import cotangents_for
 from eca_multi.parity.execute.messages import Do
-from eca_multi.parity.execute.tasks import Task
+from eca_multi.parity.execute.tasks import Task, rounded
 from eca_multi.parity.judge.verdicts import Judge
 from tests.support.everything import engine, job_of, name_of, variant
 
 
 @cache
-def solved(spec_name):
+def solved(spec_name, dtype):
     """Return a specification's job with cotangents, and the solution of its PyTorch reference."""
     spec = SPECS[spec_name]
     reference = TorchReference(spec.reference())
-    job = job_of(spec)
+    job = job_of(spec, dtype)
     shapes = {q: np.asarray(a) for q, a in reference.exact(replace(job, gradients=False)).items()}
     tensors = {q: type("Array", (), {"values": a})() for q, a in shapes.items()}
-    job = replace(job, cotangents={n: a.astype(np.float32) for n, a in cotangents_for(job, tensors).items()})
+    job = replace(job, cotangents=rounded({**cotangents_for(job, tensors), **job.cotangents}, dtype))
     return job, reference.solve(job)
 
 
-def wrong_of(adapter, spec_name):
+def wrong_of(adapter, spec_name, dtype="float32"):
     """Return the tensors that do not agree with the reference, in this process."""
-    job, solution = solved(spec_name)
+    job, solution = solved(spec_name, dtype)
     task = Task("", Do.EVALUATE, job.case, job, None)
     cells = Judge(BASE, "stochastic").cells("it", task, engine(adapter).evaluate(job), solution)
     return [cell.tensor for cell in cells if not cell.verdict.green]
@@ -410,3 +411,65 @@ def test_integer_weights_index_and_have_no_gradient():
     assert_match(right, X, weights)
     with pytest.raises(AssertionError, match="jax float32 inputs y: "):
         assert_match({**right, "jax": lambda x, w: x[:, w["i"] - 1] * w["s"]}, X, weights)
+
+
+# --- recurrent layers of Keras in half precision: JAX has no QR decomposition of half-precision initial weights
+
+
+class LstmTorch(TorchAdapter):
+    weights = {"weight_ih_l0": "wi", "weight_hh_l0": "wh", "bias_ih_l0": "b", "bias_hh_l0": "= 0"}
+
+    def build(self, config):
+        import torch
+
+        return torch.nn.LSTM(config["F"], config["U"], batch_first=True)
+
+    def call(self, layer, inputs, config):
+        y, (h, c) = layer(inputs["x"], (inputs["h0"][None], inputs["c0"][None]))
+        return y, (h[0], c[0])
+
+
+class LstmKeras(KerasAdapter):
+    weights = {
+        "lstm_cell/kernel": "wi: g f -> f g",
+        "lstm_cell/recurrent_kernel": "wh: g u -> u g",
+        "lstm_cell/bias": "b",
+    }
+
+    def build(self, config):
+        import keras
+
+        return keras.layers.LSTM(config["U"], return_sequences=True, return_state=True)
+
+    def call(self, layer, inputs, config):
+        return layer(inputs["x"], initial_state=[inputs["h0"], inputs["c0"]])
+
+
+class SwappedKeras(LstmKeras):
+    def call(self, layer, inputs, config):
+        return layer(inputs["x"], initial_state=[inputs["c0"], inputs["h0"]])
+
+
+LSTM = Spec(
+    "LSTM",
+    "N T F",
+    {"wi": normal("20 F", 0.4), "wh": normal("20 U", 0.4), "b": normal("20", 0.4)},
+    {},
+    LstmTorch,
+    inputs={"x": "N T F", "h0": "N U", "c0": "N U"},
+    outputs={"y": "N T U", "h": "N U", "c": "N U"},
+    config={"T": 4, "F": 4, "U": 5},
+    cases=(Case("only"),),
+)
+SPECS["lstm"] = LSTM
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_recurrent_layer_of_keras_runs_in_half_precision(dtype):
+    assert {"y", "h", "c"}.isdisjoint(wrong_of(LstmKeras, "lstm", dtype))
+
+
+@pytest.mark.keras
+def test_states_that_are_swapped_are_found():
+    assert {"y", "h", "c"} <= set(wrong_of(SwappedKeras, "lstm"))

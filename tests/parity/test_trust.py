@@ -20,10 +20,12 @@ from eca_multi import parity
 from eca_multi._pytest_plugin import pytest_configure_node
 from eca_multi.parity import NumpyAdapter, Spec, SpecError
 from eca_multi.parity.define.runners import Runner, reference_of, runners_of
-from eca_multi.parity.explain.bundle import FILES, SUMS, Bundle, read_bundle
+from eca_multi.parity.explain.bundle import FILES, SUMS, Bundle, read_bundle, replay_command
 from eca_multi.parity.explain.trust import Untrusted, check_trust, what_runs
+from eca_multi.parity.report.json import read_report
 from eca_multi.parity.specs import SHIPPED
 from tests.support.parity_runs import cli
+from tests.support.report_fixture import make
 
 HERE = Path(__file__)
 OURS = {"runner": "jax", "adapter": "eca_multi.parity.specs.eca:Jax", "reference": "eca_multi.parity.specs.eca:Oracle"}
@@ -316,6 +318,22 @@ def test_a_runner_does_not_choose_the_folder_of_its_bundle(tmp_path):
     *_, folder, trust = shlex.split(report.replay)
     assert folder in map(str, written)
     assert trust == "--trust"  # the adapters are the user's
+
+
+def test_a_report_of_a_stranger_asks_for_no_trust(tmp_path):
+    """The run prints the command with --trust; what reads its file shows the command without."""
+    command = replay_command("found", trust=True)
+    assert command == "eca-multi parity replay found --trust"
+    report = make()
+    report |= {"replay": command, "localisations": [{**row, "replay": command} for row in report["localisations"]]}
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps(report))
+    read = read_report(file)
+    assert read["replay"] == replay_command("found")
+    assert {row["replay"] for row in read["localisations"]} == {replay_command("found")}
+    file.write_text(json.dumps({**report, "replay": f"{command} --trust"}))
+    with pytest.raises(ValueError, match=r"replay is .*expected `eca-multi parity replay FOLDER`"):
+        read_report(file)
 
 
 def test_two_runners_of_one_name_are_refused():

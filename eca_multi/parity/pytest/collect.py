@@ -22,7 +22,7 @@ def parametrize(metafunc: pytest.Metafunc, mark: pytest.Mark, results: Results) 
         _fail(metafunc, "must have one parity mark; write another test for another specification")
     known = [name for name in signature(cells_of_mark).parameters if name != "module"]
     if unknown := [name for name in mark.kwargs if name not in known]:
-        _fail(metafunc, f"must have a parity mark with {', '.join(known)} alone. Received: {unknown[0]}=")
+        _fail(metafunc, f"has a parity mark that takes {', '.join(known)} alone. Received: {unknown[0]}=")
     try:
         cells = cells_of_mark(*mark.args, **mark.kwargs, module=metafunc.module)
     except TypeError as error:
