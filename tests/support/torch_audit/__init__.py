@@ -10,15 +10,7 @@ from .recurrent import RECURRENT
 from .resizing import RESIZING
 from .tensors import TENSORS
 
-__all__ = ["OPERATIONS", "Operation", "audited", "shares"]
+__all__ = ["GROUPS", "OPERATIONS", "Operation", "audited", "shares"]
 
-OPERATIONS: dict[str, Operation] = {
-    **ACTIVATIONS,
-    **CONVOLUTIONS,
-    **LOSSES,
-    **NORMS,
-    **POOLING,
-    **RECURRENT,
-    **RESIZING,
-    **TENSORS,
-}
+GROUPS = (ACTIVATIONS, CONVOLUTIONS, LOSSES, NORMS, POOLING, RECURRENT, RESIZING, TENSORS)
+OPERATIONS: dict[str, Operation] = {name: operation for group in GROUPS for name, operation in group.items()}

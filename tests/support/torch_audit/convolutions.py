@@ -35,7 +35,7 @@ CONVOLUTIONS = {
     "conv2d grouped": layer(lambda: nn.Conv2d(16, 32, 3, groups=4), MAPS),
     "conv2d depthwise": layer(lambda: nn.Conv2d(16, 16, 5, padding=2, groups=16), MAPS),
     "conv2d multiplier": layer(lambda: nn.Conv2d(16, 32, 3, groups=16), MAPS),
-    "conv2d same": layer(lambda: nn.Conv2d(16, 24, 4, padding="same"), MAPS),
+    "conv2d same": layer(lambda: nn.Conv2d(16, 24, (3, 5), padding="same"), MAPS),
     "conv2d reflect": layer(lambda: nn.Conv2d(16, 24, 3, padding=1, padding_mode="reflect"), MAPS),
     "conv2d circular": layer(lambda: nn.Conv2d(16, 24, 3, padding=1, padding_mode="circular"), MAPS),
     "conv2d replicate": layer(lambda: nn.Conv2d(16, 24, 3, padding=1, padding_mode="replicate"), MAPS),

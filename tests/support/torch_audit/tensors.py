@@ -31,7 +31,7 @@ TENSORS = {
     "topk": op(lambda x: x.topk(5)[0], x=A),
     "broadcast": op(lambda x, b: x * b + b, x=A, b=(48,)),
     "where": op(lambda x, b: torch.where(x > 0, x * b, b), x=A, b=A),
-    "clamp": op(lambda x: x.clamp(-0.5, 0.7), x=A),
+    "clamp": op(lambda x: x.clamp(-0.5, 0.75), x=A),
     "pow": op(lambda x: (x.abs() + 0.1) ** 1.7, x=A),
     "rotary": op(_rotary, x=A),
     "inverse": op(lambda x: torch.linalg.inv(x @ x.mT + 8 * torch.eye(8, dtype=x.dtype)), x=(3, 8, 8)),
