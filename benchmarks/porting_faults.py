@@ -1,6 +1,6 @@
 """Measure the parity harness on ports: layers as they are shipped, and the faults that people make when they port.
 
-    python benchmarks/porting_faults.py [--layer NAME ...] [--dtype NAME ...] [--json FILE] [--write]
+    python benchmarks/porting_faults.py [--layer NAME] [--dtype NAME] [--backend NAME] [--json FILE] [--write]
 
 Runs every right port and every faulty port of benchmarks/porting, one process for each backend of Keras, two at a time.
 Prints the tables; --write puts them into docs/measured-parity.md. --json keeps every record.
@@ -68,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--layer", action="append", default=[], help="a layer's name; all by default")
     parser.add_argument("--dtype", action="append", choices=list(DTYPES), help="all by default")
+    parser.add_argument("--backend", action="append", choices=list(SHARES), help="Keras's, with what runs beside; all")
     parser.add_argument("--json", type=Path, help="a file for the records")
     parser.add_argument("--write", action="store_true", help=f"put the tables into docs/{PAGE.name}")
     parser.add_argument("--share", choices=list(SHARES), help=argparse.SUPPRESS)
@@ -78,9 +79,10 @@ def main() -> None:
         run_share(options.share, options.layer, dtypes, options.out)
         return
     start = time.monotonic()
-    arguments = [f"--layer={name}" for name in options.layer] + [f"--dtype={name}" for name in dtypes]
+    arguments = [f"--layer={name}" for name in options.layer] + [f"--dtype={name}" for name in options.dtype or ()]
+    backends = [name for name in SHARES if name in (options.backend or SHARES)]
     with TemporaryDirectory() as folder:
-        outs = {backend: Path(folder) / f"{backend}.jsonl" for backend in SHARES}
+        outs = {backend: Path(folder) / f"{backend}.jsonl" for backend in backends}
         with ThreadPoolExecutor(2) as pool:
             statuses = list(pool.map(lambda item: _start(item[0], arguments, item[1]), outs.items()))
         lines = [line for out in outs.values() if out.exists() for line in out.read_text().splitlines()]
@@ -92,7 +94,9 @@ def main() -> None:
     section = write_section(
         records,
         f"{time.monotonic() - start:.0f} s",
-        "python benchmarks/porting_faults.py",
+        " ".join(
+            ["python benchmarks/porting_faults.py", *arguments, *(f"--backend={n}" for n in options.backend or ())]
+        ),
         f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
     )
     print(section)

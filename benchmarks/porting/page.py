@@ -35,7 +35,8 @@ smaller case that fails.
 
 {misses}
 
-Made in {total} by {command} on {machine}.
+Made in {total} by {command} on {machine}. Runners of
+this run: {runners}.
 """
 
 
@@ -138,6 +139,7 @@ def write_section(records: Sequence[Record], total: str, command: str, machine: 
         wrong_table=wrong_table(right, wrong),
         seconds=f"{median(times):.1f} s in the median and {max(times):.1f} s at most",
         misses=misses(right, wrong),
+        runners=", ".join(dict.fromkeys(r.runner for r in records)),
         total=total,
         command=f"`{command}`",
         machine=machine,

@@ -127,6 +127,11 @@ def test_a_fact_of_the_framework_is_named():
     assert found["linen"] == (ROUNDING, says)
 
 
+def test_the_bias_of_a_convolution_is_a_bias():
+    found = verdicts(cell("linen", 90.0), cell("torch", 0.5), **{**KNOWN, "operation": lambda place: "conv2d.bias"})
+    assert found["linen"][0] == ROUNDING
+
+
 @pytest.mark.parametrize(
     ("change", "witnesses"),
     [

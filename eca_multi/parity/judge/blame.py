@@ -48,7 +48,7 @@ class Known:
 _SUMS = frozenset(("linear", "addmm", "add", "__add__", "__radd__", "layer_norm", "batch_norm", "group_norm"))
 _CONVOLUTIONS = frozenset(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
 KNOWN = (
-    Known("accumulation.bias_gradient", "bias gradient", 1, _SUMS),
+    Known("accumulation.bias_gradient", "bias gradient", 1, _SUMS | {f"{name}.bias" for name in _CONVOLUTIONS}),
     Known("accumulation.norm_gradient", "LayerNorm gradient", 1, frozenset(("layer_norm",))),
     Known("accumulation.kernel_gradient", "convolution-kernel gradient", None, _CONVOLUTIONS),
 )

@@ -26,12 +26,14 @@ class Trace:
         taps: Tap -> how many operations came before it.
         leaves: Weight or input -> the tensors that hold it.
         reads: Id of a tensor -> the first operation that reads the tensor.
+        biases: Ids of the tensors that a convolution adds.
     """
 
     operations: list[str] = field(default_factory=list)
     taps: dict[str, int] = field(default_factory=dict)
     leaves: dict[tuple[Kind, str], list[torch.Tensor]] = field(default_factory=dict)
     reads: dict[int, int] = field(default_factory=dict)
+    biases: set[int] = field(default_factory=set)
 
     def mode(self) -> Mutating:
         """Return the context that notes each operation and changes none."""
@@ -42,6 +44,8 @@ class Trace:
             for value in tree_iter((call.args, dict(call.kwargs))):
                 if isinstance(value, torch.Tensor):
                     self.reads.setdefault(id(value), len(self.operations))
+            if call.name.startswith("conv") and (bias := call.argument(2, "bias")) is not None:
+                self.biases.add(id(bias))
             self.operations.append(GATE if _is_gate(call) else call.name)
         return NotImplemented
 
@@ -59,6 +63,8 @@ class Trace:
             found |= {Quantity(kind, name): self._between(begin, len(self.operations)) for name in names}
         for quantity, place in sorted(self._backward(job), key=lambda item: -item[1]):
             found[quantity] = self._between(place, min((b for b in bounds if b > place), default=len(self.operations)))
+            if any(id(leaf) in self.biases for leaf in self.leaves.get((quantity.kind, quantity.name), ())):
+                found[quantity] = (f"{found[quantity][0]}.bias", *found[quantity])  # "conv2d.bias": added, no kernel
         return found
 
     def _backward(self, job: Job) -> Iterator[tuple[Quantity, int]]:
