@@ -1,38 +1,42 @@
 """The time of a parity run of a whole network: a Vision Transformer of 12 blocks on 4 runners.
 
-    python benchmarks/parity_vit.py            # the run, in seconds
-    python benchmarks/parity_vit.py reference  # the reference alone, in seconds of one processor, and its profile
+    python benchmarks/parity_vit.py [--blocks 12]              # the run, in seconds
+    python benchmarks/parity_vit.py --one-process              # the same with one process for the reference
+    python benchmarks/parity_vit.py --reference [--profile]    # the reference alone, in seconds of one processor
 
 The network is ViT-Tiny: patches of 16 x 16, 192 channels, 3 heads, 12 blocks, 5.5 million weights; the images are of
 64 x 64, so that a run takes minutes and not an hour.
 """
 
+import argparse
 import cProfile
 import pstats
-import sys
 import time
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from eca_multi import parity
 from eca_multi.parity import JaxAdapter, LinenAdapter, NnxAdapter, Spec, TorchAdapter
 from eca_multi.parity.budget.torch_reference import TorchReference
 from eca_multi.parity.define.checks import BASE
+from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.define.sources import normal
 from eca_multi.parity.define.spec import Case
+from eca_multi.parity.execute import session
 from eca_multi.parity.execute.tasks import tasks
+from eca_multi.parity.report.report import describe
 
-BLOCKS, EPS = 12, 1e-6
+EPS = 1e-6
 Arrays = Mapping[str, Any]
 VECTORS = {"norm1_scale": "C", "norm1_bias": "C", "norm2_scale": "C", "norm2_bias": "C"}
 LINEAR = {"qkv": "C Q", "proj": "C O", "up": "C M", "down": "M C"}
 
 
-def weights() -> dict[str, Any]:
+def weights(blocks: int) -> dict[str, Any]:
     """Return the axes of all weights; each kernel is drawn over the root of its fan-in."""
     fan_in = {"C": 192, "M": 768}
     every = {"patch": normal("p q B C", 768**-0.5), "patch_bias": normal("C", 0.1), "position": normal("L C", 0.1)}
-    for number in range(BLOCKS):
+    for number in range(blocks):
         every |= {
             f"b{number}_{name}": normal(axes, 0.1, 1.0 if "scale" in name else 0) for name, axes in VECTORS.items()
         }
@@ -61,7 +65,7 @@ class Torch(TorchAdapter):
         def vit(inputs: Arrays, w: Arrays) -> torch.Tensor:
             x = F.conv2d(inputs["x"], w["patch"].permute(3, 2, 0, 1), w["patch_bias"], stride=16)
             x = x.flatten(2).transpose(1, 2) + w["position"]
-            for number in range(BLOCKS):
+            for number in range(config["blocks"]):
                 b = f"b{number}_"
                 q, k, v = (
                     linear(norm(x, w, b + "norm1"), w, b + "qkv").unflatten(-1, (3, config["heads"], -1)).unbind(2)
@@ -98,7 +102,7 @@ def _jax_vit(config: Arrays) -> Any:
         dimensions = ("NHWC", "HWIO", "NHWC")
         x = jax.lax.conv_general_dilated(inputs["x"], w["patch"], (16, 16), "VALID", dimension_numbers=dimensions)
         x = (x + w["patch_bias"]).reshape(len(x), -1, x.shape[-1]) + w["position"]
-        for number in range(BLOCKS):
+        for number in range(config["blocks"]):
             b = f"b{number}_"
             qkv = linear(norm(x, w, b + "norm1"), w, b + "qkv").reshape(*x.shape[:2], 3, config["heads"], -1)
             mixed = jax.nn.dot_product_attention(*(qkv[:, :, part] for part in range(3)))
@@ -112,7 +116,9 @@ def _jax_vit(config: Arrays) -> Any:
 
 class Linen(LinenAdapter):
     layout = "NHWB"
-    weights: ClassVar[Arrays] = {f"params/{name}": name for name in weights()}
+
+    def weights_for(self, config: Arrays) -> dict[str, str]:
+        return {f"params/{name}": name for name in weights(config["blocks"])}
 
     def build(self, config: Arrays) -> Any:
         from flax import linen as nn
@@ -130,7 +136,9 @@ class Linen(LinenAdapter):
 
 class Nnx(NnxAdapter):
     layout = "NHWB"
-    weights: ClassVar[Arrays] = {name: name for name in weights()}
+
+    def weights_for(self, config: Arrays) -> dict[str, str]:
+        return {name: name for name in weights(config["blocks"])}
 
     def build(self, config: Arrays) -> Any:
         from flax import nnx
@@ -150,44 +158,67 @@ class Nnx(NnxAdapter):
 
 
 def _shapes(config: Arrays) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(config[axis] for axis in draw.axes.split()) for name, draw in weights().items()}
+    return {name: tuple(config[axis] for axis in draw.axes.split()) for name, draw in weights(config["blocks"]).items()}
 
 
-SPEC = Spec(
-    "ViT of 12 blocks",
-    layout="NHWB",
-    weights=weights(),
-    outputs={"y": "N K"},
-    config={
-        "N": 2, "H": 64, "W": 64, "B": 3, "p": 16, "q": 16, "L": 16, "C": 192, "Q": 576, "O": 192, "M": 768, "K": 10,
-        "heads": 3,
-    },
-    runners={"torch": Torch, "linen": Linen, "nnx": Nnx, "jax": Jax},
-    reference=Torch,
-    cases=(Case("images", "two images"),),
-)  # fmt: skip
+def spec(blocks: int) -> Spec:
+    sizes = {
+        "N": 2,
+        "H": 64,
+        "W": 64,
+        "B": 3,
+        "p": 16,
+        "q": 16,
+        "L": 16,
+        "C": 192,
+        "Q": 576,
+        "O": 192,
+        "M": 768,
+        "K": 10,
+    }
+    return Spec(
+        f"ViT of {blocks} blocks",
+        layout="NHWB",
+        weights=weights(blocks),
+        outputs={"y": "N K"},
+        config={**sizes, "heads": 3, "blocks": blocks},
+        runners={"torch": Torch, "linen": Linen, "nnx": Nnx, "jax": Jax},
+        reference=Torch,
+        cases=(Case("images", "two images"),),
+    )
 
 
-def reference() -> None:
-    profile = cProfile.Profile(time.process_time)
-    engine = TorchReference(Torch())
-    for dtype in ("float32", "bfloat16"):
-        [task] = tasks(SPEC, SPEC.cases, [dtype], BASE)
+def reference(vit: Spec, dtypes: Sequence[str], *, profiled: bool) -> None:
+    profile, engine = cProfile.Profile(time.process_time), TorchReference(Torch())
+    for dtype in dtypes:
+        [task] = tasks(vit, vit.cases, [dtype], BASE)
         start = time.process_time()
-        if "profile" in sys.argv:
-            profile.runcall(engine.solve, task.job)
-        else:
-            engine.solve(task.job)
-        print(f"{dtype}: {time.process_time() - start:.1f} s of one processor")
-    if "profile" in sys.argv:
-        pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+        profile.runcall(engine.solve, task.job) if profiled else engine.solve(task.job)
+        print(f"{dtype}: {time.process_time() - start:.1f} s of one processor", flush=True)
+    if profiled:
+        pstats.Stats(profile).sort_stats("cumtime").print_stats(40)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--runner", nargs="*", default=None)
+    parser.add_argument("--dtype", nargs="*", default=list(DTYPES))
+    for flag in ("--one-process", "--reference", "--profile"):
+        parser.add_argument(flag, action="store_true")
+    asked = parser.parse_args()
+    if asked.one_process:
+        session.MOST = 1
+    if asked.reference:
+        return reference(spec(asked.blocks), asked.dtype, profiled=asked.profile)
     start = time.perf_counter()
-    report = parity.run(SPEC, checks=BASE, timeout=1800)
+    vit = spec(asked.blocks)
+    report = parity.run(vit, runners=asked.runner, dtypes=asked.dtype, checks=BASE, timeout=1800)
     print(f"{time.perf_counter() - start:.0f} s, exit status {report.exit_code}")
+    for line in map(describe, report.failures[:5]):
+        print(line)
+    return None
 
 
 if __name__ == "__main__":
-    reference() if "reference" in sys.argv else main()
+    main()

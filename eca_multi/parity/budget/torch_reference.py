@@ -1,6 +1,6 @@
 """PyTorch in float64 as the oracle, with the stochastic budget."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ class TorchReference(TorchEngine):
     kind = "stochastic"
     _backward: dict[Quantity, torch.Tensor]
     _narrows = False
+    _checked: Job | None = None
 
     def solve(self, job: Job) -> Solution:
         """Return the reference and the error E of each result; a tap in `job.given` replaces the layer's."""
@@ -57,6 +58,12 @@ class TorchReference(TorchEngine):
             return super().compute(job)
         finally:
             torch.set_default_dtype(before)
+
+    def check_loaded(self, job: Job, weight_map: WeightMap, native: Mapping[str, Any]) -> None:
+        """Check once: the re-runs of a job all load the same weights in the same way."""
+        if self._checked is not job:
+            super().check_loaded(job, weight_map, native)
+            self._checked = job
 
     def load(self, job: Job) -> tuple[torch.nn.Module, WeightMap, Native]:
         """Round parameters that are wider than the dtype of the computation, in each noisy run too."""
