@@ -71,12 +71,21 @@ def _steps(x):
     return jax.checkpoint(jax.jit(lambda c: c * 1.5))(carry) * 1.5 + 0 * rows.sum()
 
 
-def test_control_flow_is_followed_and_its_steps_round_independently():
+def test_control_flow_is_followed_and_its_steps_round():
     values, found = budget(lambda: {"y": _steps(jnp.asarray(X))}, 2.0**-24, 0.0, 0.0)
     np.testing.assert_allclose(values["y"], X[0] * 1.5**8, rtol=1e-14)
     units = found["y"] / (2.0**-24 * np.abs(values["y"]))
     assert units.max() <= 9.001  # the sum with zero rounds too
     assert 3 < np.median(units) < 8
+
+
+def test_the_steps_of_a_loop_round_independently():
+    """64 products: the same sign in each would add up to 64 roundings, and a random walk stays far below."""
+    values, found = budget(
+        lambda: {"y": lax.fori_loop(0, 64, lambda i, c: c * 1.25, jnp.asarray(X))}, 2.0**-24, 0.0, 0.0
+    )
+    units = found["y"] / (2.0**-24 * np.abs(values["y"]))
+    assert 8 < np.median(units) < units.max() < 45
 
 
 def layer_norm(x, w, b, eps=1e-5, dtype=jnp.float32):
