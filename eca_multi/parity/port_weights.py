@@ -98,7 +98,7 @@ def _safetensors(model: Model, arrays: Arrays, file: Path) -> None:
 
 
 def _keras(model: Model, arrays: Arrays, file: Path) -> None:
-    layer = getattr(model, "layer", None)
+    layer: Any = getattr(model, "layer", None)
     if not hasattr(layer, "save_weights"):
         raise SpecError(f"a .weights.h5 file must be of a Keras model. Received: {model.name}. Take .safetensors.")
     with scratch_folder(parent=file.parent) as folder:

@@ -143,8 +143,8 @@ def _decided(marks: Marks, pairing: Pairing, entries: dict[str, str | None]) -> 
         else:
             lines.append(f"{choices[0].native}: no text gives the same outputs, of {_or(choices[0], range(count))}")
     confirmed = marks.agree(entries)
-    if not confirmed:
-        lines += [_by_order(group) for group in pairing.by_order]
+    tried = [group for group in pairing.by_order if len(group) <= _MOST_IN_ORDER]  # and the run did not tell
+    lines += [_by_order(group) for group in (tried if confirmed else pairing.by_order)]
     return Proposal(entries, tuple(lines), confirmed)
 
 

@@ -21,13 +21,13 @@ def compact(entries: Entries) -> dict[str, str | None]:
         >>> compact({f"b{i}.w": f"block.{i}.w: o i -> i o" for i in range(3)})
         {'b{i}.w': 'block.{i}.w: o i -> i o'}
     """
-    groups: dict[object, list[Entry]] = {}
+    groups: dict[tuple[bool, str, str, str], list[Entry]] = {}
     for native, text in entries.items():
         names, rest = _halves(text or "")
         key = (text is None, _NUMBER.sub(_PLACE, native), _NUMBER.sub(_PLACE, names), rest)
         groups.setdefault(key, []).append((native, text or ""))
     compacted: dict[str, str | None] = {}
-    for (left_out, *_), members in groups.items():  # type: ignore[misc]  # the keys are the tuples made above
+    for (left_out, _, _, _), members in groups.items():
         for native, text in _patterns(members, list(entries), left_out):
             compacted[native] = None if left_out else text
     return compacted
