@@ -30,13 +30,14 @@ lost a port whose right version it rejects too, since nobody can use it there.
 
 {wrong_table}
 
-A run of one port in one dtype takes {seconds}, in a process that is there already, and without the search for a
-smaller case that fails.
+A run of one port in one dtype takes {seconds}, in a process that is there already, and
+without the search for a smaller case that fails.
 
 {misses}
 
-Made in {total} by {command} on {machine}. Runners of
-this run: {runners}.
+Made in {total} by
+{command}
+on {machine}. Runners of this run: {runners}.
 """
 
 
@@ -88,7 +89,8 @@ def wrong_table(right: Sequence[Record], wrong: Sequence[Record]) -> str:
             row("runs", len),
             row("caught", lambda some: share(sum(r.caught for r in some), len(some))),
             row("declared", lambda some: sum(r.declared for r in some)),
-            row("silent", lambda some: sum(not r.caught and not r.declared for r in some)),
+            row("silent", lambda some: sum(not (r.caught or r.declared or r.errors) for r in some)),
+            row("no result", lambda some: sum(bool(r.errors) and not r.caught for r in some)),
             row("right stage", lambda some: share(sum(r.localised for r in some), sum(r.caught for r in some))),
             row("cause named", lambda some: share(sum(r.named for r in some), sum(r.caught for r in some))),
             *(row(f"caught by {policy}", lambda some, p=policy: found(p, some)) for policy in POLICIES),
@@ -123,7 +125,7 @@ def misses(right: Sequence[Record], wrong: Sequence[Record]) -> str:
     parts = []
     for title, lines in groups.items():
         listed = "\n".join(f"- {line}" + (f", {n} runs" if n > 1 else "") for line, n in sorted(lines.items()))
-        parts.append(f"{title}: {'none.' if not lines else ''}" + (f"\n\n{listed}" if lines else ""))
+        parts.append(f"{title}:{' none.' if not lines else ''}" + (f"\n\n{listed}" if lines else ""))
     return "\n\n".join(parts)
 
 
