@@ -32,17 +32,17 @@ def with_cotangents(exchange: Exchange, reference: Runner, tasks: Sequence[Task]
         return list(tasks)
     drawn: dict[str, dict[str, np.ndarray]] = {}
     questions = [Task("", Do.OUTPUTS, case, _plain(job), None) for case, job in asked.items()]
-    for _, task, reply in exchange.stream([(reference, questions)]):
+    for _, question, reply in exchange.stream([(reference, questions)]):
         match reply:
             case Greeting(budget=""):
                 exchange.condemn(reference, no_answer("a reference must say its budget"))
             case WrongAdapter():
                 raise SpecError(f"the reference crashed: {reply.reason}")
-            case Refused(reason=text) | Raised(text=text) if task is not None:
-                raise SpecError(f"the reference failed on case {task.case}: {last_line(text)}")
-            case Delivery() if task is not None:
+            case Refused(reason=text) | Raised(text=text) if question is not None:
+                raise SpecError(f"the reference failed on case {question.case}: {last_line(text)}")
+            case Delivery() if question is not None:
                 try:
-                    drawn[task.case] = cotangents_for(task.job, reply.outputs())
+                    drawn[question.case] = cotangents_for(question.job, reply.outputs())
                 except Malformed as error:
                     exchange.condemn(reference, no_answer(error))
     # Where the reference has ended without an answer, the session finds the same end, and reports it.

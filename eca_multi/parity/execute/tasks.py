@@ -119,8 +119,11 @@ def base_job(spec: Spec, case: Case, drawn: Drawn, dtype: str, param_dtype: str 
     outputs, named_axes = spec.outputs_of(case), spec.axes(case)
     for name, axes in named_axes.items():
         sizes = [int(axis) if axis.isdigit() else drawn.config.get(axis) for axis in axes]
-        if name in outputs and name not in cotangents and None not in sizes:  # others wait for the reference's run
-            cotangents[name] = rng.normal(size=sizes)
+        known = [size for size in sizes if size is not None]
+        if (
+            name in outputs and name not in cotangents and len(known) == len(axes)
+        ):  # others wait for the reference's run
+            cotangents[name] = rng.normal(size=known)
     return Job(
         case.name,
         dtype,
