@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from eca_multi._files.file import write_atomically
 from eca_multi._files.scratch import scratch_folder
-from eca_multi.checkpoints.safetensors import write_safetensors
+from eca_multi.checkpoints.safetensors import pack_safetensors, unpack_safetensors
 
 from .define.axes import SpecError
 from .define.maps import WeightMap
@@ -93,8 +94,9 @@ def _write(model: Model, arrays: Arrays, file: Path) -> None:
 
 
 def _safetensors(model: Model, arrays: Arrays, file: Path) -> None:
-    write_safetensors(arrays, file)
-    _check(import_module("safetensors.numpy").load_file(file), arrays, file)
+    data = b"".join(pack_safetensors(arrays))
+    _check(unpack_safetensors(data, file.name), arrays, file)
+    write_atomically(file, data)
 
 
 def _keras(model: Model, arrays: Arrays, file: Path) -> None:
@@ -107,16 +109,14 @@ def _keras(model: Model, arrays: Arrays, file: Path) -> None:
         fresh = model.with_weights({name: np.zeros_like(array) for name, array in arrays.items()})
         fresh.layer.load_weights(new)  # type: ignore[attr-defined]  # a model of Keras, as just seen
         _check(fresh.weights(), arrays, file)
-        new.replace(file)
+        write_atomically(file, new.read_bytes())
 
 
 def _msgpack(model: Model, arrays: Arrays, file: Path) -> None:
     serialization = import_module("flax.serialization")
-    with scratch_folder(parent=file.parent) as folder:
-        new = folder / file.name
-        new.write_bytes(serialization.msgpack_serialize(_tree(model, arrays)))
-        _check(_flat(serialization.msgpack_restore(new.read_bytes()), _separator(model)), arrays, file)
-        new.replace(file)
+    data = serialization.msgpack_serialize(_tree(model, arrays))
+    _check(_flat(serialization.msgpack_restore(data), _separator(model)), arrays, file)
+    write_atomically(file, data)
 
 
 def _lazily(array: np.ndarray) -> Callable[[], np.ndarray]:

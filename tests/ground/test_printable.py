@@ -287,7 +287,10 @@ def test_an_unreadable_plan_says_so_printably(text, seen):
 def test_what_pytest_shows_is_printable(text, seen):
     report = report_of(text)
     name = text.replace("\n", " ")
-    case = SimpleNamespace(runner=name, case=name, dtype="float32", check="forward", source=name, argument=name)
+    place = (name, "float32", "forward")
+    case = SimpleNamespace(
+        runner=name, case=name, dtype="float32", check="forward", source=name, argument=name, place=place
+    )
     for shown in (Outcome(skip=name, crash=name).skip, Outcome(skip=name, crash=name).crash):
         check(shown, seen.replace(r"\n", " "))
     check(summary(report, width=3000, colour=False), seen)
@@ -350,8 +353,9 @@ def test_junit_is_xml_with_the_text(text, seen):
 
 @pytest.mark.parametrize(
     "command",
-    ["rm -rf ~", "eca-multi parity replay x; id", "eca-multi parity replay $(id)", "eca-multi parity replay x --trust",
-     "eca-multi parity replay --trust", "eca-multi parity replay 'x", "eca-multi parity replay x\nid", 3, None],
+    ["rm -rf ~", "eca-multi parity replay x; id", "eca-multi parity replay $(id)",
+     "eca-multi parity replay x --trust --trust", "eca-multi parity replay --trust", "eca-multi parity replay 'x",
+     "eca-multi parity replay x\nid", 3, None],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["report", "localisation"])
 def test_a_report_has_no_command_but_ours_to_copy(command, place):
@@ -360,6 +364,15 @@ def test_a_report_has_no_command_but_ours_to_copy(command, place):
     (content if place == "report" else content["localisations"][0])["replay"] = command
     with pytest.raises(ValueError, match=r"replay is .*, expected"):
         check_content(content)
+
+
+@pytest.mark.parametrize("place", ["report", "localisation"])
+def test_a_report_from_a_file_asks_for_no_trust(place):
+    content = report_of("x").to_dict()
+    part = content if place == "report" else content["localisations"][0]
+    part["replay"] = "eca-multi parity replay x --trust"
+    check_content(content)
+    assert part["replay"] == "eca-multi parity replay x"
 
 
 # --- names of files --------------------------------------------------------------------------------------------------

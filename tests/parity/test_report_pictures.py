@@ -71,7 +71,7 @@ def test_every_picture_is_named_and_has_its_table():
 def test_the_tables_hold_the_numbers_of_the_pictures():
     text = " ".join(" ".join(Outline(full_page()).text).split())
     assert "↑ d_conv 48.1 0.3 exceeds budget" in text
-    assert re.search(r"float16 · jax · same-sign · dw@ones · 0.41 . budget 180( \d+){10} 0", text)
+    assert re.search(r"float32 · torch-compiled · same-sign · y · 0.80 . budget 180( \d+){10} 0", text)
     rank = [row for row in REPORT["trajectories"] if (row["runner"], row["dtype"]) == ("torch", "float32")]
     assert f"200 {rank[0]['drift'][-1]:.2e}".replace("e-0", "e-") in text
 

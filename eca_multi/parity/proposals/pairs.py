@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from math import prod
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from .names import ORDERS, Weight, likeness
 from .ways import Way, ways
@@ -86,7 +86,8 @@ def _assigned(reference: Sequence[Weight], port: Sequence[Weight], turned: str) 
             if _fits(ours, theirs, turned):
                 order = abs(ranks[0][r] - ranks[1][p])
                 costs[p, r] = -likeness(ours, theirs) + 0.5 * order
-    rows, columns = linear_sum_assignment(costs)
+    optimize = import_module("scipy.optimize")  # here, since SciPy changes Python's warning filters
+    rows, columns = optimize.linear_sum_assignment(costs)
     return {int(p): int(r) for p, r in zip(rows, columns, strict=True) if costs[p, r] < _NEVER}
 
 

@@ -23,7 +23,7 @@ def use(value: float | None) -> str:
 
 def reach_words(value: float) -> str:
     """Say how far below the reference a budget lies."""
-    if value <= 0:
+    if value <= 0 or not math.isfinite(1 / value):
         return "the budget is unbounded"
     if value < 1:
         return f"the budget is {plain(1 / value)} {TIMES} the reference"
