@@ -54,6 +54,7 @@ def test_archives_without_checksums_are_read(tmp_path, weights):
     assert_same(load_file(tmp_path / "a.safetensors"), weights)
 
 
+@pytest.mark.slow
 def test_an_archive_that_was_packed_again(tmp_path, files):
     with zipfile.ZipFile(files("timm")) as old, zipfile.ZipFile(tmp_path / "m.pth", "w", zipfile.ZIP_DEFLATED) as new:
         for entry in old.infolist():

@@ -146,6 +146,7 @@ def test_a_disk_that_fills_at_the_end(tmp_path, files, monkeypatch, to, suffix):
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(target.name, "the old one")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("to", "suffix"),
     [pytest.param(to, suffixes[0], marks=marks(to, slow=to != "torch")) for to, suffixes in TARGETS.items()]

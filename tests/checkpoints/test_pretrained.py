@@ -54,6 +54,7 @@ def assert_same(model, weights):
 # --- a folder, a file ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_folder(folders, weights):
     model = from_pretrained(folders[0])
     assert_same(model, weights[0])
@@ -118,6 +119,7 @@ def test_the_older_name_of_the_weights(tmp_path, weights):
     assert_same(from_pretrained(folder), weights[0])
 
 
+@pytest.mark.slow
 def test_one_file_without_a_config(tmp_path, weights):
     original(random_weights("eca_resnet18", num_classes=4), tmp_path / "eca_resnet18_k3577.pth.tar")
     model = from_pretrained(tmp_path / "eca_resnet18_k3577.pth.tar", dtype=torch.float64)
@@ -139,6 +141,7 @@ def test_another_number_of_classes_keeps_the_rest(folders, weights):
     assert from_pretrained(folders[0], num_classes=0).num_classes == 0
 
 
+@pytest.mark.slow
 def test_features_alone(tmp_path):
     weights = random_weights("eca_mobilenet_v2", num_classes=2)
     folder = repository(tmp_path / "mobilenet", weights, "eca_mobilenet_v2")
@@ -299,6 +302,7 @@ def test_a_broken_download_is_refused(tmp_path, hub, options):
         from_pretrained("me/mine", **options)
 
 
+@pytest.mark.slow
 def test_without_the_extra():
     code = (
         "import sys; sys.modules['huggingface_hub'] = None\n"

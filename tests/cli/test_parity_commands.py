@@ -84,6 +84,7 @@ def test_doctor_starts_each_worker_once():
         assert word in text_of(done)
 
 
+@pytest.mark.slow
 def test_doctor_finds_a_worker_that_does_not_start():
     done = cli("doctor", here("FAULTY"))
     assert done.exit_code == 3
@@ -105,6 +106,7 @@ def test_numpy_has_a_fingerprint():
     assert state.fingerprint["version.numpy"] == np.__version__
 
 
+@pytest.mark.slow
 def test_a_report_becomes_a_page_and_junit(tmp_path):
     json_file, html, junit = (tmp_path / f"report.{kind}" for kind in ("json", "html", "xml"))
     assert cli(here("SCALE"), *QUICK, "--json", json_file).exit_code == 1

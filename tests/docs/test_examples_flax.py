@@ -40,6 +40,7 @@ def test_the_classifier_takes_any_length(kind):
         assert model(jnp.zeros((2, length, 3))).shape == (2, 10)
 
 
+@pytest.mark.slow
 @both
 def test_one_sample_does_not_change_another(kind):
     """What the page that the project grew out of got wrong: ECA mixes channels, never samples."""

@@ -104,6 +104,7 @@ def test_value_and_gradients_hold_under_a_transformation(transform, case, rng):
     assert_within_budget(got, "float32", x, w, G, **case.options)
 
 
+@pytest.mark.slow
 def test_the_budget_refuses_a_flipped_kernel(rng):
     x, w, G = draw(rng, (3, 1, 1))
     got = vjp(lambda x, w: eca(x, w[::-1]), *(jnp.asarray(a, "float32") for a in (x, w, G)))

@@ -243,6 +243,7 @@ class Step(nn.Module):
         return ECA(5, param_dtype=jnp.float64)(x, mask), None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("step", [Step, nn.remat(Step)], ids=["plain", "remat"])
 def test_scan_over_layers(step, rng):

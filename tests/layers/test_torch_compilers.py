@@ -79,6 +79,7 @@ def conv1d_eca(x, weight):
     return x * logits.sigmoid()[:, :, None, None]
 
 
+@pytest.mark.slow
 def test_function_compiles_once_for_all_channel_counts(counter, rng):
     run_over_channels(torch.compile(eca, fullgraph=True, dynamic=True, backend=counter), rng)
     assert counter.frame_count == 1

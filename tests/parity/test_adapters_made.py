@@ -139,6 +139,7 @@ print(*[(cell.runner, cell.verdict.green) for cell in report.cells])
 """
 
 
+@pytest.mark.slow
 def test_classes_of_a_notebook_are_compared():
     """Standard input has no file either."""
     done = subprocess.run([sys.executable, "-"], input=NOTEBOOK, capture_output=True, text=True, timeout=300)

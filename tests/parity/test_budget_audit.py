@@ -11,7 +11,11 @@ from tests.support.torch_audit import GROUPS, OPERATIONS, audited, shares
 from tests.support.torch_audit.control import both_shares
 from tests.support.torch_audit.faults import FAULTS, MISSING
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),  # torch takes its own code
+]
 
 
 def test_no_operation_of_the_audit_hides_another():

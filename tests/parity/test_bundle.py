@@ -42,6 +42,7 @@ def bundle(tmp_path_factory) -> Path:
     return Path(one.bundle)
 
 
+@pytest.mark.slow
 def test_a_bundle_holds_what_it_takes_and_no_more(bundle):
     assert {path.name for path in bundle.iterdir()} == {*FILES, SUMS}
 
@@ -59,6 +60,7 @@ def test_a_replay_with_a_right_adapter_is_green(bundle):
     assert "All agree: 1 of 1 tensors" in text_of(done)
 
 
+@pytest.mark.slow
 def test_localize_shows_the_chain_with_the_culprit(bundle):
     done = cli("localize", bundle, "--trust")
     assert done.exit_code == 1, done.output
@@ -90,6 +92,7 @@ def manual(tmp_path_factory) -> str:
     return quick(MANUAL, bundles=tmp_path_factory.mktemp("manual") / "bundles").localisations[0].bundle
 
 
+@pytest.mark.slow
 def test_a_replay_of_a_tolerance_by_hand_is_judged_by_it(manual):
     again = parity.replay(manual, trust=True)
     assert (again.spec["budget"], again.spec["c"]) == ("manual", 1.0)
@@ -107,6 +110,7 @@ def test_the_repro_of_a_tolerance_by_hand_is_judged_by_it(manual):
     assert float(done.stdout.split()[-1]) == pytest.approx(10, rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_bundle_is_written_whole_or_not_at_all(monkeypatch, tmp_path):
     def write(path, data):
         if Path(path).name == "repro.py":
@@ -118,6 +122,7 @@ def test_a_bundle_is_written_whole_or_not_at_all(monkeypatch, tmp_path):
     assert not [path for path in (tmp_path / "bundles").rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_a_bundle_replaces_a_bundle_and_nothing_else(bundle, tmp_path):
     folder = tmp_path / "bundles" / bundle.name
     shutil.copytree(bundle, folder)

@@ -10,6 +10,7 @@ from tests.support.parity_runs import MUTANTS, QUICK, cli, quick
 from tests.support.scale import SCALE, Drifting, Scale, WrongCompiled
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_not_the_same_twice_fails_determinism_alone():
     runners = {"numpy": Scale, "numpy-drifting": Drifting}
     report = quick(replace(SCALE, runners=runners), checks=["forward", "determinism"])

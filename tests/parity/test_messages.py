@@ -84,6 +84,7 @@ def forged(tmp_path_factory):
     return report, json.loads(report.to_json()), grown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_message_costs_its_own_runner(forged, name):
     report, plain, _ = forged
@@ -204,6 +205,7 @@ def loud():
     return quick(replace(SPEC, runners={"numpy": Scale, "numpy-shouting": Shouting, "numpy-rambling": Rambling}))
 
 
+@pytest.mark.slow
 def test_last_words_are_bounded_in_bytes(loud):
     [state] = [state for state in loud.runners if state.name == "numpy-shouting"]
     assert state.state == "crashed"

@@ -101,6 +101,7 @@ def gradients(f, tensors, cotangent, dtype):
     return {"y": y} | {f"d{n}": g for n, g in zip(tensors, back(jnp.asarray(cotangent, y.dtype)), strict=True)}
 
 
+@pytest.mark.slow
 def test_the_budget_is_that_of_torch_and_refuses_a_wrong_eps():
     tensors = {n: np.asarray(a, np.float32) for n, a in LAYERS["layer norm"].draw(np.random.default_rng(0)).items()}
     cotangent = np.random.default_rng(1).normal(size=(30, 48)).astype(np.float32)

@@ -58,6 +58,7 @@ def test_report_has_the_same_bytes_for_the_same_results():
     assert parity.run(**options).to_json() == parity.run(**options).to_json()
 
 
+@pytest.mark.slow
 def test_the_mutants_base_is_right():
     done = cli("--runner", mutant("Faithful"), *CASE)
     assert done.exit_code == 0, done.output
@@ -143,6 +144,7 @@ def test_an_end_without_all_results_is_no_agreement():
     assert "exit status 0" in done.output
 
 
+@pytest.mark.slow
 def test_an_adapter_that_the_file_lacks_is_named_beside_those_it_has():
     done = cli("--runner", mutant("Flipped"), "--dtype", "float32", *CASE)
     assert done.exit_code == 3

@@ -52,6 +52,7 @@ def test_half_precision_agrees_too(dtype):
     assert_ported(layer, (lambda p, x: x @ p["kernel"] + p["bias"], twin(layer)), X, dtypes=[dtype])
 
 
+@pytest.mark.slow
 def test_rounding_of_the_framework_is_told_from_a_fault_of_the_port():
     torch.manual_seed(0)
     layer = torch.nn.Linear(4, 3).eval()

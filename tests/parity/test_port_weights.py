@@ -21,6 +21,7 @@ def port(name="nnx"):
     return nnx.Linear(4, 3, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 def test_the_arrays_have_the_ports_names_axes_and_dtypes(layer):
     arrays = port_weights(MAP, layer.state_dict(), port())
     np.testing.assert_array_equal(arrays["kernel"], layer.weight.detach().numpy().T)

@@ -96,6 +96,7 @@ slow = pytest.mark.slow
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "redirection", "env", "status"),
     [
@@ -127,6 +128,7 @@ def test_what_cannot_be_printed_costs_no_report_and_no_verdict(place, spec, redi
         assert r"half a character \ud800, an escape \x1b[2J, and a word: gr\xf6\xdfer" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", ["GREEN", pytest.param("RED", marks=slow)])
 def test_a_reader_that_goes_ends_it_quietly_with_its_own_status(place, spec):
     """As `| head -1` does; here it is gone before the first line."""
@@ -161,6 +163,7 @@ def test_every_command_prints_in_the_same_steady_way(place, line, how):
     assert "Exception ignored" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_costs_none_of_the_others(place):
     options = [part for o, name in REPORTS.items() for part in (o, place / "out" / name)]
     os.symlink("/dev/full", place / "out" / "report.html")
@@ -184,6 +187,7 @@ def start(arguments: list[str], place: Path, **options) -> subprocess.Popen:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status"),
     [
@@ -212,6 +216,7 @@ def test_a_signal_ends_all_that_the_run_started(place, number, status):
         assert stderr.strip().splitlines()[-1] == "Interrupted; the workers have been ended."
 
 
+@pytest.mark.slow
 def test_an_interruption_of_the_api_ends_the_workers(place, monkeypatch):
     """Ctrl-C is a KeyboardInterrupt in a user's own process."""
     monkeypatch.setattr("tempfile.tempdir", str(place / "tmp"))
@@ -257,6 +262,7 @@ def test_it(parity):
 # --- what workers start, and how they end --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_child_in_a_session_of_its_own_ends_with_the_run(place, monkeypatch):
     monkeypatch.setenv("PARITY_TEST_FOLDER", str(place))
     other = subprocess.Popen(["sleep", "600"], env={**os.environ, "ECA_MULTI_WORKER": "of another run"})
@@ -270,6 +276,7 @@ def test_a_child_in_a_session_of_its_own_ends_with_the_run(place, monkeypatch):
         other.wait()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_beside_its_copy_has_crashed():
     """And is not waited for until it times out: the copy holds the pipes."""
     report = quick(replace(workers.GREEN, runners={"numpy-forks": workers.DiesBesideAFork, "numpy": workers.Scale}))
@@ -307,6 +314,7 @@ def test_a_harness_that_was_busy_listens_before_it_calls_a_worker_silent():
     assert len(report.compared) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reference", "detail"),
     [

@@ -155,6 +155,7 @@ def _as(convert: Any, x: np.ndarray, weights: dict[str, np.ndarray]) -> tuple[An
 class TestFaults:
     """The reports whose ports were wrong: the answer names the fault."""
 
+    @pytest.mark.slow
     def test_flax_2195_a_layer_norm_whose_first_argument_is_eps(self):
         """linen.LayerNorm(12) has eps 12: its first argument is not the number of features, as in torch."""
         theirs, x = torch.nn.LayerNorm(12), np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)

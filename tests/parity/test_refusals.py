@@ -66,6 +66,7 @@ def faulty():
     return cli(here("FAULTY"), *QUICK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "message",
     [
@@ -193,6 +194,7 @@ parity.run(SPEC, dtypes=["float32"], cases=["offsets"], checks=["forward"]).rais
 """
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_starts_no_workers_of_workers(tmp_path):
     file = tmp_path / "script.py"
     file.write_text(GUARDLESS)

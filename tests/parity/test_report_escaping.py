@@ -50,6 +50,7 @@ def test_a_number_of_any_size_is_drawn_or_left_out(number):
     assert to_html(larger(small(), number)).endswith("</html>\n")
 
 
+@pytest.mark.slow
 def test_any_key_may_be_missing():
     for path in everywhere(tiny()):
         Outline(to_html(without(tiny(), path)))

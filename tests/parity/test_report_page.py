@@ -149,6 +149,7 @@ def test_the_banner_counts_what_is_within_budget(verdicts, counts):
     assert ("2 without a verdict" in header) == ("UNSUPPORTED" in verdicts)
 
 
+@pytest.mark.slow
 def test_equal_reports_give_equal_bytes_in_any_process_and_stay_as_they_are():
     report = tiny()
     page = to_html(report)

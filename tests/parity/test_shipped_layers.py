@@ -377,6 +377,7 @@ def test_layers_that_functions_build_agree(dtype):
     assert_match({"torch": linear, "nnx": in_nnx, "linen": in_linen}, X, W, dtype=dtype)
 
 
+@pytest.mark.slow
 def test_a_copy_that_cuts_the_gradient_is_named():
     assert_match({"torch": copied}, X, W)
     with pytest.raises(AssertionError, match=r"dk: .* no gradient of torch-copy reaches k: a copy into a layer cuts"):

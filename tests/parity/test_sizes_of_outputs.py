@@ -48,6 +48,7 @@ SPEC = Spec(
 )
 
 
+@pytest.mark.slow
 def test_cotangents_are_drawn_after_the_references_run():
     report = parity.run(SPEC, checks=["forward", "input_grad"])
     green = {(cell.runner, cell.tensor): cell.verdict.green for cell in report.cells}

@@ -120,6 +120,7 @@ def test_what_a_bundle_names_does_not_run(forge, tmp_path, part, command):
     assert "add --trust" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [("adapter", "environment", "reference"), ("interpreter",)], ids=" ".join)
 def test_what_is_trusted_runs(forge, tmp_path, parts):
     """The control of the test above: every part leaves its mark. Beside a NumPy adapter, which starts in no time."""
@@ -148,6 +149,7 @@ def test_the_script_of_a_bundle_refuses_too(forge, tmp_path):
     assert marks(tmp_path) == {"mine"}
 
 
+@pytest.mark.slow
 def test_a_bundle_of_ours_is_replayed_and_says_before_what_runs(forge):
     done = cli("replay", forge())
     assert done.exit_code == 0, done.output
@@ -163,6 +165,7 @@ def test_a_bundle_of_ours_is_localised(forge):
     assert (done.exit_code, done.stdout) == (0, "It does not fail here.\n")
 
 
+@pytest.mark.slow
 def test_an_adapter_of_your_own_needs_no_trust(found):
     """It is named by who calls, and so is not the bundle's; the reference is ours."""
     done = cli("replay", found, "--runner", f"{HERE}:Wrong")
@@ -247,6 +250,7 @@ def leaves(value, path=()):
         yield from leaves(item, (*path, key))
 
 
+@pytest.mark.slow
 def test_a_description_of_anything_is_refused_or_run(forge, monkeypatch):
     """Not a fault of ours, with a traceback and exit 3. What runs is left out."""
     ran = []

@@ -22,6 +22,7 @@ def full(monkeypatch):
     monkeypatch.setattr("eca_multi._files.file.os.fsync", fsync)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runner", "code"), [("numpy", 2), ("numpy-off", 1)], ids=["green", "red"])
 def test_a_full_disk_costs_the_report_and_leaves_the_old_one(full, tmp_path, runner, code):
     """One line, and the verdict stands; after a green run the status says that something went wrong."""
@@ -65,6 +66,7 @@ def test_bundles_cannot_be_written_into_a_file(tmp_path):
     assert "is not a folder in an existing one" in text_of(done)
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_a_bundle_is_one_line(full, tmp_path):
     done = cli(here("SCALE"), *QUICK, "--bundles", tmp_path / "bundles")
     assert done.exit_code in (1, 3)
@@ -72,6 +74,7 @@ def test_a_full_disk_under_a_bundle_is_one_line(full, tmp_path):
     assert "Traceback" not in done.output
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_a_bundle_leaves_the_verdict(full, tmp_path):
     done = cli(here("SCALE"), *QUICK, "--bundles", tmp_path / "bundles")
     assert done.exit_code == 1

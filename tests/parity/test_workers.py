@@ -14,6 +14,7 @@ from tests.support.parity_runs import QUICK, quick
 from tests.support.scale import SCALE, DiesInTheSecondCase, DiesLater, Marked, Off, Scale
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_keeps_the_cells_it_had():
     """Its first case was judged; the second, and nobody else's, is lost."""
     spec = replace(
@@ -66,12 +67,14 @@ def wrapper(tmp_path):
     return str(file)
 
 
+@pytest.mark.slow
 def test_a_runner_may_have_an_interpreter_of_its_own(wrapper):
     runners = {"numpy-old": Runner("numpy-old", Marked, python=wrapper), "numpy": Marked}
     report = quick(replace(SCALE, runners=runners))
     assert {cell.runner: cell.green for cell in report.cells} == {"numpy-old": True, "numpy": False}
 
 
+@pytest.mark.slow
 def test_an_interpreter_that_is_not_there_is_a_reason():
     runners = {"numpy-old": Runner("numpy-old", Scale, python="/nowhere/python"), "numpy": Scale}
     report = quick(replace(SCALE, runners=runners))
@@ -83,6 +86,7 @@ def test_an_interpreter_that_is_not_there_is_a_reason():
     assert replace(report, required=("numpy-old",)).exit_code == 1
 
 
+@pytest.mark.slow
 def test_an_interpreter_that_is_something_else_costs_its_own_cells(tmp_path):
     other = tmp_path / "python"
     other.write_text("#!/bin/sh\necho I am no python >&2\nexit 4\n")
@@ -100,6 +104,7 @@ def test_an_interpreter_that_does_not_start_costs_its_own_cells(tmp_path):
     assert [(cell.runner, cell.green) for cell in report.cells] == [("numpy", True)]
 
 
+@pytest.mark.slow
 def test_a_replay_runs_in_the_interpreter_of_the_failure(tmp_path, wrapper):
     broken = tmp_path / "broken"
     broken.write_text(f'#!/bin/sh\nunset PARITY_TEST_MARK\nexec {sys.executable} "$@"\n')

@@ -172,6 +172,7 @@ def both(name, where="residual", train=False):
         return module.apply(variables, x, **options), with_eca.apply(more, x, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPILED)
 def test_outputs_are_bit_equal(name):
     assert equal(*both(name))

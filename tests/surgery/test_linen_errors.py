@@ -51,6 +51,7 @@ def test_a_plan_is_replayed_on_a_fresh_network(tmp_path):
     assert again is with_eca
 
 
+@pytest.mark.slow
 def test_a_plan_of_another_network():
     module, variables, x = network("resnet")
     wide = ResNet(width=12)

@@ -136,6 +136,7 @@ def test_surgery_around_a_network_with_eca():
     assert sum("eca/kernel" in path for path in flat(variables)) == 4
 
 
+@pytest.mark.slow
 def test_lifted_around_the_network():
     """An ensemble of the network with ECA, and the network under remat."""
     with_eca, variables, x = gated("setup")
@@ -184,6 +185,7 @@ def test_a_call_of_super_is_gated_once():
     np.testing.assert_allclose(with_eca.apply(more, x), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_networks_at_once():
     """A teacher in the same trace keeps its own kernels."""
     with_eca, variables, x = gated("setup")

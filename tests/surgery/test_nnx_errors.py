@@ -49,6 +49,7 @@ class Impatient(nnx.Module):
         return self.conv(x) + (1 if hasattr(self.conv, "eca") else 0)
 
 
+@pytest.mark.slow
 def test_a_failed_proof_puts_the_model_back():
     model = Impatient(nnx.Rngs(0))
     before = everything(model)
@@ -78,6 +79,7 @@ def test_a_site_that_is_never_called():
         insert_eca(fresh, plan=plan, example_inputs=X)
 
 
+@pytest.mark.slow
 def test_a_model_that_is_traced_is_refused_and_stays():
     model = small()
     before = everything(model)

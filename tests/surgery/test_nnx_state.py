@@ -248,6 +248,7 @@ def test_training_only_eca():
     assert all(np.asarray(kernel).any() for kernel in jax.tree.leaves(eca_parameters(model)))
 
 
+@pytest.mark.slow
 def test_training_everything():
     model = with_eca(trained=False)
     model.train()
