@@ -130,7 +130,9 @@ class Judge:
         key = (task.oracle, quantity) if task.oracle else None
         if key in self._reaches:
             return self._reaches[key]
-        measured = reach(value, self.c * budget, task.job.dtype if self.manual is None else None)
+        with np.errstate(over="ignore", invalid="ignore"):
+            limit = self.c * budget
+        measured = reach(value, limit, task.job.dtype if self.manual is None else None)
         if key is not None:
             self._reaches[key] = measured
         return measured
