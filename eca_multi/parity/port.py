@@ -16,6 +16,7 @@ from .define.dtypes import DTYPES
 from .define.loading import load_object
 from .define.maps import WeightMap
 from .execute.state import RunnerState
+from .explain.backward import Wrong
 from .explain.fingerprints import measure
 from .explain.investigate import with_causes
 from .explain.submodules import localise
@@ -29,6 +30,7 @@ from .models.mapping import map_of, unlike
 from .report.assemble import environment
 from .report.report import ParityError, Report, describe
 
+_GRADIENTS = ("input_grad", "weight_grad")
 _PROBES = {"torch": "torch", "jax": "jax", "nnx": "jax", "linen": "jax", "numpy": "numpy"}
 
 
@@ -137,8 +139,10 @@ def compare_models(
     cells = [cell for cell in _blamed(witness, theirs) if cell.dtype in dtypes]
     report = Ported([RunnerState(PORT)], cells, environment=environment(), spec=about, cases=cases)
     for item in compared:
-        if any(cell.verdict.disagrees for cell in report.cells if cell.dtype == item.dtype):
-            found = localise(item.reference, item.port, item.dtype, item.layouts)
+        if red := [cell for cell in report.cells if cell.dtype == item.dtype and cell.verdict.disagrees]:
+            names = {check: [c.tensor.removeprefix("d") for c in red if c.check == check] for check in _GRADIENTS}
+            wrong = Wrong(names["input_grad"], names["weight_grad"])
+            found = localise(item.reference, item.port, item.dtype, item.layouts, wrong)
             copied = unlike(ours, theirs, weights) if weights is not None else ""
             report.localisations.append(replace(found, line=f"{copied}\n{found.line}") if copied else found)
     report.cells = with_causes(report.cells, report.localisations)

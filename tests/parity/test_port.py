@@ -136,7 +136,7 @@ def test_layouts_can_be_given_and_wrong_ones_are_refused():
         ({"fault": "eps"}, r"first divergence: bn1 \(BatchNorm2d; in the port norm, BatchNorm\).*eps is 0.001"),
         ({"flip": True}, r"first divergence: conv2 \(Conv2d; in the port conv, Conv\).*kernel is flipped"),
         ({"fault": "relu"}, r"the whole model.*look after bn1 and before conv2; the port has no twin of relu there"),
-        ({"fault": "detached"}, r"first divergence: the backward pass"),
+        ({"fault": "detached"}, r"backward pass between conv2 \(Conv2d.*and fc \(.*no twin of relu \(call 2\)"),
     ],
     ids=["eps", "flipped", "no relu", "detached"],
 )

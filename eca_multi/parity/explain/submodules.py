@@ -16,18 +16,23 @@ import numpy as np
 from eca_multi.parity.budget.of_models import quantities, solve, tap_of
 from eca_multi.parity.budget.safety import SAFETY
 from eca_multi.parity.define.dtypes import quantise
+from eca_multi.parity.define.structures import flatten
 from eca_multi.parity.define.tensor import Kind, Quantity, Solution, Tensor
 from eca_multi.parity.judge.compare import Judgement, Verdict, judge
 from eca_multi.parity.judge.ported import CASE, PORT, Side
 from eca_multi.parity.models import Call, Given, Model
 from eca_multi.parity.models.elsewhere import Elsewhere
+from eca_multi.parity.models.graph import Graph
 from eca_multi.parity.models.layouts import Layouts, Order, aligned
 from eca_multi.parity.models.pairing import Pair, pairs
 
+from .backward import Wrong, find_backward, say_size
 from .hypotheses.cause import say_causes
 from .localize import FAILS, Localisation
 
 MOST = 24  # pairs that are run in isolation
+NOTHING = Wrong()
+NONE = "first divergence: none, when both are run again with their submodules recorded"
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,7 @@ class Step:
 
     @property
     def place(self) -> str:
-        """Name the submodule in the reference, and its twin."""
-        ours, theirs = self.pair.reference, self.pair.port
-        return f"{ours.name} ({ours.type}; in the port {theirs.name}, {theirs.type})"
+        return self.pair.place
 
     def plain(self) -> dict[str, Any]:
         """Return the step as JSON's types."""
@@ -57,8 +60,8 @@ class Step:
         }
 
 
-def localise(reference: Side, port: Side, dtype: str, layouts: Layouts) -> Localisation:
-    """Run both again, and find the first submodule that goes wrong."""
+def localise(reference: Side, port: Side, dtype: str, layouts: Layouts, wrong: Wrong = NOTHING) -> Localisation:
+    """Run both again, and find the first submodule that goes wrong; `wrong` holds the gradients that differ."""
     solution = solve(reference.model, reference.inputs, dtype, reference.cotangents, record=True)
     ours = reference.model.run(reference.inputs, "float64", reference.cotangents, record=True).calls
     theirs = port.model.run(port.inputs, dtype, port.cotangents, record=True).calls
@@ -74,12 +77,18 @@ def localise(reference: Side, port: Side, dtype: str, layouts: Layouts) -> Local
         steps.append(Step(pair, propagated, alone.judgement if alone else None))
         if alone is not None and alone.judgement.verdict in FAILS:
             given = Given(pair.reference.key, alone.inputs)
-            about = alone.solution, alone.found, _tap(pair), dtype
+            about = alone.solution, alone.found, tap_of(pair.reference.key, pair.names[0]), dtype
             culprit, cause = steps[-1], causes_of(reference.model, reference.inputs, given, *about)
         elif alone is None and _is_first_failing(steps):  # its inputs fit nowhere, and all that it gets agrees
             culprit = steps[-1]
     if not any(step.propagated.verdict in FAILS for step in steps):
-        culprit = _backward(steps, solution, layouts)
+        back = _backward(steps, solution, layouts)
+        arrived = {step.pair.reference.key: step.propagated for step in back}
+        graph = Graph(ours, flatten("x", reference.inputs))
+        found = find_backward(graph, [step.pair for step in steps], arrived, wrong)
+        line = f"first divergence: the backward pass {found.text}; forward, every submodule agrees" if found else NONE
+        chain = tuple(step.plain() for step in [*steps, *back])
+        return Localisation(PORT, CASE, dtype, line, found.culprit if found else None, chain=chain)
     name = culprit.pair.reference.path or culprit.pair.reference.name if culprit else None
     line = _line(steps, culprit) + _between(steps, culprit, ours)
     chain = tuple(step.plain() for step in steps)
@@ -91,13 +100,16 @@ def _is_first_failing(steps: Sequence[Step]) -> bool:
     return [step.propagated.verdict in FAILS for step in steps] == [False] * (len(steps) - 1) + [True]
 
 
-def _judged(pair: Pair, call: Call, kind: Kind, solution: Solution, inverse: Order) -> Judgement:
+def _judged(
+    pair: Pair, call: Call, kind: Kind, solution: Solution, inverse: Order, names: tuple[str, str] | None = None
+) -> Judgement:
     """Judge what a call returned, or the gradient that arrives there, in the axis order of the reference."""
-    quantity, group = _tap(pair, kind), call.outputs if kind is Kind.TAP else call.gradients
-    if quantity not in solution or pair.names[1] not in group:
+    mine, theirs = names or pair.names
+    quantity, group = tap_of(pair.reference.key, mine, kind), call.outputs if kind is Kind.TAP else call.gradients
+    if quantity not in solution or theirs not in group:
         return Judgement(Verdict.UNSUPPORTED)
     value, error = solution[quantity]
-    return judge(_turned(pair, group, value, inverse), value, error, None, SAFETY["stochastic"])
+    return judge(_turned(group[theirs], value, inverse), value, error, None, SAFETY["stochastic"])
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,8 @@ def _isolated(pair: Pair, reference: Side, port: Side, dtype: str, layouts: Layo
         return None
     solution = solve(reference.model, reference.inputs, dtype, given=Given(pair.reference.key, ours))
     alone = port.model.run(port.inputs, dtype, given=Given(pair.port.key, theirs)).calls[-1]
-    found = _turned(pair, alone.outputs, solution[_tap(pair)][0], layouts.inverse)
+    mine, own = pair.names
+    found = _turned(alone.outputs[own], solution[tap_of(pair.reference.key, mine)][0], layouts.inverse)
     return _Alone(ours, solution, found, _judged(pair, alone, Kind.TAP, solution, layouts.inverse))
 
 
@@ -139,14 +152,8 @@ def causes_of(
     return say_causes(causes)
 
 
-def _tap(pair: Pair, kind: Kind = Kind.TAP) -> Quantity:
-    """Return the quantity of what the reference's call returned first."""
-    return tap_of(pair.reference.key, pair.names[0], kind)
-
-
-def _turned(pair: Pair, group: Mapping[str, np.ndarray], value: np.ndarray, inverse: Order) -> Tensor:
-    """Return what the port's call returned first, in the axis order of the reference where one fits."""
-    array = group[pair.names[1]]
+def _turned(array: np.ndarray, value: np.ndarray, inverse: Order) -> Tensor:
+    """Return an array of the port's in the axis order of the reference's, where one fits."""
     turned = aligned(array, value, inverse)
     return Tensor(array if turned is None else turned, array.dtype.name)
 
@@ -168,55 +175,48 @@ def _rounded(array: np.ndarray, dtype: str) -> np.ndarray:
     return quantise(array, dtype).astype(np.float32) if array.dtype.kind == "f" else array
 
 
-def _backward(steps: list[Step], solution: Solution, layouts: Layouts) -> Step | None:
-    """Judge the gradients that arrive at the submodules' outputs, from the last; add the steps.
-
-    Return the submodule before which the first wrong gradient arrives: its own backward pass made it.
-    """
-    before: Step | None = None
-    for step in reversed(steps[:]):
-        judgement = _judged(step.pair, step.pair.port, Kind.TAP_GRADIENT, solution, layouts.inverse)
-        if judgement.verdict is Verdict.UNSUPPORTED:
-            continue
-        arrived = Step(step.pair, judgement, direction="backward")
-        steps.append(arrived)
-        if judgement.verdict in FAILS:
-            return before
-        before = arrived
-    return before
+def _backward(steps: Sequence[Step], solution: Solution, layouts: Layouts) -> list[Step]:
+    """Judge the gradients that arrive at the submodules' outputs, from the last; leave out what cannot be judged."""
+    found = []
+    for step in reversed(steps):
+        ours, theirs = step.pair.reference.outputs, step.pair.port.gradients
+        names = [step.pair.names, *((name, name) for name in [*ours][1:] if name in theirs)]
+        judged = [_judged(step.pair, step.pair.port, Kind.TAP_GRADIENT, solution, layouts.inverse, n) for n in names]
+        known = [judgement for judgement in judged if judgement.verdict.green or judgement.verdict in FAILS]
+        if known:
+            worst = max(known, key=lambda j: (j.verdict in FAILS, j.budget_use or 0.0))
+            found.append(Step(step.pair, worst, direction="backward"))
+    return found
 
 
 def _line(steps: Sequence[Step], culprit: Step | None) -> str:
     failing = [step for step in steps if step.propagated.verdict in FAILS]
     if culprit is None and failing:
         return (
-            f"first divergence: {failing[0].place}, as it came ({_size(failing[0].propagated)}); run alone, no "
+            f"first divergence: {failing[0].place}, as it came ({say_size(failing[0].propagated)}); run alone, no "
             "submodule differs, so that the error accumulates or comes from code between them"
         )
     if culprit is None:
-        return "first divergence: none, when both are run again with their submodules recorded"
-    if culprit.direction == "backward":
-        return f"first divergence: the backward pass of {culprit.place}; forward, every submodule agrees"
+        return NONE
     if culprit.isolated is None:
         return (
-            f"first divergence: {culprit.place}, as it came {_size(culprit.propagated)}; all that came before it "
+            f"first divergence: {culprit.place}, as it came {say_size(culprit.propagated)}; all that came before it "
             "agrees. It cannot be run alone, since its inputs have other shapes in the port"
         )
     return (
-        f"first divergence: {culprit.place}, as it came {_size(culprit.propagated)}, isolated "
-        f"{_size(culprit.isolated)}; all that came before it agrees"
+        f"first divergence: {culprit.place}, as it came {say_size(culprit.propagated)}, isolated "
+        f"{say_size(culprit.isolated)}; all that came before it agrees"
     )
 
 
 def _between(steps: Sequence[Step], culprit: Step | None, calls: Sequence[Call]) -> str:
     """Say between which of its submodules the culprit goes wrong, where they agree when each is run alone."""
-    forward = [step for step in steps if step.direction == "forward"]
-    bad = next((step for step in forward if step.propagated.verdict in FAILS), None)
-    if culprit is None or bad is None or bad is culprit or culprit.direction == "backward":
+    bad = next((step for step in steps if step.propagated.verdict in FAILS), None)
+    if culprit is None or bad is None or bad is culprit:
         return ""
-    good = forward[forward.index(bad) - 1] if forward.index(bad) else None
+    good = steps[steps.index(bad) - 1] if steps.index(bad) else None
     start = _place(calls, good) + 1 if good else 0
-    paired = [step.pair.reference for step in forward]
+    paired = [step.pair.reference for step in steps]
     alone = [c for c in calls[start : _place(calls, bad)] if not any(c is known for known in paired)]
     twins = f"; the port has no twin of {', '.join(c.name for c in alone)} there" if alone else ""
     after = f"after {good.pair.reference.name} and " if good else ""
@@ -225,8 +225,3 @@ def _between(steps: Sequence[Step], culprit: Step | None, calls: Sequence[Call])
 
 def _place(calls: Sequence[Call], step: Step) -> int:
     return next(number for number, call in enumerate(calls) if call is step.pair.reference)
-
-
-def _size(judgement: Judgement) -> str:
-    use = judgement.budget_use
-    return f"{use:.3g} x the budget" if use is not None else str(judgement.verdict)

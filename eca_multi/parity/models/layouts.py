@@ -19,7 +19,7 @@ class Layouts:
     """The order of each input and output: a name that is missing keeps the reference's."""
 
     orders: Mapping[str, Order] = field(default_factory=dict)
-    usual: Order = ()  # of the tensors inside with as many axes
+    usual: Order = ()  # of the tensors inside with as many axes; where it fits, no other is tried
     names: Mapping[str, str] = field(default_factory=dict)  # of the port's outputs, by the reference's
 
     @property
@@ -47,9 +47,9 @@ def given(layouts: str | Mapping[str, str], shapes: Mapping[str, tuple[int, ...]
         {'x': (0, 2, 3, 1)}
     """
     if isinstance(layouts, str):
-        order = _order(layouts, "layouts")
+        order = order_of(layouts, "layouts")
         return {name: order for name, shape in shapes.items() if len(shape) == len(order)}
-    orders = {name: _order(text, f"layouts[{name!r}]") for name, text in layouts.items()}
+    orders = {name: order_of(text, f"layouts[{name!r}]") for name, text in layouts.items()}
     for name, order in orders.items():
         if name not in shapes:
             raise SpecError(f"layouts must name inputs and outputs: {', '.join(shapes)}. Received: {name!r}.")
@@ -71,15 +71,16 @@ def candidates(axes: int) -> Iterator[Order]:
 def aligned(array: np.ndarray, like: np.ndarray, usual: Order = ()) -> np.ndarray | None:
     """Return the array in the axis order of another one, or None where no order gives that one's shape.
 
-    Axes of length one do not count. `usual` is the order expected of this array's axes; another one is taken where the
-    values are decisively nearer in it.
+    `usual` is the order expected of this array's axes: where that order gives the shape, no other one is tried. Where
+    it does not, axes of length one do not count, and of the orders that give the shape the first is taken,
+    unless the values are decisively nearer in another.
     """
+    if len(usual) == array.ndim and array.transpose(usual).shape == like.shape:
+        return array.transpose(usual)
     small, wanted = array.squeeze(), like.squeeze()
     if sorted(small.shape) != sorted(wanted.shape) or small.ndim > _MOST_AXES:
         return None
     orders = [o for o in permutations(range(small.ndim)) if tuple(small.shape[i] for i in o) == wanted.shape]
-    if usual in orders and array.ndim == small.ndim:
-        orders = [usual, *(order for order in orders if order != usual)]
     best = orders[0]
     if len(orders) > 1:
         distances = [distance(small.transpose(order), wanted) for order in orders]
@@ -100,7 +101,8 @@ def distance(array: np.ndarray, like: np.ndarray) -> float:
     return float(ratio) if np.isfinite(ratio) else float("inf")
 
 
-def _order(text: str, what: str) -> Order:
+def order_of(text: str, what: str) -> Order:
+    """Read one text of `layouts`, which `what` names in errors."""
     left, arrow, right = text.partition("->")
     source, target = parse(left.strip()), parse(right.strip())
     if not arrow or sorted(source) != sorted(target) or len(set(source)) < len(source):

@@ -9,7 +9,7 @@ from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.structures import restore
 
 from .alike import run_of
-from .layouts import Layouts, Order, candidates, distance, given
+from .layouts import Layouts, Order, candidates, distance, given, order_of
 from .model import Model
 
 _NEAR = 0.05  # relative distance of all outputs at which no other order is tried
@@ -44,7 +44,7 @@ def find_layouts(
         measured = {n: _order_of(outputs[n], returned[names[n]], orders.get(n), wanted is not None) for n in outputs}
         far = max((far for _, far in measured.values()), default=0.0)
         every = {**orders, **{name: order for name, (order, _) in measured.items()}}
-        usual = max(every.values(), key=len, default=())
+        usual = order_of(wanted, "layouts") if isinstance(wanted, str) else _usual(every, shapes)
         tried.append((far, Layouts(every, usual, names)))
         if far < _NEAR:
             break
@@ -59,6 +59,12 @@ def _of_inputs(arrays: Mapping[str, np.ndarray]) -> Iterator[dict[str, Order]]:
     choices = [[*candidates(axes)] for axes in large.values()]
     for number in range(max(map(len, choices), default=1)):
         yield {name: orders[number] for name, orders in zip(large, choices, strict=True)}
+
+
+def _usual(orders: Mapping[str, Order], shapes: Mapping[str, tuple[int, ...]]) -> Order:
+    """Return the order of the tensor of most axes whose axes move, or else that of most axes, which stay."""
+    most = max(map(len, shapes.values()), default=0)
+    return max(orders.values(), key=len, default=()) or tuple(range(most))
 
 
 def _paired(outputs: Mapping[str, np.ndarray], returned: Mapping[str, np.ndarray]) -> dict[str, str]:

@@ -44,6 +44,11 @@ class Pair:
         """The paths of the first output of both."""
         return next(iter(self.reference.outputs)), next(iter(self.port.outputs))
 
+    @property
+    def place(self) -> str:
+        """Name the submodule in the reference, and its twin."""
+        return f"{self.reference.name} ({self.reference.type}; in the port {self.port.name}, {self.port.type})"
+
 
 def pairs(reference: Sequence[Call], port: Sequence[Call], usual: Order) -> list[Pair]:
     """Return the pairs in the order of the reference's calls; `usual` is the order of axes of the whole model."""

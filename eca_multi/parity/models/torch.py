@@ -96,8 +96,8 @@ class TorchModel(Model):
         kept: dict[Any, torch.Tensor] = {}
 
         def keep(key: tuple[str, int], name: str, tensor: torch.Tensor) -> torch.Tensor:
-            kept[key, name] = tensor
-            return tensor.clone()  # the next module may write into what it gets
+            kept[key, name] = tensor.clone()  # the module may go on with what it returns, which has another gradient
+            return kept[key, name].clone()  # the next module may write into what it gets
 
         recorder = Recorder(keep, given, _like, lambda tensor: tensor.detach().clone()) if record or given else None
         outputs: Native = {}
