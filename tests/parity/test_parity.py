@@ -238,7 +238,7 @@ def test_the_python_api_checks_its_numbers():
 @pytest.mark.slow
 def test_a_switch_in_the_shell_does_not_make_a_compiled_runner_eager(monkeypatch):
     """It would be green without having compiled anything."""
-    monkeypatch.setattr("eca_multi.parity.execute.pool.FORCED_ENV", {})
+    monkeypatch.setattr("eca_multi.parity.execute.process.FORCED_ENV", {})
     monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
     done = cli("--runner", "torch", "--dtype", "float32", "--case", "one-channel", "--check", "compiled")
     assert done.exit_code == 3
