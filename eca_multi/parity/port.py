@@ -18,6 +18,7 @@ from .define.maps import WeightMap
 from .execute.state import RunnerState
 from .explain.backward import Wrong
 from .explain.fingerprints import measure
+from .explain.localize import Localisation
 from .explain.investigate import with_causes
 from .explain.submodules import localise
 from .judge.cell import Cell
@@ -30,7 +31,12 @@ from .models.mapping import map_of, unlike
 from .report.assemble import environment
 from .report.report import ParityError, Report, describe
 
+STATES_ALONE = (
+    "outputs and gradients agree, and the states after the call do not: compare the momentum (in torch the share of the "
+    "new value, in Keras and Flax that of the old one) and the variance (torch keeps the unbiased one)"
+)
 _GRADIENTS = ("input_grad", "weight_grad")
+_SHOWN = 5  # names in one line
 _PROBES = {"torch": "torch", "jax": "jax", "nnx": "jax", "linen": "jax", "numpy": "numpy"}
 
 
@@ -56,7 +62,7 @@ def assert_ported(
     dtypes: Sequence[str] = ("float32",),
     gradients: bool = True,
 ) -> Report:
-    """Compare a port with its reference, each with the weights that it has: outputs and gradients.
+    """Compare a port with its reference, each with the weights that it has: outputs, gradients and states.
 
     Both run in this process, on copies. The reference runs in float64 too, again and again with rounding noise; how far
     that carries each element, times 4, is what a port may be off. On failure both run again with all submodules
@@ -69,7 +75,8 @@ def assert_ported(
             (function, parameters), called as function(parameters, *inputs).
         inputs: An array, or a tuple of arguments or dict of keywords, in the reference's axis order. Floats are rounded
             to the dtype.
-        map: The port's weights by the reference's, as `propose_map` prints; then weight gradients are compared too.
+        map: The port's weights by the reference's, as `propose_map` prints; then weight gradients, and states that the call
+            changes in training mode, are compared too.
         layouts: "N C H W -> N H W C" for all tensors of as many axes, or such a text for each input ("x", "x0", a key)
             and output ("y", "y0", a key). None finds the orders from shapes and by trying.
         dtypes: Of "float32", "bfloat16", "float16".
@@ -100,7 +107,8 @@ def assert_ported(
 def raise_for_port(report: Report, name: str = PORT) -> None:
     """Raise ParityError where the port disagrees, and SpecError where an output could not be judged.
 
-    A gradient that could not be judged is no fault: its budget is too large to see one, and a warning names it.
+    A gradient that could not be judged is no fault: its budget is too large to see one, and a warning names it. Another
+    warning names the states that the call changed and that were not compared.
     """
     lines = [describe(replace(cell, runner=name)) for cell in report.failures]
     if report.disagreements:
@@ -109,6 +117,9 @@ def raise_for_port(report: Report, name: str = PORT) -> None:
         raise SpecError("\n".join([*lines, "Take inputs at which the reference is well conditioned."]))
     if lines:
         warnings.warn("\n".join(["These gradients could not be judged:", *lines]), stacklevel=3)
+    for state in report.runners:
+        if state.detail:
+            warnings.warn(state.detail, stacklevel=3)
 
 
 def compare_models(
@@ -137,17 +148,30 @@ def compare_models(
     if "float32" not in dtypes and any(cell.verdict.disagrees for item in compared for cell in item.cells):
         witness.append(compare(ours, theirs, inputs, "float32", layouts, gradients, weights))  # is the formula right?
     cells = [cell for cell in _blamed(witness, theirs) if cell.dtype in dtypes]
-    report = Ported([RunnerState(PORT)], cells, environment=environment(), spec=about, cases=cases)
+    state = RunnerState(PORT, detail=_uncompared(compared, weights))
+    report = Ported([state], cells, environment=environment(), spec=about, cases=cases)
     for item in compared:
         if red := [cell for cell in report.cells if cell.dtype == item.dtype and cell.verdict.disagrees]:
             names = {check: [c.tensor.removeprefix("d") for c in red if c.check == check] for check in _GRADIENTS}
             wrong = Wrong(names["input_grad"], names["weight_grad"])
-            found = localise(item.reference, item.port, item.dtype, item.layouts, wrong)
+            if all(cell.tensor in {f"new_{name}" for name in item.task.job.state} for cell in red):
+                found = Localisation(PORT, CASE, item.dtype, STATES_ALONE, None)
+            else:
+                found = localise(item.reference, item.port, item.dtype, item.layouts, wrong)
             copied = unlike(ours, theirs, weights) if weights is not None else ""
-            report.localisations.append(replace(found, line=f"{copied}\n{found.line}") if copied else found)
+            report.localisations.append(replace(found, line=f"{copied}; {found.line}") if copied else found)
     report.cells = with_causes(report.cells, report.localisations)
     report.finish()
     return report
+
+
+def _uncompared(compared: Sequence[Compared], weights: WeightMap | None) -> str:
+    """Say which states were changed and not compared, or "" for none."""
+    if not (names := tuple(dict.fromkeys(name for item in compared for name in item.uncompared))):
+        return ""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    remedy = "give map=" if weights is None else "the map leaves them out"
+    return f"states after the call ({', '.join(names[:_SHOWN])}{more}) are not compared: {remedy}"
 
 
 def _blamed(compared: Sequence[Compared], port: Model) -> list[Cell]:

@@ -97,6 +97,7 @@ def quantities(run: Run) -> dict[Quantity, Any]:
         Kind.OUTPUT: run.outputs,
         Kind.INPUT_GRADIENT: run.input_gradients,
         Kind.WEIGHT_GRADIENT: run.weight_gradients,
+        Kind.STATE: run.states,
     }
     named = {Quantity(kind, name): tensor for kind, group in groups.items() for name, tensor in group.items()}
     for call in run.calls:

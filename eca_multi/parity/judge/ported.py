@@ -22,6 +22,7 @@ from eca_multi.parity.models.orders import find_layouts
 
 from .blame import Place, Witnesses, blamed, excusable, place
 from .cell import Cell
+from .states import compare_states
 from .verdicts import Expected, Judge
 
 PORT, CASE = "port", "inputs"  # the runner and the case of a comparison of two models
@@ -48,11 +49,13 @@ class Compared:
     task: Task
     solution: Solution
     cells: list[Cell]
+    uncompared: tuple[str, ...] = ()  # states that a call changed, and that no map pairs
 
     def own_cells(self) -> dict[Place, Cell]:
         """Judge the reference's own run in this dtype, by the framework that it is written in."""
         run = self.reference.model.run(self.reference.inputs, self.dtype, self.reference.cotangents)
-        results = _named(run.outputs, run.input_gradients, run.weight_gradients)
+        states = {**self.task.job.state, **run.states}
+        results = _named(run.outputs, run.input_gradients, run.weight_gradients, states)
         return {place(cell): cell for cell in _JUDGE.cells(PORT, self.task, results, self.solution)}
 
 
@@ -63,6 +66,7 @@ class PortJudge(Judge):
     def expected(self, task: Task) -> Iterator[Expected]:
         job = task.job
         yield from (("forward", Quantity(Kind.OUTPUT, name), job.dtype) for name in job.outputs)
+        yield from (("forward", Quantity(Kind.STATE, name), None) for name in job.state)
         if job.gradients:
             yield from (("input_grad", Quantity(Kind.INPUT_GRADIENT, n), job.dtype) for n in float_inputs(job))
             yield from (("weight_grad", Quantity(Kind.WEIGHT_GRADIENT, n), job.dtype) for n in job.weights)
@@ -101,14 +105,18 @@ def compare(
     if weights is not None and cotangents is not None:
         held = weights.to_canonical(run.weight_gradients, gradients=True)
     trained = {n: a for n, a in ours.weights().items() if n in held and n in ours.trained()}
+    states = compare_states(ours, theirs, solution, run.states, weights, dtype)
     results = _named(
         {n: found.to_reference(n, run.outputs[found.names[n]]) for n in outputs},
         {n: found.to_reference(n, g) for n, g in run.input_gradients.items()},
         {n: held[n] for n in trained},
+        states.results,
     )
-    job = Job(CASE, dtype, {}, {}, tuple(outputs), gradients=cotangents is not None, inputs=arrays, weights=trained)
+    job = Job(CASE, dtype, {}, {}, tuple(outputs), gradients=cotangents is not None, inputs=arrays, weights=trained, state=states.before)
     task = Task("", Do.EVALUATE, CASE, job, None)
-    return Compared(dtype, mine, yours, found, task, solution, list(_JUDGE.cells(PORT, task, results, solution)))
+    solution = {**solution, **states.kept}
+    cells = list(_JUDGE.cells(PORT, task, results, solution))
+    return Compared(dtype, mine, yours, found, task, solution, cells, states.uncompared)
 
 
 def with_blame(compared: list[Compared], operation: Any, fingerprint: Any) -> list[Cell]:
@@ -143,11 +151,15 @@ def _base(framework: str) -> str:
 
 
 def _named(
-    outputs: Mapping[str, np.ndarray], of_inputs: Mapping[str, np.ndarray], of_weights: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray],
+    of_inputs: Mapping[str, np.ndarray],
+    of_weights: Mapping[str, np.ndarray],
+    states: Mapping[str, np.ndarray],
 ) -> Outputs:
     named = {Quantity(Kind.OUTPUT, name): array for name, array in outputs.items()}
     named |= {Quantity(Kind.INPUT_GRADIENT, name): array for name, array in of_inputs.items()}
     named |= {Quantity(Kind.WEIGHT_GRADIENT, name): array for name, array in of_weights.items()}
+    named |= {Quantity(Kind.STATE, name): array for name, array in states.items()}
     return {quantity: Tensor(array, array.dtype.name) for quantity, array in named.items()}
 
 

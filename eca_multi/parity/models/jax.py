@@ -18,14 +18,15 @@ from eca_multi.parity.define.structures import leaves, rebuilt
 from .calls import Call, Ended, Given, Recorder
 from .model import Arrays, Model, Native, Run, arguments_of, outputs_of
 
-Apply = Callable[[Native, Any, Recorder | None], Any]
+Returned = tuple[Any, Native]  # what a model returns, and the weights and states that the call has replaced
+Apply = Callable[[Native, Any, Recorder | None], Returned]
 Shifts = Mapping[tuple[tuple[str, int], str], Any]
 
 
 class JaxModel(Model):
     @abstractmethod
     def functional(self, dtype: str) -> tuple[Apply, Native]:
-        """Return apply(weights, inputs, recorder) -> what the model returns, and the model's own weights by path."""
+        """Return apply(weights, inputs, recorder), and the model's own weights by path."""
 
     @property
     def devices(self) -> frozenset[str]:
@@ -47,19 +48,20 @@ class JaxModel(Model):
                 entered = {name: cast(jnp.asarray(array), dtype) for name, array in leaves("x", inputs).items()}
                 return {name: cast(array, dtype) for name, array in weights.items()}, entered
 
-            def forward() -> tuple[Native, tuple[Call, ...]]:
+            def forward() -> Run:
                 recorder = Recorder(None, given, like) if record or given else None
                 held, entered = prepared()
                 with suppress(Ended):
-                    outputs = outputs_of(apply(held, rebuilt("x", inputs, entered), recorder))
-                    return outputs, tuple(recorder.calls) if recorder else ()
-                return {}, tuple(recorder.calls) if recorder else ()
+                    returned, states = apply(held, rebuilt("x", inputs, entered), recorder)
+                    calls = tuple(recorder.calls) if recorder else ()
+                    return Run(outputs_of(returned), calls=calls, states=_floats(states))
+                return Run({}, calls=tuple(recorder.calls) if recorder else ())
 
             if cotangents is None or given is not None:
-                outputs, calls = forward()
-                return Run(outputs, calls=_known(calls, forward))
+                run = forward()
+                return replace(run, calls=_known(run.calls, forward))
             # Without gradients first: under them all values are tracers.
-            calls = _known(forward()[1], forward) if record else ()
+            calls = _known(forward().calls, forward) if record else ()
             return self._differentiated(apply, inputs, *prepared(), cotangents, calls)
 
     def _differentiated(
@@ -75,26 +77,26 @@ class JaxModel(Model):
         others = {name: array for name, array in weights.items() if name not in trained}
         wholes = {name: array for name, array in entered.items() if not is_float(array)}
 
-        def run(weights: Native, floats: Native, shifts: Shifts) -> tuple[Native, Native]:
+        def run(weights: Native, floats: Native, shifts: Shifts) -> tuple[Native, tuple[Native, Native]]:
             def keep(key: tuple[str, int], name: str, value: Any) -> Any:
                 return value + shifts[key, name] if (key, name) in shifts else value  # 0, with the value's gradient
 
             recorder = Recorder(keep) if shifts else None
-            returned = apply({**others, **weights}, rebuilt("x", inputs, {**wholes, **floats}), recorder)
+            returned, states = apply({**others, **weights}, rebuilt("x", inputs, {**wholes, **floats}), recorder)
             outputs = outputs_of(returned)
             heads = {n: a for n, a in outputs.items() if is_float(a) and n in cotangents}
-            return heads, {n: a for n, a in outputs.items() if n not in heads}
+            return heads, ({n: a for n, a in outputs.items() if n not in heads}, _floats(states))
 
         own = {name: array for name, array in weights.items() if name in trained}
         floats = {name: array for name, array in entered.items() if is_float(array)}
         shifts = {(c.key, n): jnp.zeros_like(a) for c in calls for n, a in c.outputs.items() if is_float(a)}
-        heads, back, rest = jax.vjp(run, own, floats, shifts, has_aux=True)
+        heads, back, (rest, states) = jax.vjp(run, own, floats, shifts, has_aux=True)
         drawn = {name: jnp.asarray(cotangents[name]).astype(head.dtype) for name, head in heads.items()}
         of_weights, of_inputs, of_calls = back(drawn)
         differentiated = tuple(
             replace(c, gradients={n: of_calls[c.key, n] for n in c.outputs if (c.key, n) in of_calls}) for c in calls
         )
-        return Run({**heads, **rest}, of_inputs, of_weights, differentiated)
+        return Run({**heads, **rest}, of_inputs, of_weights, differentiated, states=states)
 
     def to_numpy(self, tensor: Any) -> np.ndarray:
         return np.array(tensor)
@@ -124,10 +126,10 @@ class JaxFunction(JaxModel):
         return JaxFunction(self._function, rebuilt("w", self._parameters, {**self._held, **new}), self._keywords)
 
     def functional(self, dtype: str) -> tuple[Apply, Native]:
-        def apply(weights: Native, inputs: Any, recorder: Recorder | None) -> Any:
+        def apply(weights: Native, inputs: Any, recorder: Recorder | None) -> Returned:
             arguments, keywords = arguments_of(inputs)
             parameters = rebuilt("w", self._parameters, weights)
-            return self._function(parameters, *arguments, **{**self._keywords, **keywords})
+            return self._function(parameters, *arguments, **{**self._keywords, **keywords}), {}
 
         return apply, self._held
 
@@ -141,11 +143,15 @@ def cast(array: Any, dtype: str) -> Any:
     return array.astype(dtype) if is_float(array) else array
 
 
+def _floats(arrays: Native) -> Native:
+    return {path: array for path, array in arrays.items() if is_float(array)}
+
+
 def like(value: Any, old: Any) -> Any:
     return jnp.asarray(value).astype(old.dtype)
 
 
-def _known(calls: tuple[Call, ...], again: Callable[[], tuple[Native, tuple[Call, ...]]]) -> tuple[Call, ...]:
+def _known(calls: tuple[Call, ...], again: Callable[[], Run]) -> tuple[Call, ...]:
     """Leave out the calls inside scan, remat or jit, whose values JAX knows there alone.
 
     Where the caller traces the run itself, to add noise, all values are tracers: a run outside of it tells which.
@@ -153,7 +159,7 @@ def _known(calls: tuple[Call, ...], again: Callable[[], tuple[Native, tuple[Call
     if not any(map(_is_traced, calls)):
         return calls
     with jax.ensure_compile_time_eval():
-        outside = {call.key for call in again()[1] if not _is_traced(call)}
+        outside = {call.key for call in again().calls if not _is_traced(call)}
     return tuple(call for call in calls if call.key in outside)
 
 

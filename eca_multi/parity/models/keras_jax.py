@@ -8,7 +8,7 @@ from eca_multi.parity.engines.keras import variables
 
 from . import keras as _keras
 from .calls import Recorder
-from .jax import Apply, JaxModel
+from .jax import Apply, JaxModel, Returned
 from .model import Native
 
 
@@ -17,9 +17,12 @@ class KerasModel(_keras.KerasLayer, JaxModel):
         layer = self.layer_in(dtype)
         held = variables(layer)
 
-        def apply(weights: Native, inputs: Any, recorder: Recorder | None) -> Any:
+        def apply(weights: Native, inputs: Any, recorder: Recorder | None) -> Returned:
             mapping = [(held[path], value) for path, value in weights.items()]
-            with keras.StatelessScope(state_mapping=mapping), _keras.heard(layer, recorder):
-                return _keras.call(layer, inputs)
+            with keras.StatelessScope(state_mapping=mapping) as scope, _keras.heard(layer, recorder):
+                before = {path: scope.get_current_value(variable) for path, variable in held.items()}
+                out = _keras.call(layer, inputs)
+                after = {path: scope.get_current_value(variable) for path, variable in held.items()}
+            return out, {path: value for path, value in after.items() if value is not before[path]}
 
         return apply, {path: variable.value for path, variable in held.items()}

@@ -35,12 +35,15 @@ class KerasModel(_keras.KerasLayer, Model):
 
         recorder = Recorder(keep, given, _like) if record or given else None
         outputs: Native = {}
+        states_of = {path: v for path, v in variables(layer).items() if not v.trainable and v.dtype != "bool"}
+        before = {path: tf.identity(variable.value) for path, variable in states_of.items()}
         with tf.GradientTape() as tape, _keras.heard(layer, recorder), suppress(Ended):
             tape.watch(list(floats.values()))
             outputs = outputs_of(_keras.call(layer, rebuilt("x", inputs, entered)))
+        states = _restored(states_of, before)
         calls = tuple(recorder.calls) if recorder else ()
         if cotangents is None or given is not None:
-            return Run(outputs, calls=calls)
+            return Run(outputs, calls=calls, states=states)
         heads = {n: t for n, t in outputs.items() if n in cotangents and t.dtype.is_floating}
         drawn = [tf.cast(tf.convert_to_tensor(host(cotangents[name])), head.dtype) for name, head in heads.items()]
         held = {path: v.value for path, v in variables(layer).items() if v.trainable}
@@ -56,11 +59,20 @@ class KerasModel(_keras.KerasLayer, Model):
             replace(c, gradients={n: by_leaf[c.key, n] for n in c.outputs if (c.key, n) in by_leaf}) for c in calls
         )
         of_inputs, of_weights = ({n: g for (k, n), g in by_leaf.items() if k == kind} for kind in ("x", "w"))
-        return Run(outputs, of_inputs, of_weights, of_calls)
+        return Run(outputs, of_inputs, of_weights, of_calls, states=states)
 
     def to_numpy(self, tensor: Any) -> np.ndarray:
         read = to_numpy(tensor)
         return read.values.astype(tensor.dtype.as_numpy_dtype)
+
+
+def _restored(held: Native, before: Native) -> Native:
+    """Give variables the values back that they had before a call, and return the floating ones that it changed."""
+    after = {path: tf.identity(variable.value) for path, variable in held.items()}
+    for path, variable in held.items():
+        variable.assign(before[path])
+    floats = {path: tensor for path, tensor in after.items() if tensor.dtype.is_floating}
+    return {p: t for p, t in floats.items() if not np.array_equal(t.numpy(), before[p].numpy(), equal_nan=True)}
 
 
 def _tensor(array: Any, dtype: str) -> Any:

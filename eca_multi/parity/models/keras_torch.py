@@ -29,6 +29,9 @@ class KerasModel(_keras.KerasLayer, TorchModel):
     def tensors(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
         return {path: variable.value for path, variable in variables(module).items()}
 
+    def states(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        return {path: variable.value for path, variable in variables(module).items() if not variable.trainable}
+
     def operation(self, weight: str) -> str:
         return ""
 

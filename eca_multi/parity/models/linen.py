@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from .calls import Recorder
-from .jax import Apply, JaxModel
+from .jax import Apply, JaxModel, Returned
 from .model import Arrays, Native, arguments_of
 
 
@@ -37,13 +37,14 @@ class LinenModel(JaxModel):
         return LinenModel(self.module, unflatten_dict({**self._variables, **weights}, sep="/"), self.keywords)
 
     def functional(self, dtype: str) -> tuple[Apply, Native]:
-        def apply(weights: Native, inputs: Any, recorder: Recorder | None) -> Any:
+        def apply(weights: Native, inputs: Any, recorder: Recorder | None) -> Returned:
             arguments, keywords = arguments_of(inputs)
             variables = unflatten_dict(weights, sep="/")
             states = [name for name in variables if name != "params"]
             with nn.intercept_methods(_heard(recorder)):
-                out = self.module.apply(variables, *arguments, mutable=states, **{**self.keywords, **keywords})
-            return out[0]  # the second are the states after the call
+                out, states = self.module.apply(variables, *arguments, mutable=states, **{**self.keywords, **keywords})
+            after = flatten_dict(states, sep="/")
+            return out, {path: value for path, value in after.items() if value is not weights.get(path)}
 
         return apply, self._variables
 

@@ -28,7 +28,7 @@ def unlike(reference: Model, port: Model, weights: WeightMap) -> str:
         return ""
     more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
     named = ", ".join(f"{name} (of {weights.held(name)})" for name in wrong[:_SHOWN])
-    return f"the port does not hold the reference's weights: {named}{more}. Copy them with parity.port_weights."
+    return f"the port does not hold the reference's weights: {named}{more}. Copy them with parity.port_weights"
 
 
 def _floats(model: Model) -> dict[str, np.ndarray]:

@@ -20,7 +20,8 @@ class Run:
     """What a run returned: tensors by path, of the framework or, from `Model.run`, of NumPy in the dtype they had.
 
     Gradients are those of sum(cotangent * output). `calls` holds the calls of submodules in the order in which they
-    returned, where the run was recorded. `changed` names the inputs that the model has written into.
+    returned, where the run was recorded. `changed` names the inputs that the model has written into. `states` holds the
+    floating weights and states, by native path, that the call has given other values: the statistics of training.
     """
 
     outputs: Native
@@ -28,6 +29,7 @@ class Run:
     weight_gradients: Native = field(default_factory=dict)
     calls: tuple[Call, ...] = ()
     changed: tuple[str, ...] = ()
+    states: Native = field(default_factory=dict)
 
 
 class Model(ABC):
@@ -114,7 +116,7 @@ class Model(ABC):
         run = self.native_run(inputs, dtype, cotangents, record, given)
         groups = {
             name: {path: self.to_numpy(tensor) for path, tensor in getattr(run, name).items()}
-            for name in ("outputs", "input_gradients", "weight_gradients")
+            for name in ("outputs", "input_gradients", "weight_gradients", "states")
         }
         return Run(**groups, changed=run.changed, calls=tuple(self._numpy(call) for call in run.calls))
 

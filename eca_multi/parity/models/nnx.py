@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from .calls import Recorder
-from .jax import Apply, JaxModel
+from .jax import Apply, JaxModel, Returned
 from .model import Arrays, Native, arguments_of
 
 WEIGHTS = nnx.Not(nnx.RngState)  # the counts and keys of random numbers are no weights
@@ -43,12 +43,14 @@ class NnxModel(JaxModel):
         return ""
 
     def functional(self, dtype: str) -> tuple[Apply, Native]:
-        def apply(weights: Native, inputs: Any, recorder: Recorder | None) -> Any:
+        def apply(weights: Native, inputs: Any, recorder: Recorder | None) -> Returned:
             module = _merged(self.module, weights)
             if recorder is not None:
                 _listen(module, recorder)
             arguments, keywords = arguments_of(inputs)
-            return module(*arguments, **keywords)
+            out = module(*arguments, **keywords)
+            after = _values(module, WEIGHTS)
+            return out, {path: value for path, value in after.items() if value is not weights.get(path)}
 
         return apply, _values(self.module, WEIGHTS)
 

@@ -102,11 +102,12 @@ class TorchModel(Model):
         recorder = Recorder(keep, given, _like, lambda tensor: tensor.detach().clone()) if record or given else None
         outputs: Native = {}
         graded = torch.set_grad_enabled(differentiated)
-        with self._unchanged(module):  # until the end of the backward pass, which reads buffers
+        with self._unchanged(module) as held:  # until the end of the backward pass, which reads buffers
             with self.heard(module, recorder), graded, suppress(Ended):
                 outputs = outputs_of(self.call(module, rebuilt("x", inputs, entered)))
             changed = tuple(name for name, tensor in entered.items() if not _same(tensor.detach(), before[name]))
-            run = Run(outputs, calls=tuple(recorder.calls) if recorder else (), changed=changed)
+            states = {} if given else {n: t.detach().clone() for n, t in self.states(module).items() if _moved(t, held.get(n))}
+            run = Run(outputs, calls=tuple(recorder.calls) if recorder else (), changed=changed, states=states)
             if cotangents is None or given is not None:
                 return run
             return self._differentiated(module, start, run, cotangents, kept)
@@ -129,7 +130,7 @@ class TorchModel(Model):
             for call in run.calls
         )
         by_kind = {kind: {name: g for (k, name), g in every.items() if k == kind} for kind in ("x", "w")}
-        return Run(run.outputs, by_kind["x"], by_kind["w"], of_calls, run.changed)
+        return replace(run, input_gradients=by_kind["x"], weight_gradients=by_kind["w"], calls=of_calls)
 
     def call(self, module: torch.nn.Module, inputs: Any) -> Any:
         arguments, keywords = arguments_of(inputs)
@@ -151,15 +152,19 @@ class TorchModel(Model):
         """Return a module's weights and states by path."""
         return {n: t for n, t in module.state_dict(keep_vars=True).items() if isinstance(t, torch.Tensor)}
 
+    def states(self, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+        """Return what a call in training mode may change."""
+        return dict(module.named_buffers())
+
     @contextmanager
-    def _unchanged(self, module: torch.nn.Module) -> Iterator[None]:
-        """Put buffers, which a call in training mode changes, back to what they were."""
-        before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    def _unchanged(self, module: torch.nn.Module) -> Iterator[dict[str, torch.Tensor]]:
+        """Put states back to what they were before a call, and give those."""
+        before = {name: buffer.detach().clone() for name, buffer in self.states(module).items()}
         try:
-            yield
+            yield before
         finally:
             with torch.no_grad():
-                for name, buffer in module.named_buffers():
+                for name, buffer in self.states(module).items():
                     if name in before:
                         buffer.copy_(before[name])
 
@@ -232,6 +237,10 @@ def _forward(recorder: Recorder | None, path: str, kind: str, forward: Any, *arg
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _moved(state: torch.Tensor, before: torch.Tensor | None) -> bool:
+    return state.is_floating_point() and (before is None or not _same(state.detach(), before))
 
 
 def _depends_on_mode(part: torch.nn.Module) -> bool:
