@@ -18,8 +18,8 @@ from .define.maps import WeightMap
 from .execute.state import RunnerState
 from .explain.backward import Wrong
 from .explain.fingerprints import measure
-from .explain.localize import Localisation
 from .explain.investigate import with_causes
+from .explain.localize import Localisation
 from .explain.submodules import localise
 from .judge.cell import Cell
 from .judge.ported import CASE, KIND, PORT, Compared, compare, with_blame
@@ -32,8 +32,8 @@ from .report.assemble import environment
 from .report.report import ParityError, Report, describe
 
 STATES_ALONE = (
-    "outputs and gradients agree, and the states after the call do not: compare the momentum (in torch the share of the "
-    "new value, in Keras and Flax that of the old one) and the variance (torch keeps the unbiased one)"
+    "all but the states after the call agrees: compare the momentum (in torch the share of the new value, in Keras and "
+    "Flax that of the old one) and the variance (torch keeps the unbiased one)"
 )
 _GRADIENTS = ("input_grad", "weight_grad")
 _SHOWN = 5  # names in one line
@@ -75,8 +75,8 @@ def assert_ported(
             (function, parameters), called as function(parameters, *inputs).
         inputs: An array, or a tuple of arguments or dict of keywords, in the reference's axis order. Floats are rounded
             to the dtype.
-        map: The port's weights by the reference's, as `propose_map` prints; then weight gradients, and states that the call
-            changes in training mode, are compared too.
+        map: The port's weights by the reference's, as `propose_map` prints; then weight gradients, and states that the
+            call changes in training mode, are compared too.
         layouts: "N C H W -> N H W C" for all tensors of as many axes, or such a text for each input ("x", "x0", a key)
             and output ("y", "y0", a key). None finds the orders from shapes and by trying.
         dtypes: Of "float32", "bfloat16", "float16".
@@ -170,7 +170,7 @@ def _uncompared(compared: Sequence[Compared], weights: WeightMap | None) -> str:
     if not (names := tuple(dict.fromkeys(name for item in compared for name in item.uncompared))):
         return ""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    remedy = "give map=" if weights is None else "the map leaves them out"
+    remedy = "give map= to assert_ported" if weights is None else "the map leaves them out"
     return f"states after the call ({', '.join(names[:_SHOWN])}{more}) are not compared: {remedy}"
 
 
@@ -208,10 +208,17 @@ def compare_sources(
 
 
 def _read_map(source: str | None) -> Mapping[str, str | None] | None:
-    if source is None or not source.endswith(".json"):
-        return None if source is None else dict(load_object(source))
+    if source is None:
+        return None
+    if not source.endswith(".json"):
+        return _checked(load_object(source, "map"), source)
     try:
-        entries: Mapping[str, str | None] = json.loads(Path(source).read_bytes())
+        return _checked(json.loads(Path(source).read_bytes()), source)
     except (OSError, ValueError) as error:
         raise SpecError(f"the map must be a JSON object. Received: {source}: {error}") from error
+
+
+def _checked(entries: Any, source: str) -> Mapping[str, str | None]:
+    if not isinstance(entries, Mapping):
+        raise SpecError(f"the map must be a dict of names. Received: {source}, a {type(entries).__name__}.")
     return entries

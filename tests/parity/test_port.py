@@ -248,7 +248,7 @@ def test_the_command_line_runs_each_model_in_a_process_of_its_own(tmp_path):
     wrong = tmp_path / "theirs" / "net.py"
     wrong.write_text(wrong.read_text().replace("0.5", "0.51"))
     assert compare_sources(*files, tmp_path / "inputs.npz").exit_code == 1
-    with pytest.raises(SpecError, match=r"net.py has no adapter 'missing'"):
+    with pytest.raises(SpecError, match=r"net.py has no model or function that makes one 'missing'. It has: model"):
         compare_sources(f"{files[0][:-6]}:missing", files[1], tmp_path / "inputs.npz")
     with pytest.raises(SpecError, match=r"inputs must be an .npz file"):
         compare_sources(*files, tmp_path / "ours" / "net.py")

@@ -17,19 +17,32 @@ from .axes import SpecError
 VALUE = "value:"  # begins the source of an object that travels by value: "value:NAME:DATA"
 
 
-def load_object(source: str) -> Any:
-    """Import "module:name" or "file.py:name", or read an object by value; return it or raise SpecError."""
+def load_object(source: str, what: str = "adapter") -> Any:
+    """Import "module:name" or "file.py:name", or read an object by value; return it or raise SpecError.
+
+    `what` says in an error what the name should lead to.
+    """
     if source.startswith(VALUE):
         return _by_value().load(source)
     place, _, name = source.rpartition(":")
+    if not place:
+        raise SpecError(f"a {what} must be given as file.py:NAME or module:NAME. Received: {source}, without :NAME.")
     module = load_module(place)
     thing: Any = module
     for part in name.split("."):
         if not hasattr(thing, part):
-            classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-            raise SpecError(f"{place} has no adapter {name!r}. It has: {', '.join(classes) or 'no class'}.")
+            raise SpecError(f"{place} has no {what} {name!r}. It has: {_names_in(module, what)}.")
         thing = getattr(thing, part)
     return thing
+
+
+def _names_in(module: ModuleType, what: str) -> str:
+    """Return the classes of a module, which adapters are, or for anything else all its public names."""
+    if what == "adapter":
+        return ", ".join(key for key, value in vars(module).items() if isinstance(value, type)) or "no class"
+    named = {key: value for key, value in vars(module).items() if not key.startswith("_")}
+    own = [key for key, value in named.items() if not isinstance(value, ModuleType)]
+    return ", ".join(own) or "no name"
 
 
 def load_module(place: str) -> ModuleType:

@@ -112,7 +112,17 @@ def compare(
         {n: held[n] for n in trained},
         states.results,
     )
-    job = Job(CASE, dtype, {}, {}, tuple(outputs), gradients=cotangents is not None, inputs=arrays, weights=trained, state=states.before)
+    job = Job(
+        CASE,
+        dtype,
+        {},
+        {},
+        tuple(outputs),
+        gradients=cotangents is not None,
+        inputs=arrays,
+        weights=trained,
+        state=states.before,
+    )
     task = Task("", Do.EVALUATE, CASE, job, None)
     solution = {**solution, **states.kept}
     cells = list(_JUDGE.cells(PORT, task, results, solution))

@@ -14,8 +14,9 @@ def read_inputs(path: str | os.PathLike[str]) -> Any:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file) if isinstance(file, np.lib.npyio.NpzFile) else {"": file}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise SpecError(f"the inputs must be an .npz file of arrays. Received: {path}: {error}") from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "a file of another kind"
+        raise SpecError(f"the inputs must be an .npz file of arrays. Received: {path}: {why}.") from error
     if len(arrays) == 1:
         return next(iter(arrays.values()))
     return tuple(arrays.values()) if all(name.startswith("arr_") for name in arrays) else arrays

@@ -16,7 +16,7 @@ from .model import Model
 
 def load(source: str) -> Model:
     """Load "module:factory" or "file.py:factory", and call what is a function or a class."""
-    thing = load_object(source)
+    thing = load_object(source, "model or function that makes one")
     try:
         made = thing() if inspect.isroutine(thing) or inspect.isclass(thing) else thing
     except Exception as error:

@@ -106,7 +106,11 @@ class TorchModel(Model):
             with self.heard(module, recorder), graded, suppress(Ended):
                 outputs = outputs_of(self.call(module, rebuilt("x", inputs, entered)))
             changed = tuple(name for name, tensor in entered.items() if not _same(tensor.detach(), before[name]))
-            states = {} if given else {n: t.detach().clone() for n, t in self.states(module).items() if _moved(t, held.get(n))}
+            states = (
+                {}
+                if given
+                else {n: t.detach().clone() for n, t in self.states(module).items() if _moved(t, held.get(n))}
+            )
             run = Run(outputs, calls=tuple(recorder.calls) if recorder else (), changed=changed, states=states)
             if cotangents is None or given is not None:
                 return run
