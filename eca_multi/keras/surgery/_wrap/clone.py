@@ -1,8 +1,7 @@
 """New layers like old ones: from their config, then variables, states and flags."""
 
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import keras
@@ -85,14 +84,13 @@ def _copy_assets(old: Any, new: Any) -> None:
             new.load_assets(str(folder))
 
 
-@contextmanager
-def same_random_state() -> Iterator[None]:
-    """Initializers without a seed draw one from Python's generator, which users seed: put its state back."""
-    state = random.getstate()
-    try:
-        yield
-    finally:
-        random.setstate(state)
+def same_random_state() -> ExitStack:
+    """Initializers without a seed draw one from Python's generator, which users seed: put its state back on exit."""
+    stack = ExitStack()
+    stack.callback(
+        random.setstate, random.getstate()
+    )  # no interruption comes between two lines of ours
+    return stack
 
 
 def _first_line(error: Exception) -> str:
