@@ -87,9 +87,7 @@ def _copy_assets(old: Any, new: Any) -> None:
 def same_random_state() -> ExitStack:
     """Initializers without a seed draw one from Python's generator, which users seed: put its state back on exit."""
     stack = ExitStack()
-    stack.callback(
-        random.setstate, random.getstate()
-    )  # no interruption comes between two lines of ours
+    stack.callback(random.setstate, random.getstate())  # no interruption comes between two lines of ours
     return stack
 
 
