@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
@@ -29,7 +29,10 @@ from .models.elsewhere import Elsewhere
 from .models.inputs import read_inputs
 from .models.mapping import map_of, unlike
 from .report.assemble import environment
-from .report.report import ParityError, Report, describe
+from .report.report import ParityError, Report
+from .report.view import View
+from .report.view.causes import Cause
+from .report.view.results import Result, worst_first
 
 STATES_ALONE = (
     "all but the states after the call agrees: compare the momentum (in torch the share of the new value, in Keras and "
@@ -86,8 +89,8 @@ def assert_ported(
         The report; a notebook shows its table.
 
     Raises:
-        ParityError: Naming who is off and by how much, the submodule by its path in the reference, and the cause where
-            one is found. It is an AssertionError.
+        ParityError: For each cause the submodule by its path in the reference, and the cause where one is found; then
+            by how much the worst tensor is off, and which others. It is an AssertionError.
         SpecError: If an output cannot be judged, or the two cannot be compared: modes, devices or dtypes differ, a
             model raises or writes into its inputs, or no order of axes fits.
 
@@ -110,9 +113,12 @@ def raise_for_port(report: Report, name: str = PORT) -> None:
     A gradient that could not be judged is no fault: its budget is too large to see one, and a warning names it. Another
     warning names the states that the call changed and that were not compared.
     """
-    lines = [describe(replace(cell, runner=name)) for cell in report.failures]
+    results = [replace(result, runner=name) for result in View(report.to_dict()).results]
     if report.disagreements:
-        raise ParityError("\n".join([*lines, *(f"{name}: {item.line}" for item in report.localisations)]))
+        red = [result for result in results if result.fails and not result.is_without_result]
+        raise ParityError("\n".join(line for found in _by_place(report) for line in _said(found, red, name)))
+    open_ = [result for result in results if result.is_open]
+    lines = [Cause(name, "", tuple(group)).line for group in (_of(open_, [dtype]) for dtype in DTYPES) if group]
     if any(cell.check == "forward" for cell in report.failures):
         raise SpecError("\n".join([*lines, "Take inputs at which the reference is well conditioned."]))
     if lines:
@@ -120,6 +126,27 @@ def raise_for_port(report: Report, name: str = PORT) -> None:
     for state in report.runners:
         if state.detail:
             warnings.warn(state.detail, stacklevel=3)
+
+
+def _by_place(report: Report) -> list[list[Localisation]]:
+    """Group the localisations of several dtypes by where the fault begins: one place is one cause."""
+    groups: dict[str, list[Localisation]] = {}
+    for item in report.localisations:
+        groups.setdefault(item.culprit or item.line, []).append(item)
+    return list(groups.values())
+
+
+def _said(found: Sequence[Localisation], red: Sequence[Result], name: str) -> Iterator[str]:
+    """Say one cause in two lines: where it begins and what it is, and by how much the worst tensor is off."""
+    first, dtypes = found[0], [item.dtype for item in found]
+    yield f"{name} {', '.join(dtypes)}: {first.line}"
+    worst, *others = sorted(_of(red, dtypes), key=lambda result: result.check != "forward")  # outputs say most
+    said = replace(worst, cause="") if worst.cause and worst.cause in first.line else worst
+    yield Cause(name, "", (said, *others)).line
+
+
+def _of(results: Sequence[Result], dtypes: Sequence[str]) -> list[Result]:
+    return worst_first(result for result in results if result.dtype in dtypes)
 
 
 def compare_models(

@@ -360,7 +360,7 @@ FAULTS = {
         nn.Sequential(nn.Conv2d(4, 4, 3, **C3), nn.ReLU(), nn.Conv2d(4, 4, 3, **C3)),
         lambda m, x: conv(m[2], m[1](m[0](x)), m[2].weight.flip(2, 3)),
         (image(),),
-        "kernel is flipped in call 2 of 2",
+        "kernel is flipped in call 2 of 2 of conv2d",
     ),
 }
 
@@ -473,7 +473,7 @@ def test_a_cause_must_leave_what_agrees():
     found = {"y": known["y"][0] - bias.numpy(), "z": known["z"][0]}
     results = {name: Tensor(np.float32(array), "float32") for name, array in found.items()}
     causes = name_causes(run, results, known, "y", dtype="float32", c=4.0)
-    assert [cause.says for cause in causes] == ["bias is missing in call 1 of 2"]
+    assert [cause.says for cause in causes] == ["bias is missing in call 1 of 2 of linear"]
 
 
 def test_half_precision_finds_a_fault_beyond_its_budget():

@@ -28,16 +28,19 @@ class Hypothesis:
 
 
 class Only:
-    """Changes that apply to one call alone, by its number among the calls that they are about; None for all."""
+    """Changes that apply to one call alone, by its number among the calls that they are about; None for all.
+
+    `calls` names the operation of each of these calls.
+    """
 
     def __init__(self, operations: Mapping[str, Change], number: int | None = None) -> None:
         self._number, self._count = number, itertools.count()
-        self.calls = 0
+        self.calls: list[str] = []
         self.mode = Mutating({name: self._only(change) for name, change in operations.items()})
 
     def _only(self, change: Change) -> Change:
         def changed(call: Call) -> Any:
-            self.calls += 1
+            self.calls.append(call.name)
             chosen = next(self._count) == self._number or self._number is None
             return change(call) if chosen else NotImplemented
 

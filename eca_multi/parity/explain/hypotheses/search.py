@@ -127,16 +127,17 @@ class _Search:
         calls, share = self._try(hypothesis, None)
         if share is not None:
             yield Cause(hypothesis.says, share)
-        elif 1 < calls <= MOST_CALLS and ANY not in names:
-            for number in range(calls):
+        elif 1 < len(calls) <= MOST_CALLS and ANY not in names:
+            of = " and ".join(dict.fromkeys(calls))
+            for number in range(len(calls)):
                 if time.monotonic() > ends:
                     return
                 _, share = self._try(hypothesis, number)
                 if share is not None:
-                    yield Cause(f"{hypothesis.says} in call {number + 1} of {calls}", share)
+                    yield Cause(f"{hypothesis.says} in call {number + 1} of {len(calls)} of {of}", share)
 
-    def _try(self, hypothesis: Hypothesis, number: int | None) -> tuple[int, float | None]:
-        """Return how many calls the hypothesis is about, and the share of the budget if the result matches."""
+    def _try(self, hypothesis: Hypothesis, number: int | None) -> tuple[list[str], float | None]:
+        """Return the operations of the calls that a hypothesis is about, and the share of the budget if it matches."""
         only = Only(hypothesis.operations, number)
         try:
             values = self.run(only.mode)
