@@ -16,6 +16,7 @@ from .define.axes import SpecError
 from .define.maps import WeightMap
 from .define.structures import host
 from .models import Model, model_of
+from .models.mapping import read_map
 
 Arrays = dict[str, np.ndarray]
 
@@ -57,9 +58,9 @@ def port_weights(
         (4, 3)
     """
     model = model_of(port)
-    given = _arrays(state)
+    given, shared = _arrays(state)
     own = model.weights()
-    weights = map if isinstance(map, WeightMap) else _map_of(map, given, own)
+    weights = map if isinstance(map, WeightMap) else read_map(map, given, shared, model)
     if lacking := [name for name in weights.shapes if name not in given]:
         raise SpecError(f"the state must hold all weights of the map. Received: no {lacking[0]!r}.")
     carried = {name: array.astype(own[name].dtype) for name, array in weights.to_native(given).items()}
@@ -69,17 +70,15 @@ def port_weights(
     return arrays
 
 
-def _arrays(state: Any) -> Arrays:
-    if isinstance(state, Mapping):
-        return {str(name): host(array) for name, array in state.items()}
-    return model_of(state).weights()
-
-
-def _map_of(entries: Mapping[str, str | None], given: Arrays, own: Arrays) -> WeightMap:
-    """Read a map; counters, which are no floats, need no entry on either side."""
-    floats = {name: array.shape for name, array in given.items() if "float" in array.dtype.name}
-    wholes = {name: None for name, array in own.items() if "float" not in array.dtype.name}
-    return WeightMap.of({**wholes, **entries}, floats, {name: array.shape for name, array in own.items()}, "the port")
+def _arrays(state: Any) -> tuple[Arrays, dict[str, str]]:
+    """Return the arrays by name, and the names that are other names of one array with its first name."""
+    if not isinstance(state, Mapping):
+        model = model_of(state)
+        return model.weights(), model.shared
+    arrays = {str(name): host(array) for name, array in state.items()}
+    first: dict[object, str] = {}
+    places = {n: first.setdefault((a.ctypes.data, a.shape, a.strides, a.size or n), n) for n, a in arrays.items()}
+    return arrays, {name: other for name, other in places.items() if name != other}
 
 
 def _write(model: Model, arrays: Arrays, file: Path) -> None:
@@ -89,6 +88,10 @@ def _write(model: Model, arrays: Arrays, file: Path) -> None:
     if write is None:
         raise SpecError(
             f"the file must be {', '.join(_WRITERS)} or a folder without a suffix. Received: {file.name!r}. Rename it."
+        )
+    if not (folder := file.absolute().parent).is_dir():
+        raise SpecError(
+            f"the file must be in a folder that exists. Received: {file}, and no {folder}. Make the folder."
         )
     write(model, arrays, file)
 

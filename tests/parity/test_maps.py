@@ -49,6 +49,17 @@ ROUND_TRIPS = {
         dict.fromkeys("ifgo", (5, 3)),
     ),
     "reversed": ({"w": "w: i o kh kw -> kh kw o i, flip(kh kw)"}, {"w": (4, 3, 2, 5)}),
+    "joined": ({"w": "q k v: o i -> o i, cat(o)"}, {"q": (8, 3), "k": (2, 3), "v": (2, 3)}),
+    "joined by heads": ({"w": "q k v: e h d -> (h d) e, cat(h)"}, {"q": (8, 4, 3), "k": (8, 1, 3), "v": (8, 1, 3)}),
+    "joined in groups": (
+        {"w": "q k v: (g n d) e -> (g n d) e, cat(n), g=2, d=4"},
+        {"q": (24, 5), "k": (8, 5), "v": (8, 5)},
+    ),
+    "sliced": (
+        {n: f"w: (h d) e -> e h d, d=3, h[{a}:{b}]" for n, a, b in (("q", 0, 4), ("k", 4, 5), ("v", 5, 6))},
+        {"w": (18, 8)},
+    ),
+    "tied": ({"a": "w", "b": "w: tied", "c": "w: i o -> o i, tied"}, {"w": (3, 4)}),
     "all of it": ({"w": "a b: (g u) k -> k (two g u), flip(k), g(r z n -> z r n)"}, {"a": (6, 5), "b": (6, 5)}),
 }
 
@@ -78,6 +89,31 @@ def test_values_go_where_the_text_says():
     np.testing.assert_array_equal(picked["p5"], q[5].T)
     cycle = mapped({"b": "b: g -> g, g(a b c -> c a b)"}, {"b": gates[:3]}).to_native({"b": gates[:3]})["b"]
     np.testing.assert_array_equal(cycle, [2, 0, 1])  # no involution: its inverse would give 1, 2, 0
+
+
+def test_parts_of_unequal_length_are_joined():
+    """Grouped-query attention: four heads of q, one of k and one of v, in one matrix. By NumPy alone."""
+    held = arrays(q=(8, 4, 3), k=(8, 1, 3), v=(8, 1, 3))
+    fused = mapped({"w": "q k v: e h d -> (h d) e, cat(h)"}, held).to_native(held)["w"]
+    np.testing.assert_array_equal(fused, np.concatenate([a.transpose(1, 2, 0).reshape(-1, 8) for a in held.values()]))
+    assert fused.shape == (18, 8)
+    matrix = {"w": fused}
+    entries = {"q": "w: (h d) e -> e h d, d=3, h[0:4]", "kv": "w: (h d) e -> h d e, d=3, h[4:6]"}
+    apart = mapped(entries, matrix).to_native(matrix)
+    np.testing.assert_array_equal(apart["q"], held["q"])
+    np.testing.assert_array_equal(apart["kv"], fused[12:].reshape(2, 3, 8))
+
+
+def test_the_gradients_of_a_weight_that_is_kept_twice_are_added():
+    canonical = {"w": np.arange(12.0).reshape(3, 4)}
+    weight_map = mapped({"a": "w", "b": "w: i o -> o i, tied"}, canonical, {"a": (3, 4), "b": (4, 3)})
+    native = weight_map.to_native(canonical)
+    assert weight_map.remarks == ("b holds w once more: their gradients are added.",)
+    gradient = weight_map.to_canonical({"a": np.ones((3, 4)), "b": np.arange(12.0).reshape(4, 3)}, gradients=True)
+    np.testing.assert_array_equal(gradient["w"], 1 + np.arange(12.0).reshape(4, 3).T)
+    native["b"] = np.where(native["b"] == 11, -1, native["b"])  # one of the two is another: it is not read back
+    np.testing.assert_array_equal(np.argwhere(weight_map.to_canonical(native)["w"] != canonical["w"]), [[2, 3]])
+    assert bits(weight_map.to_canonical(weight_map.to_native(canonical))) == bits(canonical)  # the control
 
 
 def test_a_sum_gives_all_to_the_first_and_says_so():
@@ -195,6 +231,28 @@ WRONG = {
     ),
     "no number": ({"w": "w", "n": "= none"}, MATRIX, r"a constant must be a number, as in '= 0'\. Received: '= none'"),
     "a constant of a function": ({"w": "w", "n": "= 0"}, MATRIX, "must have a shape to hold a constant"),
+    "joined and unlike": (
+        {"w": "q w: a b -> a b, cat(a)"},
+        {"q": (4, 2), "w": (6, 8)},
+        r"joined along 'a' must agree along all other axes\. Received: b=2 of 'q' and b=8 of 'w'",
+    ),
+    "joined alone": ({"w": "w: a b -> a b, cat(a)"}, MATRIX, r"cat\(axis\) must join several weights along one axis"),
+    "joined along nothing": ({"w": "q k: a b -> a b, cat(c)"}, PAIR, "must be about one of them. Received: 'c'"),
+    "joined and ordered": ({"w": "q k: a b -> a b, cat(a), a(x y -> y x)"}, PAIR, "must stand alone for an axis"),
+    "a slice lost": ({"w": "w: a b -> a b, a[0:4]"}, MATRIX, r"each of the 48 elements.* Received: 16 that nothing"),
+    "slices that overlap": (
+        {"v": "w: a b -> a b, a[0:4]", "w": "w: a b -> a b, a[3:6]"},
+        MATRIX,
+        r"each of the 48 elements.* Received: 8 that are held twice",
+    ),
+    "a slice beyond": ({"w": "w: a b -> a b, a[4:7]"}, MATRIX, r"some of its 6, .* Received: \[4:7\]"),
+    "twice, not tied": (
+        {"a": "w", "b": "w"},
+        MATRIX,
+        r"must use 'w' once\. Received: 2 times, in a, b\. Where one weight is kept in several places, write ', tied'",
+    ),
+    "all tied": ({"a": "w: tied", "b": "w: tied"}, MATRIX, r"'w' once without 'tied'\. Received: a, b, all tied"),
+    "half a weight tied": ({"a": "w", "b": "w: a b -> a b, a[0:2], tied"}, MATRIX, "tied must be a whole one"),
     "no names": ({"w": ": a b -> b a"}, MATRIX, "an entry must name the weights that it holds"),
     "half a sum": ({"w": "q + "}, PAIR, "an entry must name the weights that it holds"),
 }
@@ -204,6 +262,41 @@ WRONG = {
 def test_what_loses_or_doubles_an_element_is_refused(entries, shapes, message):
     with pytest.raises(SpecError, match=message):
         mapped(entries, arrays(**shapes))
+
+
+# --- names ---------------------------------------------------------------------------------------------------------
+
+NAMES = {
+    "a native name": (
+        {"fc.wieght": "kernel: i o -> o i", "fc.bias": "bias"},
+        r"names 'fc\.wieght', which Layer does not have: fc\.weight, fc\.bias\. Did you mean 'fc\.weight'\?$",
+    ),
+    "a canonical name": (
+        {"fc.weight": "kernle: i o -> o i", "fc.bias": "bias"},
+        r"must lead to kernel, bias\. Received: 'kernle'\. Did you mean 'kernel'\?$",
+    ),
+    "a pattern": (
+        {"f.w{n}ght": "kernel: i o -> o i"},
+        r"'f\.w\{n\}ght' .* matches none of: fc\.weight, fc\.bias\. Did you mean 'fc\.weight'\?$",
+    ),
+    "nothing near": (
+        {"fc.weight": "zzz: i o -> o i", "fc.bias": "bias"},
+        r"must lead to kernel, bias\. Received: 'zzz'\.$",
+    ),
+    "the wrong way round": (
+        {"kernel": "fc.weight: o i -> i o", "bias": "fc.bias"},
+        r"names of Layer for keys, and texts about the specification\. Received: 'kernel', .* the other way round",
+    ),
+    "a pattern the wrong way round": ({"{n}": "fc.{n}"}, r"Received: '\{n\}', .* Write the map the other way round"),
+}
+
+
+@pytest.mark.parametrize(("entries", "message"), NAMES.values(), ids=NAMES)
+def test_a_misspelt_name_gets_the_nearest_and_a_turned_map_is_said_to_be_turned(entries, message):
+    native, canonical = {"fc.weight": (3, 2), "fc.bias": (3,)}, {"kernel": np.ones((2, 3)), "bias": np.ones(3)}
+    mapped({"fc.weight": "kernel: i o -> o i", "fc.bias": "bias"}, canonical, native)  # the control
+    with pytest.raises(SpecError, match=message):
+        mapped(entries, canonical, native)
 
 
 # --- patterns ------------------------------------------------------------------------------------------------------

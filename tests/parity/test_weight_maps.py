@@ -56,7 +56,7 @@ def faulty(adapter, fault):
     ("fault", "message"),
     [
         ("a leftover parameter", r"the weight map of \w+ must name every parameter and buffer\. Received: no '{bias}'"),
-        ("an unknown native name", r"the weight map of \w+ names 'scale', which the layer does not have: .*{bias}"),
+        ("an unknown native name", r"the weight map of \w+ names 'scale', which \w+ does not have: .*{bias}"),
         ("an unknown weight", r"the weight map of \w+ must lead to kernel, bias\. Received: 'shift'"),
         ("a weight without a parameter", r"the weight map of \w+ must use every weight and state.* none to 'shift'"),
         ("a weight used twice", r"the weight map of \w+ must use 'kernel' once\. Received: 2 times"),

@@ -8,11 +8,12 @@ import re
 from collections.abc import Collection, Mapping
 
 from .axes import SpecError
+from .hints import did_you_mean, listed
 
 Entries = Mapping[str, str | None]
 
 _HOLE = re.compile(r"\{([A-Za-z_]\w*)(\.\.\.|[+-]\d+)?\}")
-_NAME = re.compile(r"(?:\{[^{}]*\}|[^\s+:{])+")  # of a canonical weight; "+" between names is a sum
+NAME = re.compile(r"(?:\{[^{}]*\}|[^\s+:{])+")  # of a canonical weight; "+" between names is a sum
 
 
 def prefixed(entries: Entries, native: str, canonical: str = "") -> dict[str, str | None]:
@@ -44,9 +45,10 @@ def expand(
     for key, text in entries.items():
         found = _matches(key, text, native, canonical) if "{" in key else {key: text}
         if not found:
-            have = ", ".join(canonical if native is None else native) or "none"
+            have = canonical if native is None else native
             raise SpecError(
-                f"the pattern {key!r} of the weight map of {who} must match a name. It matches none of: {have}."
+                f"the pattern {key!r} of the weight map of {who} must match a name. It matches none of: {listed(have)}."
+                f"{did_you_mean(key, have)}"
             )
         for name, entry in found.items():
             if name in by:
@@ -58,13 +60,18 @@ def expand(
     return expanded
 
 
+def could_match(pattern: str, name: str) -> bool:
+    """Whether a name is the one of an entry, or matches its pattern."""
+    return bool(_regex(pattern).fullmatch(name)) if "{" in pattern else pattern == name
+
+
 def _matches(
     key: str, text: str | None, native: Collection[str] | None, canonical: Collection[str]
 ) -> dict[str, str | None]:
     if native is not None:
         pairs = ((name, _regex(key).fullmatch(name)) for name in native)
         return {name: _filled(text, match.groupdict()) for name, match in pairs if match}
-    first = _NAME.search(text or "")
+    first = NAME.search(text or "")
     found = [match for name in canonical if first and (match := _regex(first[0]).fullmatch(name))]
     values = [_before_shift(first[0], match) for match in found if first]
     return {str(_filled(key, value)): _filled(text, value) for value in values}
@@ -107,4 +114,4 @@ def _behind(prefix: str, entry: str) -> str:
     if entry.strip().startswith("="):
         return entry
     names, colon, rest = entry.partition(":")
-    return _NAME.sub(lambda name: prefix + name[0], names) + colon + rest
+    return NAME.sub(lambda name: prefix + name[0], names) + colon + rest

@@ -25,7 +25,9 @@ def sizes_of(
         )
     known = [*zip(way.left, canonical, strict=True)]
     if native is not None and len(native) == len(way.right):
-        known += zip(way.right, native, strict=True)
+        right = [tuple(_cut(axis) if axis in way.slices else axis for axis in group) for group in way.right]
+        known += [(group, n) for group, n in zip(right, native, strict=True) if way.joined not in group]
+    sizes |= {_cut(axis): stop - start for axis, (start, stop) in way.slices.items()}
     for _ in known:  # each round may give what another group lacks
         for group, size in known:
             missing = [axis for axis in group if axis not in sizes]
@@ -48,9 +50,37 @@ def sizes_of(
                 f"the axis {written((group,))!r} must have the size {size} of the weight. Received: {product}, from "
                 f"{', '.join(f'{axis}={sizes[axis]}' for axis in group)}."
             )
+    for axis, (start, stop) in way.slices.items():
+        if not start < stop <= sizes[axis]:
+            raise SpecError(
+                f"the positions along {axis!r} must be some of its {sizes[axis]}, the first before the last. "
+                f"Received: [{start}:{stop}]."
+            )
     for axis, position in way.picks.items():
         if position >= sizes[axis]:
             raise SpecError(
                 f"the position along {axis!r} must be less than its size, {sizes[axis]}. Received: {position}."
             )
-    return sizes
+    return {axis: sizes[axis] for axis in [*axes_in(way.left), *([way.stack] if way.stack else [])]}
+
+
+def joined_sizes(
+    way: Way, canonical: Mapping[str, Shape], native: Shape | None, config: Mapping[str, object]
+) -> tuple[dict[str, int], tuple[int, ...]]:
+    """Return the size of every axis of joined weights, and the length of each along the axis that joins them."""
+    every = {name: sizes_of(way, shape, 1, native, config) for name, shape in canonical.items()}
+    (first, sizes), *others = every.items()
+    for name, other in others:
+        if unlike := [axis for axis in sizes if axis != way.joined and sizes[axis] != other[axis]]:
+            axis = unlike[0]
+            raise SpecError(
+                f"weights that are joined along {way.joined!r} must agree along all other axes. Received: "
+                f"{axis}={sizes[axis]} of {first!r} and {axis}={other[axis]} of {name!r}."
+            )
+    lengths = tuple(found[str(way.joined)] for found in every.values())
+    return {**sizes, str(way.joined): sum(lengths)}, lengths
+
+
+def _cut(axis: str) -> str:
+    """Name what is left of an axis of which a slice is taken."""
+    return f"{axis}[]"

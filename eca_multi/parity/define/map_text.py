@@ -3,11 +3,14 @@
 "w"                                            the canonical weight w as it is
 "w: k -> 1 1 k"                                w with its axes moved, merged or split
 "wq wk wv: e h d -> (qkv h d) e"               three weights, stacked along the new axis qkv
+"wq wk wv: e h d -> (h d) e, cat(h)"           three weights, joined along h, of which each has its own number
 "w: (qkv h d) e -> e h d, qkv[1]"              the part of w at position 1 of qkv
+"w: (h d) e -> e h d, h[8:10]"                 the part of w at positions 8 and 9 of h
 "w: (gate h) e -> e (gate h), gate(r z n -> z r n)"     the parts of an axis in another order
 "w: kh kw i o -> kh kw o i, flip(kh kw)"       reversed along axes
 "w: (h d) -> h d, h=4"                         the size of an axis that no shape gives
 "b_ih + b_hh"                                  the sum of two weights
+"w: v e -> e v, tied", "w: tied"               w once more: a weight that is one on the left, and kept twice
 "= 0"                                          a constant
 """
 
@@ -25,6 +28,9 @@ _NAME = r"[A-Za-z_]\w*"
 _FLIP = re.compile(r"flip\(([^()]*)\)")
 _ORDER = re.compile(rf"({_NAME})\s*\((.*)->(.*)\)")
 _PICK = re.compile(rf"({_NAME})\s*\[\s*(\d+)\s*\]")
+_CAT = re.compile(rf"cat\(\s*({_NAME})\s*\)")
+_SLICE = re.compile(rf"({_NAME})\s*\[\s*(\d+)\s*:\s*(\d+)\s*\]")
+_TIED = "tied"
 _SIZE = re.compile(rf"({_NAME})\s*=\s*(\d+)")
 
 
@@ -40,6 +46,8 @@ class Way:
         orders: Axis -> for each native position the canonical one.
         flips: The axes to reverse.
         picks: Axis -> the position that is taken; the axis is on the left alone.
+        slices: Axis -> the first position that is taken, and the one after the last.
+        joined: The axis along which several canonical weights are joined, each with a length of its own, or None.
     """
 
     left: Side
@@ -49,16 +57,32 @@ class Way:
     orders: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     flips: tuple[str, ...] = ()
     picks: Mapping[str, int] = field(default_factory=dict)
+    slices: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    joined: str | None = None
+
+    @property
+    def spans(self) -> dict[str, tuple[int, int]]:
+        """The positions that are taken along an axis: a slice, or one position, whose axis is on the left alone."""
+        return {**self.slices, **{axis: (position, position + 1) for axis, position in self.picks.items()}}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one native weight holds: the sum of `terms`, each a stack of canonical weights; or a constant."""
+    """What one native weight holds: the sum of `terms`, each some canonical weights stacked or joined; or a constant.
+
+    `tied` says that another native weight holds the same.
+    """
 
     text: str
     terms: tuple[tuple[str, ...], ...] = ()
     way: Way | None = None  # None keeps the axes
     constant: float | None = None
+    tied: bool = False
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the native weight holds some elements of a canonical one."""
+        return self.way is not None and bool(self.way.spans)
 
     @property
     def names(self) -> list[str]:
@@ -88,10 +112,17 @@ def read(text: str) -> Entry:
             )
         return Entry(text, terms)
     axes, *clauses = _parts(rest)
+    if is_tied := _TIED in (axes, *clauses):
+        clauses = [clause for clause in clauses if clause != _TIED]
+    if axes == _TIED and not clauses and len(terms) == len(terms[0]) == 1:
+        return Entry(text, terms, tied=True)
     left, arrow, right = axes.partition("->")
     if not arrow:
         raise SpecError(f"it must map as 'name: axes -> axes'. Received: {text!r}.")
-    return Entry(text, terms, _way(_side(left), _side(right), clauses, {len(term) for term in terms}))
+    way = _way(_side(left), _side(right), clauses, {len(term) for term in terms})
+    if is_tied and way.spans:
+        raise SpecError(f"a weight that is tied must be a whole one. Received: {text!r}.")
+    return Entry(text, terms, way, tied=is_tied)
 
 
 def written(side: Side) -> str:
@@ -108,25 +139,35 @@ def _way(left: Side, right: Side, clauses: list[str], counts: set[int]) -> Way:
     sizes: dict[str, int] = {}
     orders: dict[str, tuple[int, ...]] = {}
     picks: dict[str, int] = {}
+    slices: dict[str, tuple[int, int]] = {}
     flips: list[str] = []
+    joined: list[str] = []
     for clause in clauses:
         if match := _FLIP.fullmatch(clause):
             flips += match[1].split()
         elif match := _ORDER.fullmatch(clause):
             orders[match[1]] = _order(match[1], match[2].split(), match[3].split())
             sizes[match[1]] = len(orders[match[1]])
+        elif match := _CAT.fullmatch(clause):
+            joined.append(match[1])
+        elif match := _SLICE.fullmatch(clause):
+            slices[match[1]] = int(match[2]), int(match[3])
         elif match := _PICK.fullmatch(clause):
             picks[match[1]] = int(match[2])
         elif match := _SIZE.fullmatch(clause):
             sizes[match[1]] = int(match[2])
         else:
             raise SpecError(
-                "after the axes may come flip(axis), axis(a b -> b a), axis[0] and axis=4, parted by commas. "
-                f"Received: {clause!r}."
+                "after the axes may come flip(axis), axis(a b -> b a), axis[0], axis[0:2], cat(axis), tied and axis=4, "
+                f"parted by commas. Received: {clause!r}."
             )
     sources, targets = axes_in(left), axes_in(right)
     new = [axis for axis in targets if axis not in sources]
-    stacked = counts != {1}
+    if joined and (counts == {1} or len(joined) > 1):
+        raise SpecError(
+            f"cat(axis) must join several weights along one axis. Received: cat({') and cat('.join(joined)})."
+        )
+    stacked = counts != {1} and not joined
     balanced = sorted([*sources, *(new[:1] if stacked else ())]) == sorted([*targets, *picks])
     if not balanced or len(set(sources)) < len(sources) or len(set(targets)) < len(targets):
         raise SpecError(
@@ -136,13 +177,17 @@ def _way(left: Side, right: Side, clauses: list[str], counts: set[int]) -> Way:
         )
     if stacked and (not new or len(counts) > 1):
         raise SpecError(
-            f"several weights must be stacked along a new axis on the right, as in 'a b: k -> two k'. "
-            f"Received: {written(left)!r} -> {written(right)!r}."
+            f"several weights must be stacked along a new axis on the right, as in 'a b: k -> two k', or joined along "
+            f"one that they have, as in 'a b: k -> k, cat(k)'. Received: {written(left)!r} -> {written(right)!r}."
         )
-    for axis in (*flips, *orders, *picks, *sizes):
+    if doubled := [axis for axis in (*slices, *joined) if [*slices, *joined, *orders, *picks].count(axis) > 1]:
+        raise SpecError(f"axis[0:2] and cat(axis) must stand alone for an axis. Received: another for {doubled[0]!r}.")
+    for axis in (*flips, *orders, *picks, *slices, *joined, *sizes):
         if axis not in (*sources, *targets):
             raise SpecError(f"what follows the axes must be about one of them. Received: {axis!r}.")
-    return Way(left, right, new[0] if stacked else None, sizes, orders, tuple(flips), picks)
+    return Way(
+        left, right, new[0] if stacked else None, sizes, orders, tuple(flips), picks, slices, next(iter(joined), None)
+    )
 
 
 def _order(axis: str, before: list[str], after: list[str]) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .axes import SpecError
+from .map_names import Sides, check_direction, check_names, check_used
 from .map_part import Part, part_of
 from .map_patterns import Entries, expand
 from .map_sizes import Shape
@@ -37,6 +38,8 @@ class WeightMap:
         native_shapes: Mapping[str, Shape] | None,
         who: str,
         sizes: Mapping[str, object] | None = None,
+        source: str = "the specification",
+        shared: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
     ) -> "WeightMap":
         """Read a map and check it against the names and shapes of both sides.
 
@@ -47,6 +50,9 @@ class WeightMap:
                 its own.
             who: Whose map it is, for the errors.
             sizes: Sizes of axes that neither shapes nor the text give.
+            source: Whose weights and states the texts are about, for the errors.
+            shared: The canonical names, and the native names, that are other names of one array, with its first name:
+                one of them is enough.
 
         Raises:
             SpecError: If the map loses or doubles an element, a name or a shape is wrong, or a text cannot be read.
@@ -59,10 +65,12 @@ class WeightMap:
         """
         if entries is None:
             entries = {name: name for name in canonical_shapes}
+        sides, (ours, theirs) = Sides(who, source), shared
+        check_direction(entries, native_shapes, canonical_shapes, sides)
         texts = expand(entries, native_shapes, canonical_shapes, who)
-        _check_names(texts, native_shapes, who)
+        check_names(texts, native_shapes, sides, theirs)
         read_ = {native: _read(text, native, who) for native, text in texts.items() if text is not None}
-        _check_used(read_, canonical_shapes, who)
+        check_used(read_, canonical_shapes, sides, ours)
         parts = {}
         for native, entry in read_.items():
             given = None if native_shapes is None else tuple(native_shapes[native])
@@ -93,6 +101,8 @@ class WeightMap:
                 )
             if entry.way and entry.way.flips:
                 lines.append(f"{native} holds {entry.names[0]} reversed along {', '.join(entry.way.flips)}.")
+            if entry.tied:
+                lines.append(f"{native} holds {entry.names[0]} once more: their gradients are added.")
             if entry.constant is not None:
                 lines.append(f"{native} is the constant {entry.constant}.")
         return tuple(lines)
@@ -118,7 +128,8 @@ class WeightMap:
         """Return the canonical arrays of native ones; of a weight that lies in several, all must be there.
 
         Of a sum the first weight gets all and the others are zero. With `gradients` each gets the whole, since the
-        gradient of a sum is the gradient of each of its terms.
+        gradient of a sum is the gradient of each of its terms. Of a weight that lies in several native ones the
+        gradients are added; of their values each that differs from the first takes its place, so that it is seen.
         """
         found: dict[str, np.ndarray] = {}
         parts = {name: part for name, part in self.parts.items() if part.entry.terms}
@@ -134,8 +145,18 @@ class WeightMap:
                     value = piece if number == 0 or gradients else np.zeros_like(piece)
                     mask = self.masks.get((canonical, name))
                     before = found.get(canonical)
-                    found[canonical] = value if mask is None or before is None else np.where(mask, value, before)
+                    if mask is not None and before is not None:
+                        value = np.where(mask, value, before)
+                    elif before is not None:  # tied
+                        value = before + value if gradients else np.where(_same(before, value), before, value)
+                    found[canonical] = value
         return {name: found[name] for name in self.shapes if name in found}
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Tell which elements have equal bytes, whatever their kind."""
+    first, second = (np.ascontiguousarray(array).view(f"V{array.dtype.itemsize}") for array in (one, other))
+    return np.reshape(first == second, one.shape)
 
 
 def _number(value: float | None) -> np.ndarray:
@@ -149,37 +170,12 @@ def _read(text: str, native: str, who: str) -> Entry:
         raise SpecError(f"{native!r} of {who}: {error}") from error
 
 
-def _check_names(texts: Entries, native: Mapping[str, Shape] | None, who: str) -> None:
-    if native is None:
-        return
-    if unknown := [name for name in texts if name not in native]:
-        have = ", ".join(native) or "none"
-        raise SpecError(f"the weight map of {who} names {unknown[0]!r}, which the layer does not have: {have}.")
-    if left := [name for name in native if name not in texts]:
-        raise SpecError(
-            f"the weight map of {who} must name every parameter and buffer. Received: no {left[0]!r}. "
-            "Map it to a weight or state of the specification, or to None to leave it out."
-        )
-
-
-def _check_used(entries: Mapping[str, Entry], canonical: Collection[str], who: str) -> None:
-    used = [name for entry in entries.values() for name in entry.names]
-    if wrong := [name for name in used if name not in canonical]:
-        raise SpecError(f"the weight map of {who} must lead to {', '.join(canonical)}. Received: {wrong[0]!r}.")
-    if left := [name for name in canonical if name not in used]:
-        raise SpecError(f"the weight map of {who} must use every weight and state. Received: none to {left[0]!r}.")
-    whole = [n for entry in entries.values() for n in entry.names if not (entry.way and entry.way.picks)]
-    for name in whole:
-        if used.count(name) > 1:
-            raise SpecError(f"the weight map of {who} must use {name!r} once. Received: {used.count(name)} times.")
-
-
 def _masks(parts: Mapping[str, Part], shapes: Mapping[str, Shape], who: str) -> dict[tuple[str, str], np.ndarray]:
     """Return which elements each picking part holds, and refuse a map that loses or doubles one."""
     masks = {}
     counts: dict[str, np.ndarray] = {}
     for native, part in parts.items():
-        if part.entry.way is None or not part.entry.way.picks:
+        if not part.entry.is_part:
             continue
         pieces = part.to_canonical(np.ones(part.shape, bool))
         for term in part.entry.terms:

@@ -87,7 +87,7 @@ def _rebuilt(name: str, like: Any, changed: Mapping[str, Any], top: bool) -> Any
     if isinstance(like, Mapping):
         whole = {key: new[str(key)] for key in like}
         kind: Any = type(like)
-        return kind(whole)
+        return kind(**new) if is_dataclass(like) else kind(whole)  # a ModelOutput of transformers is both
     if isinstance(like, tuple) and hasattr(like, "_fields"):
         return type(like)(*new.values())
     return type(like)(new.values()) if isinstance(like, (list, tuple)) else replace(like, **new)

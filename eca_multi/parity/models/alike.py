@@ -1,5 +1,6 @@
 """Whether two models can be compared at all: their modes, devices and dtypes, and what a run does to its inputs."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,29 @@ def run_of(who: str, model: Model, inputs: Any, dtype: str, cotangents: Arrays |
     except SpecError:
         raise
     except Exception as error:
-        shapes = ", ".join(f"{name} {tuple(np.shape(a))}" for name, a in leaves("x", inputs).items())
-        raise SpecError(f"{who} must take the inputs ({shapes}). It raised {type(error).__name__}: {error}") from error
+        arrays = {name: np.asarray(array) for name, array in leaves("x", inputs).items()}
+        shapes = ", ".join(f"{name} {array.shape}{_of_integers(array)}" for name, array in arrays.items())
+        raise SpecError(
+            f"{who} must take the inputs ({shapes}). It raised {type(error).__name__}: {error}{_remedy(arrays, error)}"
+        ) from error
     if run.changed:
         raise SpecError(
             f"{who} must not write into its inputs. Received: another {run.changed[0]!r} after the call. Let the model "
             "copy what it changes."
         )
     return run
+
+
+def _of_integers(array: np.ndarray) -> str:
+    return f" of {array.dtype}" if array.dtype.kind in "iu" else ""
+
+
+def _remedy(arrays: Mapping[str, np.ndarray], error: Exception) -> str:
+    """Say what to do where a model may want floats: integers are handed on as they are, since they may be indices."""
+    wholes = [name for name, array in arrays.items() if array.dtype.kind in "iu"]
+    if not wholes or isinstance(error, LookupError):
+        return ""
+    return f". Integers are not converted: if {wholes[0]} holds an image, give it as .astype('float32')"
 
 
 def _dtypes(model: Model) -> frozenset[str]:

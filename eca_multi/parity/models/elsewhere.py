@@ -94,6 +94,10 @@ class Elsewhere(Model):
         return str(self._of("training"))
 
     @property
+    def shared(self) -> dict[str, str]:
+        return dict(self._of("shared"))
+
+    @property
     def devices(self) -> frozenset[str]:
         return frozenset(self._of("devices"))
 

@@ -7,6 +7,7 @@ from itertools import permutations
 import numpy as np
 
 from eca_multi.parity.define.axes import SpecError, parse
+from eca_multi.parity.define.hints import did_you_mean
 
 Order = tuple[int, ...]  # the axes of the reference in the order in which the port has them
 
@@ -48,11 +49,17 @@ def given(layouts: str | Mapping[str, str], shapes: Mapping[str, tuple[int, ...]
     """
     if isinstance(layouts, str):
         order = order_of(layouts, "layouts")
+        if not any(len(shape) == len(order) for shape in shapes.values()):
+            held = ", ".join(f"{name} of {len(shape)}" for name, shape in shapes.items())
+            raise SpecError(f"layouts must have the axes of an input or output: {held}. Received: {layouts!r}.")
         return {name: order for name, shape in shapes.items() if len(shape) == len(order)}
+    if not isinstance(layouts, Mapping):
+        raise TypeError(f"layouts must be a text or a dict of texts. Received: {type(layouts).__name__}.")
     orders = {name: order_of(text, f"layouts[{name!r}]") for name, text in layouts.items()}
     for name, order in orders.items():
         if name not in shapes:
-            raise SpecError(f"layouts must name inputs and outputs: {', '.join(shapes)}. Received: {name!r}.")
+            near = did_you_mean(name, shapes)
+            raise SpecError(f"layouts must name inputs and outputs: {', '.join(shapes)}. Received: {name!r}.{near}")
         if len(shapes[name]) != len(order):
             raise SpecError(
                 f"layouts[{name!r}] must have the {len(shapes[name])} axes of {name}. Received: {len(order)}."

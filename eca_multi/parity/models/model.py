@@ -87,6 +87,11 @@ class Model(ABC):
         return ""
 
     @property
+    def shared(self) -> dict[str, str]:
+        """The paths of `weights` that are other paths of one array, as of a tied weight, each with the first path."""
+        return {}
+
+    @property
     def devices(self) -> frozenset[str]:
         """Where the weights are: "cpu", "gpu", "meta"."""
         return frozenset({"cpu"})

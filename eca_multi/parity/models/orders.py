@@ -1,6 +1,7 @@
 """The orders of axes in which a port takes its inputs and returns its outputs: as given, or found by trying."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,31 +27,85 @@ def find_layouts(
     """Return the orders in which the port agrees best with the reference's outputs, or those that are given.
 
     Raises:
-        SpecError: If the port takes the inputs in no order, or returns another number of outputs.
+        SpecError: If the port takes the inputs in no order, or returns another number of outputs, or orders that are
+            given are not the port's.
     """
     shapes = {name: array.shape for name, array in (*arrays.items(), *outputs.items())}
-    fixed = given(wanted, shapes) if wanted is not None else {}
-    tried: list[tuple[float, Layouts]] = []
-    faults: list[SpecError] = []
-    for orders in [fixed] if wanted is not None else _of_inputs(arrays):
-        start = Layouts(orders)
-        moved = restore("x", inputs, {name: start.to_port(name, array) for name, array in arrays.items()})
-        try:
-            returned = run_of("the port", port, moved, dtype).outputs
-        except SpecError as error:
-            faults.append(error)
-            continue
-        names = _paired(outputs, returned)
-        measured = {n: _order_of(outputs[n], returned[names[n]], orders.get(n), wanted is not None) for n in outputs}
-        far = max((far for _, far in measured.values()), default=0.0)
-        every = {**orders, **{name: order for name, (order, _) in measured.items()}}
-        usual = order_of(wanted, "layouts") if isinstance(wanted, str) else _usual(every, shapes)
-        tried.append((far, Layouts(every, usual, names)))
-        if far < _NEAR:
-            break
-    if not tried:
-        raise faults[0]
-    return min(tried, key=lambda item: item[0])[1]
+    trials = _Trials(port, inputs, arrays, outputs, dtype)
+    if wanted is None:
+        return trials.best([*trials.of(_of_inputs(arrays))])
+    fixed = given(wanted, shapes)
+    usual = order_of(wanted, "layouts") if isinstance(wanted, str) else ()
+    tried = [*trials.of([fixed], usual)]
+    if not tried or tried[0].far >= _NEAR:
+        trials.check(wanted, fixed, tried)
+    return trials.best(tried)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Orders with which the port was run, and how far its outputs then are from the reference's."""
+
+    far: float
+    layouts: Layouts
+    returned: Mapping[str, tuple[int, ...]]  # the shapes of the port's outputs, by the reference's names
+
+
+@dataclass
+class _Trials:
+    """Runs of a port on the reference's inputs in several orders of axes."""
+
+    port: Model
+    inputs: Any
+    arrays: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+    dtype: str
+    faults: list[SpecError] = field(default_factory=list)
+
+    def of(self, every: Iterable[Mapping[str, Order]], usual: Order = ()) -> Iterator[_Trial]:
+        """Try orders until the outputs agree; those of outputs that are not among them are found."""
+        shapes = {name: array.shape for name, array in (*self.arrays.items(), *self.outputs.items())}
+        for orders in every:
+            start = Layouts(orders)
+            moved = {name: start.to_port(name, array) for name, array in self.arrays.items()}
+            try:
+                returned = run_of("the port", self.port, restore("x", self.inputs, moved), self.dtype).outputs
+            except SpecError as error:
+                self.faults.append(error)
+                continue
+            names = _paired(self.outputs, returned)
+            measured = {n: _order_of(a, returned[names[n]], orders.get(n)) for n, a in self.outputs.items()}
+            far = max((far for _, far in measured.values()), default=0.0)
+            found = {**orders, **{name: order for name, (order, _) in measured.items()}}
+            layouts = Layouts(found, usual or _usual(found, shapes), names)
+            yield _Trial(far, layouts, {n: returned[names[n]].shape for n in self.outputs})
+            if far < _NEAR:
+                return
+
+    def best(self, tried: Sequence[_Trial]) -> Layouts:
+        if not tried:
+            raise self.faults[0]
+        return min(tried, key=lambda trial: trial.far).layouts
+
+    def check(self, wanted: object, fixed: Mapping[str, Order], tried: Sequence[_Trial]) -> None:
+        """Refuse given orders that are wrong themselves, so that the port is not blamed for what they do."""
+        for name, back in tried[0].returned.items() if tried else ():
+            shape = self.outputs[name].shape
+            made = tuple(shape[axis] for axis in fixed.get(name, ()))
+            if name in fixed and made != back and sorted(made) == sorted(back):
+                raise SpecError(
+                    f"layouts must give {name} the order of axes in which the port returns it. Received: {wanted!r}, "
+                    f"which makes {shape} of the reference {made}, where the port returns {back}."
+                )
+        faults = [*self.faults]
+        for trial in self.of(_of_inputs(self.arrays)):
+            if trial.far < _NEAR:
+                raise SpecError(
+                    f"layouts must give the orders of axes of the port. Received: {wanted!r}; the outputs agree by "
+                    f"{trial.layouts}."
+                )
+        if faults:
+            raise SpecError(f"{faults[0]} The inputs are in the order of layouts={wanted!r}: is it the port's?")
 
 
 def _of_inputs(arrays: Mapping[str, np.ndarray]) -> Iterator[dict[str, Order]]:
@@ -79,11 +134,10 @@ def _paired(outputs: Mapping[str, np.ndarray], returned: Mapping[str, np.ndarray
     return dict(zip(outputs, returned, strict=True))
 
 
-def _order_of(value: np.ndarray, own: np.ndarray, known: Order | None, is_given: bool) -> tuple[Order, float]:
+def _order_of(value: np.ndarray, own: np.ndarray, known: Order | None) -> tuple[Order, float]:
     """Return the order that turns the reference's output nearest to the port's, and the distance."""
-    orders = [known or ()] if is_given else [*candidates(value.ndim)]
     measured = []
-    for order in orders:
+    for order in candidates(value.ndim) if known is None else [known]:
         turned = value.transpose(order) if order else value
         measured.append((distance(own.astype(np.float64), turned) if own.shape == turned.shape else np.inf, order))
     far, order = min(measured, key=lambda item: item[0])

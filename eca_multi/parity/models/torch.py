@@ -65,6 +65,12 @@ class TorchModel(Model):
         return ""
 
     @property
+    def shared(self) -> dict[str, str]:
+        first: dict[int, str] = {}
+        paths = {name: first.setdefault(id(tensor), name) for name, tensor in self.tensors(self.module).items()}
+        return {name: other for name, other in paths.items() if name != other}
+
+    @property
     def devices(self) -> frozenset[str]:
         kinds = {tensor.device.type for tensor in self.tensors(self.module).values()}
         return frozenset("gpu" if kind == "cuda" else kind for kind in kinds) or frozenset({"cpu"})
