@@ -152,13 +152,16 @@ def port(
     ] = None,
     layouts: Annotated[str | None, typer.Option(help="As 'N C H W -> N H W C'. [default: found]")] = None,
     dtype: Dtypes = None,
+    training: Annotated[
+        bool | None, typer.Option("--training/--inference", help="Call both in this mode. [default: each as it is]")
+    ] = None,
     json_file: Json = None,
     html_file: Html = None,
     junit_file: Junit = None,
 ) -> None:
     """Compare a port with its reference, each with its own weights in a process of its own; name what goes wrong."""
     files = {"json": json_file, "html": html_file, "junit": junit_file}
-    options = {"map": map_, "layouts": layouts, "dtypes": _split(dtype) or ("float32",)}
+    options = {"map": map_, "layouts": layouts, "dtypes": _split(dtype) or ("float32",), "training": training}
     verb = "eca_multi.parity.port"
     _run_and_show(
         lambda parity, progress: import_module(verb).compare_sources(reference, port, inputs, **options), files

@@ -24,7 +24,7 @@ from .explain.submodules import localise
 from .judge.cell import Cell
 from .judge.ported import CASE, KIND, PORT, Compared, compare, with_blame
 from .models import Model, model_of
-from .models.alike import check_alike
+from .models.alike import check_alike, in_one_mode
 from .models.elsewhere import Elsewhere
 from .models.inputs import read_inputs
 from .models.mapping import map_of, unlike
@@ -36,7 +36,7 @@ from .report.view.results import Result, worst_first
 
 STATES_ALONE = (
     "all but the states after the call agrees: compare the momentum (in torch the share of the new value, in Keras and "
-    "Flax that of the old one) and the variance (torch keeps the unbiased one)"
+    "Flax that of the old one) and the variance (torch keeps the unbiased one: 'load only' in the map leaves it out)"
 )
 _GRADIENTS = ("input_grad", "weight_grad")
 _SHOWN = 5  # names in one line
@@ -64,6 +64,7 @@ def assert_ported(
     layouts: str | Mapping[str, str] | None = None,
     dtypes: Sequence[str] = ("float32",),
     gradients: bool = True,
+    training: bool | None = None,
 ) -> Report:
     """Compare a port with its reference, each with the weights that it has: outputs, gradients and states.
 
@@ -84,6 +85,9 @@ def assert_ported(
             and output ("y", "y0", a key). None finds the orders from shapes and by trying.
         dtypes: Of "float32", "bfloat16", "float16".
         gradients: Whether to compare gradients.
+        training: True calls both as in training (a linen module or function by its argument train, training,
+            is_training, deterministic or use_running_average), False as in inference. None leaves each as it is: torch
+            and nnx modules in their mode, Keras in inference, others as the keywords of their tuple say.
 
     Returns:
         The report; a notebook shows its table.
@@ -102,7 +106,8 @@ def assert_ported(
         >>> port = (lambda p, x: x @ p["kernel"] + p["bias"], {"kernel": kernel, "bias": bias})
         >>> report = parity.assert_ported(layer, port, np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4))
     """
-    report = compare_models(reference, port, inputs, map=map, layouts=layouts, dtypes=dtypes, gradients=gradients)
+    options: dict[str, Any] = {"map": map, "layouts": layouts, "gradients": gradients, "training": training}
+    report = compare_models(reference, port, inputs, dtypes=dtypes, **options)
     raise_for_port(report)
     return report
 
@@ -158,13 +163,14 @@ def compare_models(
     layouts: str | Mapping[str, str] | None = None,
     dtypes: Sequence[str] = ("float32",),
     gradients: bool = True,
+    training: bool | None = None,
 ) -> Report:
     """Do the work of `assert_ported`, and return the report of a failure too."""
     if not dtypes:
         raise SpecError("dtypes must hold one at least. Received: none.")
     if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
         raise SpecError(f"dtypes must be of {', '.join(DTYPES)}. Received: {unknown[0]!r}.")
-    ours, theirs = model_of(reference), model_of(port)
+    ours, theirs = in_one_mode(model_of(reference), model_of(port), training)
     check_alike(ours, theirs)
     weights = map if map is None or isinstance(map, WeightMap) else map_of(ours, theirs, map)
     compared = [compare(ours, theirs, inputs, dtype, layouts, gradients, weights) for dtype in dtypes]
@@ -216,6 +222,7 @@ def compare_sources(
     map: str | None = None,
     layouts: str | None = None,
     dtypes: Sequence[str] = ("float32",),
+    training: bool | None = None,
 ) -> Report:
     """Compare two models by name, each in a process of its own, on the arrays of a file: `eca-multi parity port`.
 
@@ -223,14 +230,15 @@ def compare_sources(
         reference, port: "module:factory" or "file.py:factory": a function that makes the model, or the model.
         inputs: An .npz file. One array, or arrays without names, are the arguments in order; others are keywords.
         map: "module:name" or "file.py:name" of the map, or a .json file with the map.
-        layouts, dtypes: As for `assert_ported`.
+        layouts, dtypes, training: As for `assert_ported`.
 
     Raises:
         SpecError: As `assert_ported`, or if a name or a file cannot be read.
     """
     arrays, entries = read_inputs(inputs), _read_map(map)
     with Elsewhere("the reference", reference) as ours, Elsewhere("the port", port) as theirs:
-        report = compare_models(ours, theirs, arrays, map=entries, layouts=layouts, dtypes=dtypes)
+        options: dict[str, Any] = {"map": entries, "layouts": layouts, "dtypes": dtypes, "training": training}
+        report = compare_models(ours, theirs, arrays, **options)
     return report
 
 

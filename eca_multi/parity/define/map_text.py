@@ -11,6 +11,7 @@
 "w: (h d) -> h d, h=4"                         the size of an axis that no shape gives
 "b_ih + b_hh"                                  the sum of two weights
 "w: v e -> e v, tied", "w: tied"               w once more: a weight that is one on the left, and kept twice
+"var: load only"                               a state that is loaded, and not compared after a call
 "= 0"                                          a constant
 """
 
@@ -30,7 +31,7 @@ _ORDER = re.compile(rf"({_NAME})\s*\((.*)->(.*)\)")
 _PICK = re.compile(rf"({_NAME})\s*\[\s*(\d+)\s*\]")
 _CAT = re.compile(rf"cat\(\s*({_NAME})\s*\)")
 _SLICE = re.compile(rf"({_NAME})\s*\[\s*(\d+)\s*:\s*(\d+)\s*\]")
-_TIED = "tied"
+_WORDS = _TIED, _LOAD_ONLY = "tied", "load only"
 _SIZE = re.compile(rf"({_NAME})\s*=\s*(\d+)")
 
 
@@ -70,7 +71,7 @@ class Way:
 class Entry:
     """What one native weight holds: the sum of `terms`, each some canonical weights stacked or joined; or a constant.
 
-    `tied` says that another native weight holds the same.
+    `tied` says that another native weight holds the same; `load_only`, that a state is not compared after a call.
     """
 
     text: str
@@ -78,6 +79,7 @@ class Entry:
     way: Way | None = None  # None keeps the axes
     constant: float | None = None
     tied: bool = False
+    load_only: bool = False
 
     @property
     def is_part(self) -> bool:
@@ -111,18 +113,19 @@ def read(text: str) -> Entry:
                 f"several weights must be stacked along an axis, as in 'a b: k -> two k'. Received: {text!r}."
             )
         return Entry(text, terms)
-    axes, *clauses = _parts(rest)
-    if is_tied := _TIED in (axes, *clauses):
-        clauses = [clause for clause in clauses if clause != _TIED]
-    if axes == _TIED and not clauses and len(terms) == len(terms[0]) == 1:
-        return Entry(text, terms, tied=True)
+    words = {word: word in _parts(rest) for word in _WORDS}
+    rest_ = [part for part in _parts(rest) if part not in words]
+    said = {"tied": words[_TIED], "load_only": words[_LOAD_ONLY]}
+    if not rest_ and len(terms) == len(terms[0]) == 1:
+        return Entry(text, terms, **said)
+    axes, *clauses = rest_ or [""]
     left, arrow, right = axes.partition("->")
     if not arrow:
         raise SpecError(f"it must map as 'name: axes -> axes'. Received: {text!r}.")
     way = _way(_side(left), _side(right), clauses, {len(term) for term in terms})
-    if is_tied and way.spans:
+    if words[_TIED] and way.spans:
         raise SpecError(f"a weight that is tied must be a whole one. Received: {text!r}.")
-    return Entry(text, terms, way, tied=is_tied)
+    return Entry(text, terms, way, **said)
 
 
 def written(side: Side) -> str:
@@ -158,8 +161,8 @@ def _way(left: Side, right: Side, clauses: list[str], counts: set[int]) -> Way:
             sizes[match[1]] = int(match[2])
         else:
             raise SpecError(
-                "after the axes may come flip(axis), axis(a b -> b a), axis[0], axis[0:2], cat(axis), tied and axis=4, "
-                f"parted by commas. Received: {clause!r}."
+                "after the axes may come flip(axis), axis(a b -> b a), axis[0], axis[0:2], cat(axis), axis=4, tied and "
+                f"load only, parted by commas. Received: {clause!r}."
             )
     sources, targets = axes_in(left), axes_in(right)
     new = [axis for axis in targets if axis not in sources]

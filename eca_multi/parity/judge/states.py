@@ -22,7 +22,7 @@ class States:
         before: The reference's states before the call, of those that either model changes.
         results: The port's after the call.
         kept: The solution of those that the port alone changes: the reference's value, and one rounding.
-        uncompared: Names of those that no map pairs; the port's end in " of the port".
+        uncompared: Names of those that no map pairs or leaves out; the port's end in " of the port".
     """
 
     before: Arrays = field(default_factory=dict)
@@ -40,9 +40,11 @@ def compare_states(
         return States()
     if weights is None:
         return States(uncompared=(*mine, *(f"{name} of the port" for name in changed)))
-    held = {n: quantise(a, dtype) for n, a in theirs.weights().items() if n in weights.parts and a.dtype.kind == "f"}
-    after = weights.to_canonical({**held, **{n: a for n, a in changed.items() if n in weights.parts}})
-    moved = [name for native in changed if native in weights.parts for name in weights.parts[native].entry.names]
+    parts = {native: part for native, part in weights.parts.items() if not part.entry.load_only}
+    told = {n for native, part in weights.parts.items() if native not in parts for n in (native, *part.entry.names)}
+    held = {n: quantise(a, dtype) for n, a in theirs.weights().items() if n in parts and a.dtype.kind == "f"}
+    after = weights.to_canonical({**held, **{n: a for n, a in changed.items() if n in parts}})
+    moved = [name for native in changed if native in parts for name in parts[native].entry.names]
     names = [name for name in dict.fromkeys((*mine, *moved)) if name in after]
     before = {name: array for name, array in ours.weights().items() if name in names}
     levels = rounding(dtype)
@@ -55,7 +57,7 @@ def compare_states(
             if name not in mine
         },
         (
-            *(name for name in mine if name not in after),
-            *(f"{name} of the port" for name in changed if name not in weights.parts),
+            *(name for name in mine if name not in after and name not in told),
+            *(f"{name} of the port" for name in changed if name not in parts and name not in told),
         ),
     )

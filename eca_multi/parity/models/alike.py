@@ -11,15 +11,29 @@ from eca_multi.parity.define.structures import leaves
 from .model import Arrays, Model, Run
 
 
-def check_alike(reference: Model, port: Model) -> None:
-    """Raise SpecError where one is in training mode and the other is not, or where devices or dtypes differ."""
+def in_one_mode(reference: Model, port: Model, training: bool | None) -> tuple[Model, Model]:
+    """Return both models in the mode that the caller asks for; None leaves each as it is.
+
+    Raises:
+        SpecError: If one is in training mode and the other is not, or a mode cannot be given to one.
+    """
+    if training is not None:
+        if not isinstance(training, bool):
+            raise TypeError(f"training must be True, False or None. Received: {type(training).__name__}.")
+        return reference.in_mode(training), port.in_mode(training)
     modes = {"the reference": reference.training, "the port": port.training}
+    told = any(not model.training and model.keywords_alone_say for model in (reference, port))
     for who, place in modes.items():
-        if place and not all(modes.values()):
+        if place and not told and not all(modes.values()):
             raise SpecError(
                 f"both models must be in the same mode. Received: {who} in training mode, at {place}, and not the "
-                f"other. Call {who}'s eval(), or put the other into training mode too."
+                "other. Say training=False or training=True, which calls both in one mode."
             )
+    return reference, port
+
+
+def check_alike(reference: Model, port: Model) -> None:
+    """Raise SpecError where a model holds no weights, or where devices or dtypes differ."""
     for who, model in (("the reference", reference), ("the port", port)):
         if "meta" in model.devices:
             raise SpecError(f"{who} must hold weights. Received: a model on the meta device, which has none. Load it.")

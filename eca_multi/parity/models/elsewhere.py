@@ -94,6 +94,10 @@ class Elsewhere(Model):
         return str(self._of("training"))
 
     @property
+    def keywords_alone_say(self) -> bool:
+        return bool(self._of("keywords_alone_say"))
+
+    @property
     def shared(self) -> dict[str, str]:
         return dict(self._of("shared"))
 
@@ -111,8 +115,15 @@ class Elsewhere(Model):
         return str(self.call("operation", weight))
 
     def with_weights(self, weights: Arrays) -> "Elsewhere":
+        return self._other(self.call("with_weights", dict(weights)))
+
+    def in_mode(self, training: bool) -> "Elsewhere":
+        return self._other(self.call("in_mode", training))
+
+    def _other(self, number: int) -> "Elsewhere":
+        """Return another model that the same process holds."""
         other = object.__new__(Elsewhere)
-        vars(other).update(vars(self), _number=self.call("with_weights", dict(weights)), _about={})
+        vars(other).update(vars(self), _number=number, _about={})
         return other
 
     def run(

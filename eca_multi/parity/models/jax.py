@@ -16,6 +16,7 @@ import numpy as np
 from eca_multi.parity.define.structures import leaves, rebuilt
 
 from .calls import Call, Ended, Given, Recorder
+from .mode import keywords_for, may_say, training_of, with_mode
 from .model import Arrays, Model, Native, Run, arguments_of, outputs_of
 
 Returned = tuple[Any, Native]  # what a model returns, and the weights and states that the call has replaced
@@ -124,6 +125,18 @@ class JaxFunction(JaxModel):
     def with_weights(self, weights: Arrays) -> "JaxFunction":
         new = {path: jnp.asarray(array) for path, array in weights.items()}
         return JaxFunction(self._function, rebuilt("w", self._parameters, {**self._held, **new}), self._keywords)
+
+    def in_mode(self, training: bool) -> "JaxFunction":
+        keywords = with_mode(self.name, self._keywords, keywords_for(self._function, training), training)
+        return JaxFunction(self._function, self._parameters, keywords)
+
+    @property
+    def training(self) -> str:
+        return training_of(self._keywords)
+
+    @property
+    def keywords_alone_say(self) -> bool:
+        return may_say(self._keywords)
 
     def functional(self, dtype: str) -> tuple[Apply, Native]:
         def apply(weights: Native, inputs: Any, recorder: Recorder | None) -> Returned:

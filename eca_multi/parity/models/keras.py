@@ -19,10 +19,13 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 class KerasLayer:
-    """A Keras layer or model, called as in inference. Its paths are those of its variables, without its own name."""
+    """A Keras layer or model, called as in inference unless `in_mode` says otherwise.
 
-    def __init__(self, layer: Any) -> None:
-        self.layer = layer
+    Its paths are those of its variables, without its own name.
+    """
+
+    def __init__(self, layer: Any, is_training: bool = False) -> None:
+        self.layer, self.is_training = layer, is_training
         self._copies: dict[str, Any] = {}
         if not layer.built:
             raise SpecError(f"the layer {layer.name!r} must be built. Received: one without weights. Call it once.")
@@ -46,7 +49,17 @@ class KerasLayer:
         own = variables(layer)
         for path, array in weights.items():
             own[path].assign(array)
-        return type(self)(layer)
+        return type(self)(layer, self.is_training)
+
+    def in_mode(self, training: bool) -> Any:
+        return type(self)(self.layer, training)
+
+    @property
+    def training(self) -> str:
+        return "training=True" if self.is_training else ""
+
+    def call(self, layer: Any, inputs: Any) -> Any:
+        return call(layer, inputs, self.is_training)
 
     def layer_in(self, dtype: str) -> Any:
         """Return the layer itself where it computes in the dtype, and else a copy from its configuration."""
@@ -58,12 +71,12 @@ class KerasLayer:
         return self._copies[dtype]
 
 
-def call(layer: Any, inputs: Any) -> Any:
+def call(layer: Any, inputs: Any, is_training: bool) -> Any:
     """Call a layer; a functional model takes the inputs that it was made of as one structure."""
-    if len(getattr(layer, "inputs", None) or ()) > 1 and isinstance(inputs, (tuple, list, Mapping)):
-        return layer(list(inputs) if isinstance(inputs, tuple) else inputs)
     arguments, keywords = arguments_of(inputs)
-    return layer(*arguments, **keywords)
+    if len(getattr(layer, "inputs", None) or ()) > 1 and isinstance(inputs, (tuple, list, Mapping)):
+        arguments, keywords = ([*inputs] if isinstance(inputs, tuple) else inputs,), {}
+    return layer(*arguments, **({"training": True} if is_training else {}), **keywords)
 
 
 @contextmanager

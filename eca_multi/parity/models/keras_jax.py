@@ -21,7 +21,7 @@ class KerasModel(_keras.KerasLayer, JaxModel):
             mapping = [(held[path], value) for path, value in weights.items()]
             with keras.StatelessScope(state_mapping=mapping) as scope, _keras.heard(layer, recorder):
                 before = {path: scope.get_current_value(variable) for path, variable in held.items()}
-                out = _keras.call(layer, inputs)
+                out = self.call(layer, inputs)
                 after = {path: scope.get_current_value(variable) for path, variable in held.items()}
             return out, {path: value for path, value in after.items() if value is not before[path]}
 

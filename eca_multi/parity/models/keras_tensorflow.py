@@ -39,7 +39,7 @@ class KerasModel(_keras.KerasLayer, Model):
         before = {path: tf.identity(variable.value) for path, variable in states_of.items()}
         with tf.GradientTape() as tape, _keras.heard(layer, recorder), suppress(Ended):
             tape.watch(list(floats.values()))
-            outputs = outputs_of(_keras.call(layer, rebuilt("x", inputs, entered)))
+            outputs = outputs_of(self.call(layer, rebuilt("x", inputs, entered)))
         states = _restored(states_of, before)
         calls = tuple(recorder.calls) if recorder else ()
         if cotangents is None or given is not None:

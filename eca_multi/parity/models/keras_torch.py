@@ -1,7 +1,6 @@
 """A Keras layer on the torch backend, which is a torch module."""
 
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 
@@ -20,9 +19,6 @@ class KerasModel(_keras.KerasLayer, TorchModel):
     def in_dtype(self, dtype: str) -> torch.nn.Module:
         return self.layer_in(dtype)  # type: ignore[no-any-return]  # Keras has no types
 
-    def call(self, module: torch.nn.Module, inputs: Any) -> Any:
-        return _keras.call(module, inputs)
-
     def heard(self, module: torch.nn.Module, recorder: Recorder | None) -> AbstractContextManager[None]:
         return _keras.heard(module, recorder)
 
@@ -34,7 +30,3 @@ class KerasModel(_keras.KerasLayer, TorchModel):
 
     def operation(self, weight: str) -> str:
         return ""
-
-    @property
-    def training(self) -> str:
-        return ""  # a call without training=True is inference

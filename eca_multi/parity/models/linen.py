@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from .calls import Recorder
 from .jax import Apply, JaxModel, Returned
+from .mode import MODES, keywords_for, may_say, training_of, with_mode
 from .model import Arrays, Native, arguments_of
 
 
@@ -35,6 +36,23 @@ class LinenModel(JaxModel):
 
     def with_weights(self, weights: Arrays) -> "LinenModel":
         return LinenModel(self.module, unflatten_dict({**self._variables, **weights}, sep="/"), self.keywords)
+
+    def in_mode(self, training: bool) -> "LinenModel":
+        wanted = {name: value is training for name, value in MODES.items()}
+        held = {name: value for name, value in wanted.items() if getattr(self.module, name, None) is not None}
+        called = {n: v for n, v in keywords_for(type(self.module).__call__, training).items() if n not in held}
+        module = self.module.clone(**held) if held else self.module
+        keywords = with_mode(self.name, self.keywords, called, training) if called or not held else self.keywords
+        return LinenModel(module, unflatten_dict(self._variables, sep="/"), keywords)
+
+    @property
+    def training(self) -> str:
+        fields = {name: getattr(self.module, name, None) for name in MODES}
+        return training_of(self.keywords) or training_of(fields)
+
+    @property
+    def keywords_alone_say(self) -> bool:
+        return may_say(self.keywords)
 
     def functional(self, dtype: str) -> tuple[Apply, Native]:
         def apply(weights: Native, inputs: Any, recorder: Recorder | None) -> Returned:

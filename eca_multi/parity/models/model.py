@@ -83,8 +83,21 @@ class Model(ABC):
 
     @property
     def training(self) -> str:
-        """Where the model would behave as in training: a path and type, or "" for nowhere that this class knows."""
+        """What puts the model into training mode: a path and type, or an argument; "" for nothing that is known."""
         return ""
+
+    @abstractmethod
+    def in_mode(self, training: bool) -> "Model":
+        """Return a model like this one that is called as in training, or as in inference.
+
+        Raises:
+            SpecError: If the model has no argument for that.
+        """
+
+    @property
+    def keywords_alone_say(self) -> bool:
+        """Whether the caller gives keywords for the call that may say the mode by a name which is not known."""
+        return False
 
     @property
     def shared(self) -> dict[str, str]:

@@ -29,6 +29,11 @@ class NnxModel(JaxModel):
     def with_weights(self, weights: Arrays) -> "NnxModel":
         return NnxModel(_merged(self.module, {name: jax.numpy.asarray(array) for name, array in weights.items()}))
 
+    def in_mode(self, training: bool) -> "NnxModel":
+        module = _merged(self.module, {})
+        (module.train if training else module.eval)()
+        return NnxModel(module)
+
     @property
     def name(self) -> str:
         return f"{type(self.module).__name__} (nnx)"

@@ -9,6 +9,7 @@ from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.define.structures import leaves, rebuilt
 
 from .calls import Given
+from .mode import keywords_for, may_say, training_of, with_mode
 from .model import Arrays, Model, Run, arguments_of, outputs_of
 
 
@@ -32,6 +33,18 @@ class NumpyFunction(Model):
 
     def with_weights(self, weights: Arrays) -> "NumpyFunction":
         return NumpyFunction(self._function, rebuilt("w", self._parameters, weights), self._keywords)
+
+    def in_mode(self, training: bool) -> "NumpyFunction":
+        keywords = with_mode(self.name, self._keywords, keywords_for(self._function, training), training)
+        return NumpyFunction(self._function, self._parameters, keywords)
+
+    @property
+    def training(self) -> str:
+        return training_of(self._keywords)
+
+    @property
+    def keywords_alone_say(self) -> bool:
+        return may_say(self._keywords)
 
     def with_wrap(self, wrap: Callable[[np.ndarray], np.ndarray]) -> "NumpyFunction":
         """Return the model with a function that every array passes through, by which a budget adds its noise."""

@@ -16,6 +16,7 @@ from eca_multi.parity.define.structures import host, leaves, rebuilt
 from eca_multi.parity.engines.torch import gradients
 
 from .calls import Ended, Given, Recorder
+from .mode import keywords_for, may_say, training_of, with_mode
 from .model import Arrays, Model, Native, Run, arguments_of, outputs_of
 
 # Their forward reads `training` for a check alone: what depends on the mode is in submodules.
@@ -52,6 +53,9 @@ class TorchModel(Model):
             for name, array in weights.items():
                 tensors[name].copy_(_tensor(array))
         return TorchModel(module)
+
+    def in_mode(self, training: bool) -> "TorchModel":
+        return TorchModel(copy.deepcopy(self.module).train(training))
 
     @property
     def name(self) -> str:
@@ -187,6 +191,21 @@ class TorchFunction(TorchModel):
 
     def __init__(self, function: Callable[..., Any], parameters: Any, keywords: Mapping[str, Any]) -> None:
         super().__init__(_Held(function, parameters, keywords))
+
+    def in_mode(self, training: bool) -> "TorchFunction":
+        held = copy.copy(self.module)
+        held.keywords = with_mode(self.name, held.keywords, keywords_for(held.function, training), training)
+        changed = copy.copy(self)
+        changed.module, changed._copies = held, {}
+        return changed
+
+    @property
+    def training(self) -> str:
+        return training_of(self.module.keywords)
+
+    @property
+    def keywords_alone_say(self) -> bool:
+        return may_say(self.module.keywords)
 
     @property
     def name(self) -> str:
