@@ -8,6 +8,7 @@ import numpy as np
 from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.structures import leaves
 
+from .elsewhere import RaisedThere
 from .model import Arrays, Model, Run
 
 
@@ -55,8 +56,9 @@ def run_of(who: str, model: Model, inputs: Any, dtype: str, cotangents: Arrays |
     except Exception as error:
         arrays = {name: np.asarray(array) for name, array in leaves("x", inputs).items()}
         shapes = ", ".join(f"{name} {array.shape}{_of_integers(array)}" for name, array in arrays.items())
+        kind, text = (error.kind, error.text) if isinstance(error, RaisedThere) else (type(error).__name__, error)
         raise SpecError(
-            f"{who} must take the inputs ({shapes}). It raised {type(error).__name__}: {error}{_remedy(arrays, error)}"
+            f"{who} must take the inputs ({shapes}). It raised {kind}: {text}{_remedy(arrays, kind, model.takes)}"
         ) from error
     if run.changed:
         raise SpecError(
@@ -70,10 +72,12 @@ def _of_integers(array: np.ndarray) -> str:
     return f" of {array.dtype}" if array.dtype.kind in "iu" else ""
 
 
-def _remedy(arrays: Mapping[str, np.ndarray], error: Exception) -> str:
-    """Say what to do where a model may want floats: integers are handed on as they are, since they may be indices."""
+def _remedy(arrays: Mapping[str, np.ndarray], kind: str, takes: str) -> str:
+    """Say what the call takes, and what to do where it may want floats: integers stay, since they may be indices."""
     wholes = [name for name, array in arrays.items() if array.dtype.kind in "iu"]
-    if not wholes or isinstance(error, LookupError):
+    if kind == "TypeError" and takes:
+        return f". Its arguments are {takes}: a tuple of inputs goes to them in order, a dict by name"
+    if not wholes or kind in ("IndexError", "KeyError"):
         return ""
     return f". Integers are not converted: if {wholes[0]} holds an image, give it as .astype('float32')"
 

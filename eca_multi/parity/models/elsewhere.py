@@ -17,6 +17,14 @@ from .model import Arrays, Model, Run
 GRACE = 10.0  # seconds that a process has to end by itself
 
 
+class RaisedThere(RuntimeError):
+    """An exception of the process of a model: the name of its class, its text and its traceback."""
+
+    def __init__(self, who: str, kind: str, text: str, trace: str) -> None:
+        super().__init__(f"{who}: {trace}")
+        self.kind, self.text = kind, text
+
+
 class Elsewhere(Model):
     """A model that another process has loaded from "module:factory" or "file.py:factory".
 
@@ -51,7 +59,7 @@ class Elsewhere(Model):
         if kind == "refused":
             raise SpecError(value)
         if kind == "raised":
-            raise RuntimeError(f"{self._who}: {value}")
+            raise RaisedThere(self._who, *value)
         return value
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
@@ -84,6 +92,10 @@ class Elsewhere(Model):
     @property
     def name(self) -> str:
         return str(self._of("name"))
+
+    @property
+    def takes(self) -> str:
+        return str(self._of("takes"))
 
     @property
     def differentiable(self) -> bool:

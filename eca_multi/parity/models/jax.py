@@ -17,7 +17,7 @@ from eca_multi.parity.define.structures import leaves, rebuilt
 
 from .calls import Call, Ended, Given, Recorder
 from .mode import keywords_for, may_say, training_of, with_mode
-from .model import Arrays, Model, Native, Run, arguments_of, outputs_of
+from .model import Arrays, Model, Native, Run, arguments_of, outputs_of, signature_of
 
 Returned = tuple[Any, Native]  # what a model returns, and the weights and states that the call has replaced
 Apply = Callable[[Native, Any, Recorder | None], Returned]
@@ -125,6 +125,10 @@ class JaxFunction(JaxModel):
     def with_weights(self, weights: Arrays) -> "JaxFunction":
         new = {path: jnp.asarray(array) for path, array in weights.items()}
         return JaxFunction(self._function, rebuilt("w", self._parameters, {**self._held, **new}), self._keywords)
+
+    @property
+    def takes(self) -> str:
+        return signature_of(self._function, 1)
 
     def in_mode(self, training: bool) -> "JaxFunction":
         keywords = with_mode(self.name, self._keywords, keywords_for(self._function, training), training)

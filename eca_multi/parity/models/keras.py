@@ -13,7 +13,7 @@ from eca_multi.parity.define.structures import host
 from eca_multi.parity.engines.keras import variables
 
 from .calls import Recorder
-from .model import Arrays, arguments_of
+from .model import Arrays, arguments_of, signature_of
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -50,6 +50,10 @@ class KerasLayer:
         for path, array in weights.items():
             own[path].assign(array)
         return type(self)(layer, self.is_training)
+
+    @property
+    def takes(self) -> str:
+        return signature_of(self.layer.call)
 
     def in_mode(self, training: bool) -> Any:
         return type(self)(self.layer, training)

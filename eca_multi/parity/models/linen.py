@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from .calls import Recorder
 from .jax import Apply, JaxModel, Returned
 from .mode import MODES, keywords_for, may_say, training_of, with_mode
-from .model import Arrays, Native, arguments_of
+from .model import Arrays, Native, arguments_of, signature_of
 
 
 class LinenModel(JaxModel):
@@ -36,6 +36,10 @@ class LinenModel(JaxModel):
 
     def with_weights(self, weights: Arrays) -> "LinenModel":
         return LinenModel(self.module, unflatten_dict({**self._variables, **weights}, sep="/"), self.keywords)
+
+    @property
+    def takes(self) -> str:
+        return signature_of(type(self.module).__call__, 1)
 
     def in_mode(self, training: bool) -> "LinenModel":
         wanted = {name: value is training for name, value in MODES.items()}

@@ -1,5 +1,6 @@
 """A model that the caller has, whatever its framework: its weights by native path, and its runs."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -77,6 +78,11 @@ class Model(ABC):
         return self.framework
 
     @property
+    def takes(self) -> str:
+        """The arguments of the call, as "(x, mask=None)"; "" where they are unknown."""
+        return ""
+
+    @property
     def differentiable(self) -> bool:
         """Whether the model has gradients; a NumPy function has none."""
         return True
@@ -144,6 +150,16 @@ class Model(ABC):
             for group in (call.inputs, call.outputs, call.gradients)
         )
         return replace(call, inputs=inputs, outputs=outputs, gradients=gradients)
+
+
+def signature_of(function: Any, skip: int = 0) -> str:
+    """Return the arguments of a function as text, without the first ones and without types; "" where it has none."""
+    try:
+        known = [*inspect.signature(function).parameters.values()][skip:]
+    except (TypeError, ValueError):  # some callables of C have no signature
+        return ""
+    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in known]
+    return str(inspect.Signature(plain))
 
 
 def arguments_of(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

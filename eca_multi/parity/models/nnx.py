@@ -9,7 +9,7 @@ from flax import nnx
 
 from .calls import Recorder
 from .jax import Apply, JaxModel, Returned
-from .model import Arrays, Native, arguments_of
+from .model import Arrays, Native, arguments_of, signature_of
 
 WEIGHTS = nnx.Not(nnx.RngState)  # the counts and keys of random numbers are no weights
 
@@ -28,6 +28,10 @@ class NnxModel(JaxModel):
 
     def with_weights(self, weights: Arrays) -> "NnxModel":
         return NnxModel(_merged(self.module, {name: jax.numpy.asarray(array) for name, array in weights.items()}))
+
+    @property
+    def takes(self) -> str:
+        return signature_of(type(self.module).__call__, 1)
 
     def in_mode(self, training: bool) -> "NnxModel":
         module = _merged(self.module, {})

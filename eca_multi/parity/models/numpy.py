@@ -10,7 +10,7 @@ from eca_multi.parity.define.structures import leaves, rebuilt
 
 from .calls import Given
 from .mode import keywords_for, may_say, training_of, with_mode
-from .model import Arrays, Model, Run, arguments_of, outputs_of
+from .model import Arrays, Model, Run, arguments_of, outputs_of, signature_of
 
 
 class NumpyFunction(Model):
@@ -45,6 +45,10 @@ class NumpyFunction(Model):
     @property
     def keywords_alone_say(self) -> bool:
         return may_say(self._keywords)
+
+    @property
+    def takes(self) -> str:
+        return signature_of(self._function, 1)
 
     def with_wrap(self, wrap: Callable[[np.ndarray], np.ndarray]) -> "NumpyFunction":
         """Return the model with a function that every array passes through, by which a budget adds its noise."""

@@ -38,8 +38,8 @@ def serve(source: str, asked: IO[bytes], answers: IO[bytes]) -> None:
             answer = "answered", _answer(models, number, what, arguments, keywords)
         except SpecError as error:
             answer = "refused", str(error)
-        except Exception:
-            answer = "raised", traceback.format_exc()
+        except Exception as error:
+            answer = "raised", (type(error).__name__, str(error), traceback.format_exc())
         pickle.dump(answer, answers)
         answers.flush()
 

@@ -17,7 +17,7 @@ from eca_multi.parity.engines.torch import gradients
 
 from .calls import Ended, Given, Recorder
 from .mode import keywords_for, may_say, training_of, with_mode
-from .model import Arrays, Model, Native, Run, arguments_of, outputs_of
+from .model import Arrays, Model, Native, Run, arguments_of, outputs_of, signature_of
 
 # Their forward reads `training` for a check alone: what depends on the mode is in submodules.
 _CHECKS_ALONE = (torch.nn.TransformerEncoderLayer, torch.nn.TransformerEncoder)
@@ -73,6 +73,10 @@ class TorchModel(Model):
         first: dict[int, str] = {}
         paths = {name: first.setdefault(id(tensor), name) for name, tensor in self.tensors(self.module).items()}
         return {name: other for name, other in paths.items() if name != other}
+
+    @property
+    def takes(self) -> str:
+        return signature_of(self.module.forward)
 
     @property
     def devices(self) -> frozenset[str]:
@@ -198,6 +202,10 @@ class TorchFunction(TorchModel):
         changed = copy.copy(self)
         changed.module, changed._copies = held, {}
         return changed
+
+    @property
+    def takes(self) -> str:
+        return signature_of(self.module.function, 1)
 
     @property
     def training(self) -> str:
