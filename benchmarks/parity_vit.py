@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eca_multi import parity
-from eca_multi.parity import JaxAdapter, LinenAdapter, NnxAdapter, Spec, TorchAdapter
+from eca_multi.parity import KerasAdapter, LinenAdapter, NnxAdapter, Spec, TorchAdapter
 from eca_multi.parity.budget.torch_reference import TorchReference
 from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.dtypes import DTYPES
@@ -27,6 +27,7 @@ from eca_multi.parity.execute.tasks import tasks
 from eca_multi.parity.report.report import describe
 
 EPS = 1e-6
+RUNNERS = ("torch", "keras-tensorflow", "linen", "nnx")
 Arrays = Mapping[str, Any]
 VECTORS = {"norm1_scale": "C", "norm1_bias": "C", "norm2_scale": "C", "norm2_bias": "C"}
 LINEAR = {"qkv": "C Q", "proj": "C O", "up": "C M", "down": "M C"}
@@ -78,13 +79,6 @@ class Torch(TorchAdapter):
         return vit
 
 
-class Jax(JaxAdapter):
-    layout = "NHWB"
-
-    def build(self, config: Arrays) -> Any:
-        return _jax_vit(config)
-
-
 def _jax_vit(config: Arrays) -> Any:
     import jax
     from jax import numpy as jnp
@@ -105,7 +99,10 @@ def _jax_vit(config: Arrays) -> Any:
         for number in range(config["blocks"]):
             b = f"b{number}_"
             qkv = linear(norm(x, w, b + "norm1"), w, b + "qkv").reshape(*x.shape[:2], 3, config["heads"], -1)
-            mixed = jax.nn.dot_product_attention(*(qkv[:, :, part] for part in range(3)))
+            q, k, v = (qkv[:, :, part] for part in range(3))
+            # Not jax.nn.dot_product_attention, which takes no float16 on a CPU.
+            logits = jnp.einsum("nqhd,nkhd->nhqk", q, k) * q.shape[-1] ** -0.5
+            mixed = jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(logits), v)
             x = x + linear(mixed.reshape(x.shape), w, b + "proj")
             hidden = jax.nn.gelu(linear(norm(x, w, b + "norm2"), w, b + "up"), approximate=False)
             x = x + linear(hidden, w, b + "down")
@@ -157,6 +154,44 @@ class Nnx(NnxAdapter):
         return Vit()
 
 
+class Keras(KerasAdapter):
+    layout = "NHWB"
+
+    def weights_for(self, config: Arrays) -> dict[str, str]:
+        return {name: name for name in weights(config["blocks"])}
+
+    def build(self, config: Arrays) -> Any:
+        from keras import layers, ops
+
+        shapes = _shapes(config)
+
+        def norm(x: Any, w: Arrays, name: str) -> Any:
+            return ops.layer_normalization(x, w[f"{name}_scale"], w[f"{name}_bias"], axis=-1, epsilon=EPS)
+
+        def linear(x: Any, w: Arrays, name: str) -> Any:
+            return ops.matmul(x, w[name]) + w[f"{name}_bias"]
+
+        class Vit(layers.Layer):
+            def build(self, shape: Any) -> None:
+                self.held = {name: self.add_weight(shape=shape, name=name) for name, shape in shapes.items()}
+
+            def call(self, x: Any) -> Any:
+                w = self.held
+                x = ops.conv(x, w["patch"], strides=16, padding="valid", data_format="channels_last")
+                x = ops.reshape(x + w["patch_bias"], (-1, config["L"], config["C"])) + w["position"]
+                for number in range(config["blocks"]):
+                    b = f"b{number}_"
+                    qkv = linear(norm(x, w, b + "norm1"), w, b + "qkv")
+                    qkv = ops.reshape(qkv, (-1, config["L"], 3, config["heads"], config["C"] // config["heads"]))
+                    mixed = ops.dot_product_attention(*(qkv[:, :, part] for part in range(3)))
+                    x = x + linear(ops.reshape(mixed, ops.shape(x)), w, b + "proj")
+                    hidden = ops.gelu(linear(norm(x, w, b + "norm2"), w, b + "up"), approximate=False)
+                    x = x + linear(hidden, w, b + "down")
+                return linear(ops.mean(norm(x, w, "norm"), axis=1), w, "head")
+
+        return Vit()
+
+
 def _shapes(config: Arrays) -> dict[str, tuple[int, ...]]:
     return {name: tuple(config[axis] for axis in draw.axes.split()) for name, draw in weights(config["blocks"]).items()}
 
@@ -182,7 +217,7 @@ def spec(blocks: int) -> Spec:
         weights=weights(blocks),
         outputs={"y": "N K"},
         config={**sizes, "heads": 3, "blocks": blocks},
-        runners={"torch": Torch, "linen": Linen, "nnx": Nnx, "jax": Jax},
+        runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx},
         reference=Torch,
         cases=(Case("images", "two images"),),
     )
@@ -202,7 +237,7 @@ def reference(vit: Spec, dtypes: Sequence[str], *, profiled: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=12)
-    parser.add_argument("--runner", nargs="*", default=None)
+    parser.add_argument("--runner", nargs="*", default=list(RUNNERS))
     parser.add_argument("--dtype", nargs="*", default=list(DTYPES))
     for flag in ("--one-process", "--reference", "--profile"):
         parser.add_argument(flag, action="store_true")

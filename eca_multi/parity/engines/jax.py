@@ -54,7 +54,7 @@ class JaxEngine(Engine):
         done = Computed(outputs, weight_map, {n: a for n, a in new_state.items() if n in state}, taps=taps)
         if job.gradients:
             done.weight_grads[Cotangent.DRAWN], done.input_grads[Cotangent.DRAWN], done.tap_grads = grads
-            ones = {name: jnp.ones_like(cotangent) for name, cotangent in cotangents.items()}
+            ones = {n: self.array(np.ones(a.shape, np.float32), job.dtype) for n, a in cotangents.items()}
             *_, again = program(weights, state, floats, others, ones)  # half as much to compile as both in one
             done.weight_grads[Cotangent.ONES], done.input_grads[Cotangent.ONES], _ = again
         return done
@@ -106,7 +106,8 @@ class JaxEngine(Engine):
         return run
 
     def array(self, array: np.ndarray, dtype: str) -> Any:
-        return jnp.asarray(array, dtype if array.dtype.kind == "f" else None)
+        # NumPy casts and copies: JAX would compile both for each shape.
+        return jax.device_put(array.astype(jnp.dtype(dtype) if array.dtype.kind == "f" else array.dtype))
 
     def parameter(self, array: np.ndarray, like: Any, job: Job) -> Any:
         return self.array(array, job.parameters)
@@ -135,12 +136,25 @@ def _cotangent(head: Any, cotangent: Any) -> Any:
 
 
 def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile at the first call: the executable, unlike `jax.jit`, never runs operation by operation."""
-    executables: list[Any] = []
+    """Compile at the first call: the executable, unlike `jax.jit`, never runs operation by operation.
+
+    The program returns a list: names of results would tell apart two layers that compute the same, and a cache would
+    hold both.
+    """
+    made: list[tuple[Any, Any]] = []
 
     def call(*arguments: Any) -> Any:
-        if not executables:
-            executables.append(jax.jit(run).lower(*arguments).compile())
-        return executables[0](*arguments)
+        if not made:
+            trees: list[Any] = []
+
+            def layer(*arguments: Any) -> Any:
+                leaves, tree = jax.tree.flatten(run(*arguments))
+                trees.append(tree)
+                return leaves
+
+            executable = jax.jit(layer).lower(*arguments).compile()
+            made.append((executable, trees[0]))
+        executable, tree = made[0]
+        return jax.tree.unflatten(tree, executable(*arguments))
 
     return call

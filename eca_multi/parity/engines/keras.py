@@ -4,7 +4,7 @@ The engine calls the layer as a user does, `layer(x)`, so that a run compares it
 StatelessScope lends it the weights.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -24,13 +24,19 @@ from .base import Native, no_sublayer, tap_output
 from .weight_map import native_weights
 
 
-def build(adapter: Adapter, job: Job, inputs: Native) -> Any:
-    """Build the layer under the job's dtype policy; a call on the inputs makes its weights."""
+def _called(layer: Callable[[Native], Any], inputs: Native) -> None:
+    layer({name: ops.convert_to_tensor(array) for name, array in inputs.items()})
+
+
+def build(
+    adapter: Adapter, job: Job, inputs: Native, call: Callable[[Callable[[Native], Any], Native], object] = _called
+) -> Any:
+    """Build the layer under the job's dtype policy; `call`, which calls it on the inputs, makes its weights."""
     keras.config.set_dtype_policy(job.dtype if job.dtype == job.parameters else f"mixed_{job.dtype}")
     settings = job.settings()
     with _orthogonal_in_float32():
         layer = adapter.build(settings)
-        adapter.call(layer, {name: ops.convert_to_tensor(array) for name, array in inputs.items()}, settings)
+        call(lambda tensors: adapter.call(layer, tensors, settings), inputs)
     for name, path in adapter.taps.items():  # some layers make their sub-layers at their first call
         if name in job.taps:
             _tap_output(_sublayer(adapter, layer, path), name)
@@ -84,12 +90,11 @@ def to_numpy(tensor: Any) -> Tensor:
     return Tensor(np.asarray(ops.convert_to_numpy(wide)), dtype)
 
 
-def save_and_load(adapter: Adapter, job: Job, layer: Any, inputs: Native) -> Native:
+def save_and_load(layer: Any, fresh: Any) -> Native:
     """Save to and load from a .weights.h5 file, from within a model, the way in which users save a layer."""
     with scratch_folder("eca-roundtrip") as folder:
         path = folder / "layer.weights.h5"
         _Holder(layer).save_weights(path)
-        fresh = build(adapter, job, inputs)
         _Holder(fresh).load_weights(path)
     return {name: variable.value for name, variable in variables(fresh).items()}
 

@@ -1,8 +1,9 @@
 """Keras on JAX: StatelessScope makes a layer a pure function, and the JAX engine runs it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import keras
 
 from eca_multi.parity.define.job import Job
@@ -34,13 +35,19 @@ class KerasEngine(JaxEngine):
     def built(self, job: Job) -> tuple[Any, dict[str, Any], Native]:
         """Return a layer, its variables, and the inputs that it was built with."""
         inputs = {name: self.array(array, job.dtype) for name, array in self.native_inputs(job).items()}
-        layer = _keras.build(self.adapter, job, inputs)
+        layer = _keras.build(self.adapter, job, inputs, _traced)
         return layer, _keras.variables(layer), inputs
 
     def parameter(self, array: Any, like: Any, job: Job) -> Any:
         return self.array(array, str(like.dtype))
 
     def save_and_load(self, job: Job) -> Native:
-        layer, variables, inputs = self.built(job)
+        layer, variables, _ = self.built(job)
         _keras.assign(job, map_of(self.adapter, job, variables), variables)
-        return _keras.save_and_load(self.adapter, job, layer, inputs)
+        return _keras.save_and_load(layer, self.built(job)[0])
+
+
+def _traced(layer: Callable[[Native], Any], inputs: Native) -> None:
+    """Call a layer without computing: eagerly, JAX would compile each of its operations for each shape."""
+    with keras.StatelessScope():
+        jax.eval_shape(layer, inputs)

@@ -85,7 +85,7 @@ class KerasEngine(TensorFlowEngine):
     def save_and_load(self, job: Job) -> Native:
         layer, variables = self.layer(job)
         _keras.assign(job, map_of(self.adapter, job, variables), variables)
-        return _keras.save_and_load(self.adapter, job, layer, self.tensors(job))
+        return _keras.save_and_load(layer, _keras.build(self.adapter, job, self.tensors(job)))
 
 
 def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,4 +26,4 @@ class KerasEngine(TorchEngine):
 
     def save_and_load(self, job: Job) -> Native:
         layer, _, _ = self.load(job)
-        return _keras.save_and_load(self.adapter, job, layer, {n: t.detach() for n, t in self.tensors(job).items()})
+        return _keras.save_and_load(layer, self.built(job))

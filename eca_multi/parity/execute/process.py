@@ -38,6 +38,11 @@ class NotStarted(Exception):
     """The interpreter of a worker does not start on this machine."""
 
 
+def _cache(folder: Path) -> dict[str, str]:
+    """Return where JAX keeps what it compiles, for the workers of a run: linen, nnx and JAX often compile the same."""
+    return {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
 class Process:
     """One process with one adapter. All processes that it starts, known by its group and a mark, end with it.
 
@@ -53,7 +58,8 @@ class Process:
         self._open: set[int] = set()  # the requests without an answer
         self._words = b""  # the end of its standard error
         self._mark = secrets.token_hex(16)
-        environment = {**WORKER_ENV, **os.environ, **FORCED_ENV, **runner.env, MARK: self._mark}
+        environment = {**WORKER_ENV, **_cache(folder.parent), **os.environ, **FORCED_ENV, **runner.env}
+        environment[MARK] = self._mark
         environment[PLACE] = str(folder)  # a worker that is killed cannot clear up
         python = runner.python or sys.executable
         try:

@@ -45,7 +45,7 @@ def explain_failures(
     for runner in session.runners:
         failures = _first_failures([cell for cell in cells if cell.runner == runner.name], tasks)
         if failures:
-            bench = Bench(session.exchange, runner, session.reference, _stand_in(spec))
+            bench = Bench(session.exchange, runner, session.reference, _stand_in(spec, session))
             facts = session.fingerprint(runner)
             localisations += _Investigation(spec, bench, judge, session.solutions, facts, bundles).localise(failures)
     return localisations
@@ -60,11 +60,16 @@ def with_causes(cells: Sequence[Cell], localisations: Sequence[Localisation]) ->
     ]
 
 
-def _stand_in(spec: Spec) -> Runner | None:
-    """Return the specification's PyTorch layer as a reference for hypotheses, where it can run."""
+def _stand_in(spec: Spec, session: Session) -> Runner | None:
+    """Return the specification's PyTorch layer as a reference for hypotheses, where it can run.
+
+    A worker of the run that has the layer answers; else one starts, and imports PyTorch.
+    """
     torch = mutated_runner(spec)
     if torch is None or torch.unavailable():
         return None
+    if any(runner == torch and session.states[runner.name].state == "ran" for runner in session.runners):
+        return torch
     return replace(torch, name=HYPOTHESES, role="reference")
 
 

@@ -17,10 +17,11 @@ def shrink(bench: Bench, judge: Judge, job: Job, label: str) -> Job:
     """Return a job cut to the smallest sizes at which the tensor with a label fails; the job itself if none is."""
     smallest = replace(job, taps=())
     for axis in axes_of(job):
-        tries = [cut(smallest, axis, size) for size in candidates(smallest, axis)]
-        reruns = bench.run(tries) if tries else []
-        failing = (rerun.job for rerun in reruns if isinstance(rerun, Rerun) and _fails(rerun, judge, label))
-        smallest = next(failing, smallest)
+        for size in candidates(smallest, axis):  # one by one: each size is a program to compile, and the first may do
+            [rerun] = bench.run([cut(smallest, axis, size)])
+            if isinstance(rerun, Rerun) and _fails(rerun, judge, label):
+                smallest = rerun.job
+                break
     return replace(smallest, taps=job.taps) if smallest.config != job.config else job
 
 

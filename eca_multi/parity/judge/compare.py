@@ -65,13 +65,22 @@ class Judgement:
     hint: str = ""
 
 
-def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str | None, c: float = 1.0) -> Judgement:
+def judge(
+    actual: Tensor,
+    reference: np.ndarray,
+    budget: np.ndarray,
+    dtype: str | None,
+    c: float = 1.0,
+    *,
+    details: bool = True,
+) -> Judgement:
     """Compare a result with the float64 reference: |actual - reference| <= c * budget, element by element.
 
     Where the reference, rounded to `dtype`, is not finite, the result must be the same infinity or NaN. A `dtype` of
     None takes the result's own. Integers and booleans of the reference must be met exactly, by those of any width.
     An element that equals the reference needs no budget. Any other element without a budget (infinite, NaN, or
     unbounded by a re-run that was not finite) makes the verdict INCONCLUSIVE, unless some element exceeds its own.
+    Without `details` there are no metrics and no profile.
     """
     if actual.values.shape != reference.shape:
         return Judgement(Verdict.SHAPE_MISMATCH, None, (), str(tuple(reference.shape)), str(tuple(actual.values.shape)))
@@ -83,18 +92,20 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str 
     values = actual.values.astype(np.float64)
     rounded = quantise(reference, actual.dtype) if actual.dtype in DTYPES else reference
     finite = np.isfinite(rounded)
+    everywhere: Any = ... if finite.all() else finite  # a mask copies what it chooses
     error, limit = np.zeros_like(values), np.zeros_like(values)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        limit[finite] = (c * budget)[finite]
+        limit[everywhere] = c * budget[everywhere]
         boundless = unbounded(rounded, limit)
-        same = np.isfinite(values) if finite.all() else _same_class(values, rounded)
+        same = np.isfinite(values) if everywhere is ... else _same_class(values, rounded)
         same |= boundless  # at the edge of the layer's domain, where a right layer may go either way
         if not same.all():
             return Judgement(Verdict.NONFINITE_MISMATCH, None, *_element(np.argmin(same), rounded, values))
-        error[finite] = np.abs(values[finite] - reference[finite])
+        error[everywhere] = np.abs(values[everywhere] - reference[everywhere])
         boundless &= error != 0.0
         # Nothing is within a negative budget. An element without a finite budget is not measured.
-        use = np.where((error == 0.0) | boundless, 0.0, error / np.maximum(limit, 0.0))
+        use = np.asarray(error / np.maximum(limit, 0.0))
+        use[(error == 0.0) | boundless] = 0.0
     worst = int(np.argmax(use)) if use.size else 0
     largest = float(use.flat[worst]) if use.size else 0.0
     if _same_bits(values, rounded).all():
@@ -105,12 +116,15 @@ def judge(actual: Tensor, reference: np.ndarray, budget: np.ndarray, dtype: str 
         return Judgement(Verdict.INCONCLUSIVE, None, *_element(np.argmax(boundless), reference, values))
     else:
         verdict = Verdict.WITHIN_BUDGET
+    place = _element(worst, reference, values) if use.size else ((), "", "")
+    if not details:
+        return Judgement(verdict, largest, *place)
     return Judgement(
         verdict,
         largest,
-        *(_element(worst, reference, values) if use.size else ((), "", "")),
-        _metrics(error[finite], reference[finite], actual.dtype, largest * c),
-        _profile(error[finite], reference[finite], limit[finite], use[finite]),
+        *place,
+        _metrics(error[everywhere].reshape(-1), np.abs(reference[everywhere]).reshape(-1), actual.dtype, largest * c),
+        _profile(*(array[everywhere].reshape(-1) for array in (error, reference, limit, use))),
     )
 
 
@@ -146,14 +160,14 @@ def metrics(actual: np.ndarray, reference: np.ndarray, dtype: str) -> dict[str, 
         return {}
     values, wanted = actual.astype(np.float64), reference.astype(np.float64)
     finite = np.isfinite(values) & np.isfinite(wanted)
-    measured = _metrics(np.abs(values[finite] - wanted[finite]), wanted[finite], dtype, 0.0)
+    measured = _metrics(np.abs(values[finite] - wanted[finite]), np.abs(wanted[finite]), dtype, 0.0)
     measured.pop("min_c", None)
     return measured
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    same: np.ndarray = ((a == b) & (np.signbit(a) == np.signbit(b))) | (np.isnan(a) & np.isnan(b))
-    return same
+    same: np.ndarray = (a == b) & (np.signbit(a) == np.signbit(b))
+    return same if same.all() else same | (np.isnan(a) & np.isnan(b))
 
 
 def _same_class(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -167,13 +181,13 @@ def _element(flat: int | np.intp, expected: np.ndarray, received: np.ndarray) ->
     return index, f"{expected[index]:.9g}", f"{received[index]:.9g}"
 
 
-def _metrics(error: np.ndarray, reference: np.ndarray, dtype: str, min_c: float) -> dict[str, float]:
+def _metrics(error: np.ndarray, size: np.ndarray, dtype: str, min_c: float) -> dict[str, float]:
     if not error.size:
         return {}
-    size = np.abs(reference)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        relative = np.where(error == 0.0, 0.0, error / size)
-        signal, noise = float((size**2).sum()), float((error**2).sum())
+        relative = error / size
+        relative[error == 0.0] = 0.0
+        signal, noise = float(np.vdot(size, size)), float(np.vdot(error, error))
         metrics = {
             "max_abs": float(error.max()),
             "max_rel": float(relative.max()),

@@ -5,11 +5,10 @@ reference, or one of whose runners, is a PyTorch layer with the operation. The r
 it has the layer, and it is done. Gradients are taken only where outputs alone do not show every fault.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from eca_multi.parity.define.checks import BASE
-from eca_multi.parity.define.runners import Runner
 from eca_multi.parity.define.tensor import Outputs, Solution
 from eca_multi.parity.execute.exchange import failure, no_answer
 from eca_multi.parity.execute.messages import Do, Malformed, Refused
@@ -41,12 +40,12 @@ def measure_sight(session: Session, judge: Judge, tasks: Sequence[Task]) -> list
         return []
     plain = [task for task in tasks if task.do is Do.EVALUATE and not task.check and task.oracle in session.solutions]
     plain = [task for task in plain if all(array.size for array in task.job.inputs.values())]
-    judge = replace(judge, checks=BASE)
-    first = {id(task): task for task in plain}
-    sights = _measure(session, judge, [_question(task, gradients=False) for task in plain])
-    again = [n for n, sight in enumerate(sights) if sight.unseen and plain[n].job.gradients]
-    deeper = _measure(session, judge, [_question(plain[n], gradients=True) for n in again])
-    sights = [{**dict(enumerate(sights)), **dict(zip(again, deeper, strict=True))}[n] for n in range(len(first))]
+    judge = replace(judge, checks=BASE, details=False)
+    sights = [_sight(session, judge, _question(task, gradients=False)) for task in plain]
+    for n, (task, sight) in enumerate(zip(plain, sights, strict=True)):
+        if sight.unseen and task.job.gradients:
+            deeper = _sight(session, judge, _question(task, gradients=True), sight.seen)
+            sights[n] = replace(deeper, seen=(*sight.seen, *deeper.seen))
     return [sight for sight in sights if sight.seen or sight.unseen or sight.reason]
 
 
@@ -54,15 +53,10 @@ def _question(task: Task, *, gradients: bool) -> Task:
     return replace(task, do=Do.SIGHT, job=replace(task.job, twice=False, compiled=False, gradients=gradients))
 
 
-def _measure(session: Session, judge: Judge, questions: Sequence[Task]) -> list[Sight]:
-    runners = [session.reference, *(runner for runner in session.runners if runner.framework == "torch")]
-    return [_sight(session, judge, task, runners) for task in questions]
-
-
-def _sight(session: Session, judge: Judge, task: Task, runners: Sequence[Runner]) -> Sight:
-    """Ask the first of the runners that has a PyTorch layer."""
+def _sight(session: Session, judge: Judge, task: Task, seen: Collection[str] = ()) -> Sight:
+    """Ask the first of the runners that has a PyTorch layer; judge all faults but those that are seen already."""
     nothing = Sight(task.case, task.job.dtype)
-    for runner in runners:
+    for runner in [session.reference, *(runner for runner in session.runners if runner.framework == "torch")]:
         [answer] = session.exchange.ask(runner, [task])
         if isinstance(answer, Refused):
             continue
@@ -72,6 +66,7 @@ def _sight(session: Session, judge: Judge, task: Task, runners: Sequence[Runner]
             by_fault = answer.by_group()
         except Malformed as error:
             return replace(nothing, reason=failure(session.exchange.condemn(runner, no_answer(error))).reason)
+        by_fault = {name: found for name, found in by_fault.items() if name not in seen}
         return judge_sight(judge, task, by_fault, session.solutions[task.oracle]) if task.oracle else nothing
     return nothing
 

@@ -21,6 +21,8 @@ from eca_multi import reference
 from eca_multi.networks import Block, Conv, Network, Preprocessing, Tensor, find, preprocessing_of, tensors
 from eca_multi.parity.define.sources import Rng
 
+from ._images import load_photographs
+
 Array = np.ndarray
 EPS = 1e-5  # of every normalisation
 SEEN = 8  # images for the running statistics
@@ -37,11 +39,10 @@ def photographs(rng: Rng, preprocessing: Preprocessing, count: int, size: int) -
     Half a step of the camera's 8 bits is added as noise: in a white sky all pixels are equal, and max pooling ties.
     """
     from PIL import Image
-    from sklearn.datasets import load_sample_images
 
-    crops = []
+    crops, images = [], load_photographs()
     for i in range(count):
-        image = Image.fromarray(load_sample_images().images[i % 2])
+        image = Image.fromarray(images[i % 2])
         scale = size / min(image.size)
         wide = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
         left = (wide.width - size) * (i // 2 + 1) // ((count + 1) // 2 + 1)

@@ -9,11 +9,13 @@ import torch
 
 from eca_multi.parity.budget.safety import SAFETY
 from eca_multi.parity.budget.torch_reference import TorchReference
+from eca_multi.parity.define.adapters import TorchAdapter
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.taps import Recorder
 from eca_multi.parity.define.tensor import Kind, Quantity, Tensor
 from eca_multi.parity.engines._private_torch import DisableTorchFunction
 from eca_multi.parity.engines.base import Native, Unsupported
+from eca_multi.parity.engines.torch import TorchEngine
 from eca_multi.parity.judge.compare import judge
 
 from .search import name_causes
@@ -28,14 +30,14 @@ def explain(engine: Any, job: Job) -> tuple[dict[str, str], dict[str, float]]:
     """Return the operations of each stage by the stage's key, and the causes with their shares of the budget.
 
     Args:
-        engine: The engine of a PyTorch adapter.
+        engine: The engine of a PyTorch adapter, as the reference or as a runner.
         job: With the taps, outputs, states and gradients of the runner as `given`: each stage is judged by what the
             reference makes of the runner's own taps.
 
     Raises:
         Unsupported: If the reference is no PyTorch adapter.
     """
-    if not isinstance(engine, TorchReference):
+    if engine.adapter.engine != TorchAdapter.engine:
         raise Unsupported("the operations of a NumPy reference are not known")
     watched = _Watched(engine)
     stages = watched.traced(job)
@@ -62,7 +64,7 @@ def explain(engine: Any, job: Job) -> tuple[dict[str, str], dict[str, float]]:
 class _Watched(TorchReference):
     """The reference with a context around its layer, and none around the rest."""
 
-    def __init__(self, engine: TorchReference) -> None:
+    def __init__(self, engine: TorchEngine) -> None:
         super().__init__(engine.adapter)
         self._layers = engine._layers
         self._changes: AbstractContextManager[Any] = nullcontext()
