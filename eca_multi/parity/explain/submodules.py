@@ -5,10 +5,10 @@ what goes into the reference's submodule (isolated). The first that fails in iso
 submodules are right, since they return before it, and so is all that came before.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -141,15 +141,28 @@ def causes_of(
     """Say what the port does instead, where a change of the reference's submodule gives what the port's returned."""
     if isinstance(model, Elsewhere):
         return str(model.call(causes_of, inputs, given, solution, found, target, dtype))
-    if model.framework != "torch":
+    if (run := _changeable(model, inputs, given)) is None:
         return ""
-
-    def run(changes: AbstractContextManager[Any]) -> Mapping[Quantity, Any]:
-        return quantities(model.native_run(inputs, "float64", given=replace(given, within=changes)))
-
     search = import_module(f"{__package__}.hypotheses.search")  # by name, since it imports PyTorch
     causes = search.name_causes(run, {target: found}, solution, target, dtype=dtype, c=SAFETY["stochastic"])
     return say_causes(causes)
+
+
+def _changeable(model: Model, inputs: Any, given: Given) -> Callable[..., Mapping[Quantity, Any]] | None:
+    """Return the reference's submodule as run(changes), changes being of PyTorch's operations; None for none.
+
+    A model on JAX is replayed in PyTorch, where PyTorch is installed and knows all that the submodule does.
+    """
+    if model.framework in ("torch", "keras-torch"):
+        return lambda changes: quantities(model.native_run(inputs, "float64", given=replace(given, within=changes)))
+    if model.framework not in ("jax", "linen", "nnx", "keras-jax") or find_spec("torch") is None:
+        return None
+    replay, program = (import_module(f"{__package__}.replay.{name}") for name in ("run", "program"))
+    try:
+        run: Callable[..., Mapping[Quantity, Any]] = replay.Replay(model, inputs, given).run
+    except program.Unknown:
+        return None
+    return run
 
 
 def _turned(array: np.ndarray, value: np.ndarray, inverse: Order) -> Tensor:
