@@ -30,8 +30,8 @@ lost a port whose right version it rejects too, since nobody can use it there.
 
 {wrong_table}
 
-A run of one port in one dtype takes {seconds}, in a process that is there already, and
-without the search for a smaller case that fails.
+A run of one port in one dtype takes {seconds} of the processor's time, in a process that is there
+already, and without the search for a smaller case that fails.
 
 {misses}
 

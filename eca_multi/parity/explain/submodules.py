@@ -6,7 +6,9 @@ submodules are right, since they return before it, and so is all that came befor
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -81,6 +83,8 @@ def localise(reference: Side, port: Side, dtype: str, layouts: Layouts, wrong: W
             culprit, cause = steps[-1], causes_of(reference.model, reference.inputs, given, *about)
         elif alone is None and _is_first_failing(steps):  # its inputs fit nowhere, and all that it gets agrees
             culprit = steps[-1]
+    if not steps and (found := _whole(reference, port, dtype, layouts)) is not None:
+        return found
     if not any(step.propagated.verdict in FAILS for step in steps):
         back = _backward(steps, solution, layouts)
         arrived = {step.pair.reference.key: step.propagated for step in back}
@@ -93,6 +97,22 @@ def localise(reference: Side, port: Side, dtype: str, layouts: Layouts, wrong: W
     line = _line(steps, culprit) + _between(steps, culprit, ours)
     chain = tuple(step.plain() for step in steps)
     return Localisation(PORT, CASE, dtype, line + (f" -> {cause}" if cause else ""), name, chain=chain, cause=cause)
+
+
+def _whole(reference: Side, port: Side, dtype: str, layouts: Layouts) -> Localisation | None:
+    """Explain a model without submodules, a function, by its outputs; None where they agree."""
+    solution, outputs = solve(reference.model, reference.inputs, dtype), port.model.run(port.inputs, dtype).outputs
+    for name in outputs:
+        target = Quantity(Kind.OUTPUT, name)
+        if target not in solution:
+            continue
+        found = _turned(outputs[name], solution[target][0], layouts.inverse)
+        verdict = judge(found, *solution[target], None, SAFETY["stochastic"])
+        if verdict.verdict in FAILS:
+            cause = causes_of(reference.model, reference.inputs, None, solution, found, target, dtype)
+            line = f"first divergence: the whole function, {say_size(verdict)}; it has no submodules"
+            return Localisation(PORT, CASE, dtype, line + (f" -> {cause}" if cause else ""), None, cause=cause)
+    return None
 
 
 def _is_first_failing(steps: Sequence[Step]) -> bool:
@@ -136,9 +156,12 @@ def _isolated(pair: Pair, reference: Side, port: Side, dtype: str, layouts: Layo
 
 
 def causes_of(
-    model: Model, inputs: Any, given: Given, solution: Solution, found: Tensor, target: Quantity, dtype: str
+    model: Model, inputs: Any, given: Given | None, solution: Solution, found: Tensor, target: Quantity, dtype: str
 ) -> str:
-    """Say what the port does instead, where a change of the reference's submodule gives what the port's returned."""
+    """Say what the port does instead, where a change of the reference's submodule gives what the port's returned.
+
+    `given` says which submodule and its inputs; None is the whole model.
+    """
     if isinstance(model, Elsewhere):
         return str(model.call(causes_of, inputs, given, solution, found, target, dtype))
     if (run := _changeable(model, inputs, given)) is None:
@@ -148,13 +171,13 @@ def causes_of(
     return say_causes(causes)
 
 
-def _changeable(model: Model, inputs: Any, given: Given) -> Callable[..., Mapping[Quantity, Any]] | None:
+def _changeable(model: Model, inputs: Any, given: Given | None) -> Callable[..., Mapping[Quantity, Any]] | None:
     """Return the reference's submodule as run(changes), changes being of PyTorch's operations; None for none.
 
     A model on JAX is replayed in PyTorch, where PyTorch is installed and knows all that the submodule does.
     """
     if model.framework in ("torch", "keras-torch"):
-        return lambda changes: quantities(model.native_run(inputs, "float64", given=replace(given, within=changes)))
+        return partial(_run_torch, model, inputs, given)
     if model.framework not in ("jax", "linen", "nnx", "keras-jax") or find_spec("torch") is None:
         return None
     replay, program = (import_module(f"{__package__}.replay.{name}") for name in ("run", "program"))
@@ -163,6 +186,15 @@ def _changeable(model: Model, inputs: Any, given: Given) -> Callable[..., Mappin
     except program.Unknown:
         return None
     return run
+
+
+def _run_torch(
+    model: Model, inputs: Any, given: Given | None, changes: AbstractContextManager[Any]
+) -> Mapping[Quantity, Any]:
+    if given is not None:
+        return quantities(model.native_run(inputs, "float64", given=replace(given, within=changes)))
+    with changes:
+        return quantities(model.native_run(inputs, "float64"))
 
 
 def _turned(array: np.ndarray, value: np.ndarray, inverse: Order) -> Tensor:

@@ -133,14 +133,19 @@ def _copy(layer: Any, dtype: str) -> Any:
 
 
 def _in_dtype(config: Any, dtype: str) -> Any:
-    """Return a configuration with another dtype in place of each floating one."""
+    """Return a configuration with another dtype in place of each floating one.
+
+    Initializers become zeros, since the values are copied, and no framework has an orthogonal one in half precision.
+    """
     if isinstance(config, dict):
         if config.get("class_name") == "DTypePolicy":
             return {**config, "config": {**config["config"], "name": dtype}}
-        return {
+        zeros = {key: "zeros" for key, value in config.items() if key.endswith("_initializer") and value is not None}
+        rest = {
             key: dtype if key == "dtype" and value in _FLOATS else _in_dtype(value, dtype)
             for key, value in config.items()
         }
+        return {**rest, **zeros}
     return [_in_dtype(item, dtype) for item in config] if isinstance(config, list) else config
 
 

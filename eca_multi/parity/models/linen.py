@@ -63,7 +63,7 @@ class LinenModel(JaxModel):
             arguments, keywords = arguments_of(inputs)
             variables = unflatten_dict(weights, sep="/")
             states = [name for name in variables if name != "params"]
-            with nn.intercept_methods(_heard(recorder)):
+            with nn.intercept_methods(_heard(recorder, dtype)):
                 out, states = self.module.apply(variables, *arguments, mutable=states, **{**self.keywords, **keywords})
             after = flatten_dict(states, sep="/")
             return out, {path: value for path, value in after.items() if value is not weights.get(path)}
@@ -71,10 +71,15 @@ class LinenModel(JaxModel):
         return apply, self._variables
 
 
-def _heard(recorder: Recorder | None) -> Any:
-    """Return linen's interceptor that lets a recorder hear each `__call__`."""
+def _heard(recorder: Recorder | None, dtype: str) -> Any:
+    """Return linen's interceptor that lets a recorder hear each `__call__`.
+
+    The cell of an RNN begins with a state of the dtype, since JAX's loops refuse a state whose dtype changes.
+    """
 
     def intercept(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        if isinstance(context.module, nn.RNN):  # the module within a call is a copy
+            object.__setattr__(context.module.cell, "param_dtype", jnp.dtype(dtype))
         if recorder is None or context.method_name != "__call__":
             return call(*arguments, **keywords)
         path = "/".join(context.module.path)

@@ -54,6 +54,7 @@ class NnxModel(JaxModel):
     def functional(self, dtype: str) -> tuple[Apply, Native]:
         def apply(weights: Native, inputs: Any, recorder: Recorder | None) -> Returned:
             module = _merged(self.module, weights)
+            _begin_in(module, dtype)
             if recorder is not None:
                 _listen(module, recorder)
             arguments, keywords = arguments_of(inputs)
@@ -79,6 +80,13 @@ def _merged(module: Any, weights: Mapping[str, Any]) -> Any:
         for keys, variable in nnx.to_flat_state(state)
     ]
     return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def _begin_in(module: Any, dtype: str) -> None:
+    """Let recurrent cells begin with states of a dtype: JAX's loops refuse a state whose dtype changes."""
+    for _, part in nnx.iter_modules(module):
+        if hasattr(part, "initialize_carry") and hasattr(part, "param_dtype"):
+            part.param_dtype = jax.numpy.dtype(dtype)
 
 
 def _listen(module: Any, recorder: Recorder) -> None:

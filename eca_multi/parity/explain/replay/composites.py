@@ -8,6 +8,7 @@ no harm.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from .graph import Graph
-from .norms import norms
+from .norms import channels_first, norms
 from .program import Equation, Program, Value
 from .windows import Pool, convolved
 
@@ -32,6 +33,7 @@ _UNARY: Sequence[Callable[[torch.Tensor], torch.Tensor]] = (
     F.mish,
     F.selu,
 )
+_SQUARES = ("square", "mul", "integer_pow", "sub")
 _ANCHORS = ("erf", "erfc", "tanh", "logistic", "expm1", "min", "clamp", "log1p", "exp")
 
 
@@ -90,8 +92,11 @@ def _candidates(graph: Graph) -> Iterator[Candidate]:
         if equation.name == "div":
             yield from _softmax(graph, equation)
             yield from _means(graph, equation)
+        elif equation.name == "sub":
+            yield from _log_softmax(graph, equation)
         elif equation.name == "dot_general":
             yield from _linear(graph, equation)
+            yield from _resized(graph, equation)
         elif equation.name == "conv_general_dilated":
             yield from _convolution(graph, equation)
         elif equation.name == "select_n":
@@ -112,12 +117,26 @@ def _softmax(graph: Graph, equation: Equation) -> Iterator[Candidate]:
         yield Candidate(equation.makes[0], (root,), lambda x, axis=axis: torch.softmax(x, axis))
 
 
+def _log_softmax(graph: Graph, equation: Equation) -> Iterator[Candidate]:
+    log = graph.maker(graph.plain(equation.reads[1]), "log")
+    total = graph.maker(graph.plain(log.reads[0]), "reduce_sum") if log else None
+    if total is None or len(total.params["axes"]) != 1:
+        return
+    axis = total.params["axes"][0]
+    for root in graph.above(equation.reads[0], ("sub", "stop_gradient")):
+        yield Candidate(equation.makes[0], (root,), lambda x: torch.log_softmax(x, axis))
+
+
 def _means(graph: Graph, equation: Equation) -> Iterator[Candidate]:
-    """Yield a mean over axes, and an average pool."""
+    """Yield a mean or a variance over axes, and an average pool."""
     total, made = graph.maker(equation.reads[0], "reduce_sum"), equation.makes[0]
     if total is not None and isinstance(total.reads[0], Value):
         axes = list(total.params["axes"])
         yield Candidate(made, (total.reads[0],), lambda x: torch.mean(x, axes))
+        for root, correction in itertools.product(graph.above(total.reads[0], _SQUARES)[1:], (0, 1)):
+            keep = len(made.shape) == len(root.shape)
+            options = {"correction": correction, "keepdim": keep}
+            yield Candidate(made, (root,), lambda x, options=options: torch.var(x, axes, **options))
     window = graph.maker(equation.reads[0], "reduce_window_sum")
     if window is not None and isinstance(window.reads[0], Value):
         params, rank = window.params, len(window.reads[0].shape)
@@ -151,6 +170,17 @@ def _linear(graph: Graph, equation: Equation) -> Iterator[Candidate]:
     yield Candidate(made, (x, weight), linear)
     for added, bias in graph.biases(made):
         yield Candidate(added, (x, weight, bias), linear)
+
+
+def _resized(graph: Graph, equation: Equation) -> Iterator[Candidate]:
+    """Yield the sizes of images that matrices of no argument change, one for each axis."""
+    for made in graph.below(equation.makes[0], ("dot_general", "transpose")):
+        for root in graph.above(made, ("dot_general", "transpose"))[1:]:
+            if len(made.shape) == len(root.shape) == 4 and made.shape != root.shape:
+                for mode, antialias in itertools.product(("bilinear", "bicubic"), (False, True)):
+                    options = {"size": made.shape[1:3], "mode": mode, "antialias": antialias, "align_corners": False}
+                    resize = partial(F.interpolate, **options)
+                    yield Candidate(made, (root,), partial(channels_first, function=resize))
 
 
 def _convolution(graph: Graph, equation: Equation) -> Iterator[Candidate]:

@@ -75,12 +75,10 @@ def _calls(over: tuple[int, ...], rank: int, eps: float, shape: tuple[int, ...])
         calls.append(lambda x, w, b: F.layer_norm(x, size, _shaped(w, size), _shaped(b, size), eps))
         calls.append(lambda x, w, b: _rms_norm(x, size, _shaped(w, size), b, eps))
     if over == tuple(range(rank - 1)):
-        calls.append(lambda x, w, b: _channels_first(x, lambda y: F.batch_norm(y, None, None, w, b, True, 0.0, eps)))
+        calls.append(lambda x, w, b: channels_first(x, lambda y: F.batch_norm(y, None, None, w, b, True, 0.0, eps)))
     if rank > 2 and over and 0 not in over:
         for groups in (n for n in range(1, shape[-1] + 1) if shape[-1] % n == 0):
-            calls.append(
-                lambda x, w, b, groups=groups: _channels_first(x, lambda y: F.group_norm(y, groups, w, b, eps))
-            )
+            calls.append(lambda x, w, b, groups=groups: channels_first(x, lambda y: F.group_norm(y, groups, w, b, eps)))
     return calls
 
 
@@ -95,7 +93,7 @@ def _running(
         def call(x: Any, mean: Any, var: Any, *own: Any, has: tuple[bool, bool] = (scale is None, bias is None)) -> Any:
             left = list(own)
             w, b = (None if absent else left.pop(0) for absent in has)
-            return _channels_first(x, lambda y: F.batch_norm(y, mean, var, w, b, False, 0.0, eps))
+            return channels_first(x, lambda y: F.batch_norm(y, mean, var, w, b, False, 0.0, eps))
 
         yield made, (x, mean, var, *(v for v in (scale, bias) if v is not None)), call
 
@@ -118,5 +116,6 @@ def _rms_norm(x: torch.Tensor, size: list[int], weight: Any, bias: Any, eps: flo
     return out if bias is None else out + bias
 
 
-def _channels_first(x: torch.Tensor, norm: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    return torch.movedim(norm(torch.movedim(x, -1, 1)), 1, -1)
+def channels_first(x: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Call a function of (N, C, *S) on (N, *S, C)."""
+    return torch.movedim(function(torch.movedim(x, -1, 1)), 1, -1)

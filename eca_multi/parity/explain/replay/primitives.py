@@ -42,6 +42,8 @@ def computed(equation: Equation, args: list[Any]) -> list[Any]:
         Unknown: If there is no such operation here.
     """
     name, params = equation.name, equation.params
+    if name not in _BINARY:
+        args = [_whole(read, x) for read, x in zip(equation.reads, args, strict=True)]
     if name == "torch":  # an operation that composites.py has found
         return [params["call"](*args)]
     if name in _COPIES:
@@ -59,6 +61,12 @@ def computed(equation: Equation, args: list[Any]) -> list[Any]:
         made = _OTHERS[name](equation, *args)
         return list(made) if name == "split" else [made]
     raise Unknown(name)
+
+
+def _whole(read: Any, x: Any) -> Any:
+    """Give a tensor the leading axes of size 1 that a weight goes without in sums and products."""
+    missing = len(read.shape) - x.ndim if isinstance(x, torch.Tensor) else 0
+    return x.reshape((1,) * missing + tuple(x.shape)) if missing > 0 else x
 
 
 def tensor(value: Any) -> torch.Tensor:
@@ -111,7 +119,8 @@ def _broadcast(equation: Equation, x: Any, *_: Any) -> Any:
     shape, axes = equation.makes[0].shape, equation.params["broadcast_dimensions"]
     if not isinstance(x, torch.Tensor):
         return torch.full(shape, x, dtype=_dtype_of(x)) if shape else x
-    if tuple(axes) == tuple(range(len(shape) - x.ndim, len(shape))) and _only_unit_axes(x.shape, shape):
+    is_weight = isinstance(x, torch.nn.Parameter)
+    if is_weight and tuple(axes) == tuple(range(len(shape) - x.ndim, len(shape))) and _only_unit_axes(x.shape, shape):
         return x  # PyTorch's own rule; a weight stays a weight
     spread = [1] * len(shape)
     for axis, size in zip(axes, x.shape, strict=True):
