@@ -38,7 +38,7 @@ def attend(xp: Any, softmax: Any, inputs: Mapping[str, Any], weights: Mapping[st
     d = c // heads
 
     def split(y: Any) -> Any:
-        if how.get("heads") == "last":
+        if how.get("split") == "last":
             return xp.moveaxis(y.reshape(n, t, d, heads), 3, 1)
         return xp.moveaxis(y.reshape(n, t, heads, d), 2, 1)
 
@@ -92,7 +92,7 @@ ATTENTION = Layer(
         Fault("mask forgotten", "probabilities", "mask missing", {"jax": {"build": _jax(mask="none")}}),
         Fault("softmax over the queries", "probabilities", "wrong axis", {"jax": {"build": _jax(axis=-2)}}),
         Fault(
-            "heads split with the channels first", "scores", "order of heads", {"jax": {"build": _jax(heads="last")}}
+            "heads split with the channels first", "scores", "order of heads", {"jax": {"build": _jax(split="last")}}
         ),
         Fault(
             "heads and channels joined the other way",

@@ -95,7 +95,18 @@ def _scaled_embedding(power: float) -> Change:
     return change
 
 
+def _scaled_dropout(share: Callable[[float], float]) -> Change:
+    def change(call: Call) -> Any:
+        rate, training = call.argument(1, "p", 0.5), call.argument(2, "train", True)
+        return NotImplemented if training or not 0 < rate < 1 else call.x * share(rate)
+
+    return change
+
+
+_DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout")
 COMPOSITION = (
+    Hypothesis("dropout scales at inference, by 1 - rate", on(_DROPOUTS, _scaled_dropout(lambda rate: 1 - rate))),
+    Hypothesis("dropout scales at inference, by its rate", on(_DROPOUTS, _scaled_dropout(lambda rate: rate))),
     Hypothesis("the first term of a sum (such as a residual) is missing", {"add": _one_term(1)}),
     Hypothesis("the second term of a sum is missing", {"add": _one_term(0)}),
     Hypothesis("the activation is missing", on(_ACTIVATIONS, _passed_on)),

@@ -1,13 +1,21 @@
 """A hypothesis: a fault that porters make, as a change to the operations of the reference while the reference runs."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from eca_multi.parity.mutants.mode import Call, Change, Mutating
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A call of the reference as it is, but for reads of sizes, and the sum or norm that it returned."""
+
+    call: Call
+    result: Any = None
 
 
 @dataclass(frozen=True)
@@ -20,11 +28,18 @@ class Hypothesis:
             NotImplemented where the call has no place for the fault. The change writes to no argument unless the
             operation itself does.
         dtypes: The dtypes in which the fault can occur; empty for all.
+        planned: For a fault of several calls together: returns fresh changes for one run, from the calls of a run
+            without changes. `operations` has the names alone.
     """
 
     says: str
-    operations: Mapping[str, Change]
+    operations: Mapping[str, Any]
     dtypes: tuple[str, ...] = ()
+    planned: Callable[[Sequence[Seen]], Mapping[str, Change]] | None = None
+
+    def changes(self, seen: Sequence[Seen]) -> Mapping[str, Change]:
+        """Return the changes for one run."""
+        return self.operations if self.planned is None else self.planned(seen)
 
 
 class Only:

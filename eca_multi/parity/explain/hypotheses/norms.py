@@ -163,6 +163,31 @@ def _other_groups(call: Call) -> Any:
     return with_argument(call, 1, "num_groups", call.x.shape[1] // call.args[1])
 
 
+def _groups(number: int) -> Change:
+    def change(call: Call) -> Any:
+        channels = call.x.shape[1]
+        fits = channels % number == 0 and number not in (call.args[1], channels // call.args[1])
+        return with_argument(call, 1, "num_groups", number) if fits else NotImplemented
+
+    return change
+
+
+def _over_others(axes: str) -> Change:
+    """Normalise an image over its channels at each position, or over all but the batch, as another norm does."""
+
+    def change(call: Call) -> Any:
+        x = call.x
+        if x.ndim < 3 or (call.name == "batch_norm" and not call.argument(5, "training")):
+            return NotImplemented
+        if call.name == "batch_norm":
+            call.plain()  # for the running statistics
+        over = (1,) if axes == "channels" else tuple(range(1, x.ndim))
+        shape = (-1, *[1] * (x.ndim - 2))
+        return _written_out(call, x, over, call.argument(7, "eps"), (1, 2), shape, correction=0)
+
+    return change
+
+
 def _groups_by_position(call: Call) -> Any:
     """Normalise each position by itself, over the channels of its group."""
     x, groups = call.x, call.args[1]
@@ -230,6 +255,14 @@ NORMS = (
     Hypothesis("the norm is over all axes but the batch", {"layer_norm": _layer_norm_over("all")}),
     Hypothesis("the norm is over axis 1", {"layer_norm": _layer_norm_over("1")}),
     Hypothesis("the number of groups is that of the channels of a group", {"group_norm": _other_groups}),
+    *(Hypothesis(f"the number of groups is {n}", {"group_norm": _groups(n)}) for n in (1, 2, 4, 8, 16, 32)),
+    *(
+        Hypothesis(f"the norm is over {says}", on(("instance_norm", "batch_norm"), _over_others(axes)))
+        for says, axes in (
+            ("the channels, the last axis of a layer norm", "channels"),
+            ("all axes but the batch", "all"),
+        )
+    ),
     Hypothesis("the norm's groups are interleaved", {"group_norm": _interleaved_groups}),
     Hypothesis("the norm's groups are normalised position by position", {"group_norm": _groups_by_position}),
     Hypothesis("the RMS norm subtracts the mean", {"rms_norm": _centred}),

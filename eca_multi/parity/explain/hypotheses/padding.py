@@ -48,10 +48,11 @@ class _Window:
             pairs.append((total // 2, total - total // 2))
         return pairs
 
-    def padded(self, pairs: Pairs, mode: str = "constant") -> Any:
+    def padded(self, pairs: Pairs, mode: str = "constant", fill: float | None = None) -> Any:
         border = [amount for pair in reversed(pairs) for amount in pair]
         x = self.bound["input"]
-        fill = -torch.inf if self.name == "max_pool" else 0.0
+        if fill is None:
+            fill = -torch.inf if self.name == "max_pool" else 0.0
         padded = F.pad(x, border, mode, fill) if mode == "constant" else F.pad(x, border, mode)
         bound = {**self.bound, "input": padded, "padding": 0}
         if self.name == "avg_pool":
@@ -106,6 +107,12 @@ def _filled(mode: str) -> Change:
         return window.padded(window.pairs, mode) if fits else NotImplemented
 
     return change
+
+
+def _zeros_in_maximum(call: Call) -> Any:
+    """Fill the border of a maximum with zeros, which win over negative values."""
+    window = _Window(call)
+    return window.padded(window.pairs, fill=0.0) if any(map(max, window.pairs)) else NotImplemented
 
 
 def _other_fill(mode: str) -> Change:
@@ -169,6 +176,7 @@ PADDING = (
             *(("reflected", "reflect"), ("replicated", "replicate")),
         )
     ),
+    Hypothesis("padding is filled with zeros", on(("max_pool1d", "max_pool2d", "max_pool3d"), _zeros_in_maximum)),
     Hypothesis("the dilation is missing", on(CONVOLUTIONS, _undilated)),
     Hypothesis("the result is cropped one position later", on(TRANSPOSED, _cropped(1))),
     Hypothesis("the result is cropped one position earlier", on(TRANSPOSED, _cropped(-1))),

@@ -24,6 +24,23 @@ def _heads_of_weight(heads: int) -> Change:
     return change
 
 
+def _packed_by_head(sizes: tuple[int, int]) -> Change:
+    """Read a packed projection of (3, heads, size) as (heads, 3, size), or the other way round."""
+    heads = sizes[0] * sizes[1] // 3
+
+    def packed(array: Any) -> Any:
+        return None if array is None else array.unflatten(0, (*sizes, -1)).transpose(0, 1).reshape(array.shape)
+
+    def change(call: Call) -> Any:
+        weight = call.argument(1, "weight")
+        rows, width = weight.shape
+        if rows != 3 * width or width % heads:
+            return NotImplemented
+        return call.func(call.x, packed(weight), packed(call.argument(2, "bias")))
+
+    return change
+
+
 def _thirds(order: tuple[int, ...], with_bias: bool) -> Change:
     """Reorder the three parts of a projection to query, key and value; its bias too, or the weight alone."""
 
@@ -73,6 +90,13 @@ PARTS = (
             {"linear": _heads_of_weight(heads)},
         )
         for heads in (2, 3, 4, 6, 8, 12, 16)
+    ),
+    *(
+        Hypothesis(
+            f"query, key and value are packed head by head, of {heads} heads{says}", {"linear": _packed_by_head(sizes)}
+        )
+        for heads in (2, 3, 4, 6, 8, 12, 16)
+        for says, sizes in (("", (3, heads)), (", and read as if one after the other", (heads, 3)))
     ),
     *_orders(),
 )

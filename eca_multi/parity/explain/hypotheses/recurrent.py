@@ -13,6 +13,8 @@ from .hypothesis import Hypothesis, on
 GATES = {"lstm": "ifgo", "lstm_cell": "ifgo", "gru": "rzn", "gru_cell": "rzn"}
 _SEQUENCES = ("lstm", "gru")
 _CELLS = ("lstm_cell", "gru_cell")
+_PLAIN = ("rnn_tanh", "rnn_relu")
+_RUNS = (*_SEQUENCES, *_PLAIN)
 Way = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -77,17 +79,40 @@ def _forget_bias(call: Call) -> Any:
     return _by_gate(4, more, (2,))(call)
 
 
-def _gru(step: Callable[..., torch.Tensor]) -> Change:
-    """Run a GRU written out, with another step."""
+def _biases_exchanged(call: Call) -> Any:
+    if call.name in _CELLS:
+        return (
+            call.func(*call.args[:4], call.args[5], call.args[4], **call.kwargs) if call.args[4:6] else NotImplemented
+        )
+    place = 2 if isinstance(call.args[2], list | tuple) else 3  # of a packed sequence
+    flat = call.args[place]
+    if _count(call) != 4:
+        return NotImplemented
+    other = [flat[i + (0, 0, 1, -1)[i % 4]] for i in range(len(flat))]
+    return call.func(*call.args[:place], other, *call.args[place + 1 :], **call.kwargs)
+
+
+def _weights_of_directions(call: Call) -> Any:
+    """Give the forward direction the weights of the backward one, and the other way round."""
+    if _time_axis(call) is None:
+        return NotImplemented
+    per, flat = _count(call), call.args[2]
+    layers = [flat[i : i + 2 * per] for i in range(0, len(flat), 2 * per)]
+    other = [weight for layer in layers for weight in (*layer[per:], *layer[:per])]
+    return call.func(*call.args[:2], other, *call.args[3:], **call.kwargs)
+
+
+def _written(step: Callable[..., Any]) -> Change:
+    """Run a GRU or an LSTM written out, with another step; the state of an LSTM is (h, c)."""
 
     def change(call: Call) -> Any:
-        if call.name == "gru_cell":
+        if call.name in _CELLS:
             x, h, w_ih, w_hh, *biases = call.args
             b_ih, b_hh = biases if biases and biases[0] is not None else (0.0, 0.0)
             return step(x, h, w_ih, w_hh, b_ih, b_hh)
         if not isinstance(call.args[2], list | tuple):
             return NotImplemented
-        x, h0, flat, bias, layers, _, _, both, batch_first = call.args
+        x, first, flat, bias, layers, _, _, both, batch_first = call.args
         x = x.transpose(0, 1) if batch_first else x
         per, ways, last = (4 if bias else 2), (2 if both else 1), []
         for layer in range(layers):
@@ -95,16 +120,35 @@ def _gru(step: Callable[..., torch.Tensor]) -> Change:
             for way in range(ways):
                 number = layer * ways + way
                 weights = [*flat[number * per : (number + 1) * per], *([] if bias else [0.0, 0.0])]
-                h, states = h0[number], []
+                state = tuple(s[number] for s in first) if call.name == "lstm" else first[number]
+                states = []
                 for t in range(len(x)) if way == 0 else reversed(range(len(x))):
-                    h = step(x[t], h, *weights)
-                    states.append(h)
-                last.append(h)
+                    state = step(x[t], state, *weights)
+                    states.append(state[0] if call.name == "lstm" else state)
+                last.append(state)
                 outputs.append(torch.stack(states if way == 0 else states[::-1]))
             x = torch.cat(outputs, -1)
-        return (x.transpose(0, 1) if batch_first else x), torch.stack(last)
+        y = x.transpose(0, 1) if batch_first else x
+        return (y, *map(torch.stack, zip(*last, strict=True))) if call.name == "lstm" else (y, torch.stack(last))
 
     return change
+
+
+def _hard(clip: Callable[[torch.Tensor], torch.Tensor]) -> Change:
+    """Replace the sigmoid of all gates."""
+
+    def lstm(x: Any, state: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> Any:
+        h, c = state
+        i, f, g, o = (x @ w_ih.T + b_ih + h @ w_hh.T + b_hh).chunk(4, -1)
+        c = clip(f) * c + clip(i) * torch.tanh(g)
+        return clip(o) * torch.tanh(c), c
+
+    def gru(x: Any, h: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> Any:
+        (xr, xz, xn), (hr, hz, hn) = _parts(x, h, w_ih, w_hh, b_ih, b_hh)
+        update = clip(xz + hz)
+        return (1 - update) * torch.tanh(xn + clip(xr + hr) * hn) + update * h
+
+    return lambda call: _written(lstm if call.name.startswith("lstm") else gru)(call)
 
 
 def _parts(x: Any, h: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any) -> tuple[list[Any], list[Any]]:
@@ -184,23 +228,33 @@ RECURRENT = (
     *_orders(),
     Hypothesis(
         "reset_after is the other one (reset before the recurrent product)",
-        on(("gru", "gru_cell"), _gru(_reset_before)),
+        on(("gru", "gru_cell"), _written(_reset_before)),
     ),
-    Hypothesis("the update gate keeps what it should take", on(("gru", "gru_cell"), _gru(_other_update))),
-    Hypothesis("the recurrent bias is outside of the reset", on(("gru", "gru_cell"), _gru(_outside_bias))),
-    Hypothesis("the input bias is missing", on(_ALL, _zeroed(2))),
-    Hypothesis("the recurrent bias is missing", on(_ALL, _zeroed(3))),
+    Hypothesis("the update gate keeps what it should take", on(("gru", "gru_cell"), _written(_other_update))),
+    Hypothesis("the recurrent bias is outside of the reset", on(("gru", "gru_cell"), _written(_outside_bias))),
+    Hypothesis("the input bias is missing", on((*_ALL, *_PLAIN), _zeroed(2))),
+    Hypothesis("the recurrent bias is missing", on((*_ALL, *_PLAIN), _zeroed(3))),
+    Hypothesis("the input bias and the recurrent bias are exchanged", on(("gru", "gru_cell"), _biases_exchanged)),
+    *(
+        Hypothesis(f"the activation of the gates is the hard sigmoid {says}", on(_ALL, _hard(clip)))
+        for says, clip in (
+            ("clip(x / 6 + 0.5)", torch.nn.functional.hardsigmoid),
+            ("clip(0.2 x + 0.5)", lambda x: (0.2 * x + 0.5).clamp(0, 1)),
+        )
+    ),
     Hypothesis(
         "the recurrent weight is transposed, gate by gate",
         {
             **on(("lstm", "lstm_cell"), _by_gate(4, _transposed, (1,))),
             **on(("gru", "gru_cell"), _by_gate(3, _transposed, (1,))),
+            **on(_PLAIN, _by_gate(1, _transposed, (1,))),
         },
     ),
     Hypothesis("the bias of the forget gate is one more", on(("lstm", "lstm_cell"), _forget_bias)),
-    Hypothesis("the outputs of the backward direction are in reverse order", on(_SEQUENCES, _backwards_left)),
-    Hypothesis("the two directions are exchanged", on(_SEQUENCES, _directions_exchanged)),
+    Hypothesis("the outputs of the backward direction are in reverse order", on(_RUNS, _backwards_left)),
+    Hypothesis("the two directions are exchanged", on(_RUNS, _directions_exchanged)),
+    Hypothesis("the weights of the two directions are exchanged", on(_RUNS, _weights_of_directions)),
     Hypothesis("the hidden state and the cell state are returned in the other order", {"lstm": _states_exchanged}),
     Hypothesis("the hidden state and the cell state are given in the other order", {"lstm": _first_states_exchanged}),
-    Hypothesis("the sequence runs backwards", on(_SEQUENCES, _reversed)),
+    Hypothesis("the sequence runs backwards", on(_RUNS, _reversed)),
 )

@@ -21,8 +21,10 @@ from eca_multi.parity.mutants.mode import ANY, WRITTEN_OUT, Call, Mutating
 
 from .cause import Cause
 from .dropout import dropped
-from .hypothesis import Hypothesis, Only
+from .hypothesis import Hypothesis, Only, Seen
+from .order_of_norm import NORMS
 from .table import HYPOTHESES
+from .trace import READS
 
 K = TypeVar("K", bound=Hashable)
 Run = Callable[[AbstractContextManager[Any]], Mapping[K, torch.Tensor]]
@@ -92,6 +94,7 @@ class _Search:
         self.run, self.found, self.known, self.target, self.dtype, self.c = run, found, known, target, dtype, c
         self.agreeing = [key for key in known if key in found and self._judge(found[key], *known[key]).verdict.green]
         self.operations: set[str] = set()
+        self.seen: list[Seen] = []
         self._dropouts: list[tuple[np.ndarray, float]] = []
 
     def is_sound(self) -> bool:
@@ -107,9 +110,13 @@ class _Search:
 
     def _note(self, call: Call) -> Any:
         self.operations.add(call.name)
+        if call.name in READS:
+            return NotImplemented
         if call.name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout") and len(call.args) > 1:
             self._dropouts.append((call.x.detach().numpy().copy(), float(call.args[1])))
-        return NotImplemented
+        kept = call.name == "add" or call.name in NORMS
+        self.seen.append(Seen(call, call.plain() if kept else None))
+        return self.seen[-1].result if kept else NotImplemented
 
     def dropouts(self) -> Iterator[Cause]:
         value, error = self.known[self.target]
@@ -127,7 +134,7 @@ class _Search:
         calls, share = self._try(hypothesis, None)
         if share is not None:
             yield Cause(hypothesis.says, share)
-        elif 1 < len(calls) <= MOST_CALLS and ANY not in names:
+        elif 1 < len(calls) <= MOST_CALLS and ANY not in names and hypothesis.planned is None:
             of = " and ".join(dict.fromkeys(calls))
             for number in range(len(calls)):
                 if time.monotonic() > ends:
@@ -138,7 +145,7 @@ class _Search:
 
     def _try(self, hypothesis: Hypothesis, number: int | None) -> tuple[list[str], float | None]:
         """Return the operations of the calls that a hypothesis is about, and the share of the budget if it matches."""
-        only = Only(hypothesis.operations, number)
+        only = Only(hypothesis.changes(self.seen), number)
         try:
             values = self.run(only.mode)
         except Exception:  # shapes that do not fit: a layer with this fault would raise
@@ -148,7 +155,7 @@ class _Search:
         levels = rounding(self.dtype)
 
         def again() -> dict[Any, torch.Tensor]:
-            return dict(self.run(Only(hypothesis.operations, number).mode))
+            return dict(self.run(Only(hypothesis.changes(self.seen), number).mode))
 
         try:
             changed, errors = budget(again, levels.u, U_ACC, levels.tiny)

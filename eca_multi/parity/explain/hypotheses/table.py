@@ -6,6 +6,7 @@ from .composition import COMPOSITION
 from .hypothesis import Hypothesis
 from .layout import LAYOUT
 from .norms import NORMS
+from .order_of_norm import ORDER_OF_NORM
 from .padding import PADDING
 from .parts import PARTS
 from .positions import POSITIONS
@@ -25,6 +26,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     *RECURRENT,
     *LAYOUT,
     *COMPOSITION,
+    *ORDER_OF_NORM,
     *POSITIONS,
     *PRECISION,
 )

@@ -14,7 +14,7 @@ from eca_multi.parity.execute.messages import ENTRIES
 from eca_multi.parity.mutants.mode import ANY, Call, Mutating
 
 GATE = "broadcast_mul"  # a product of two tensors of different shapes
-_READS = frozenset(("dim", "size", "numel", "is_floating_point", "__get__", "__len__", "stride", "is_contiguous"))
+READS = frozenset(("dim", "size", "numel", "is_floating_point", "__get__", "__len__", "stride", "is_contiguous"))
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Trace:
         return Mutating({ANY: self._note})
 
     def _note(self, call: Call) -> Any:
-        if call.name not in _READS:
+        if call.name not in READS:
             for value in tree_iter((call.args, dict(call.kwargs))):
                 if isinstance(value, torch.Tensor):
                     self.reads.setdefault(id(value), len(self.operations))
