@@ -3,7 +3,8 @@
     python benchmarks/porting_faults.py [--layer NAME] [--dtype NAME] [--backend NAME] [--json FILE] [--write]
 
 Runs every right port and every faulty port of benchmarks/porting, one process for each backend of Keras, two at a time.
-Prints the tables; --write puts them into docs/measured-parity.md. --json keeps every record.
+Prints the tables; --write puts them into docs/measured-parity.md. --json keeps every record; --records makes the tables
+of kept records, without a run.
 """
 
 import argparse
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--dtype", action="append", choices=list(DTYPES), help="all by default")
     parser.add_argument("--backend", action="append", choices=list(SHARES), help="Keras's, with what runs beside; all")
     parser.add_argument("--json", type=Path, help="a file for the records")
+    parser.add_argument("--records", type=Path, nargs="+", help="files of --json; runs nothing")
     parser.add_argument("--write", action="store_true", help=f"put the tables into docs/{PAGE.name}")
     parser.add_argument("--share", choices=list(SHARES), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -77,6 +79,10 @@ def main() -> None:
     dtypes = options.dtype or list(DTYPES)
     if options.share:
         run_share(options.share, options.layer, dtypes, options.out)
+        return
+    if options.records:
+        kept = [Record(**record) for path in options.records for record in json.loads(path.read_text())]
+        _tell(kept, "several runs", "python benchmarks/porting_faults.py, once for each backend", options.write)
         return
     start = time.monotonic()
     arguments = [f"--layer={name}" for name in options.layer] + [f"--dtype={name}" for name in options.dtype or ()]
@@ -91,16 +97,17 @@ def main() -> None:
         options.json.write_text(json.dumps([asdict(record) for record in records], indent=1))
     if any(statuses):
         sys.exit(f"a share ended with status {max(map(abs, statuses))}; its lines above say why")
-    section = write_section(
-        records,
-        f"{time.monotonic() - start:.0f} s",
-        " ".join(
-            ["python benchmarks/porting_faults.py", *arguments, *(f"--backend={n}" for n in options.backend or ())]
-        ),
-        f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}",
+    command = " ".join(
+        ["python benchmarks/porting_faults.py", *arguments, *(f"--backend={n}" for n in options.backend or ())]
     )
+    _tell(records, f"{time.monotonic() - start:.0f} s", command, options.write)
+
+
+def _tell(records: Sequence[Record], total: str, command: str, write: bool) -> None:
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    section = write_section(records, total, command, machine)
     print(section)
-    if options.write:
+    if write:
         put_into(PAGE, section)
 
 

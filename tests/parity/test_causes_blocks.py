@@ -50,7 +50,7 @@ def packed(m, x):
     for weight in (other.in_proj_weight, other.in_proj_bias):
         rows = weight.detach().unflatten(0, (3, 3, 4)).transpose(0, 1).flatten(0, 2)
         weight.data.copy_(rows)
-    return other(x, x, x)[0]
+    return other(x)
 
 
 class Attention(nn.MultiheadAttention):
@@ -135,7 +135,7 @@ CASES = {
         nn.InstanceNorm2d(8, affine=True),
         over(1),
         image,
-        "the norm is over the channels at each position",
+        "the norm is over the channels, the last axis",
     ),
     "instance norm over all": (
         nn.InstanceNorm2d(8, affine=True),
