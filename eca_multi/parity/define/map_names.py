@@ -23,7 +23,9 @@ class Sides:
 
 def check_direction(entries: Entries, native: Collection[str] | None, canonical: Collection[str], sides: Sides) -> None:
     """Refuse a map whose keys are canonical names and whose texts name native ones."""
-    for key, text in entries.items() if native is not None else ():
+    if native is None:
+        return
+    for key, text in entries.items():
         named = NAME.search((text or "").partition(":")[0])
         if named and _turned(key, native, canonical) and _turned(named[0], canonical, native):
             raise SpecError(

@@ -17,7 +17,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .axes import SpecError
 
@@ -115,9 +115,9 @@ def read(text: str) -> Entry:
         return Entry(text, terms)
     words = {word: word in _parts(rest) for word in _WORDS}
     rest_ = [part for part in _parts(rest) if part not in words]
-    said = {"tied": words[_TIED], "load_only": words[_LOAD_ONLY]}
+    entry = Entry(text, terms, tied=words[_TIED], load_only=words[_LOAD_ONLY])
     if not rest_ and len(terms) == len(terms[0]) == 1:
-        return Entry(text, terms, **said)
+        return entry
     axes, *clauses = rest_ or [""]
     left, arrow, right = axes.partition("->")
     if not arrow:
@@ -125,7 +125,7 @@ def read(text: str) -> Entry:
     way = _way(_side(left), _side(right), clauses, {len(term) for term in terms})
     if words[_TIED] and way.spans:
         raise SpecError(f"a weight that is tied must be a whole one. Received: {text!r}.")
-    return Entry(text, terms, way, **said)
+    return replace(entry, way=way)
 
 
 def written(side: Side) -> str:

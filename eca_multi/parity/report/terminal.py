@@ -111,6 +111,7 @@ def _print_failures(view: View, console: Terminal) -> None:
     found = [styled(("FAIL", "red"), f" {cause.line}") for cause in view.causes]
     found += [styled(("ROUNDING", "yellow"), f" {line}") for line in _rounding_lines(view)]
     found += [styled(("inconclusive", "red"), f" {line}") for line in _inconclusive_lines(view)]
+    found += [styled(("inconclusive", "dim"), f" {view.open_taps}")] if view.open_taps else []
     for line in found[:MOST]:
         console.print(line, soft_wrap=True)
     if len(found) > MOST:

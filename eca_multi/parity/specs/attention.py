@@ -1,7 +1,8 @@
 """Multi-head self-attention over a padded sequence: two inputs, the sequence and a mask of its valid positions.
 
-Keras and Flax bring a layer; in torch and JAX it is the framework's attention function between four projections, since
-a weight map only permutes axes and nn.MultiheadAttention keeps query, key and value in one matrix. There are no biases:
+Keras and Flax bring a layer; in torch and JAX it is the framework's attention function between four projections, whose
+weights keep the names and axes of the specification. nn.MultiheadAttention, which keeps query, key and value in one
+matrix, would be mapped by "query key value: e h d -> (qkv h d) e". There are no biases:
 the key's bias has no effect on a softmax, and `bf16_gate:BIAS` shows the gradients of the others.
 """
 

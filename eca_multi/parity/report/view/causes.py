@@ -36,7 +36,7 @@ class Cause:
             return ""
         cases, tensors = ([getattr(r, name) for r in self.results] for name in ("case", "tensor"))
         dtypes = in_order((result.dtype for result in self.results), DTYPES)
-        named = f"{_some(tensors)} in {count(len(set(cases)), 'case')} and {', '.join(dtypes)}"
+        named = f"{some(tensors)} in {count(len(set(cases)), 'case')} and {', '.join(dtypes)}"
         return f"{count(len(self.results) - 1, 'more tensor')} of the same cause ({named})"
 
     @property
@@ -76,7 +76,7 @@ def _key(result: Result, stages: Mapping[tuple[str, str], str]) -> tuple[str, ..
     return result.runner, "tensor", result.tensor.removesuffix("@ones"), result.verdict, result.check
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
     different = sorted(set(names))
     rest = len(different) - SHOWN
     return ", ".join(different[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -77,6 +77,11 @@ class Result:
         return self.verdict == "ERROR" or (self.verdict == "INCONCLUSIVE" and not self.budget)
 
     @property
+    def is_open_tap(self) -> bool:
+        """Whether a tap was judged without an answer; the exit status is that of the results that it leads to."""
+        return self.check == "taps" and self.verdict == "INCONCLUSIVE" and bool(self.budget)
+
+    @property
     def is_manual(self) -> bool:
         return self.budget == "manual"
 

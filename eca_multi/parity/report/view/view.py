@@ -11,13 +11,14 @@ from eca_multi.parity.execute.state import RunnerState
 from eca_multi.parity.judge.power import Power
 from eca_multi.parity.judge.sight import Sight
 
-from .causes import Cause, causes
+from .causes import Cause, causes, some
 from .elements import Profile, read_profile
 from .localised import Localised, read_localised
 from .reading import Row, in_order, mapping, names, number, ranking, read, rows, text
 from .results import Group, Result, read_result, worst_first
 from .sight import read_blind
 from .training import Training, read_trainings
+from .wording import count
 
 
 class View:
@@ -129,7 +130,16 @@ class View:
 
     @property
     def inconclusive(self) -> list[Result]:
-        return [result for result in self.results if result.verdict == "INCONCLUSIVE"]
+        """The results that make the run inconclusive: not the taps that were judged without an answer."""
+        return [result for result in self.results if result.verdict == "INCONCLUSIVE" and not result.is_open_tap]
+
+    @property
+    def open_taps(self) -> str:
+        """Say how many taps were judged without an answer, and that they do not count; "" for none."""
+        taps = [result for result in self.results if result.is_open_tap]
+        names, dtypes = some([tap.tensor for tap in taps]), in_order((tap.dtype for tap in taps), DTYPES)
+        said = f"{count(len(taps), 'tap')} without an answer ({names} in {', '.join(dtypes)})"
+        return f"{said}: taps do not count for the exit status, the results that they lead to do" if taps else ""
 
     @property
     def undecided(self) -> list[Result]:
