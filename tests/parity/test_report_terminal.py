@@ -83,6 +83,19 @@ def test_rounding_is_apart_from_what_fails_and_the_exit_status():
     assert "A framework's rounding is over the budget" in shown(lambda console: render(strict, console, 2.0))
 
 
+def test_taps_without_an_answer_are_one_line_and_do_not_count():
+    blind = Judgement(Verdict.INCONCLUSIVE)
+    taps = [replace(cell, check="taps", tensor="gate") for cell in cells(blind, 3, budget="stochastic")]
+    report = report_of([*cells(GREEN, budget="stochastic"), *taps])
+    text = shown(lambda console: render(report, console, 2.0))
+    assert "inconclusive 3 taps without an answer (gate in float32): taps do not count for the exit status" in text
+    assert text.count("inconclusive") == 1
+    assert report.exit_code == 0
+    asked = report_of([*cells(GREEN, budget="stochastic"), *cells(blind, 1, budget="stochastic")])
+    assert asked.exit_code == 4  # the control: an output counts
+    assert "taps do not" not in shown(lambda console: render(asked, console, 2.0))
+
+
 def test_the_budget_nearest_to_its_reference_is_named():
     near = replace(GREEN, reach=2.5)
     text = shown(lambda console: render(report_of(cells(near, budget="analytic")), console, 2.0))

@@ -196,8 +196,14 @@ class TorchFunction(TorchModel):
     def __init__(self, function: Callable[..., Any], parameters: Any, keywords: Mapping[str, Any]) -> None:
         super().__init__(_Held(function, parameters, keywords))
 
+    @property
+    def _held(self) -> "_Held":
+        if not isinstance(self.module, _Held):
+            raise TypeError("the module of a function must be the one that holds it")
+        return self.module
+
     def in_mode(self, training: bool) -> "TorchFunction":
-        held = copy.copy(self.module)
+        held = copy.copy(self._held)
         held.keywords = with_mode(self.name, held.keywords, keywords_for(held.function, training), training)
         changed = copy.copy(self)
         changed.module, changed._copies = held, {}
@@ -205,15 +211,15 @@ class TorchFunction(TorchModel):
 
     @property
     def takes(self) -> str:
-        return signature_of(self.module.function, 1)
+        return signature_of(self._held.function, 1)
 
     @property
     def training(self) -> str:
-        return training_of(self.module.keywords)
+        return training_of(self._held.keywords)
 
     @property
     def keywords_alone_say(self) -> bool:
-        return may_say(self.module.keywords)
+        return may_say(self._held.keywords)
 
     @property
     def name(self) -> str:
