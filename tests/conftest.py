@@ -12,6 +12,8 @@ import threading
 # These must be set before the first import of a framework.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# For the processes that tests start; see pytest_configure.
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 # The sharding tests need eight devices in one process, and JAX counts the devices once.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
@@ -28,6 +30,8 @@ import torch  # noqa: F401  (before TensorFlow: the other order has crashed)
 
 from tests.support.frameworks import FRAMEWORKS
 
+SHARED = "ECA_MULTI_TESTS_JAX_CACHE"  # names the folder in which the processes that tests start keep what JAX compiles
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
@@ -42,6 +46,13 @@ def pytest_configure(config: pytest.Config) -> None:
     import jax
 
     jax.config.update("jax_disable_most_optimizations", not config.getoption("--slow"))
+    # JAX has read its settings in this process by now: the tests' own programs are compiled anew.
+    if SHARED not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="eca-tests-jax-")
+        config.add_cleanup(folder.cleanup)
+        os.environ[SHARED] = folder.name  # the processes of xdist inherit it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ[SHARED]
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

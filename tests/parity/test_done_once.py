@@ -1,5 +1,6 @@
 """Work of a run that is done once or not at all: judging equal tensors, compiling equal programs, sizes, processes."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,6 +90,13 @@ def test_shrinking_tries_no_size_above_the_first_that_fails(monkeypatch):
     found = shrink(Bench(), Judge(BASE, "analytic"), job, "y")
     assert [found.config[axis] for axis in "NHWC"] == [1, 3, 1, 1]
     assert tried == [(1, 5, 4, 3), (1, 1, 4, 3), (1, 2, 4, 3), (1, 3, 4, 3), (1, 3, 1, 3), (1, 3, 1, 1)]
+
+
+def test_the_processes_of_tests_share_what_jax_compiles_and_the_tests_do_not():
+    import jax
+
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"]
+    assert jax.config.values["jax_compilation_cache_dir"] is None
 
 
 @pytest.mark.slow
