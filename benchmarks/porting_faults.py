@@ -82,7 +82,12 @@ def main() -> None:
         return
     if options.records:
         kept = [Record(**record) for path in options.records for record in json.loads(path.read_text())]
-        _tell(kept, "several runs", "python benchmarks/porting_faults.py, once for each backend", options.write)
+        _tell(
+            kept,
+            "several runs, of which some records may be missing (the rows 'runs' count them),",
+            "python benchmarks/porting_faults.py --records",
+            options.write,
+        )
         return
     start = time.monotonic()
     arguments = [f"--layer={name}" for name in options.layer] + [f"--dtype={name}" for name in options.dtype or ()]

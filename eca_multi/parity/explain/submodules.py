@@ -83,8 +83,8 @@ def localise(reference: Side, port: Side, dtype: str, layouts: Layouts, wrong: W
             culprit, cause = steps[-1], causes_of(reference.model, reference.inputs, given, *about)
         elif alone is None and _is_first_failing(steps):  # its inputs fit nowhere, and all that it gets agrees
             culprit = steps[-1]
-    if not steps and (found := _whole(reference, port, dtype, layouts)) is not None:
-        return found
+    if not steps and (whole := _whole(reference, port, dtype, layouts)) is not None:
+        return whole
     if not any(step.propagated.verdict in FAILS for step in steps):
         back = _backward(steps, solution, layouts)
         arrived = {step.pair.reference.key: step.propagated for step in back}
