@@ -131,7 +131,7 @@ def misses(right: Sequence[Record], wrong: Sequence[Record]) -> str:
 
 def write_section(records: Sequence[Record], total: str, command: str, machine: str) -> str:
     right, wrong = [r for r in records if not r.fault], [r for r in records if r.fault]
-    times = [r.seconds for r in records]
+    times = [r.seconds for r in records if r.seconds]  # 0 where nobody measured them
     return TEXT.format(
         layers=len({r.layer for r in right}),
         faults=len({(r.layer, r.fault) for r in wrong}),

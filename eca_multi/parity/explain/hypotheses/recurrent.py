@@ -121,7 +121,7 @@ def _written(step: Callable[..., Any]) -> Change:
                 number = layer * ways + way
                 weights = [*flat[number * per : (number + 1) * per], *([] if bias else [0.0, 0.0])]
                 state = tuple(s[number] for s in first) if call.name == "lstm" else first[number]
-                states = []
+                states: list[torch.Tensor] = []
                 for t in range(len(x)) if way == 0 else reversed(range(len(x))):
                     state = step(x[t], state, *weights)
                     states.append(state[0] if call.name == "lstm" else state)

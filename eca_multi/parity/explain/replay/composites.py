@@ -178,7 +178,12 @@ def _resized(graph: Graph, equation: Equation) -> Iterator[Candidate]:
         for root in graph.above(made, ("dot_general", "transpose"))[1:]:
             if len(made.shape) == len(root.shape) == 4 and made.shape != root.shape:
                 for mode, antialias in itertools.product(("bilinear", "bicubic"), (False, True)):
-                    options = {"size": made.shape[1:3], "mode": mode, "antialias": antialias, "align_corners": False}
+                    options: dict[str, Any] = {
+                        "size": made.shape[1:3],
+                        "mode": mode,
+                        "antialias": antialias,
+                        "align_corners": False,
+                    }
                     resize = partial(F.interpolate, **options)
                     yield Candidate(made, (root,), partial(channels_first, function=resize))
 

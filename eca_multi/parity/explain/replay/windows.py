@@ -73,7 +73,9 @@ class Pool:
             raise Unknown("reduce_window")
         self._order = [*still[:1], *still[1:], *moved]
         self._batch = len(still) - 1
-        self.sizes, self._steps, self._pairs = ([a[i] for i in moved] for a in (sizes, steps, pairs))
+        self.sizes: list[int] = [sizes[i] for i in moved]
+        self._steps: list[int] = [steps[i] for i in moved]
+        self._pairs: list[tuple[int, ...]] = [pairs[i] for i in moved]
 
     def run(self, x: torch.Tensor, kind: str, **options: Any) -> torch.Tensor:
         """Return the "largest", "sum" or "mean" of each window."""
