@@ -46,7 +46,7 @@ def plan_eca(
         init: "identity" keeps the outputs bit-equal, "uniform" is the paper's.
         example_inputs: What the model is called with: a tensor, a tuple of positional inputs or a dict of keywords.
             One run in evaluation mode then tells shapes, layouts and calls, also where torch.fx cannot trace.
-        overrides: {pattern: {"kernel_size": k}}.
+        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1}}, or one of the two.
 
     Returns:
         The plan, with a reason for each candidate that is left out.

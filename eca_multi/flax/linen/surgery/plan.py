@@ -56,7 +56,7 @@ def plan_eca(
         init: "identity" keeps the outputs bit-equal, "uniform" is the paper's.
         example_inputs: What the module is called with: one array, a tuple of positional inputs (train flags among
             them), or a dict of keywords. They must be given: a linen module has no submodules outside a call.
-        overrides: {pattern: {"kernel_size": k}}.
+        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1}}, or one of the two.
 
     Returns:
         The plan, with a reason for each candidate that is left out.

@@ -50,7 +50,7 @@ def plan_eca(
         example_inputs: What the model is called with: an array, a tuple of positional inputs or a dict of keywords.
             Shapes count, zeros will do. Needed for "residual", "block" and "se": an nnx network has no graph before
             it runs. With them ranks, layouts and calls are known too.
-        overrides: {pattern: {"kernel_size": k}}.
+        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1}}, or one of the two.
 
     Returns:
         The plan, with a reason for each candidate that is left out.
