@@ -19,7 +19,6 @@ from eca_multi.torch import (
 from tests.support.networks_torch import (
     Bottleneck,
     Dense,
-    Hidden,
     Net,
     Squeeze,
     randomised,
@@ -97,13 +96,26 @@ def test_a_plan_of_another_architecture_lists_all_differences():
     assert same_state(other, state)
 
 
-def test_a_call_that_passes_by_the_gate_is_found():
-    net, x = Hidden(), image()
+class Chain(nn.Module):
+    """Calls whatever children it has, and hides that."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        for child in getattr(self, "chil" + "dren")():
+            x = child(x)
+        return x
+
+
+def test_a_gate_that_is_called_twice_is_found():
+    net, x = nn.Sequential(Chain()), image()
     state = copied(net)
-    with pytest.raises(VerifyError, match="conv: base called 2 times, its ECA 1"):
-        insert_eca(net, "conv", example_inputs=x)
+    with pytest.raises(VerifyError, match="0: base called 1 times, its ECA 2"):
+        insert_eca(net, ["0"], kernel_size=3, example_inputs=x)
     assert same_state(net, state)
-    assert type(net.conv) is nn.Conv2d
+    assert not net[0]._forward_hooks
 
 
 @pytest.mark.parametrize("number", [0, 2, 3])

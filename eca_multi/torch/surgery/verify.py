@@ -10,16 +10,15 @@ from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.verify import check_verified
 
 from ._find.observe import observe
-from ._wrap import Gated, base_of
+from ._wrap.gate import gate_of
 
 
 def verify(model: nn.Module, plan: ECAPlan, example_inputs: Any, before: list[torch.Tensor]) -> None:
     """Raise VerifyError unless the network with ECA runs and, against the outputs before, does what the plan says."""
     sites = {entry.path: model.get_submodule(entry.path) for entry in plan.entries}
-    bases = {path: base_of(site) for path, site in sites.items()}
-    layers = {path: site.eca if isinstance(site, Gated) else site for path, site in sites.items()}
+    layers = {path: gate_of(site) or site for path, site in sites.items()}
     try:
-        base_run = observe(model, example_inputs, bases)
+        base_run = observe(model, example_inputs, sites)
         eca_run = observe(model, example_inputs, layers)
     except UnsupportedModelError as error:
         raise VerifyError(f"The network with ECA must run. Received: {error} The model was put back.") from error

@@ -14,7 +14,6 @@ REMEDIES = {
     "OptimizedModule": "Pass the model from before torch.compile, and compile the result.",
     "ScriptModule": "Insert before torch.jit.script or trace, and script the result.",
     "ECA": "Pass the network that holds it.",
-    "Gated": "Pass the network that holds it.",
 }
 
 

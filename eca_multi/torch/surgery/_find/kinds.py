@@ -8,7 +8,7 @@ from torch import nn
 from eca_multi.surgery.candidate import Candidate, Place
 from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
 from eca_multi.torch.layers import ECA
-from eca_multi.torch.surgery._wrap import base_of, parent_of
+from eca_multi.torch.surgery._wrap.sites import base_of, parent_of
 
 from .classes import CONVS, NORMS, channels_of, is_container
 from .flow import Flow, Untraceable

@@ -7,7 +7,8 @@ from torch import nn
 
 from eca_multi.surgery.candidate import HAS_ECA, Candidate, Place
 from eca_multi.torch.layers import ECA
-from eca_multi.torch.surgery._wrap import Gated, base_of, parent_of
+from eca_multi.torch.surgery._wrap.gate import gate_of, why_no_gate
+from eca_multi.torch.surgery._wrap.sites import base_of, parent_of
 
 from .classes import (
     channels_of,
@@ -21,7 +22,7 @@ from .classes import (
 )
 from .flow import Flow, Untraceable, flow_of
 from .observe import Run, observe
-from .places import join, places
+from .places import children, join, places
 from .residual import Source, last_of, source_of
 from .squeeze import is_squeeze, squeezed_channels
 
@@ -95,7 +96,7 @@ class Network:
 
     def _reason(self, place: Place) -> str:
         """Why a module cannot be a site; "" if it can."""
-        if isinstance(place.module, Gated | ECA):
+        if gate_of(place.module) is not None or isinstance(place.module, ECA):
             return HAS_ECA
         if is_container(place.module):
             inner = last_of(place.module)[0]
@@ -104,7 +105,7 @@ class Network:
             return "never called on example_inputs"
         if self.run and self.run.shapes.get(place.path) is None:
             return "its output is no single tensor"
-        return ""
+        return why_no_gate(place.module)
 
     def channels(self, place: Place) -> int | None:
         """Return the channels that a module says; for a module of modules, those of the one that makes the output."""
@@ -112,7 +113,7 @@ class Network:
         known = channels_of(base)
         if known is None and keeps_channels(base):
             return self._channels_before(place)
-        if known is None and any(True for _ in base.children()) and not isinstance(base, ECA):
+        if known is None and children(base) and not isinstance(base, ECA):
             flow = self.flow(place.path)
             if isinstance(flow, Flow) and is_squeeze(flow, base):
                 return squeezed_channels(base)
@@ -148,4 +149,4 @@ def before_activations(flow: Flow, block: nn.Module, number: int) -> int:
 
 def _is_block(place: Place) -> bool:
     module = base_of(place.module)
-    return not isinstance(module, ECA) and may_hold_branches(module) and any(True for _ in module.children())
+    return not isinstance(module, ECA) and may_hold_branches(module) and bool(children(module))
