@@ -73,11 +73,12 @@ def look_at_keras(model: keras.Model) -> dict[str, Any]:
 
 
 def look_at_linen(held: tuple[Any, Any]) -> dict[str, Any]:
-    from eca_multi.flax.linen.surgery._wrap import _active, sites_of
+    from eca_multi.flax.linen.surgery._wrap import sites_of
+    from eca_multi.flax.linen.surgery._wrap.gating import running
 
     module, variables = held
     numbers = {path: (id(value), fingerprint(value)) for path, value in flat(variables).items()}
-    return {"modules": (id(module), type(module), sites_of(module)), "numbers": numbers, "active": _active.get()}
+    return {"modules": (id(module), type(module), sites_of(module)), "numbers": numbers, "active": running.gates}
 
 
 def look_at_nnx(model: nnx.Module) -> dict[str, Any]:

@@ -31,7 +31,7 @@ FRAMEWORKS = {
     "nnx": "eca_multi.flax.nnx",
 }
 NETWORK = ("model", "module", "variables")
-OF_ONE_FRAMEWORK = ("inplace",)  # torch's and nnx's networks can change in place
+OF_ONE_FRAMEWORK = ("inplace", "method")  # torch and nnx change in place; Flax calls other methods than __call__
 each = pytest.mark.parametrize(
     "package", [pytest.param(name, marks=[pytest.mark.keras] * (name == "keras")) for name in FRAMEWORKS]
 )

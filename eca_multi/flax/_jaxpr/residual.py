@@ -17,8 +17,6 @@ class Branch:
 
     path: str
     tensor: str = ""
-    channels: int | None = None
-    layout: str = "channels_last"
     owner: str = ""
     notes: tuple[str, ...] = ()
     reason: str = ""
@@ -70,10 +68,8 @@ def _branch(flow: Flow, number: int) -> Branch | None:
 
 
 def _described(flow: Flow, site: int, number: int, operand: int, shortcut: int, behind: Origins) -> Branch:
-    node, path = flow.nodes[site], flow.path(site)
+    path = flow.path(site)
     owner = _owner(flow, path, operand, shortcut)
-    axis = len(node.shape) - 1 if node.axis is None else node.axis
-    layout = "channels_first" if axis == 1 and axis != len(node.shape) - 1 else "channels_last"
     notes = [
         text
         for happens, text in (
@@ -84,16 +80,8 @@ def _described(flow: Flow, site: int, number: int, operand: int, shortcut: int, 
         )
         if happens
     ]
-    reason = "" if axis in (1, len(node.shape) - 1) else f"its channels are at axis {axis} of {node.shape}"
-    return Branch(
-        path,
-        tensor=f"{owner or 'model'}: residual branch of the add",
-        channels=node.shape[axis],
-        layout=layout,
-        owner=owner,
-        notes=tuple(notes),
-        reason=reason,
-    )
+    tensor = f"{owner or 'model'}: residual branch of the add"
+    return Branch(path, tensor=tensor, owner=owner, notes=tuple(notes))
 
 
 def _owner(flow: Flow, path: str, operand: int, shortcut: int) -> str:
