@@ -23,5 +23,20 @@ def check_model(model: Any) -> None:
     if holds_tracers or belongs_to_another_trace(model) or isinstance(jnp.zeros(()), jax.core.Tracer):
         raise UnsupportedModelError(
             "model must not be traced while it is changed. Received: a call inside jax.jit, nnx.jit, jax.grad, "
-            "jax.vmap or another transformation. Call plan_eca and insert_eca before it."
+            "jax.vmap or another transformation. Call plan_eca and insert_eca before it; for shapes alone, on what "
+            "nnx.eval_shape(lambda: Net(...)) returns."
+        )
+
+
+def check_method(model: nnx.Module, method: Any) -> None:
+    """Refuse anything but the name of a method of the model."""
+    if not isinstance(method, str):
+        raise TypeError(
+            f"method must be the name of a method of the model. Received: {type(method).__name__}. "
+            "Pass 'encode', for a network that is called by net.encode(x)."
+        )
+    if not callable(getattr(type(model), method, None)):
+        raise ValueError(
+            f"method must be the name of a method of the model. Received: {method!r}, which {type(model).__name__} "
+            "lacks. Leave it out for __call__."
         )

@@ -21,9 +21,9 @@ from .trace import Trace, trace
 class Network:
     """A network and the facts about its modules; without example inputs there is no traced run."""
 
-    def __init__(self, model: nnx.Module, example_inputs: Any = None) -> None:
+    def __init__(self, model: nnx.Module, example_inputs: Any = None, method: str = "__call__") -> None:
         self.model = model
-        self.run: Trace | None = None if example_inputs is None else trace(model, example_inputs)
+        self.run: Trace | None = None if example_inputs is None else trace(model, example_inputs, method)
         everywhere = places(model)
         self.at = {name: place for place in everywhere for name in place.names}
         inside = [f"{place.path}.{NAME}" for place in everywhere if is_gated(place.module)]
