@@ -173,9 +173,10 @@ def _part(model: nn.Module, of_eca: bool) -> "OrderedDict[str, torch.Tensor]":
     named = list(model.named_modules(remove_duplicate=False))
     inserted = tuple(f"{path}." for path, module in named if is_inserted(module))
     state: Any = model.state_dict()
-    part: Any = OrderedDict((key, value) for key, value in state.items() if key.startswith(inserted) == of_eca)
+    part = OrderedDict((key, value) for key, value in state.items() if key.startswith(inserted) == of_eca)
     # The versions of modules, without which some refuse a state dict; torch's own load_state_dict reads them there.
-    part._metadata = {path: kept for path, kept in state._metadata.items() if f"{path}.".startswith(inserted) == of_eca}
+    versions = {path: kept for path, kept in state._metadata.items() if f"{path}.".startswith(inserted) == of_eca}
+    vars(part)["_metadata"] = versions
     return part
 
 

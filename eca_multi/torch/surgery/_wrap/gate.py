@@ -80,8 +80,9 @@ def attach(module: nn.Module, layer: ECA) -> None:
     if gate_output not in module._forward_hooks.values():
         module.register_forward_hook(gate_output, prepend=True)
         module.register_load_state_dict_pre_hook(rename_old)  # type: ignore[no-untyped-call]  # torch's own
-    if type(module) in FOLDED:
-        module.__class__ = class_apart(type(module))
+    kind: Any = type(module)
+    if kind in FOLDED:
+        module.__class__ = class_apart(kind)
 
 
 def detach(module: nn.Module) -> None:
@@ -90,13 +91,13 @@ def detach(module: nn.Module) -> None:
     for hooks, ours in ((module._forward_hooks, gate_output), (module._load_state_dict_pre_hooks, rename_old)):
         for key in [key for key, hook in hooks.items() if getattr(hook, "hook", hook) is ours]:
             del hooks[key]
-    plain = type(module).__bases__[0]
+    plain: Any = type(module).__bases__[0]
     if plain in FOLDED and type(module) is class_apart(plain):
         module.__class__ = plain
 
 
 @cache
-def class_apart(kind: type[nn.Module]) -> type[nn.Module]:
+def class_apart(kind: Any) -> Any:
     """Return a subclass that differs from its base in nothing but in being another class.
 
     torch.fx's conv-bn fusing for one drops a batch norm, hooks and all, if its class is exactly BatchNorm2d.
@@ -110,6 +111,7 @@ def _reduced(module: nn.Module, protocol: Any) -> Any:
     return _new_apart, (type(module).__bases__[0],), module.__dict__
 
 
-def _new_apart(kind: type[nn.Module]) -> nn.Module:
+def _new_apart(kind: Any) -> nn.Module:
     new = class_apart(kind)
-    return new.__new__(new)
+    made: nn.Module = new.__new__(new)
+    return made

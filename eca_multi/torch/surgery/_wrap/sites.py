@@ -59,18 +59,18 @@ def wrap(model: nn.Module, entry: ECAEntry, layer: ECA) -> None:
         _exchange(model, site, layer)
         return
     attach(site, layer)
-    for above in _above(model, site):
-        if type(above._modules) is not Children:
-            vars(above)["_modules"] = Children(above._modules)
+    for owner in _owners(model, site):
+        if type(owner._modules) is not Children:
+            vars(owner)["_modules"] = Children(owner._modules)
 
 
 def unwrap(model: nn.Module, module: nn.Module) -> None:
     """Undo `wrap` for a module with ECA behind it or for the ECA in a slot."""
     if gate_of(module) is not None:
         detach(module)
-        for above in _above(model, module):
-            if not any(map(gate_of, above._modules.values())):
-                vars(above)["_modules"] = dict(above._modules)
+        for owner in _owners(model, module):
+            if not any(map(gate_of, owner._modules.values())):
+                vars(owner)["_modules"] = dict(owner._modules)
     elif module.filled == "Identity":
         _exchange(model, module, nn.Identity())
     else:
@@ -92,7 +92,7 @@ def _exchange(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
         model.set_submodule(path, new)
 
 
-def _above(model: nn.Module, module: nn.Module) -> list[nn.Module]:
+def _owners(model: nn.Module, module: nn.Module) -> list[nn.Module]:
     return [model.get_submodule(parent_of(path)[0]) for path in _paths(model, module)]
 
 
