@@ -193,6 +193,9 @@ def test_a_shared_module_has_one_eca():
     assert net.norm is net.again
     assert len(eca_parameters(net)) == 1
     assert torch.equal(net(x), before)
+    inferred = infer_plan(Shared(), net.state_dict())
+    assert (inferred.paths, inferred.entries[0].aliases) == (("norm",), ("again",))
+    insert_eca(Shared(), plan=inferred).load_state_dict(net.state_dict())
     remove_eca(net)
     assert net.norm is net.again
 
