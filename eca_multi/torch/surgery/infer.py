@@ -50,8 +50,7 @@ def infer_plan(model: nn.Module, state: Mapping[str, Any], *, gate: str = "2sigm
         for path in candidate.names
         if path in kernels
     }
-    order = list(network.at)
-    paths = sorted(places, key=lambda path: order.index(path) if path in order else len(order))
+    paths = sorted(places, key=network.order)
     return inferred_plan(
         "torch",
         type(model).__name__,

@@ -16,6 +16,8 @@ from ._find.kinds import find, offers
 from ._find.network import Network
 from ._find.places import base_parameters
 
+UNTRACED = "adds may hide in {}{}, which torch.fx cannot trace: example_inputs show them"
+
 
 def plan_eca(
     model: nn.Module,
@@ -84,5 +86,14 @@ def plan_for(network: Network, request: Request) -> ECAPlan:
         type(network.model).__name__,
         find(network, request.kind),
         model_parameters=base_parameters(network.model),
+        notes=_notes(network, request),
         offers=partial(offers, network),
     )
+
+
+def _notes(network: Network, request: Request) -> tuple[str, ...]:
+    unknown = list(network.unknown()) if request.kind in ("residual", "block") else []
+    if not unknown:
+        return ()
+    more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+    return (UNTRACED.format(", ".join(path or "the network" for path in unknown[:3]), more),)
