@@ -2,10 +2,13 @@
 
 import re
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from eca_multi.torch._private import NormBase
+
+from .places import children
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS = (NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -48,15 +51,11 @@ def _is_convolution(module: nn.Module) -> bool:
     """Whether a module is a convolution by its class; or a layer of an author's own, by the rank of its weight."""
     if isinstance(module, CONVS):
         return True
-    weight = vars(module)["_parameters"].get("weight")
-    is_own = not type(module).__module__.startswith("torch.nn.") and not any(True for _ in module.children())
-    return (
-        is_own
-        and not is_lazy(weight)
-        and weight is not None
-        and weight.ndim >= 3
-        and weight.numel() > max(weight.shape)
-    )
+    if type(module).__module__.startswith("torch.") or children(module):
+        return False
+    weight = getattr(module, "weight", None)
+    has_values = isinstance(weight, torch.Tensor) and not is_lazy(weight)
+    return has_values and weight.ndim >= 3 and weight.numel() > max(weight.shape)  # not that of an ECA
 
 
 def may_add(module: nn.Module) -> bool:
