@@ -3,7 +3,7 @@
 import contextlib
 import io
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from benchmarks.zoo.other_process import Other
 from benchmarks.zoo.steps import judged, listed, must
 from benchmarks.zoo.torch_flow import adds_of
 from benchmarks.zoo.torch_run import run, tensors
+from eca_multi.surgery.entry import Skipped
 from eca_multi.surgery.errors import NoSiteError
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.torch import eca_parameters, insert_eca, plan_eca, remove_eca
@@ -31,13 +32,14 @@ def examine(build: Callable[[], Network], other: Other) -> dict[str, Any]:
     adds = adds_of(model, inputs)
     found: dict[str, Any] = {"adds": len(adds)}
     found["plain"] = judged(lambda: _equal(before, run(model, inputs)))
-    plan = _plan(model, inputs, found)
+    plan, skipped = _plan(model, inputs, found)
     if plan is None:
-        return found | counted(adds, [], [])
+        return found | counted(adds, adds, skipped)
     found["insert"] = judged(lambda: insert_eca(model, plan=plan, example_inputs=inputs))
     if not found["insert"]["ok"]:
-        return found | counted(adds, [], [])
-    found |= {"sites": len(plan.entries), **counted(adds, adds_of(model, inputs), plan.skipped)}
+        return found | counted(adds, adds, skipped)
+    gated = adds_of(model, inputs) if found["where"] == "residual" else adds
+    found |= {"sites": len(plan.entries), **counted(adds, gated, skipped)}
     same_twice = lambda: _equal(before, run(plain, inputs))  # noqa: E731  # one line, and used by several controls
     found["equal"] = judged(lambda: _equal(before, run(model, inputs)), same_twice)
     found["names"] = judged(lambda: _names_kept(plain, model))
@@ -68,8 +70,9 @@ def _randomise(model: nn.Module) -> None:
             elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 1.5)
         for name, parameter in model.named_parameters():
-            if parameter.numel() and not name.endswith("bias") and parameter.abs().max() < 1e-3:
-                parameter.uniform_(0.5, 1.5)
+            if parameter.numel() and parameter.abs().max() < 1e-3:
+                # A bias, too: behind an instance norm without it the mean of each channel is 0, and so a gate is 1.
+                parameter.normal_(0, 0.1) if name.endswith("bias") else parameter.uniform_(0.5, 1.5)
 
 
 def _randomise_kernels(model: nn.Module) -> None:
@@ -79,20 +82,27 @@ def _randomise_kernels(model: nn.Module) -> None:
             kernel.normal_(0, 0.5)
 
 
-def _plan(model: nn.Module, inputs: Any, found: dict[str, Any]) -> ECAPlan | None:
+def _plan(model: nn.Module, inputs: Any, found: dict[str, Any]) -> tuple[ECAPlan | None, Sequence[Skipped]]:
+    """Return the plan for residual branches, or for some other sites where there are none; and what was skipped."""
+    skipped: Sequence[Skipped] = ()
     for where in ("residual", *FALLBACKS):
         try:
             plan = plan_eca(model, where, example_inputs=inputs)
+            if where == "residual":
+                skipped = plan.skipped
+            else:
+                paths = plan.paths[:: len(plan.paths) // 8 + 1]
+                plan = plan_eca(model, list(paths), example_inputs=inputs)
         except NoSiteError as error:
             if where == "residual":
-                found["refused"] = str(error)
+                found["refused"], skipped = str(error), getattr(error, "skipped", ())
             continue
         except Exception as error:  # whatever the package raises is a result
             found["plan"] = {"ok": False, "note": f"{type(error).__name__}: {error}"[:600]}
-            return None
+            return None, skipped
         found["where"] = where
-        return plan
-    return None
+        return plan, skipped
+    return None, skipped
 
 
 def _snapshot(model: nn.Module) -> dict[str, Any]:
