@@ -110,16 +110,9 @@ for _name, _changes in {
     "van_b0": {}, "hornet_tiny": {}, "efficientnetv2_small": {}, "vgg11_bn": {}, "pvtv2_b0": {},
 }.items():  # fmt: skip
     NETWORKS[f"flaim:{_name}"] = partial(_flaim, _name, **_changes)
-_DIMS = (16, 32, 48, 64)
 NETWORKS |= {
-    "jax_models:ConvNeXt": partial(_jax_models, "convnext", "ConvNeXt", depths=(1, 1, 2, 1), dims=_DIMS),
-    "jax_models:VAN": partial(_jax_models, "van", "VAN", embed_dims=_DIMS, depths=(1, 1, 1, 1)),
     "jax_models:ConvMixer": partial(_jax_models, "conv_mixer", "ConvMixer", features=32, num_mixer_layers=2),
     "jax_models:PoolFormer": partial(_jax_models, "poolformer", "S12", attach_head=True, num_classes=10),
-    "jax_models:PVT": partial(_jax_models, "pvit", "PyramidViT", embed_dims=_DIMS, depths=(1, 1, 1, 1), num_classes=10),
-    "jax_models:SegFormer-MiT": partial(
-        _jax_models, "segformer", "MixTransformer", emb_dims=_DIMS, depths=(1, 1, 1, 1)
-    ),
     "diffusers:UNet2DCondition": partial(_unet2d, "plain"),
     "diffusers:UNet2DCondition-attention": partial(_unet2d, "attention"),
     "diffusers:AutoencoderKL": partial(_vae, 2),

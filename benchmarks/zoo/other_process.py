@@ -14,7 +14,7 @@ class Other:
         self.framework = framework
         self.process: subprocess.Popen[str] | None = None
 
-    def ask(self, path: Path) -> None:
+    def ask(self, path: Path | str) -> None:
         """Let the other process load the model in a file and write its outputs beside it.
 
         Raises:
