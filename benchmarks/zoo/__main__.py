@@ -1,18 +1,20 @@
 """Examine the networks, one process for each package, and write the page.
 
-    python -m benchmarks.zoo                      all that docs/measured/zoo.jsonl does not hold yet
-    python -m benchmarks.zoo --only timm:rexnet   those whose name holds a text
-    python -m benchmarks.zoo --again              all of them anew
-    python -m benchmarks.zoo --sample             the 30 of CI; fails where one of them does
+python -m benchmarks.zoo                      all that docs/measured/zoo.jsonl does not hold yet
+python -m benchmarks.zoo --only timm:rexnet   those whose name holds a text
+python -m benchmarks.zoo --again              all of them anew
+python -m benchmarks.zoo --sample             the 30 of CI; fails where one of them does
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 from benchmarks.zoo.batch import records
@@ -32,7 +34,7 @@ def main() -> int:
     todo = [key for key in chosen if key not in known or (options.only and options.again)]
     print(f"zoo: {len(todo)} networks to examine, {len(chosen) - len(todo)} known", flush=True)
     found = []
-    for record in _examined(todo, options.limit):
+    for record in _examined(todo, options):
         found.append(record)
         print(f"[{len(found)}/{len(todo)}] {_line(record)}", flush=True)
         if not options.sample:
@@ -48,6 +50,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], help="texts that the name holds")
     parser.add_argument("--again", action="store_true", help="do not pass over what is known")
     parser.add_argument("--sample", action="store_true", help="the 30 networks of CI")
+    parser.add_argument("--without", default="-", help="steps to leave out, with commas between: export,reload")
+    parser.add_argument("--jobs", type=int, default=2, help="packages at a time, each in a process of its own")
     parser.add_argument("--limit", type=float, default=240, help="seconds for one network")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/measured/zoo.jsonl")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/zoo.md")
@@ -60,10 +64,24 @@ def _networks(frameworks: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield framework, name
 
 
-def _examined(todo: Sequence[tuple[str, str]], limit: float) -> Iterator[dict[str, Any]]:
-    by_package = groupby(todo, lambda key: (key[0], key[1].split(":")[0]))
-    for (framework, _), group in by_package:
-        yield from records(framework, [name for _, name in group], limit, ROOT)
+def _examined(todo: Sequence[tuple[str, str]], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the records as they come, of several packages at a time."""
+    found: Queue[dict[str, Any] | None] = Queue()
+
+    def examine(framework: str, names: Sequence[str]) -> None:
+        try:
+            for record in records(framework, names, options.limit, ROOT, options.without):
+                found.put(record)
+        finally:
+            found.put(None)
+
+    packages = groupby(todo, lambda key: (key[0], key[1].split(":")[0]))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        runs = [pool.submit(examine, framework, [name for _, name in group]) for (framework, _), group in packages]
+        for _ in runs:
+            yield from iter(found.get, None)
+        for run in runs:
+            run.result()
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -8,29 +8,43 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import Empty, Queue
+from tempfile import gettempdir
 from threading import Thread
 from typing import Any
 
 from benchmarks.zoo.worker import MARK
 
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "2", "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "JAX_PLATFORMS": "cpu",
+    # Each operation of a small network runs a few times: compiling takes longer than running.
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    "JAX_COMPILATION_CACHE_DIR": f"{gettempdir()}/eca-zoo-jax", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}  # fmt: skip
 
-def records(framework: str, names: Sequence[str], limit: float, folder: Path) -> Iterator[dict[str, Any]]:
+
+def records(
+    framework: str, names: Sequence[str], limit: float, folder: Path, without: str = "-"
+) -> Iterator[dict[str, Any]]:
     """Yield a record for each network, in order.
 
     Args:
         limit: Seconds for one network.
         folder: The working directory, where the `benchmarks` package is.
+        without: Steps to leave out, with commas between them, or "-".
     """
     left = list(names)
     while left:
-        for record in _of_one_process(framework, left, limit, folder):
+        for record in _of_one_process(framework, left, limit, folder, without):
             yield record
             left.remove(record["name"])
 
 
-def _of_one_process(framework: str, names: Sequence[str], limit: float, folder: Path) -> Iterator[dict[str, Any]]:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.zoo.worker", framework, *names]
-    environment = {"OMP_NUM_THREADS": "2", "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"} | os.environ
+def _of_one_process(
+    framework: str, names: Sequence[str], limit: float, folder: Path, without: str
+) -> Iterator[dict[str, Any]]:
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.zoo.worker", framework, without, *names]
+    environment = ENVIRONMENT | os.environ
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         start_new_session=True,

@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from benchmarks.zoo.count import counted
 from benchmarks.zoo.flax_flow import adds_of
-from benchmarks.zoo.flax_run import Call, apply, run
+from benchmarks.zoo.flax_run import Call, apply, random_variables, run
 from benchmarks.zoo.other_process import Other
 from benchmarks.zoo.steps import judged, listed, must
 from eca_multi.flax.linen import insert_eca, plan_eca, remove_eca
@@ -28,7 +28,7 @@ Network = tuple[nn.Module, Call]
 FALLBACKS = ("conv_norm", "conv", "norm")
 
 
-def examine(build: Callable[[], Network], other: Other) -> dict[str, Any]:
+def examine(name: str, build: Callable[[], Network], other: Other, without: Sequence[str] = ()) -> dict[str, Any]:
     """Return what was found; each step is a dict of `judged`."""
     plain, call = build()
     old = random_variables(plain, call)
@@ -50,36 +50,13 @@ def examine(build: Callable[[], Network], other: Other) -> dict[str, Any]:
     found["intersect"] = judged(lambda: _intersects(old, new))
     trained = _with_random_kernels(new)
     found["acts"] = judged(lambda: must(not _is_equal(before, run(module, trained, call)), "kernels change no output"))
-    found["reload"] = judged(
-        lambda: _reloaded(module, trained, call, other), lambda: _reloaded(plain, old, call, other)
-    )
-    found["rebuilt"] = judged(lambda: _rebuilt(build, module, trained, call, plan))
+    found["pickle"] = judged(lambda: _pickled(module, trained, call), lambda: _pickled(plain, old, call))
+    found["reload"] = judged(lambda: _reloaded(name, module, trained, call, plan, other))
     found["train"] = judged(lambda: _trains(module, trained, call), lambda: _gradients(plain, old, call))
-    found["export"] = judged(lambda: _exports(module, trained, call), lambda: _exports(plain, old, call))
+    if "export" not in without:
+        found["export"] = judged(lambda: _exports(module, trained, call), lambda: _exports(plain, old, call))
     found["undo"] = judged(lambda: _undone(plain, old, module, trained, call, before))
     return found
-
-
-def random_variables(module: nn.Module, call: Call) -> Any:
-    """Draw all variables: a fresh norm has statistics 0 and 1, and a fresh scale may be zero."""
-    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    shapes = jax.eval_shape(lambda: module.init(rngs, **call.inputs))
-    rng = np.random.default_rng(0)
-    drawn = {keys: _draw(rng, keys[-1], leaf) for keys, leaf in flatten_dict(dict(shapes)).items()
-             if keys[0] != "intermediates"}  # fmt: skip
-    return unflatten_dict(drawn)
-
-
-def _draw(rng: np.random.Generator, name: str, leaf: Any) -> Any:
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return jnp.zeros(leaf.shape, leaf.dtype)
-    if name in ("var", "scale", "gamma") or (len(leaf.shape) < 2 and name not in ("bias", "mean")):
-        values = rng.uniform(0.5, 1.5, leaf.shape)
-    elif name in ("bias", "mean"):
-        values = rng.normal(0, 0.1, leaf.shape)
-    else:
-        values = rng.normal(0, 1 / np.sqrt(max(1, np.prod(leaf.shape[:-1]))), leaf.shape)
-    return jnp.asarray(values, leaf.dtype)
 
 
 def _with_random_kernels(variables: Any) -> Any:
@@ -145,22 +122,20 @@ def _intersects(old: Any, new: Any) -> None:
     must(len(moved) == len(before), f"{len(moved)} of {len(before)} arrays are transferred")
 
 
-def _reloaded(module: nn.Module, variables: Any, call: Call, other: Other) -> None:
+def _pickled(module: nn.Module, variables: Any, call: Call) -> None:
+    again = pickle.loads(pickle.dumps(module))
+    _equal(run(module, variables, call), run(again, variables, call))
+
+
+def _reloaded(name: str, module: nn.Module, variables: Any, call: Call, plan: ECAPlan, other: Other) -> None:
+    """The network from its code, the plan from its file, and the variables from their bytes, in another process."""
     with tempfile.TemporaryDirectory(prefix="eca-zoo-") as folder:
-        path = Path(folder) / "network.pickle"
-        numbers = jax.tree.map(np.asarray, variables)
-        path.write_bytes(pickle.dumps((module, numbers, call.with_arrays(jax.tree.map(np.asarray, call.arrays)))))
-        other.ask(path)
-        _equal(run(module, variables, call), pickle.loads(Path(f"{path}.outputs").read_bytes()))
-
-
-def _rebuilt(build: Callable[[], Network], module: nn.Module, variables: Any, call: Call, plan: ECAPlan) -> None:
-    """The plan from its file on a new network, and the variables from their bytes."""
-    fresh, _ = build()
-    shapes = random_variables(fresh, call)
-    again, template = insert_eca(fresh, shapes, plan=ECAPlan.from_json(plan.to_json()), example_inputs=call.inputs)
-    loaded = serialization.from_bytes(template, serialization.to_bytes(variables))
-    _equal(run(module, variables, call), run(again, loaded, call))
+        path = Path(folder) / "network"
+        plan.save(f"{path}.json")
+        Path(f"{path}.bytes").write_bytes(serialization.to_bytes(variables))
+        other.ask(f"{name} {path}")
+        with np.load(f"{path}.npz") as file:
+            _equal(run(module, variables, call), [file[name] for name in file.files])
 
 
 def _gradients(module: nn.Module, variables: Any, call: Call) -> dict[tuple[str, ...], float]:
@@ -176,7 +151,7 @@ def _gradients(module: nn.Module, variables: Any, call: Call) -> dict[tuple[str,
         rng = np.random.default_rng(3)
         return sum(jnp.sum(leaf * rng.normal(size=leaf.shape).astype(leaf.dtype)) for leaf in leaves)
 
-    gradients = flatten_dict(jax.grad(loss)(variables["params"]))
+    gradients = flatten_dict(jax.jit(jax.grad(loss))(variables["params"]))
     return {keys: float(jnp.abs(leaf).max()) for keys, leaf in gradients.items()}
 
 
@@ -196,9 +171,7 @@ def _exports(module: nn.Module, variables: Any, call: Call) -> None:
     must(all(close), "the exported program computes something else")
 
 
-def _undone(
-    plain: nn.Module, old: Any, module: nn.Module, new: Any, call: Call, before: Sequence[np.ndarray]
-) -> None:
+def _undone(plain: nn.Module, old: Any, module: nn.Module, new: Any, call: Call, before: Sequence[np.ndarray]) -> None:
     again, variables = remove_eca(module, new)
     must(type(again) is type(plain), f"the class is {type(again).__name__} after remove_eca")
     same = [getattr(again, f.name) == getattr(plain, f.name) for f in fields(plain) if f.name not in ("parent", "name")]

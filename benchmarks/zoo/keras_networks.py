@@ -15,9 +15,9 @@ def image(size: int, batch: int = 2) -> np.ndarray:
     return np.random.default_rng(7).standard_normal((batch, size, size, 3)).astype("float32")
 
 
-def _application(name: str, size: int) -> Network:
+def _application(name: str, size: int, **more: Any) -> Network:
     options = {"include_top": False, "pooling": "avg"} if name == "NASNetMobile" else {"classes": 10}
-    return getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), **options), image(size)
+    return getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), **options, **more), image(size)
 
 
 def _hub(name: str, size: int = 64, **options: Any) -> Network:
@@ -27,7 +27,7 @@ def _hub(name: str, size: int = 64, **options: Any) -> Network:
 
 def _resnet(size: int = 64, **options: Any) -> dict[str, Any]:
     settings = {
-        "input_conv_filters": [16], "input_conv_kernel_sizes": [7], "stackwise_num_filters": [16, 32, 48, 64],
+        "input_conv_filters": [16], "input_conv_kernel_sizes": [7], "stackwise_num_filters": [64, 64, 64, 64],
         "stackwise_num_blocks": [1, 2, 1, 1], "stackwise_num_strides": [1, 2, 2, 2], "block_type": "basic_block",
     }  # fmt: skip
     return settings | options
@@ -39,6 +39,12 @@ def _on_resnet(name: str, size: int, task: bool = False, **options: Any) -> Netw
     if task:
         return getattr(models, name)(backbone=encoder, preprocessor=None, **options), image(size)
     return getattr(models, name)(image_encoder=encoder, **options), image(size)
+
+
+def _classifier(name: str) -> Network:
+    backbone, inputs = NETWORKS[name]()
+    options = {"pooling": "avg"} if name == "keras-hub:HGNetV2" else {}
+    return import_module("keras_hub").models.ImageClassifier(backbone=backbone, num_classes=3, **options), inputs
 
 
 def _deeplab_segmenter() -> Network:
@@ -53,11 +59,9 @@ def _segformer() -> Network:
     return models.SegFormerBackbone(image_encoder=encoder, projection_filters=16), image(64)
 
 
-def _kecam(name: str, size: int = 64, **options: Any) -> Network:
-    model = getattr(import_module("kecam").models, name)(
-        input_shape=(size, size, 3), num_classes=10, pretrained=None, **options
-    )
-    return model, image(size)
+def _kecam(name: str) -> Network:
+    model = getattr(import_module("kecam").models, name)(input_shape=(64, 64, 3), num_classes=10, pretrained=None)
+    return model, image(64)
 
 
 _DEEPLAB = {
@@ -80,6 +84,7 @@ _CSP = {
     "stem_filters": 16, "stem_kernel_size": 3, "stem_strides": 2, "stackwise_depth": [1, 2, 2],
     "stackwise_strides": [2, 2, 2], "stackwise_num_filters": [16, 32, 64],
 }  # fmt: skip
+_SPLIT = {"expand_ratio": [2.0], "bottle_ratio": [0.5]}
 _HGNET = {
     "depths": [1, 2, 1, 1], "embedding_size": 8, "hidden_sizes": [16, 16, 32, 32], "stem_channels": [3, 8, 8],
     "hidden_act": "relu", "use_learnable_affine_block": False, "apply_downsample": [False, True, True, True],
@@ -92,10 +97,19 @@ for _name, _size in {
     "Xception": 75, "VGG16": 32, "VGG19": 32, "ResNet50": 64, "ResNet50V2": 64, "ResNet101": 64, "ResNet101V2": 64,
     "InceptionV3": 75, "InceptionResNetV2": 75, "MobileNet": 64, "MobileNetV2": 64, "MobileNetV3Small": 64,
     "MobileNetV3Large": 64, "DenseNet121": 64, "DenseNet169": 64, "NASNetMobile": 64, "EfficientNetB0": 64,
-    "EfficientNetB1": 64, "EfficientNetV2B0": 64, "EfficientNetV2B1": 64, "EfficientNetV2S": 64, "ConvNeXtTiny": 64,
+    "EfficientNetB1": 64, "EfficientNetB2": 64, "EfficientNetB3": 64, "EfficientNetV2B2": 64, "EfficientNetV2B3": 64,
+    "DenseNet201": 64, "EfficientNetV2B0": 64, "EfficientNetV2B1": 64, "EfficientNetV2S": 64, "ConvNeXtTiny": 64,
 }.items():  # fmt: skip
     NETWORKS[f"keras.applications:{_name}"] = partial(_application, _name, _size)
 NETWORKS |= {
+    "keras.applications:MobileNet(0.25)": partial(_application, "MobileNet", 64, alpha=0.25),
+    "keras.applications:MobileNetV2(0.35)": partial(_application, "MobileNetV2", 64, alpha=0.35),
+    "keras.applications:MobileNetV3Small(minimalistic)": partial(
+        _application, "MobileNetV3Small", 64, minimalistic=True
+    ),
+    "keras.applications:MobileNetV3Large(minimalistic)": partial(
+        _application, "MobileNetV3Large", 64, minimalistic=True
+    ),
     "keras-hub:ResNet-basic": partial(_hub, "ResNetBackbone", **_resnet()),
     "keras-hub:ResNet-bottleneck": partial(_hub, "ResNetBackbone", **_resnet(block_type="bottleneck_block")),
     "keras-hub:ResNet-v2-basic": partial(_hub, "ResNetBackbone", **_resnet(use_pre_activation=True)),
@@ -108,9 +122,9 @@ NETWORKS |= {
     ),
     "keras-hub:ResNet-bfloat16": partial(_hub, "ResNetBackbone", **_resnet(dtype="bfloat16")),
     "keras-hub:ImageClassifier(ResNet)": partial(_on_resnet, "ImageClassifier", 64, task=True, num_classes=3),
-    "keras-hub:CSP-dark": partial(_hub, "CSPNetBackbone", block_type="dark_block", **_CSP),
-    "keras-hub:CSP-csp": partial(_hub, "CSPNetBackbone", block_type="bottleneck_block", stage_type="csp", **_CSP),
-    "keras-hub:CSP-edge": partial(_hub, "CSPNetBackbone", block_type="edge_block", stage_type="csp", **_CSP),
+    "keras-hub:CSP-dark": partial(_hub, "CSPNetBackbone", block_type="dark_block", stage_type="dark", **_CSP),
+    "keras-hub:CSP-csp": partial(_hub, "CSPNetBackbone", block_type="bottleneck_block", stage_type="csp", **_CSP, **_SPLIT),
+    "keras-hub:CSP-edge": partial(_hub, "CSPNetBackbone", block_type="edge_block", stage_type="cs3", **_CSP, **_SPLIT),
     "keras-hub:Xception": partial(
         _hub, "XceptionBackbone", stackwise_conv_filters=[[8, 16], [16, 32], [32, 32]],
         stackwise_pooling=[True, True, False],
@@ -137,11 +151,7 @@ NETWORKS |= {
         _on_resnet, "RetinaNetBackbone", 128, min_level=3, max_level=5, use_p5=False, image_shape=(128, 128, 3)
     ),
 }  # fmt: skip
-for _name, _size in {
-    "ResNet50D": 64, "ResNetRS50": 64, "ResNeXt50": 64, "SEResNeXt50": 64, "ECA_ResNet50D": 64, "ResNest50": 64, "RegNetY040": 64,
-    "ConvNeXtTiny": 64, "ConvNeXtV2Atto": 64, "MobileNetV3Small050": 64, "LCNet050": 64, "TinyNetE": 64,
-    "GhostNet_050": 64, "EfficientNetV1B0": 64, "EfficientNetV2B0": 64, "NFNetF0": 64, "ECA_NFNetL0": 64,
-    "CoAtNet0": 64, "InceptionNeXtTiny": 64, "FasterNetT0": 64, "EfficientViT_B0": 64, "RepViT_M09": 64,
-    "CAFormerS18": 64, "MobileViT_XXS": 64, "VanillaNet5": 64, "DarkNet": 64, "GCViT_XXTiny": 64,
-}.items():  # fmt: skip
-    NETWORKS[f"kecam:{_name}"] = partial(_kecam, _name, _size)
+for _name in ("ResNet-v2-basic", "CSP-dark", "Xception", "EfficientNet", "DenseNet", "VGG", "HGNetV2"):
+    NETWORKS[f"keras-hub:ImageClassifier({_name})"] = partial(_classifier, f"keras-hub:{_name}")
+for _name in ("ResNet50D", "ResNeXt50", "ConvNeXtTiny"):
+    NETWORKS[f"kecam:{_name}"] = partial(_kecam, _name)

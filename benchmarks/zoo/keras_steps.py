@@ -24,7 +24,7 @@ Network = tuple[Any, Any]
 FALLBACKS = ("conv_norm", "conv", "norm")
 
 
-def examine(build: Callable[[], Network], other: Other) -> dict[str, Any]:
+def examine(name: str, build: Callable[[], Network], other: Other, without: Sequence[str] = ()) -> dict[str, Any]:
     """Return what was found; each step is a dict of `judged`."""
     plain, inputs = _built(build)
     before, adds = run(plain, inputs), adds_of(plain, inputs)
@@ -51,7 +51,8 @@ def examine(build: Callable[[], Network], other: Other) -> dict[str, Any]:
     found["reload"] = judged(lambda: _reloaded(model, inputs, other), lambda: _reloaded(plain, inputs, other))
     found["rebuilt"] = judged(lambda: _rebuilt(build, model, inputs, plan))
     found["train"] = judged(lambda: _trains(model, inputs), lambda: _gradients(plain, inputs, plain.trainable_weights))
-    found["export"] = judged(lambda: _exports(model, inputs), lambda: _exports(plain, inputs))
+    if "export" not in without:
+        found["export"] = judged(lambda: _exports(model, inputs), lambda: _exports(plain, inputs))
     found["undo"] = judged(lambda: _undone(plain, model, inputs, before))
     return found
 

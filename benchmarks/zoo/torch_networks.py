@@ -119,18 +119,87 @@ for _name in ("resnet18", "mobilenet_v2"):
 for _name in ("r3d_18", "mc3_18", "r2plus1d_18", "s3d"):
     NETWORKS[f"torchvision:{_name}"] = partial(_video, _name, 64 if _name == "s3d" else 32)
 
-for _name in """
-    resnet18 resnet18d resnext26ts seresnet18 skresnet18 ecaresnext26t_32x4d resnest14d bat_resnext26ts res2net50_14w_8s
-    gcresnext26ts resnetv2_50 resnetrs50 cspresnet50 cspdarknet53 darknet53 dla34 dla46_c dpn48b hrnet_w18_small
-    vovnet39a ese_vovnet19b_slim_dw densenet121 selecsls42 xception41 tresnet_m nfnet_l0 nf_regnet_b0 regnety_002
-    regnetx_002 regnetz_005 gernet_s repvgg_a0 mobileone_s0 repghostnet_050 ghostnet_050 ghostnetv2_100
-    efficientnet_b0 efficientnet_lite0 tf_efficientnetv2_b0 mixnet_s mnasnet_small spnasnet_100 fbnetc_100 hardcorenas_a
-    lcnet_050 tinynet_e mobilenetv2_050 mobilenetv3_small_050 mobilenetv4_conv_small_050 rexnet_100 rexnetr_100
-    convnext_atto convnextv2_atto inception_next_atto starnet_s1 fasternet_t0 hgnet_tiny hgnetv2_b0
-    efficientvit_b0 mobilevit_xxs mobilevitv2_050 edgenext_xx_small convmixer_768_32 poolformer_s12 poolformerv2_s12
-    convformer_s18 caformer_s18 fastvit_t8 repvit_m0_9 nextvit_small focalnet_tiny_srf inception_v4
-    mambaout_femto davit_tiny efficientformer_l1 visformer_tiny coatnet_nano_rw_224 efficientvit_m0 levit_conv_128s
-""".split():
+for _name in [
+    "resnet18",
+    "resnet18d",
+    "resnext26ts",
+    "seresnet18",
+    "skresnet18",
+    "ecaresnext26t_32x4d",
+    "resnest14d",
+    "bat_resnext26ts",
+    "res2net50_14w_8s",
+    "gcresnext26ts",
+    "resnetv2_50",
+    "resnetrs50",
+    "cspresnet50",
+    "cspdarknet53",
+    "darknet53",
+    "dla34",
+    "dla46_c",
+    "dpn48b",
+    "hrnet_w18_small",
+    "vovnet39a",
+    "ese_vovnet19b_slim_dw",
+    "densenet121",
+    "selecsls42",
+    "xception41",
+    "tresnet_m",
+    "nfnet_l0",
+    "nf_regnet_b0",
+    "regnety_002",
+    "regnetx_002",
+    "regnetz_005",
+    "gernet_s",
+    "repvgg_a0",
+    "mobileone_s0",
+    "repghostnet_050",
+    "ghostnet_050",
+    "ghostnetv2_100",
+    "efficientnet_b0",
+    "efficientnet_lite0",
+    "tf_efficientnetv2_b0",
+    "mixnet_s",
+    "mnasnet_small",
+    "spnasnet_100",
+    "fbnetc_100",
+    "hardcorenas_a",
+    "lcnet_050",
+    "tinynet_e",
+    "mobilenetv2_050",
+    "mobilenetv3_small_050",
+    "mobilenetv4_conv_small_050",
+    "rexnet_100",
+    "rexnetr_100",
+    "convnext_atto",
+    "convnextv2_atto",
+    "inception_next_atto",
+    "starnet_s1",
+    "fasternet_t0",
+    "hgnet_tiny",
+    "hgnetv2_b0",
+    "efficientvit_b0",
+    "mobilevit_xxs",
+    "mobilevitv2_050",
+    "edgenext_xx_small",
+    "convmixer_768_32",
+    "poolformer_s12",
+    "poolformerv2_s12",
+    "convformer_s18",
+    "caformer_s18",
+    "fastvit_t8",
+    "repvit_m0_9",
+    "nextvit_small",
+    "focalnet_tiny_srf",
+    "inception_v4",
+    "mambaout_femto",
+    "davit_tiny",
+    "efficientformer_l1",
+    "visformer_tiny",
+    "coatnet_nano_rw_224",
+    "efficientvit_m0",
+    "levit_conv_128s",
+]:
     _size = {"inception_v4": 96, "efficientformer_l1": 224, "visformer_tiny": 224, "coatnet_nano_rw_224": 224,
              "efficientvit_m0": 224, "levit_conv_128s": 224, "dpn48b": 64}.get(_name, 64)  # fmt: skip
     NETWORKS[f"timm:{_name}"] = partial(_timm, _name, _size)

@@ -24,7 +24,7 @@ Network = tuple[nn.Module, Any]
 FALLBACKS = ("conv_norm", "conv", "norm")  # for a network without a residual branch
 
 
-def examine(build: Callable[[], Network], other: Other) -> dict[str, Any]:
+def examine(name: str, build: Callable[[], Network], other: Other, without: Sequence[str] = ()) -> dict[str, Any]:
     """Return what was found; each step is a dict of `judged`."""
     model, inputs = _built(build)
     plain, _ = _built(build)  # for the controls
@@ -49,7 +49,8 @@ def examine(build: Callable[[], Network], other: Other) -> dict[str, Any]:
     found["reload"] = judged(lambda: _reloaded(model, inputs, other), lambda: _reloaded(plain, inputs, other))
     found["rebuilt"] = judged(lambda: _rebuilt(build, model, inputs, plan), same_twice)
     found["train"] = judged(lambda: _trains(model, inputs), lambda: _sites_are_dead(plain, model, inputs, plan))
-    found["export"] = judged(lambda: _exports(model, inputs), lambda: _exports(plain, inputs))
+    if "export" not in without:
+        found["export"] = judged(lambda: _exports(model, inputs), lambda: _exports(plain, inputs))
     found["undo"] = judged(lambda: _undone(model, inputs, snapshot, before), same_twice)
     return found
 
@@ -229,11 +230,15 @@ def _sites_are_dead(plain: nn.Module, model: nn.Module, inputs: Any, plan: ECAPl
 
 def _exports(model: nn.Module, inputs: Any) -> None:
     model.eval()
-    args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs if isinstance(inputs, tuple) else (inputs,), {})
+    args, kwargs = (
+        ((), inputs) if isinstance(inputs, dict) else (inputs if isinstance(inputs, tuple) else (inputs,), {})
+    )
     program = torch.export.export(model, args, kwargs, strict=False)
     with torch.no_grad():
         exported, expected = tensors(program.module()(*args, **kwargs)), run(model, inputs)
-    close = [torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in zip(exported, expected, strict=True)]
+    close = [
+        torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in zip(exported, expected, strict=True)
+    ]
     must(all(close), "the exported program computes something else")
 
 
