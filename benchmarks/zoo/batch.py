@@ -65,8 +65,7 @@ def _of_one_process(
 
 
 def _read(process: "subprocess.Popen[str]", lines: "Queue[str | None]") -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
+    for line in process.stdout or ():
         if line.startswith(MARK):
             lines.put(line)
     process.wait()

@@ -64,7 +64,8 @@ def _unet2d(kind: str) -> Network:
     attention = "CrossAttn" if kind == "attention" else ""
     model = import_module("diffusers.models.unets.unet_2d_condition_flax").FlaxUNet2DConditionModel(
         sample_size=16, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=16, attention_head_dim=4,
-        down_block_types=(f"{attention}DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", f"{attention}UpBlock2D"),
+        down_block_types=(f"{attention}DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", f"{attention}UpBlock2D"),
     )  # fmt: skip
     return called(
         model, sample=normal(2, 4, 16, 16), timesteps=jnp.array([3, 500]), encoder_hidden_states=normal(2, 5, 16)
@@ -105,8 +106,8 @@ for _name in ("ResNet18", "ResNet50", "WideResNet50", "ResNeXt50", "ResNetD18", 
               "ResNeSt50Fast"):  # fmt: skip
     NETWORKS[f"jax_resnet:{_name}"] = partial(_jax_resnet, _name)
 for _name, _changes in {
-    "resnet18": {}, "resnet50d": {}, "seresnet50": {}, "resnext50_32x4d": {}, "regnetx_200m": {}, "regnety_200m": {},
-    "convnext_xxxnano": {}, "convnextv2_atto_fcmae": {}, "convmixer20_1024_d9_p14": {"depth": 2, "token_dim": 64},
+    "resnet18": {}, "resnet50d": {}, "seresnet50": {}, "resnext50_32x4d": {}, "regnetx_200mf": {}, "regnety_200mf": {},
+    "convnext_xxxnano": {}, "convnextv2_atto_fcmae": {}, "convmixer20_1024d_patch14_kernel9": {"depth": 2, "dim": 64},
     "van_b0": {}, "hornet_tiny": {}, "efficientnetv2_small": {}, "vgg11_bn": {}, "pvtv2_b0": {},
 }.items():  # fmt: skip
     NETWORKS[f"flaim:{_name}"] = partial(_flaim, _name, **_changes)

@@ -27,7 +27,7 @@ def _hub(name: str, size: int = 64, **options: Any) -> Network:
 
 def _resnet(size: int = 64, **options: Any) -> dict[str, Any]:
     settings = {
-        "input_conv_filters": [16], "input_conv_kernel_sizes": [7], "stackwise_num_filters": [64, 64, 64, 64],
+        "input_conv_filters": [64], "input_conv_kernel_sizes": [7], "stackwise_num_filters": [64, 64, 64, 64],
         "stackwise_num_blocks": [1, 2, 1, 1], "stackwise_num_strides": [1, 2, 2, 2], "block_type": "basic_block",
     }  # fmt: skip
     return settings | options
@@ -73,7 +73,7 @@ _MIT = {
     "layerwise_num_heads": [1, 1, 2, 2], "layerwise_sr_ratios": [8, 4, 2, 1], "layerwise_patch_sizes": [7, 3, 3, 3],
     "layerwise_strides": [4, 2, 2, 2], "max_drop_path_rate": 0.0,
 }  # fmt: skip
-_VD = {"input_conv_filters": [8, 8, 16], "input_conv_kernel_sizes": [3, 3, 3]}
+_VD = {"input_conv_filters": [8, 8, 64], "input_conv_kernel_sizes": [3, 3, 3]}
 _EFFICIENT = {
     "stackwise_kernel_sizes": [3, 3, 5], "stackwise_num_repeats": [1, 2, 2], "stackwise_input_filters": [8, 8, 16],
     "stackwise_output_filters": [8, 16, 24], "stackwise_expansion_ratios": [1, 4, 4], "stackwise_strides": [1, 2, 2],
@@ -123,7 +123,9 @@ NETWORKS |= {
     "keras-hub:ResNet-bfloat16": partial(_hub, "ResNetBackbone", **_resnet(dtype="bfloat16")),
     "keras-hub:ImageClassifier(ResNet)": partial(_on_resnet, "ImageClassifier", 64, task=True, num_classes=3),
     "keras-hub:CSP-dark": partial(_hub, "CSPNetBackbone", block_type="dark_block", stage_type="dark", **_CSP),
-    "keras-hub:CSP-csp": partial(_hub, "CSPNetBackbone", block_type="bottleneck_block", stage_type="csp", **_CSP, **_SPLIT),
+    "keras-hub:CSP-csp": partial(
+        _hub, "CSPNetBackbone", block_type="bottleneck_block", stage_type="csp", **_CSP, **_SPLIT
+    ),
     "keras-hub:CSP-edge": partial(_hub, "CSPNetBackbone", block_type="edge_block", stage_type="cs3", **_CSP, **_SPLIT),
     "keras-hub:Xception": partial(
         _hub, "XceptionBackbone", stackwise_conv_filters=[[8, 16], [16, 32], [32, 32]],

@@ -173,7 +173,8 @@ def _trains(model: Any, inputs: Any) -> None:
 def _exports(model: Any, inputs: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="eca-zoo-") as folder:
         model.export(folder, verbose=False)
-        served = tf.saved_model.load(folder).serve(tf.convert_to_tensor(inputs))
+        loaded = tf.saved_model.load(folder)  # held, for its functions do not hold its variables
+        served = loaded.serve(tf.convert_to_tensor(inputs))
     made, expected = [np.asarray(t, "float32") for t in keras.tree.flatten(served)], run(model, inputs)
     made.sort(key=lambda a: a.shape)
     expected.sort(key=lambda a: a.shape)

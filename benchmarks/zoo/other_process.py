@@ -23,11 +23,9 @@ class Other:
         if self.process is None or self.process.poll() is not None:
             command = [sys.executable, "-m", "benchmarks.zoo.reload", self.framework]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        pipe, answers = self.process.stdin, self.process.stdout
-        assert pipe is not None and answers is not None
-        pipe.write(f"{path}\n")
-        pipe.flush()
-        for line in answers:
+        if self.process.stdin is not None:
+            print(path, file=self.process.stdin, flush=True)
+        for line in self.process.stdout or ():
             if line.startswith("loaded:"):
                 said = line.removeprefix("loaded:").strip()
                 if said:

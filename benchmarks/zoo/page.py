@@ -26,14 +26,15 @@ small inputs, and statistics and scales of norms off their start; Keras runs on 
   count.
 - **with a site**: one side of the add comes from an ECA's product, without a convolution, a matrix product or another
   add in between. **With a reason**: the plan names the add, or the place, and says why not.
-- **bit-equal**: the same bits in evaluation right after insertion. **Trainable**: a gradient at every kernel in training
-  mode. **Undone**: names, values, classes, hooks and outputs after `remove_eca` are those from before. **Names kept**:
-  each old name is there, in its order, and new ones are ECA's. **Transferred**: a loader that first drops what the model
-  does not name moves every item, in both directions. **Reloaded**: saved, and read in another process that has never
-  inserted an ECA, with kernels off the identity. Linen has no file of a network: its
-  code, the plan's file and the variables' bytes are read. **Rebuilt**: a new network, the plan from its file and the
-  weights from theirs. **Exported**: by `torch.export`, as SavedModel, by `jax.export`. **Class kept**: Keras alone. **Pickled**:
-  the linen module alone.
+- **bit-equal**: the same bits in evaluation right after insertion. **Trainable**: a gradient at every kernel in
+  training mode. **Undone**: names, values, classes, hooks and outputs after `remove_eca` are those from before.
+- **names kept**: each old name is there, in its order, and new ones are ECA's. **Transferred**: a loader that first
+  drops what the model does not name moves every item, in both directions.
+- **reloaded**: saved with kernels off the identity, and read in another process that has inserted no ECA. Linen has no
+  file of a network: its code, the plan's file and the variables' bytes are read. **Rebuilt**: a new network, the plan
+  from its file and the weights from theirs.
+- **exported**: by `torch.export`, as SavedModel, by `jax.export`. **Class kept**: Keras alone. **Pickled**: the linen
+  module alone.
 - A network without a residual branch is refused, and the steps run with ECA at up to eight convolutions or norms.
 - **own**: the plain network fails in the same step, which is the control. **-**: the step was not run.
 
@@ -47,6 +48,8 @@ small inputs, and statistics and scales of norms off their start; Keras runs on 
 
 {rows}
 {broken}
+
+{versions}
 """
 
 
@@ -72,6 +75,7 @@ def write_page(records: Sequence[Record], path: Path) -> None:
                                             if _state(r, step) == "own"]),
             reasons=_reasons(ran),
             rows=_rows(ran),
+            versions=_versions(records),
             broken=_list("Not run by their package", [(r["name"], r["broken"]) for r in broken]),
         ).rstrip() + "\n",
         encoding="utf-8",
@@ -135,8 +139,16 @@ def _reasons(records: Sequence[Record]) -> str:
             if item["reason"]:
                 found.setdefault(item["reason"], Counter())[record["name"]] += 1
     ordered = sorted(found.items(), key=lambda pair: -pair[1].total())
-    return _list("Adds with a reason", [(f"{networks.total()}: {reason}", ", ".join(f"{name} {n}" for name, n in networks.items()))
-                                        for reason, networks in ordered])  # fmt: skip
+    lines = [
+        (f"{networks.total()}: {reason}", ", ".join(f"{name} {n}" for name, n in networks.items()))
+        for reason, networks in ordered
+    ]
+    return _list("Adds with a reason", lines)
+
+
+def _versions(records: Sequence[Record]) -> str:
+    found = {f"{r['name'].split(':')[0]} {r['version']}" for r in records if r.get("version")}
+    return f"Packages: {', '.join(sorted(found))}." if found else ""
 
 
 def _list(title: str, items: Sequence[tuple[str, str]]) -> str:

@@ -10,9 +10,8 @@ from benchmarks.zoo.flow import ADD, MIX, MUL, NOTHING, OTHER, Add, Flow, Value
 from benchmarks.zoo.torch_run import call, tensors
 
 KINDS = {"mm": MIX, "bmm": MIX, "addmm": MIX, "baddbmm": MIX, "add": ADD, "add_": ADD, "mul": MUL, "mul_": MUL}
-KINDS |= {
-    name: MIX for name in ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention")
-}
+ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention")
+KINDS |= dict.fromkeys(ATTENTION, MIX)
 CONVOLUTIONS = ("convolution", "_slow_conv2d_forward", "mkldnn_convolution", "cudnn_convolution")
 
 

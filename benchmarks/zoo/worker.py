@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any
 
 from benchmarks.zoo import operators
@@ -33,6 +33,7 @@ def main() -> None:
         other.close()
 
 
+DISTRIBUTIONS = {"smp": "segmentation-models-pytorch", "keras.applications": "keras"}
 MARK = "zoo:"  # packages print lines of their own
 
 
@@ -44,7 +45,21 @@ def _record(
         found = examine(name, build, other, without)
     except Exception as error:  # the network cannot be built or run, which its package answers for
         found = {"broken": f"{type(error).__name__}: {error}"[:600]}
-    return {"framework": framework, "name": name, **found, "seconds": round(time.perf_counter() - start, 1)}
+    version = _version(name.split(":")[0])
+    return {
+        "framework": framework,
+        "name": name,
+        "version": version,
+        **found,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(DISTRIBUTIONS.get(package, package))
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 if __name__ == "__main__":
