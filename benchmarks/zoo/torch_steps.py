@@ -1,6 +1,7 @@
 """The examination of one torch network."""
 
 import contextlib
+import copy
 import io
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -181,7 +182,7 @@ def _loss(outputs: list[torch.Tensor]) -> torch.Tensor:
 @contextlib.contextmanager
 def _kept(model: nn.Module) -> Iterator[None]:
     """Training changes statistics: put them back, and take the gradients away."""
-    state = {name: value.clone() for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    state = copy.deepcopy(model.state_dict())  # with its metadata, which some networks ask for
     try:
         yield
     finally:
