@@ -5,7 +5,6 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-import keras
 import numpy as np
 
 Network = tuple[Any, Any]
@@ -17,7 +16,9 @@ def image(size: int, batch: int = 2) -> np.ndarray:
 
 def _application(name: str, size: int, **more: Any) -> Network:
     options = {"include_top": False, "pooling": "avg"} if name == "NASNetMobile" else {"classes": 10}
-    return getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), **options, **more), image(size)
+    return getattr(import_module("keras").applications, name)(
+        weights=None, input_shape=(size, size, 3), **options, **more
+    ), image(size)
 
 
 def _hub(name: str, size: int = 64, **options: Any) -> Network:
