@@ -46,7 +46,10 @@ def examine(name: str, build: Callable[[], Network], other: Other, without: Sequ
     found["names"] = judged(lambda: _names_kept(plain, model))
     found["intersect"] = judged(lambda: _intersects(plain, model))
     _randomise_kernels(model)
-    found["acts"] = judged(lambda: must(not _is_equal(before, run(model, inputs)), "kernels change no output"))
+    found["acts"] = judged(
+        lambda: must(not _is_equal(before, run(model, inputs)), "kernels change no output"),
+        lambda: must(not _is_equal(before, run(plain, _others(inputs))), "other inputs change no output"),
+    )
     found["reload"] = judged(lambda: _reloaded(model, inputs, other), lambda: _reloaded(plain, inputs, other))
     found["rebuilt"] = judged(lambda: _rebuilt(build, model, inputs, plan), same_twice)
     found["train"] = judged(lambda: _trains(model, inputs), lambda: _sites_are_dead(plain, model, inputs, plan))
@@ -82,6 +85,14 @@ def _randomise_kernels(model: nn.Module) -> None:
     with torch.no_grad():
         for kernel in eca_parameters(model):
             kernel.normal_(0, 0.5)
+
+
+def _others(inputs: Any) -> Any:
+    if isinstance(inputs, torch.Tensor):
+        return inputs.flip(-1) * 2 if inputs.is_floating_point() else inputs
+    if isinstance(inputs, dict):
+        return {name: _others(value) for name, value in inputs.items()}
+    return tuple(map(_others, inputs))
 
 
 def _plan(model: nn.Module, inputs: Any, found: dict[str, Any]) -> tuple[ECAPlan | None, Sequence[Skipped]]:
