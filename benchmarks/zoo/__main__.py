@@ -85,6 +85,8 @@ def _examined(todo: Sequence[tuple[str, str]], options: argparse.Namespace) -> I
 
 
 def _line(record: dict[str, Any]) -> str:
+    if "broken" in record:
+        return f"{record['name']}: not run: {record['broken']}"
     wrong = faults(record)
     adds = f"{record.get('gated', 0)} of {record.get('adds', 0)} adds" if "adds" in record else ""
     return f"{record['name']}: {adds} {record['seconds']} s {'; '.join(wrong) or 'right'}"

@@ -161,4 +161,6 @@ def _no_site(request: Request, model: str, skipped: Sequence[Skipped], offers: M
     elif request.kind in ("residual", "block"):
         received = "no candidate, for nothing in the network adds two tensors that depend on its input"
     where = repr(request.where) if isinstance(request.where, str) else request.recorded_where
-    return NoSiteError(f"{model} must have a site for where={where}. Received: {received}. {remedy}")
+    error = NoSiteError(f"{model} must have a site for where={where}. Received: {received}. {remedy}")
+    error.skipped = tuple(skipped)
+    return error

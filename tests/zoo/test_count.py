@@ -6,7 +6,9 @@ from torch import nn
 
 from benchmarks.zoo.count import counted
 from benchmarks.zoo.torch_flow import adds_of
-from eca_multi.torch import insert_eca
+from eca_multi.surgery.entry import Skipped
+from eca_multi.surgery.errors import NoSiteError
+from eca_multi.torch import insert_eca, plan_eca
 
 
 class Block(nn.Module):
@@ -79,9 +81,23 @@ def test_a_gate_elsewhere_does_not_count(path):
 
 
 def test_adds_without_a_gate_take_the_reason_of_their_place():
-    from eca_multi.surgery.entry import Skipped
-
     adds = adds_of(network("add", "add"), X)
     found = counted(adds, adds, [Skipped("1", "a merge"), Skipped("9", "another")])
     assert (found["gated"], found["reasoned"]) == (0, 1)
     assert [item["reason"] for item in found["left"]] == ["a merge", ""]
+
+
+def test_a_refusal_holds_the_reason_of_each_add():
+    class Parallel(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x):
+            return self.left(x) + self.right(x)
+
+    net = Parallel()
+    with pytest.raises(NoSiteError, match="must have a site") as refusal:
+        plan_eca(net, example_inputs=X)
+    found = counted(adds_of(net, X), adds_of(net, X), refusal.value.skipped)
+    assert (found["gated"], found["reasoned"]) == (0, 1), refusal.value.skipped
