@@ -14,6 +14,7 @@ from eca_multi.flax._run import unfit
 from eca_multi.flax.linen.surgery._wrap import NAME, is_eca
 from eca_multi.surgery.candidate import HAS_ECA, Candidate
 from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.surgery.reasons import NO_MODULE
 
 from .call import Call
 from .trace import CalledModule, trace
@@ -120,7 +121,8 @@ class Finder:
 
     def _branch(self, branch: Branch) -> Candidate:
         if branch.reason or branch.path not in self.called:
-            return Candidate(branch.path, tensor=branch.tensor, reason=branch.reason or "no module of its own")
+            reason = branch.reason or NO_MODULE.format(branch.path)
+            return Candidate(branch.path, tensor=branch.tensor, reason=reason, what="add")
         record, notes = self.called[branch.path], list(branch.notes)
         if record in self.se_blocks():
             notes.append("after an SE block (where='se' replaces it)")
