@@ -17,20 +17,25 @@ def counted(plain: Sequence[Add], gated: Sequence[Add], skipped: Iterable[Any]) 
     if len(gated) != len(plain):
         return {"gated": 0, "reasoned": 0, "left": [], "recount": len(gated)}
     reasons = [(skip.path, skip.reason) for skip in skipped]
-    left = [{"place": add.place, "shape": add.shape, "reason": _reason(add, reasons)} for add in gated if not add.ecas]
-    taken = len(gated) - len(left)
-    return {"gated": taken, "reasoned": sum(bool(item["reason"]) for item in left), "left": _merged(left)}
+    left = [
+        {"place": add.place, "shape": list(add.shape), "reason": _taken(reasons, add.place)}
+        for add in gated
+        if not add.ecas
+    ]
+    return {"gated": len(gated) - len(left), "reasoned": sum(bool(item["reason"]) for item in left), "left": left}
 
 
-def _reason(add: Add, reasons: Sequence[tuple[str, str]]) -> str:
-    """The reason of the module in which the add runs, or of a place directly inside."""
-    near = [(path, reason) for path, reason in reasons if _is_at(path, add.place)]
-    return min(near, key=lambda pair: len(pair[0]))[1] if near else ""
+def _taken(reasons: list[tuple[str, str]], place: str) -> str:
+    """Return the reason for an add in a module: the plan's words on that module, or on a place inside.
 
-
-def _is_at(path: str, place: str) -> bool:
-    return path == place or not place or path.startswith((f"{place}.", f"{place}/"))
-
-
-def _merged(left: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [dict(item, shape=list(item["shape"])) for item in left]
+    What the plan says of a place inside holds for one add and is taken out of the list.
+    """
+    for path, reason in reasons:
+        if path == place:
+            return reason
+    inside = [pair for pair in reasons if not place or pair[0].startswith((f"{place}.", f"{place}/"))]
+    if not inside:
+        return ""
+    nearest = min(inside, key=lambda pair: len(pair[0]))
+    reasons.remove(nearest)
+    return nearest[1]

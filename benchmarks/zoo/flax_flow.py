@@ -31,7 +31,7 @@ def adds_of(module: nn.Module, variables: Any, call: Call) -> list[Add]:
     return flow.adds
 
 
-def _walk(flow: Flow, jaxpr: Any, inputs: Sequence[Value]) -> list[Value]:
+def _walk(flow: Flow, jaxpr: Any, inputs: Sequence[Value], scope: str = "") -> list[Value]:
     at: dict[Any, Value] = dict(zip(jaxpr.invars, inputs, strict=True))
 
     def value(atom: Any) -> Value:
@@ -39,32 +39,36 @@ def _walk(flow: Flow, jaxpr: Any, inputs: Sequence[Value]) -> list[Value]:
 
     for eqn in jaxpr.eqns:
         read = [value(atom) for atom in eqn.invars]
-        made = _called(flow, eqn, read)
+        made = _called(flow, eqn, read, scope)
         if made is None:
             name = eqn.primitive.name
             made = [
                 flow.step(
                     KINDS.get(name, OTHER), read, shapes=[tuple(atom.aval.shape) for atom in eqn.invars],
-                    conv=name == "conv_general_dilated", place=_place(eqn),
+                    conv=name == "conv_general_dilated", place=_place(_scope(eqn, scope)),
                 )
             ] * len(eqn.outvars)  # fmt: skip
         at.update(zip(eqn.outvars, made, strict=True))
     return [value(atom) for atom in jaxpr.outvars]
 
 
-def _called(flow: Flow, eqn: Any, read: Sequence[Value]) -> list[Value] | None:
+def _called(flow: Flow, eqn: Any, read: Sequence[Value], scope: str) -> list[Value] | None:
     """Walk through the operations inside an operation such as a jit, a remat or a scan; None where there are none."""
     if eqn.primitive.name == "cond":
-        return _walk(flow, eqn.params["branches"][0].jaxpr, read[1:])
+        return _walk(flow, eqn.params["branches"][0].jaxpr, read[1:], _scope(eqn, scope))
     for key in INNER:
         inner = eqn.params.get(key)
         inner = getattr(inner, "jaxpr", inner)
         if inner is not None and hasattr(inner, "eqns") and len(inner.invars) == len(read):
-            return _walk(flow, inner, read)
+            return _walk(flow, inner, read, _scope(eqn, scope))
     return None
 
 
-def _place(eqn: Any) -> str:
-    """The module in which an operation runs: the scopes that linen names, without the root's."""
-    scopes = [part.split(".")[0] for part in str(eqn.source_info.name_stack).split("/")]
+def _scope(eqn: Any, outer: str) -> str:
+    return "/".join(filter(None, (outer, str(eqn.source_info.name_stack))))
+
+
+def _place(scope: str) -> str:
+    """The module in which an operation runs: the scopes that linen names, without the root's and JAX's own."""
+    scopes = [part.split(".")[0] for part in scope.split("/") if part.isidentifier() or "." in part]
     return "/".join(scopes[1:])

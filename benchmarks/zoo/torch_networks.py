@@ -229,7 +229,7 @@ NETWORKS |= {
         neck_hidden_sizes=[8, 16, 24, 32, 40, 48, 64],
     ),
     "transformers:MobileViTV2": partial(_transformers, "MobileViTV2Model", pixels(), width_multiplier=0.5),
-    "transformers:EfficientNet": partial(_transformers, "EfficientNetModel", pixels(), hidden_dim=1280),
+    "transformers:EfficientNet": partial(_transformers, "EfficientNetModel", pixels(), hidden_dim=2560),
     "transformers:Segformer": partial(
         _transformers, "SegformerModel", pixels(), hidden_sizes=[16, 32, 40, 64], depths=[1, 1, 1, 1]
     ),
@@ -237,7 +237,7 @@ NETWORKS |= {
         _transformers, "PoolFormerModel", pixels(), hidden_sizes=[16, 32, 40, 64], depths=[1, 1, 1, 1]
     ),
     "transformers:BiT": partial(
-        _transformers, "BitModel", pixels(), embedding_size=32, hidden_sizes=[32, 64, 64, 128], depths=[1, 1, 1, 1]
+        _transformers, "BitModel", pixels(), embedding_size=64, hidden_sizes=[128, 128, 256, 256], depths=[1, 1, 1, 1]
     ),
     "transformers:HGNetV2": partial(_transformers, "HGNetV2Backbone", pixels(), config="HGNetV2Config"),
     "transformers:Swin": partial(
@@ -248,8 +248,7 @@ NETWORKS |= {
     "transformers:PVTv2": partial(
         _transformers, "PvtV2Model", pixels(), hidden_sizes=[16, 32, 40, 64], depths=[1, 1, 1, 1]
     ),
-    "transformers:CvT": partial(_transformers, "CvtModel", pixels(), embed_dim=[16, 32, 64], num_heads=[1, 2, 2],
-                                depth=[1, 1, 2]),
+    "transformers:CvT": partial(_transformers, "CvtModel", pixels(), depth=[1, 1, 1]),
     "transformers:FocalNet": partial(_transformers, "FocalNetModel", pixels(), image_size=64, embed_dim=16,
                                      depths=[1, 1, 1, 1]),
     "transformers:Wav2Vec2": partial(_transformers, "Wav2Vec2Model", waves(), **_HIDDEN, **_CONVS),
