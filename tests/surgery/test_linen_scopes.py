@@ -11,6 +11,7 @@ import pytest
 from flax import linen as nn
 
 from eca_multi.flax.linen import infer_plan, insert_eca, installed_eca, plan_eca, remove_eca
+from eca_multi.flax.nnx import plan_eca as nnx_plan_eca
 from eca_multi.surgery.errors import NoSiteError
 from tests.support.networks_linen import equal, image, randomised, trained
 
@@ -168,3 +169,19 @@ def test_another_method_is_named():
         plan_eca(net, variables, example_inputs=X, method="decode")
     with pytest.raises(TypeError, match=r"method must be the name of a method of the module\. Received: function"):
         plan_eca(net, variables, example_inputs=X, method=Coder.encode)
+
+
+def of_library(name):
+    """A class as another library's would be: the module's name alone tells it."""
+    return type("Conv2d", (), {"__module__": f"{name}.nn._conv"})
+
+
+@pytest.mark.parametrize(("library", "called"), [("equinox", "Equinox"), ("haiku._src", "Haiku")])
+def test_other_libraries_are_named(library, called):
+    message = f"Received: Conv2d. Surgery takes no {called} networks: call eca_multi.jax.eca"
+    with pytest.raises(TypeError, match=message):
+        plan_eca(of_library(library)(), {"params": {}}, example_inputs=X)
+    with pytest.raises(TypeError, match=message):
+        nnx_plan_eca(of_library(library)(), example_inputs=X)
+    with pytest.raises(TypeError, match=r"Received: object\. For an nnx module"):
+        plan_eca(object(), {"params": {}}, example_inputs=X)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from eca_multi.flax._foreign import remedy_for
 from eca_multi.surgery.errors import UnsupportedModelError
 
 
@@ -32,7 +33,7 @@ def check_type(module: Any) -> None:
     if isinstance(module, type) and issubclass(module, nn.Module):
         received, remedy = f"the class {module.__name__}", f"Make an instance: {module.__name__}(...)."
     else:
-        received, remedy = type(module).__name__, "For an nnx module use eca_multi.flax.nnx."
+        received, remedy = type(module).__name__, remedy_for(module) or "For an nnx module use eca_multi.flax.nnx."
     raise TypeError(f"module must be a flax.linen.Module. Received: {received}. {remedy}")
 
 

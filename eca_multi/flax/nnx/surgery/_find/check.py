@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from eca_multi.flax._foreign import remedy_for
 from eca_multi.flax._private import belongs_to_another_trace
 from eca_multi.surgery.errors import UnsupportedModelError
 
@@ -13,7 +14,7 @@ from eca_multi.surgery.errors import UnsupportedModelError
 def check_model(model: Any) -> None:
     """Refuse anything but an nnx module, and a module that JAX traces."""
     if not isinstance(model, nnx.Module):
-        received, remedy = type(model).__name__, "For a linen module use eca_multi.flax.linen."
+        received, remedy = type(model).__name__, remedy_for(model) or "For a linen module use eca_multi.flax.linen."
         if isinstance(model, type) and issubclass(model, nnx.Module):
             received, remedy = f"the class {model.__name__}", f"Make an instance: {model.__name__}(..., rngs=...)."
         elif isinstance(model, nnx.GraphDef | nnx.State):
