@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from eca_multi.flax.linen import infer_plan, insert_eca, installed_eca, plan_eca, remove_eca
 from eca_multi.flax.nnx import plan_eca as nnx_plan_eca
-from eca_multi.surgery.errors import NoSiteError
+from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
 from tests.support.networks_linen import equal, image, randomised, trained
 
 X = image(2, 6, 5, 3)
@@ -169,6 +169,23 @@ def test_another_method_is_named():
         plan_eca(net, variables, example_inputs=X, method="decode")
     with pytest.raises(TypeError, match=r"method must be the name of a method of the module\. Received: function"):
         plan_eca(net, variables, example_inputs=X, method=Coder.encode)
+
+
+class Spread(nn.Module):
+    """Its norm averages over devices."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        y = nn.Conv(3, (3, 3), name="conv")(x)
+        return x + nn.BatchNorm(not train, axis_name="devices", name="norm")(y)
+
+
+def test_a_norm_over_devices_is_planned_in_evaluation_mode():
+    variables = trained(Spread(), X)
+    message = "must run on example_inputs by itself. Received: .*unbound axis name.*plan in evaluation mode"
+    with pytest.raises(UnsupportedModelError, match=message):
+        plan_eca(Spread(), variables, example_inputs=(X, True))
+    assert plan_eca(Spread(), variables, example_inputs=X).paths == ("norm",)
 
 
 def of_library(name):

@@ -86,6 +86,26 @@ def test_shapes_alone(bridged):
         nnx.eval_shape(lambda: insert_eca(Called(nnx.Rngs(0)), plan=plan))
 
 
+class Spread(nnx.Module):
+    """Its norm averages over devices."""
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, 3, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(3, axis_name="devices", rngs=rngs)
+
+    def __call__(self, x):
+        return x + self.norm(self.conv(x))
+
+
+def test_a_norm_over_devices_is_planned_in_evaluation_mode():
+    model = Spread(nnx.Rngs(0))
+    message = "must run on example_inputs by itself. Received: .*unbound axis name.*plan in evaluation mode"
+    with pytest.raises(UnsupportedModelError, match=message):
+        plan_eca(model, example_inputs=X)
+    model.eval()
+    assert plan_eca(model, example_inputs=X).paths == ("norm",)
+
+
 def test_another_method():
     model = Bridged(nnx.Rngs(0))
     with pytest.raises(UnsupportedModelError, match="must run on example_inputs"):

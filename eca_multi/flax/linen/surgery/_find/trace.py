@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from eca_multi.flax._jaxpr.flow import Flow
 from eca_multi.flax._jaxpr.tags import tag, tag_input
-from eca_multi.flax._run import Shape
+from eca_multi.flax._run import Shape, unbound_axis
 from eca_multi.flax.linen.surgery._wrap import NAME, base_class, is_eca
 
 from .call import Call, Run, runner
@@ -74,8 +74,11 @@ def trace(module: nn.Module, variables: Any, call: Call) -> tuple[dict[str, Call
         return tag(path, result)
 
     apply, arrays = runner(module, call, run=run)
-    with nn.intercept_methods(watch):
-        jaxpr = jax.make_jaxpr(apply)(variables, arrays)
+    try:
+        with nn.intercept_methods(watch):
+            jaxpr = jax.make_jaxpr(apply)(variables, arrays)
+    except NameError as error:
+        raise unbound_axis("module", error) from error
     first = len(jax.tree.leaves(variables))
     return called, Flow(jaxpr, range(first, len(jaxpr.jaxpr.invars)))
 

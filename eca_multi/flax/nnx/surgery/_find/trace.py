@@ -12,7 +12,7 @@ from flax import nnx
 
 from eca_multi.flax._jaxpr.flow import Flow
 from eca_multi.flax._jaxpr.tags import tag, tag_input
-from eca_multi.flax._run import Shape, split_arrays, split_inputs
+from eca_multi.flax._run import Shape, split_arrays, split_inputs, unbound_axis
 from eca_multi.flax.nnx.surgery._wrap import become, hidden, subclass, variables
 from eca_multi.surgery.errors import UnsupportedModelError
 
@@ -68,6 +68,8 @@ def trace(model: nnx.Module, example_inputs: Any, method: str = "__call__") -> T
     try:
         _recording.calls = calls
         jaxpr = jax.make_jaxpr(run)(state, arrays)
+    except NameError as error:
+        raise unbound_axis("model", error) from error
     except Exception as error:
         raise UnsupportedModelError(
             f"model must run on example_inputs while JAX traces it. Received: {type(error).__name__}: {error}. "
