@@ -1,6 +1,7 @@
 """All names of a torch network stay when ECA goes in, and its gates stay when other code exchanges modules."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -102,6 +103,13 @@ def test_a_checkpoint_of_an_earlier_version_loads():
     fresh = insert_eca(resnet(), plan=infer_plan(resnet(), old)).eval()
     fresh.load_state_dict(old)
     assert torch.equal(fresh(image()), net(image()))
+
+
+def test_a_network_pickled_whole_by_an_earlier_version_is_refused_with_the_way_out():
+    with pytest.raises(UnsupportedModelError, match=r"With that version, save model.state_dict\(\)"):
+        pickle.loads(b"ceca_multi.torch.surgery._wrap\nGated\n.")
+    with pytest.raises(AttributeError, match="no attribute 'Other'"):
+        pickle.loads(b"ceca_multi.torch.surgery._wrap\nOther\n.")
 
 
 def test_base_state_keeps_the_versions_of_modules():

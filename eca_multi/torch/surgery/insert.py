@@ -15,7 +15,7 @@ from eca_multi.surgery.replay import candidates_at, replay
 from eca_multi.surgery.request import Overrides, Request, Where
 from eca_multi.torch._unchanged import unchanged_on_error
 
-from ._find.check import check_model
+from ._find.check import check_inside, check_model
 from ._find.kinds import find
 from ._find.network import Network
 from ._find.observe import observe
@@ -84,6 +84,7 @@ def insert_eca(
         plan, verify,
     )  # fmt: skip
     check_model(model)
+    check_inside(model, example_inputs)
     with unchanged_on_error(model, is_run=example_inputs is not None):
         network = Network(model, example_inputs)
         if plan is None:

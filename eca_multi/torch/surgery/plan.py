@@ -11,7 +11,7 @@ from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.request import Overrides, Request, Where
 from eca_multi.torch._unchanged import unchanged_on_error
 
-from ._find.check import check_model
+from ._find.check import check_inside, check_model
 from ._find.kinds import find, offers
 from ._find.network import Network
 from ._find.places import base_parameters
@@ -76,6 +76,7 @@ def plan_eca(
         "torch", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides
     )
     check_model(model)
+    check_inside(model, example_inputs)
     with unchanged_on_error(model, is_run=example_inputs is not None):
         return plan_for(Network(model, example_inputs), request)
 

@@ -8,7 +8,7 @@ from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.remove import removed_sites
 from eca_multi.torch._unchanged import unchanged_on_error
 
-from ._find.check import check_model
+from ._find.check import check_inside, check_model
 from ._find.places import installed
 from ._wrap.sites import forget_compiled, unwrap
 
@@ -39,6 +39,7 @@ def remove_eca(model: Model, include: Pattern | None = None) -> Model:
         )
     """
     check_model(model)
+    check_inside(model, None)
     with unchanged_on_error(model):
         sites = [site for site, _ in installed(model)]
         for site in removed_sites(type(model).__name__, sites, include):

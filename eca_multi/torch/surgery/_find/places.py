@@ -7,7 +7,7 @@ from torch import nn
 from eca_multi.surgery.candidate import Candidate, Place, by_module
 from eca_multi.torch.layers import ECA
 from eca_multi.torch.surgery._wrap.gate import gate_of, is_behind
-from eca_multi.torch.surgery._wrap.sites import base_of, is_inserted, parent_of
+from eca_multi.torch.surgery._wrap.sites import is_inserted, parent_of
 
 
 def places(model: nn.Module) -> list[Place]:
@@ -32,8 +32,8 @@ def installed(model: nn.Module) -> list[tuple[Candidate, ECA]]:
     for place in places(model):
         layer = gate_of(place.module) or place.module
         if isinstance(layer, ECA) and is_inserted(layer):
-            above = type(base_of(model.get_submodule(parent_of(place.path)[0]))).__name__
-            kinds = {"after": type(base_of(place.module)).__name__, "fill": f"slot of {above}"}
+            above = type(model.get_submodule(parent_of(place.path)[0])).__name__
+            kinds = {"after": type(place.module).__name__, "fill": f"slot of {above}"}
             site = Candidate(
                 path=place.path,
                 module=place.module,

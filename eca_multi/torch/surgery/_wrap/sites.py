@@ -15,11 +15,6 @@ from .children import Children
 from .gate import attach, detach, gate_of
 
 
-def base_of(module: nn.Module) -> nn.Module:
-    """The module itself: no module stands around a site any more. To be taken out of _find."""
-    return module
-
-
 def is_inserted(module: nn.Module) -> bool:
     """Whether surgery made an ECA layer; a network may have ECAs of its author's own."""
     return isinstance(module, ECA) and bool(getattr(module, "inserted", ""))
@@ -33,10 +28,12 @@ def layer_for(model: nn.Module, entry: ECAEntry, plan: ECAPlan) -> ECA:
     options: dict[str, Any] = {"gate": plan.gate, "init": plan.init, "channel_axis": entry.channel_axis}
     if like is not None:
         options |= {"device": like.device, "dtype": like.dtype}
-    if entry.channels:
-        layer: ECA = ECA(entry.channels, entry.kernel_size, **options)
-    else:
-        layer = LazyECA(entry.kernel_size, **options)
+    with torch.inference_mode(False):  # a kernel made in inference mode could never be trained
+        layer: ECA = (
+            ECA(entry.channels, entry.kernel_size, **options)
+            if entry.channels
+            else LazyECA(entry.kernel_size, **options)
+        )
     layer.inserted = entry.action
     return layer.train(near.training)
 
