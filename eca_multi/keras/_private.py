@@ -57,6 +57,16 @@ PRIVATE_NAMES = {
         "Whether a layer recomputes its activations. keras.RematScope sets the mode of the layers that are made in it; "
         "nothing public reads the mode."
     ),
+    "keras.Model()._compile_config.config": (
+        "The arguments of compile, as objects. The public get_compile_config gives names, of which Keras cannot make a "
+        "function or class of the user's again."
+    ),
+    "keras.optimizers.SGD()._learning_rate": (
+        "A schedule or function, where the learning rate is one. The public learning_rate is its present value."
+    ),
+    "keras.optimizers.SGD()._trainable_variables": (
+        "The variables that an optimizer was built for. The public `variables` are those of its own state."
+    ),
     "keras.layers.Lambda()._output_shape": (
         "An argument of the layer. get_config gives a function as byte code, of which Keras refuses to make a layer."
     ),
@@ -100,6 +110,20 @@ def layers_in(layer: Any) -> list[Any]:
 def copy_remat_mode(old: Any, new: Any) -> None:
     """Make a new layer recompute its activations if the old layer does."""
     new._remat_mode = old._remat_mode
+
+
+def compile_arguments(model: Any) -> dict[str, Any]:
+    """Return a copy of what a model's compile was called with."""
+    return dict(model._compile_config.config)
+
+
+def learning_rate_of(optimizer: Any) -> Any:
+    return getattr(optimizer, "_learning_rate", None)  # a LossScaleOptimizer has that of the optimizer inside
+
+
+def optimized_by(optimizer: Any) -> list[Any]:
+    """Return the variables that an optimizer was built for."""
+    return list(optimizer._trainable_variables) if optimizer.built else []
 
 
 def output_shape_of(layer: Any) -> Any:

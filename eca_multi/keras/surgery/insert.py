@@ -11,6 +11,7 @@ from eca_multi.surgery.request import Overrides, Request, Where
 from ._find.check import check_model
 from ._find.finder import Finder
 from ._wrap.edits import edits_for
+from ._wrap.kept import kept
 from ._wrap.rebuild import rebuilt
 from .plan import plan_for, with_shapes
 from .verify import verify as verify_run
@@ -32,6 +33,7 @@ def insert_eca(
     overrides: Overrides | None = None,
     plan: ECAPlan | None = None,
     verify: bool | None = None,
+    keep_class: bool = True,
 ) -> Any:
     """Return a new model with ECA in it; `model` is not changed and shares nothing with the new model.
 
@@ -71,7 +73,9 @@ def insert_eca(
     if plan is None:
         plan = plan_for(request, finder)
     entries = replay(plan, "keras", candidates_at(plan, finder.find))
-    new = rebuilt(finder.network, edits_for(plan, entries, finder))
+    new = rebuilt(finder.network, edits_for(plan, entries, finder), keep_class=keep_class)
+    if keep_class:
+        kept(new)
     if request.is_verified():
         verify_run(replace(plan, entries=tuple(entries)), finder.model, new, example_inputs)
     return new
