@@ -117,11 +117,14 @@ def _is_tracked(value: Any) -> bool:
 
 @functools.cache
 def _of_keras() -> frozenset[str]:
-    """The names that a plain, compiled model has on this backend."""
+    """The names that plain, compiled models have on this backend."""
     x = keras.Input((1,))
-    model = keras.Model(x, keras.layers.Dense(1)(x))
-    model.compile("sgd", "mse", metrics=["mae"])
-    return frozenset({*vars(model), *(name for name, _ in _torch_modules(model))})
+    models = (keras.Model(x, keras.layers.Dense(1)(x)), keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]))
+    for model in models:
+        model.compile("sgd", "mse", metrics=["mae"])
+    return frozenset(
+        {name for model in models for name in (*vars(model), *(name for name, _ in _torch_modules(model)))}
+    )
 
 
 def _torch_modules(model: Any) -> Iterator[tuple[str, Any]]:
