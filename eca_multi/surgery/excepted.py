@@ -20,8 +20,8 @@ def check_excepted(except_for: Sequence[str], keys: Iterable[str]) -> None:
     unknown = [path for path in except_for if not any(is_excepted(key, [path]) for key in keys)]
     if unknown:
         raise ValueError(
-            f"except_for must name layers of the model or of the state. Received: {printable(', '.join(unknown))}, which "
-            "neither has. Print the keys of base_state(model)."
+            "except_for must name layers of the model or of the state. "
+            f"Received: {printable(', '.join(unknown))}, which neither has. Print the keys of base_state(model)."
         )
 
 

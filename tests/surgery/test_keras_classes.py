@@ -106,7 +106,8 @@ def test_fit_trains_as_the_class_does():
     plain = insert_eca(classifier(rate=0.0), keep_class=False)
     moved = {}
     for model in (new, plain):
-        model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+        eager = keras.backend.backend() != "jax"
+        model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False, run_eagerly=eager)
         before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
         model.fit(x, y, verbose=0)
         after = [keras.ops.convert_to_numpy(v) for v in model.trainable_variables]
@@ -125,7 +126,9 @@ def test_a_plain_model_is_given_only_where_it_is_asked_for():
 
 def test_a_class_whose_config_makes_another_network_is_refused():
     model = Forgetful(blocks=3)
-    with pytest.raises(UnsupportedModelError, match=r"'backbone' \(Forgetful\), whose config makes another: .*keep_class=False"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"'backbone' \(Forgetful\), whose config makes another: .*keep_class=False"
+    ):
         insert_eca(model)
     assert len(installed_eca(insert_eca(model, keep_class=False)).entries) == 3
     assert len(installed_eca(insert_eca(Forgetful(blocks=2))).entries) == 2  # which the config happens to tell
@@ -138,7 +141,7 @@ def test_a_class_that_no_file_brings_back_lives_with_eca_too(tmp_path):
     assert new.make is old.make
     for model in (old, new):
         model.save(tmp_path / "net.keras")
-        with pytest.raises(TypeError, match=r"missing 1 required positional argument: 'make'"):
+        with pytest.raises(TypeError, match=r"WithoutConfig.__init__\(\) got an unexpected keyword argument"):
             keras.saving.load_model(tmp_path / "net.keras", custom_objects={"WithoutConfig": WithoutConfig})
 
 

@@ -117,7 +117,8 @@ def load_base_state(
 
     Raises:
         ValueError: If weights are missing, left over or of another shape, hold NaN or infinity where the model does
-            not, or numbers out of range; or if a path of except_for is in neither. TypeError: If they are no arrays with values, or not of the model's kind.
+            not, or numbers out of range; or if a path of except_for is in neither.
+        TypeError: If they are no arrays with values, or not of the model's kind; or if except_for is no list of texts.
             After an error the model is unchanged; the model shares no memory with `state`.
         UnsupportedModelError: If the model has no graph to read.
 
@@ -129,7 +130,9 @@ def load_base_state(
     """
     check_model(model)
     check_except_for(except_for)
-    if not isinstance(state, Mapping):
+    if isinstance(state, Mapping):
+        check_excepted(except_for, [*state, *(key for key, _ in _variables(model, of_eca=False))])
+    else:
         state = _from_file(model, fspath(state), except_for)
     inserted = [layer for layer in Network(model).leaves() if isinstance(layer, InsertedECA)]
     wanted = {key for key, _ in _variables(model, of_eca=False)}
@@ -212,9 +215,7 @@ def _variables(model: Any, *, of_eca: bool) -> Iterator[tuple[str, Any]]:
             yield f"{network.path(layer)}/{name}", weight
 
 
-def _fitting(
-    model: Any, state: Any, *, of_eca: bool, except_for: Sequence[str] = ()
-) -> tuple[dict[str, Any], State]:
+def _fitting(model: Any, state: Any, *, of_eca: bool, except_for: Sequence[str] = ()) -> tuple[dict[str, Any], State]:
     """Return the model's variables by key, and checked copies of the arrays in the state."""
     if not isinstance(state, Mapping):
         raise TypeError(
@@ -222,7 +223,6 @@ def _fitting(
             f"Pass what {'eca_state' if of_eca else 'base_state'} returned."
         )
     variables = dict(_variables(model, of_eca=of_eca))
-    check_excepted(except_for, [*variables, *state])
     variables = {key: variable for key, variable in variables.items() if not is_excepted(key, except_for)}
     arrays = {key: state[key] for key in state if not is_excepted(key, except_for)}  # each is read once
     check_fits(variables, arrays, of_eca)
@@ -240,7 +240,9 @@ def _finalize(model: Any) -> None:
 def _from_file(model: Any, path: str, except_for: Sequence[str]) -> State:
     """Read a file through a model that numbers its layers as the model that wrote the file."""
     if path.endswith(".keras"):
-        return base_state(keras.saving.load_model(path, compile=False))
+        state = base_state(keras.saving.load_model(path, compile=False))
+        check_excepted(except_for, [*state, *(key for key, _ in _variables(model, of_eca=False))])
+        return state
     network = Network(model)
     installed = installed_layers(network)
     lost = [entry.path for _, entry in installed if entry.action == "replace"]

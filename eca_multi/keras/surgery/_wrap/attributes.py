@@ -50,7 +50,9 @@ class Copies:
         """Return the copy of a value that stands, somewhere, in the attribute of that name."""
         if id(value) not in self._memo:
             self._memo[id(value)] = self._copy(value, name)
-            self._memo.setdefault(id(self._memo), []).append(value)  # alive as long as its id is a key: as deepcopy does
+            self._memo.setdefault(id(self._memo), []).append(
+                value
+            )  # alive as long as its id is a key: as deepcopy does
         return self._memo[id(value)]
 
     def _copy(self, value: Any, name: str) -> Any:

@@ -96,4 +96,6 @@ def _metric(metric: Any) -> Any:
 
 
 def _is_setting(name: str, value: Any) -> bool:
-    return not name.startswith("_") and name != "built" and (value is None or isinstance(value, str | bool | int | float))
+    return (
+        not name.startswith("_") and name != "built" and (value is None or isinstance(value, str | bool | int | float))
+    )

@@ -1,4 +1,4 @@
-"""A model whose class has an __init__ of its own, with ECA in its graph: the class, and a config that tells of the ECAs.
+"""A model with ECA whose class has an __init__ of its own: the class, and a config that tells of the ECAs.
 
 Such a class makes its graph in its __init__, and its config tells the arguments of that: a model made from them has no
 ECA. So a model with ECA is of a subclass, whose config tells the ECAs too and whose `from_config` puts them in.
@@ -139,8 +139,8 @@ def _check_made_again(model: Any) -> None:
     except PlanMismatchError as error:
         raise UnsupportedModelError(
             f"model must be of a class that makes the same network from its config. Received: {model.name!r} "
-            f"({kind(model)}), whose config makes another: {error} Correct its get_config, or pass keep_class=False for "
-            "a plain model with the same graph."
+            f"({kind(model)}), whose config makes another: {error} Correct its get_config, or pass keep_class=False "
+            "for a plain model with the same graph."
         ) from error
 
 

@@ -12,7 +12,7 @@ import h5py
 
 from eca_multi._files.scratch import scratch_folder
 from eca_multi._printable import printable
-from eca_multi.surgery.excepted import is_excepted
+from eca_multi.surgery.excepted import check_excepted, is_excepted
 
 
 class _Weight(NamedTuple):
@@ -37,12 +37,13 @@ def load_weights_file(model: Any, path: str, except_for: Sequence[str]) -> None:
         model.save_weights(own)
         wanted = _weights(own)
     found = _weights(path)
+    check_excepted(except_for, [weight.named(place) for place, weight in (*wanted.items(), *found.items())])
     texts = [text for weight, text in _differences(wanted, found) if not is_excepted(weight, except_for)]
     if texts:
         raise ValueError(
             f"state must be the state of the plain network. Received: a file with {len(texts)} differences: "
-            f"{printable('; '.join(texts))}. Pass a file of the same network, or name the layers that are to keep their "
-            "weights in except_for; nothing was loaded."
+            f"{printable('; '.join(texts))}. Pass a file of the same network, or name the layers that are to keep "
+            "their weights in except_for; nothing was loaded."
         )
     with warnings.catch_warnings():
         if except_for:
@@ -70,7 +71,11 @@ def _weights(path: str) -> dict[str, _Weight]:
     weights = {}
 
     def visit(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset) and "/vars/" in f"/{name}" and not name.startswith(("optimizer/", "metrics/")):
+        if (
+            isinstance(node, h5py.Dataset)
+            and "/vars/" in f"/{name}"
+            and not name.startswith(("optimizer/", "metrics/"))
+        ):
             layer = str(node.parent.attrs.get("name", ""))
             weights[name] = _Weight(layer, name.rsplit("/", 1)[-1], tuple(node.shape))
 
