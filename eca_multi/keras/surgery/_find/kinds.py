@@ -42,6 +42,16 @@ def is_add(operation: Any) -> bool:
     return kind(operation) == "Add"
 
 
+def is_pooling(operation: Any) -> bool:
+    return "Pooling" in kind(operation)
+
+
+def enlarges(operation: Any) -> bool:
+    """Whether the map that an operation returns has a higher resolution than the map that it gets."""
+    is_transposed = is_conv(operation) and "Transpose" in kind(operation)
+    return is_transposed or kind(operation).startswith(("UpSampling", "Resiz"))
+
+
 def is_product(operation: Any) -> bool:
     """Of keras.layers, or of keras.ops for `a * b`."""
     return kind(operation) == "Multiply"
@@ -75,9 +85,15 @@ def is_container(operation: Any) -> bool:
     return is_model(operation) and isinstance(operation, keras.Function | keras.Sequential)
 
 
+def model_in(operation: Any) -> Any:
+    """Return the model whose graph an operation runs: itself, or the one that TimeDistributed runs for each frame."""
+    inner = operation.layer if type(operation) is keras.layers.TimeDistributed else operation
+    return inner if is_container(inner) else None
+
+
 def is_opaque(operation: Any) -> bool:
     """A layer whose inner layers the graph does not show."""
-    return not is_model(operation) and len(parts(operation)) > 1
+    return model_in(operation) is None and not is_model(operation) and len(parts(operation)) > 1
 
 
 def parts(operation: Any) -> list[Any]:

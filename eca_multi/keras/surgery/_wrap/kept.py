@@ -15,7 +15,7 @@ import keras
 from eca_multi.keras.surgery._find.check import check_model, is_plain, own_class
 from eca_multi.keras.surgery._find.finder import Finder
 from eca_multi.keras.surgery._find.graph import Network
-from eca_multi.keras.surgery._find.kinds import is_container, is_eca, is_input, kind
+from eca_multi.keras.surgery._find.kinds import is_eca, kind
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.errors import PlanMismatchError, UnsupportedModelError
 from eca_multi.surgery.plan import ECAPlan
@@ -161,27 +161,8 @@ def _sites_again(model: Any, record: Mapping[str, Any]) -> tuple[Finder, list[EC
 
 
 def _operations(network: Network) -> list[str]:
-    """Return the paths of all operations but ECAs, in an order that ECAs do not change: from the inputs of each call.
+    """Return the paths of all operations but ECAs, in an order that ECAs do not change.
 
     Keras counts the names of layers without one through the process, so that a model made again has other names.
     """
-    paths: dict[int, str] = {}
-
-    def visit(graph: Any) -> None:
-        todo = [graph.producer[id(tensor)] for tensor in reversed(graph.outputs)]
-        done: set[int] = set()
-        while todo:
-            call = todo.pop()
-            if id(call) in done:
-                if not is_eca(call.operation):
-                    paths.setdefault(id(call.operation), network.path(call.operation))
-                continue
-            done.add(id(call))
-            if is_container(call.operation) and id(call.operation) not in paths:
-                visit(network.graph(call.operation))
-            todo.append(call)
-            before = [graph.producer.get(id(tensor)) for tensor in call.inputs]
-            todo += [c for c in reversed(before) if c is not None and id(c) not in done and not is_input(c.operation)]
-
-    visit(network.graphs[0])
-    return list(paths.values())
+    return [network.path(operation) for operation in network.in_order() if not is_eca(operation)]

@@ -12,7 +12,7 @@ import keras
 from eca_multi.keras._private import arguments
 from eca_multi.keras.surgery._find.check import is_plain, keeps_class, keras_class, own_class
 from eca_multi.keras.surgery._find.graph import Call, Graph, Network, operations
-from eca_multi.keras.surgery._find.kinds import is_container, is_input, is_model
+from eca_multi.keras.surgery._find.kinds import is_container, is_input, model_in
 
 from .attributes import Copies, own_attributes
 from .clone import clone_operation, copy_flags, copy_state, same_random_state
@@ -49,7 +49,7 @@ class _Rebuild:
     def run(self, compiled: bool) -> Any:
         model = self.network.model
         new = self._made(model)
-        layers = [operation for operation in self._old if not is_model(operation)]
+        layers = [operation for operation in self._old if model_in(operation) is None]
         for layer in layers:
             copy_state(layer, self._new[id(layer)])
         for operation in self._old:
@@ -69,6 +69,9 @@ class _Rebuild:
                 new = self._sequential(operation)
             elif is_container(operation):
                 new = self._functional(operation)
+            elif model_in(operation) is not None:
+                inner = self._made(model_in(operation))
+                new = type(operation)(inner, name=operation.name, dtype=operation.dtype_policy)
             else:
                 new = clone_operation(operation)
             self._new[id(operation)] = new
