@@ -26,6 +26,10 @@ PRIVATE_NAMES = {
     "keras.src.backend.common.global_state.set_global_attribute": (
         "As get_global_attribute: it puts that list aside and back."
     ),
+    "keras.src.utils.naming.auto_name": (
+        "Keras counts the names of layers without one in the global attribute `object_name_uids`, which this function "
+        "reads. A trial that makes layers puts the counts back, or the user's next layers would have other names."
+    ),
     "keras.src.models.functional.Functional": (
         "The class that a keras.Model with a graph becomes. It has no public name with which to compare the methods of "
         "a user's class; it is looked up among the bases of a model."
@@ -71,6 +75,23 @@ PRIVATE_NAMES = {
         "An argument of the layer. get_config gives a function as byte code, of which Keras refuses to make a layer."
     ),
 }
+
+
+# What `fit` puts into a model beside what __init__ and compile do.
+OF_FIT = {
+    *("history", "_jax_state", "_epoch_iterator", "_eval_epoch_iterator", "_trainable_variable_shardings"),
+    *("_non_trainable_variable_shardings", "_optimizer_variable_shardings", "_metrics_variable_shardings"),
+}
+
+
+@contextmanager
+def same_name_counts() -> Iterator[None]:
+    """Put the counts of automatic names back at the end."""
+    counts = copy.deepcopy(global_state.get_global_attribute("object_name_uids"))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("object_name_uids", counts)
 
 
 def nodes_of(function: Any) -> list[Any]:

@@ -281,11 +281,6 @@ def test_classes_of_ones_own():
     inputs = keras.Input((8, 8, 3))
     model = Trains(inputs, L.Conv2D(4, 3, name="conv")(inputs))
     assert type(insert_eca(model, "conv")) is Trains
-    model = Backbone(4, name="mine")
-    assert "'mine' is of class Backbone, whose __init__ is its own" in plan_eca(model, "conv").notes[0]
-    new = insert_eca(model, "conv", example_inputs=data(THREE))
-    assert type(new).__name__ == "Functional"
-    assert new.name == "mine"
 
 
 class Composite(L.Layer):

@@ -140,6 +140,25 @@ def test_the_optimizers_state_is_carried_over():
     assert same == [True, True, True, False]
 
 
+@pytest.mark.slow_on("jax")
+def test_a_model_in_the_middle_of_fit():
+    model, x = resnet(), data((4, 16, 16, 3))
+    kept = []
+
+    class Insert(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            kept.append((insert_eca(self.model), base_state(self.model)))
+
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse", jit_compile=False)
+    model.fit(x, np.ones((4, 5), "float32"), batch_size=2, verbose=0, callbacks=[Insert()])
+    states = [base_state(new) for new, _ in kept]
+    assert all(np.array_equal(states[n][key], value) for n, (_, then) in enumerate(kept) for key, value in then.items())
+    assert not np.array_equal(states[0]["head/kernel"], states[1]["head/kernel"])
+    assert not hasattr(kept[0][0], "history")
+    kept[0][0].fit(x, np.ones((4, 5), "float32"), verbose=0)
+    assert np.array_equal(base_state(model)["head/kernel"], states[1]["head/kernel"])
+
+
 class Secretive(keras.optimizers.SGD):
     """Its config does not tell the factor."""
 

@@ -28,6 +28,8 @@ def check_model(model: Any) -> None:
             "Insert ECA before tf.function, jax.jit or torch.compile.",
         )
     _check_container(model, "")
+    if hasattr(model, "jax_state_sync"):  # in the middle of fit, where JAX's trainer holds the weights beside the model
+        model.jax_state_sync()
 
 
 def _check_container(model: Any, path: str) -> None:

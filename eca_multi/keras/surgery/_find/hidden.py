@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from eca_multi.keras._private import arguments, nodes_of
+from eca_multi.keras._private import arguments, nodes_of, same_name_counts
 from eca_multi.surgery.candidate import Candidate
 
 from .graph import Call
@@ -77,13 +77,17 @@ def _adds_in(call: Call) -> list[str]:
         return []
     state = random.getstate()  # of which initializers without a seed draw
     try:
-        inputs = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in call.inputs]
-        args, kwargs = arguments(call.node, {id(old): new for old, new in zip(call.inputs, inputs, strict=True)})
-        copy = type(call.operation).from_config(call.operation.get_config())
-        outputs = keras.tree.flatten(copy.call(*args, **kwargs))
-        nodes = nodes_of(keras.Function(inputs, outputs))
+        with same_name_counts():
+            nodes = _graph_inside(call)
     except Exception:  # code that needs values, or layers that build has still to make
         return []
     finally:
         random.setstate(state)
     return [str(node.operation.name) for node in nodes if is_add(node.operation) and len(node.input_tensors) == 2]
+
+
+def _graph_inside(call: Call) -> list[Any]:
+    inputs = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in call.inputs]
+    args, kwargs = arguments(call.node, {id(old): new for old, new in zip(call.inputs, inputs, strict=True)})
+    copy = type(call.operation).from_config(call.operation.get_config())
+    return nodes_of(keras.Function(inputs, keras.tree.flatten(copy.call(*args, **kwargs))))

@@ -14,6 +14,8 @@ CONVS = (
     *(L.SeparableConv1D, L.SeparableConv2D, *DEPTHWISE),
 )
 DENSE = (L.Dense, L.EinsumDense)
+# Layers of sequences (N, T, C), whatever `keras.config.image_data_format()` is.
+SEQUENCES = (L.Embedding, L.RNN, L.Bidirectional, L.MultiHeadAttention, L.GroupQueryAttention)
 NORMS = (L.BatchNormalization, L.LayerNormalization, L.GroupNormalization, L.RMSNormalization)
 # A gate belongs in front of these, or has the same effect there as behind them. Some are no classes of Keras itself.
 PASSING = {
@@ -112,7 +114,7 @@ def layout_of(operation: Any, rank: int) -> str:
     data_format = getattr(operation, "data_format", None)
     if data_format in ("channels_first", "channels_last"):
         return str(data_format)
-    if isinstance(operation, DENSE):
+    if isinstance(operation, (*DENSE, *SEQUENCES)):
         return "channels_last"
     axis = getattr(operation, "axis", None) if is_norm(operation) else None
     if isinstance(axis, list | tuple):

@@ -81,8 +81,8 @@ def _branch(places: Places, graph: Graph, add: Call, behind: Ancestry) -> tuple[
     if len(add.outputs[0].shape) == 3 and places.is_tokens(graph, add.inputs[first]):
         return None, TOKENS
     last = places.source(graph, add, add.inputs[first])
-    if is_pooling(last.operation):
-        return None, POOLED
+    if is_pooling(last.operation) and graph.only_consumer(last.inputs[0]) is not last:
+        return None, POOLED  # of a map that others get too; one that ends a branch of convolutions is such an end
     if is_input(last.operation):
         return None, NO_MODULE.format("an input of a model")
     return add.inputs[first], ""

@@ -8,10 +8,11 @@ from typing import Any
 import keras
 
 from eca_multi.keras._owned import values
+from eca_multi.keras._private import OF_FIT, same_name_counts
 from eca_multi.keras.surgery._find.kinds import kind
 from eca_multi.surgery.errors import UnsupportedModelError
 
-from .clone import clone_operation, copy_state
+from .clone import clone_operation, copy_state, same_random_state
 from .compiled import new_optimizer
 
 
@@ -120,13 +121,12 @@ def _is_tracked(value: Any) -> bool:
 @functools.cache
 def _of_keras() -> frozenset[str]:
     """The names that plain, compiled models have on this backend."""
-    x = keras.Input((1,))
-    models = (keras.Model(x, keras.layers.Dense(1)(x)), keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]))
-    for model in models:
-        model.compile("sgd", "mse", metrics=["mae"])
-    return frozenset(
-        {name for model in models for name in (*vars(model), *(name for name, _ in _torch_modules(model)))}
-    )
+    with same_random_state(), same_name_counts():
+        x = keras.Input((1,))
+        models = (keras.Model(x, keras.layers.Dense(1)(x)), keras.Sequential([x, keras.layers.Dense(1)]))
+        for model in models:
+            model.compile("sgd", "mse", metrics=["mae"])
+    return frozenset(OF_FIT.union(*(vars(model) for model in models)))
 
 
 def _torch_modules(model: Any) -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from eca_multi.keras._private import same_name_counts
 from eca_multi.keras.surgery._find.check import check_model, is_plain, own_class
 from eca_multi.keras.surgery._find.finder import Finder
 from eca_multi.keras.surgery._find.graph import Network
@@ -21,6 +22,7 @@ from eca_multi.surgery.errors import PlanMismatchError, UnsupportedModelError
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import candidates_at, replay
 
+from .clone import same_random_state
 from .edits import edits_at
 from .installed import InsertedECA, installed_layers
 from .rebuild import rebuilt
@@ -130,7 +132,8 @@ def _check_made_again(model: Any) -> None:
     config = model.get_config()
     record = config.pop(KEY)
     try:
-        again = own_class(model).from_config(config)
+        with same_random_state(), same_name_counts():
+            again = own_class(model).from_config(config)
         check_model(again)
     except Exception:  # not with ECA alone: the class cannot make this network again without ECA either
         return
