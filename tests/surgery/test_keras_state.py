@@ -140,7 +140,7 @@ def test_the_optimizers_state_is_carried_over():
     assert same == [True, True, True, False]
 
 
-@pytest.mark.slow_on("jax")
+@pytest.mark.slow
 def test_a_model_in_the_middle_of_fit():
     model, x = resnet(), data((4, 16, 16, 3))
     kept = []

@@ -29,7 +29,8 @@ def adds(call: Call) -> bool:
     """
     if is_add(call.operation):
         return True
-    own = type(call.operation) is keras.layers.Lambda or not type(call.operation).__module__.startswith("keras.")
+    module = type(call.operation).__module__  # keras.applications has layers beside those of keras.layers
+    own = type(call.operation) is keras.layers.Lambda or not module.startswith(("keras.src.layers.", "keras.src.ops."))
     shapes = {tuple(tensor.shape) for tensor in (*call.inputs, *call.outputs)}
     if not own or call.node is None or len(call.inputs) != 2 or len(call.outputs) != 1 or len(shapes) != 1:
         return False
