@@ -61,7 +61,7 @@ def keeps_class(model: Any) -> bool:
     return bool(type(model).__init__ is keras_class(model).__init__)
 
 
-def own_class(model: Any) -> type:
+def own_class(model: Any) -> Any:
     """Return a model's class as the user wrote it: the one before insertion, where the model has ECA."""
     return getattr(type(model), "class_without_eca", type(model))
 

@@ -34,7 +34,7 @@ def adds(call: Call) -> bool:
     shapes = {tuple(tensor.shape) for tensor in (*call.inputs, *call.outputs)}
     if not own or call.node is None or len(call.inputs) != 2 or len(call.outputs) != 1 or len(shapes) != 1:
         return False
-    if parts(call.operation)[1:] or getattr(call.operation, "weights", ()):
+    if parts(call.operation)[1:] or getattr(call.operation, "weights", []):
         return False
     try:
         return _is_sum(call)

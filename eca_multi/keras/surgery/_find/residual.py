@@ -90,8 +90,8 @@ def _branch(places: Places, graph: Graph, add: Call, behind: Ancestry) -> tuple[
 
 def _refused(places: Places, add: Call, reason: str) -> Site:
     path = places.network.path(add.operation)
-    fields = {"module_type": kind(add.operation), "reason": reason, "what": "add"}
-    return Site(Candidate(path, add.operation, "before_add", **fields), add.operation)
+    site = Candidate(path, add.operation, "before_add", kind(add.operation), reason=reason, what="add")
+    return Site(site, add.operation)
 
 
 def blocks(places: Places) -> list[Site]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from os.path import join
 from typing import Any, NamedTuple
 
-import h5py
+import h5py  # type: ignore[import-untyped]  # it has none
 
 from eca_multi._files.scratch import scratch_folder
 from eca_multi._printable import printable
