@@ -27,7 +27,7 @@ def own_attributes(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     start = order.index("name")
     before = {name: value for name, value in kept.items() if order.index(name) < start}
     after = {name: value for name, value in kept.items() if name not in before}
-    return before, after | dict(_torch_modules(model))
+    return before, after | {name: module for name, module in _torch_modules(model) if name not in _of_keras()}
 
 
 class Copies:
@@ -126,7 +126,7 @@ def _of_keras() -> frozenset[str]:
         models = (keras.Model(x, keras.layers.Dense(1)(x)), keras.Sequential([x, keras.layers.Dense(1)]))
         for model in models:
             model.compile("sgd", "mse", metrics=["mae"])
-    return frozenset(OF_FIT.union(*(vars(model) for model in models)))
+    return frozenset(OF_FIT.union(*(vars(model) for model in models), *(dict(_torch_modules(m)) for m in models)))
 
 
 def _torch_modules(model: Any) -> Iterator[tuple[str, Any]]:
