@@ -171,3 +171,32 @@ def test_paths_come_in_one_order(name):
     assert installed_eca(net).paths == plan.paths
     assert infer_plan(ORDERS[name](), net.state_dict()).paths == plan.paths
     assert plan_eca(randomised(ORDERS[name]()), example_inputs=image()).paths == plan.paths
+
+
+class TwoOfThem(nn.Module):
+    """Returns two tensors, and adds itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = Basic(8, 8)
+
+    def forward(self, x):
+        y = self.block(x)
+        return y, x
+
+
+class CallsTwo(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.conv = TwoOfThem(), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        y, x = self.inner(x)
+        return self.conv(y) + x
+
+
+def test_an_add_inside_of_a_module_that_returns_two_tensors_counts_once():
+    for inputs in (None, image()):
+        plan = plan_eca(randomised(Net(CallsTwo(), o=8)), example_inputs=inputs)
+        assert plan.paths == ("blocks.0.inner.block.bn2", "blocks.0.conv")
+        assert plan.skipped == ()

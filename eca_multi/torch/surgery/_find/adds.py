@@ -42,7 +42,7 @@ def adds(block: Block) -> list[Add]:
 def _operands(block: Block) -> Iterator[tuple[int, int, int, str]]:
     for number, step in enumerate(block.flow.steps):
         inputs = block.inputs(number)
-        if len(set(inputs)) != 2:
+        if step.is_inside or len(set(inputs)) != 2:
             continue
         if step.kind == "function" and step.name in ADDS:
             yield number, inputs[0], inputs[1], step.line
@@ -83,7 +83,10 @@ def _branch(block: Block, first: int, second: int, parallel: set[int]) -> int | 
         return GATED_COPY
     if counts[0] == counts[1] or (origin in own[1] and _is_parallel(block, own[1], counts)):
         return PARALLEL
-    return PARTIAL if _is_partial(block, own) else branch
+    pieces = _begins(block, own)
+    if pieces:
+        return MERGE if any(map(block.is_part, pieces)) else PARTIAL
+    return branch
 
 
 def _carried(block: Block, number: int) -> int:
@@ -120,10 +123,10 @@ def _is_parallel(block: Block, shortcut: set[int], counts: list[int]) -> bool:
     return len(layers) > len(norms) or (bool(norms) and max(counts) == 1)
 
 
-def _is_partial(block: Block, own: tuple[set[int], set[int]]) -> bool:
-    """Whether both operands begin in pieces of one tensor, as in Res2Net, and nothing takes that tensor whole."""
-    begins = [i for steps in own for i in steps if any(j in block.data and j not in steps for j in block.inputs(i))]
-    return bool(own[0]) and bool(own[1]) and all(block.is_piece(i) for i in begins)
+def _begins(block: Block, own: tuple[set[int], set[int]]) -> set[int]:
+    """Return the pieces of one tensor in which both operands begin, as in Res2Net; none if one of them begins whole."""
+    begins = {i for steps in own for i in steps if any(j in block.data and j not in steps for j in block.inputs(i))}
+    return begins if own[0] and own[1] and all(map(block.is_piece, begins)) else set()
 
 
 def ends(block: Block) -> list[Source]:

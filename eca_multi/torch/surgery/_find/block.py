@@ -71,11 +71,15 @@ class Block:
         """Whether a step takes some of the channels, or one tensor of several."""
         step = self.step(number)
         if step.kind != "function" or step.name not in ("getitem", *PIECES):
-            return False
-        if step.name == "getitem" and any(self.step(i).kind == "module" for i in step.inputs) and step.part is not None:
-            return False  # one of the tensors that a module returns
+            return self.is_part(number)
         index = step.arguments[0] if step.name == "getitem" and step.arguments else None
         return not (isinstance(index, tuple) and len(index) > 1 and index[1] in (slice(None), ...))
+
+    def is_part(self, number: int) -> bool:
+        """Whether a step is one of the tensors that a module returns, one whose own forward is unknown."""
+        step = self.step(number)
+        of_module = step.kind == "module" or any(self.step(i).kind == "module" for i in step.inputs)
+        return step.part is not None and (step.kind == "module" or (step.name == "getitem" and of_module))
 
     def is_reshaped(self, number: int) -> bool:
         """Whether a step hands one map on: padded, pooled, resized, repeated, cut, or joined to constants."""

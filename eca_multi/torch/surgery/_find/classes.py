@@ -54,8 +54,9 @@ def _is_convolution(module: nn.Module) -> bool:
     if type(module).__module__.startswith("torch.") or children(module):
         return False
     weight = getattr(module, "weight", None)
-    has_values = isinstance(weight, torch.Tensor) and not is_lazy(weight)
-    return has_values and weight.ndim >= 3 and weight.numel() > max(weight.shape)  # not that of an ECA
+    if not isinstance(weight, torch.Tensor) or is_lazy(weight):
+        return False
+    return weight.ndim >= 3 and weight.numel() > max(weight.shape)  # not that of an ECA
 
 
 def may_add(module: nn.Module) -> bool:

@@ -30,7 +30,8 @@ class Step:
 
     `kind` is "input", "module" (`name` is the path in the module whose forward this is), "function" (`name` without
     underscores at its ends: add for add_ and __add__) or "constant". `arguments` are those behind the first; `part`
-    numbers the tensor among several that a call returned; `line` says where the code adds.
+    numbers the tensor among several that a call returned; `line` says where the code adds; `is_inside`: the step is of
+    the forward of a module that this forward calls.
     """
 
     kind: str
@@ -39,14 +40,13 @@ class Step:
     arguments: tuple[Any, ...] = ()
     part: int | None = None
     line: str = ""
+    is_inside: bool = False
 
     @property
     def is_size(self) -> bool:
         """Whether the step gives a number about a tensor in place of a tensor."""
-        return self.kind == "function" and (
-            self.name in SIZES
-            or (self.name == "getattr" and self.arguments[:1] and self.arguments[0] in SIZE_ATTRIBUTES)
-        )
+        is_attribute = self.name == "getattr" and bool(self.arguments) and self.arguments[0] in SIZE_ATTRIBUTES
+        return self.kind == "function" and (self.name in SIZES or is_attribute)
 
 
 @dataclass

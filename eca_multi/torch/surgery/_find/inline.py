@@ -57,5 +57,5 @@ def _placed(new: Flow, inside: Flow, name: str, inputs: list[int]) -> list[int]:
             continue
         numbers[i] = len(new.steps)
         path = f"{name}.{step.name}" if step.kind == "module" else step.name
-        new.steps.append(replace(step, name=path, inputs=[numbers[j] for j in step.inputs]))
+        new.steps.append(replace(step, name=path, inputs=[numbers[j] for j in step.inputs], is_inside=True))
     return [numbers[i] for i in inside.outputs]
