@@ -16,6 +16,7 @@ from .errors import VerifyError
 from .plan import ECAPlan
 
 FAR = 0.02  # of the largest |x|: above the rounding of bfloat16, far below what a gate over another axis does
+NOISE = 1e-3  # of the size of x: far above the rounding of a mean in float32
 
 
 def check_verified(
@@ -54,9 +55,15 @@ def probe(entry: ECAEntry, x: ArrayLike) -> NDArray[np.float64]:
     """
     x = np.asarray(x, np.float64)
     others = tuple(i for i in range(1, x.ndim) if i != entry.channel_axis % x.ndim)
-    size = float(np.sqrt(np.mean(np.square(x.mean(others))))) if x.size else 0.0
+    size = _size(x.mean(others))
+    # Behind an instance norm without a bias the means are 0 up to rounding, which the taps must not make large.
+    size = max(size, NOISE * _size(x))
     taps = np.array([(-1) ** i * 0.5 * (i % 3 + 1) for i in range(entry.kernel_size)])
     return taps / size if np.isfinite(size) and size > np.finfo(np.float32).tiny else taps
+
+
+def _size(x: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0
 
 
 def differences(entry: ECAEntry, gate: str, kernel: ArrayLike, x: ArrayLike, y: ArrayLike) -> list[str]:
