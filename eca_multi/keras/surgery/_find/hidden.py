@@ -79,16 +79,23 @@ def _adds_in(call: Call) -> list[str]:
     state = random.getstate()  # of which initializers without a seed draw
     try:
         with same_name_counts():
-            nodes = _graph_inside(call)
+            copy = type(call.operation).from_config(call.operation.get_config())
+            return _adds_of(copy, call.node)
     except Exception:  # code that needs values, or layers that build has still to make
         return []
     finally:
         random.setstate(state)
-    return [str(node.operation.name) for node in nodes if is_add(node.operation) and len(node.input_tensors) == 2]
 
 
-def _graph_inside(call: Call) -> list[Any]:
-    inputs = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in call.inputs]
-    args, kwargs = arguments(call.node, {id(old): new for old, new in zip(call.inputs, inputs, strict=True)})
-    copy = type(call.operation).from_config(call.operation.get_config())
-    return nodes_of(keras.Function(inputs, keras.tree.flatten(copy.call(*args, **kwargs))))
+def _adds_of(layer: Any, node: Any) -> list[str]:
+    """Return the paths of the adds in a layer and in the layers in it, as in the call that a node records."""
+    inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in node.input_tensors]
+    args, kwargs = arguments(node, {id(old): new for old, new in zip(node.input_tensors, inputs, strict=True)})
+    paths = []
+    for inner in nodes_of(keras.Function(inputs, keras.tree.flatten(layer.call(*args, **kwargs)))):
+        name = inner.operation.name
+        if is_add(inner.operation) and len(inner.input_tensors) == 2:
+            paths.append(str(name))
+        elif is_opaque(inner.operation) and weighted(inner.operation, also_dense=False):
+            paths += [f"{name}/{path}" for path in _adds_of(inner.operation, inner)]
+    return paths
