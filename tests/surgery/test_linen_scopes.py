@@ -11,8 +11,9 @@ import pytest
 from flax import linen as nn
 
 from eca_multi.flax.linen import infer_plan, insert_eca, installed_eca, plan_eca, remove_eca
+from eca_multi.flax.linen.surgery._wrap import gating
 from eca_multi.flax.nnx import plan_eca as nnx_plan_eca
-from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
+from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError, VerifyError
 from tests.support.networks_linen import equal, image, randomised, trained
 
 X = image(2, 6, 5, 3)
@@ -202,3 +203,17 @@ def test_other_libraries_are_named(library, called):
         nnx_plan_eca(of_library(library)(), example_inputs=X)
     with pytest.raises(TypeError, match=r"Received: object\. For an nnx module"):
         plan_eca(object(), {"params": {}}, example_inputs=X)
+
+
+def test_a_gate_over_another_axis_is_found(monkeypatch):
+    """At the identity a gate over rows looks as one over channels does; with other kernels it does not."""
+    x = image(2, 8, 6, 8)  # as many rows as channels
+    net = Block()
+    variables = trained(net, x)
+    insert_eca(net, variables, example_inputs=x)
+    layer = gating.Site.layer
+    monkeypatch.setattr(
+        gating.Site, "layer", lambda site, scope: layer(site, scope).clone(channel_axis=1, parent=scope)
+    )
+    with pytest.raises(VerifyError, match="norm: with a kernel off the identity, it is not ECA over axis -1"):
+        insert_eca(net, variables, example_inputs=x)

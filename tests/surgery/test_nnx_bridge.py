@@ -8,7 +8,9 @@ from flax import linen as nn
 from flax import nnx
 
 from eca_multi.flax.nnx import base_state, insert_eca, load_base_state, plan_eca, remove_eca
-from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.flax.nnx.surgery import insert
+from eca_multi.flax.nnx.surgery._wrap import layer_for
+from eca_multi.surgery.errors import UnsupportedModelError, VerifyError
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 5, 3)), jnp.float32)
 
@@ -120,3 +122,20 @@ def test_another_method():
         plan_eca(model, example_inputs=X, method="decode")
     with pytest.raises(TypeError, match=r"method must be the name of a method of the model\. Received: function"):
         plan_eca(model, example_inputs=X, method=Bridged.encode)
+
+
+def test_a_gate_over_another_axis_is_found(monkeypatch):
+    """At the identity a gate over rows looks as one over channels does; with other kernels it does not."""
+
+    def over_rows(*args):
+        layer = layer_for(*args)
+        layer.channel_axis = 1
+        return layer
+
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, 5, 3)), jnp.float32)  # as many rows as channels
+    model = Spread(nnx.Rngs(0))
+    model.eval()
+    insert_eca(nnx.clone(model), example_inputs=x)
+    monkeypatch.setattr(insert, "layer_for", over_rows)
+    with pytest.raises(VerifyError, match="norm: with a kernel off the identity, it is not ECA over axis -1"):
+        insert_eca(model, example_inputs=x)
