@@ -73,7 +73,7 @@ def from_canonical(
         >>> layer.build((None, 14, 14, 64))
         >>> layer = from_canonical(layer, {"weight": np.array([0.1, 0.2, 0.3])})
     """
-    if kernels := _by_site(layer_or_params):
+    if isinstance(layer_or_params, Mapping) and (kernels := _by_site(layer_or_params)):
         wanted = {path: (tuple(one.shape), keras.backend.standardize_dtype(one.dtype)) for path, one in kernels.items()}
         arrays = sites_from_canonical("keras", wanted, weights, names)
         return {

@@ -68,7 +68,7 @@ def from_canonical(
         >>> from eca_multi.torch import ECA, from_canonical
         >>> layer = from_canonical(ECA(64), {"weight": np.array([0.1, 0.2, 0.3])})
     """
-    if kernels := _by_site(layer_or_params):
+    if isinstance(layer_or_params, Mapping) and (kernels := _by_site(layer_or_params)):
         wanted = {path: (tuple(kernel.shape), _dtype(kernel)) for path, kernel in kernels.items()}
         arrays = sites_from_canonical("torch", wanted, weights, names)
         return {

@@ -73,10 +73,10 @@ def from_canonical(
     if kernels := _by_site(layer_or_params):
         values = {path: meta.unbox(one) for path, one in kernels.items()}
         wanted = {path: (value.shape, value.dtype.name) for path, value in values.items()}
-        arrays = sites_from_canonical("linen", wanted, weights, names)
-        loaded = [jnp.array(arrays[path], value.dtype, copy=True) for path, value in values.items()]
-        pairs = zip(flatten(layer_or_params["params"]), loaded, strict=True)
-        state = {"params": nest((path, _like(old, new)) for (path, old), new in pairs)}
+        new_kernels = sites_from_canonical("linen", wanted, weights, names)
+        loads = [jnp.array(new_kernels[path], value.dtype, copy=True) for path, value in values.items()]
+        pairs = zip(flatten(layer_or_params["params"]), loads, strict=True)
+        state = {"params": nest((path, _like(old, one)) for (path, old), one in pairs)}
         return core.freeze(state) if isinstance(layer_or_params, core.FrozenDict) else state
     if _is_network(layer_or_params):
         leaves = _leaves(layer_or_params)

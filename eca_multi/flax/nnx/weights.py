@@ -80,8 +80,10 @@ def from_canonical(
     if kernels := _by_site(layer_or_params):
         values = {path: _array(one) for path, one in kernels.items()}
         wanted = {path: (value.shape, value.dtype.name) for path, value in values.items()}
-        arrays = sites_from_canonical("nnx", wanted, weights, names)
-        new_kernels = [beside(jnp.array(arrays[path], value.dtype, copy=True), value) for path, value in values.items()]
+        by_path = sites_from_canonical("nnx", wanted, weights, names)
+        new_kernels = [
+            beside(jnp.array(by_path[path], value.dtype, copy=True), value) for path, value in values.items()
+        ]
         pairs = zip(flatten(layer_or_params), new_kernels, strict=True)
         return nest((path, _like(old, new)) for (path, old), new in pairs)
     if _is_network(layer_or_params):
