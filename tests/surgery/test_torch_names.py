@@ -10,6 +10,7 @@ from torch.nn.utils import fusion, parametrizations
 
 from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
 from eca_multi.torch import (
+    ECA,
     base_state,
     eca_parameters,
     eca_state,
@@ -103,6 +104,24 @@ def test_a_checkpoint_of_an_earlier_version_loads():
     fresh = insert_eca(resnet(), plan=infer_plan(resnet(), old)).eval()
     fresh.load_state_dict(old)
     assert torch.equal(fresh(image()), net(image()))
+
+
+def test_a_replica_uses_its_own_ecas():
+    """As DataParallel makes replicas: copies of modules that share their tables of hooks."""
+    net, x = gated(), image()
+    y = net(x)
+    replicas = {module: module._replicate_for_data_parallel() for module in net.modules()}
+    for module, replica in replicas.items():
+        for name, child in module._modules.items():
+            setattr(replica, name, replicas.get(child))
+        for name, parameter in module._parameters.items():
+            setattr(replica, name, parameter)
+    assert torch.equal(replicas[net](x), y)
+    for module, replica in replicas.items():
+        if isinstance(module, ECA):
+            replica.conv.weight = torch.zeros_like(module.conv.weight)
+    assert (replicas[net](x) - y).abs().max() > 1e-2
+    assert torch.equal(net(x), y)
 
 
 def test_a_network_pickled_whole_by_an_earlier_version_is_refused_with_the_way_out():

@@ -38,7 +38,9 @@ def gate_output(module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) 
 
 def gate_of(module: nn.Module | None) -> ECA | None:
     """Return the ECA that surgery put behind a module."""
-    layer = getattr(module, NAME, None)
+    if module is None or NAME not in module._modules:  # not getattr, which a compiled module answers for another
+        return None
+    layer = module._modules[NAME]
     return layer if isinstance(layer, ECA) and is_behind(layer) else None
 
 
