@@ -115,7 +115,7 @@ def test_a_replica_uses_its_own_ecas():
         for name, child in module._modules.items():
             setattr(replica, name, replicas.get(child))
         for name, parameter in module._parameters.items():
-            setattr(replica, name, parameter)
+            setattr(replica, name, None if parameter is None else parameter.view_as(parameter))
     assert torch.equal(replicas[net](x), y)
     for module, replica in replicas.items():
         if isinstance(module, ECA):
@@ -341,6 +341,36 @@ class Taken(nn.Module):
 
     def forward(self, x):
         return self.eca(self.conv(x))
+
+
+class Rep(nn.Module):
+    """Two branches that become one convolution, each a block with a norm inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = Unit(3, 8), Unit(3, 8)
+
+    def forward(self, x):
+        return self.first(x) + self.second(x)
+
+    def fuse(self):
+        del self.first
+
+
+class Deployed(Rep):
+    def switch_to_deploy(self):
+        pass
+
+
+@pytest.mark.parametrize(("kind", "method"), [(Rep, "fuse"), (Deployed, "switch_to_deploy")])
+def test_branches_that_are_merged_have_no_gates_inside(kind, method):
+    net = nn.Sequential(kind(), Unit(8, 8))
+    plan = plan_eca(net, "conv_norm", example_inputs=image())
+    assert plan.paths == ("1.bn",)
+    assert [one.reason for one in plan.skipped] == [
+        f"inside of 0, a {kind.__name__}, whose {method} merges its branches: name 0 itself"
+    ] * 2
+    assert plan_eca(net, ["0"], example_inputs=image()).paths == ("0",)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import nn
 from eca_multi.surgery.candidate import HAS_ECA, Candidate, Place
 from eca_multi.surgery.errors import UnsupportedModelError
 from eca_multi.torch.layers import ECA
-from eca_multi.torch.surgery._wrap.gate import gate_of, why_no_gate
+from eca_multi.torch.surgery._wrap.gate import gate_of, merging, why_no_gate
 from eca_multi.torch.surgery._wrap.sites import parent_of
 
 from .axis import Axis, axis_in_run, axis_without_run, lengths
@@ -157,7 +157,17 @@ class Network:
             return "never called on example_inputs"
         if self.run and self._shape(place) is None:
             return "its output is no single tensor"
-        return why_no_gate(place.module)
+        return why_no_gate(place.module) or self._merged(place.path)
+
+    def _merged(self, path: str) -> str:
+        """Why a module inside of one that merges its branches cannot be a site."""
+        above = parent_of(path)[0]
+        while above:
+            if above in self.at and (method := merging(self.at[above].module)):
+                kind = type(self.at[above].module).__name__
+                return f"inside of {above}, a {kind}, whose {method} merges its branches: name {above} itself"
+            above = parent_of(above)[0]
+        return ""
 
     def _axis(self, place: Place, source: Source | None) -> Axis:
         base, said, shape = place.module, self.said(place), self._shape(place)

@@ -1,5 +1,6 @@
 """An ECA behind a module: the module's child `eca`, called by a forward hook. All names and attributes stay."""
 
+import dis
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ FOLDED = {
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU),
 }
+MERGING = ("fuse_convs", "switch_to_deploy", "reparameterize")  # of ultralytics, RepVGG and timm
 OWN_CHILDREN = {"children", "named_children", "modules", "named_modules", "_modules"}
 
 
@@ -58,6 +60,20 @@ def why_no_gate(module: nn.Module) -> str:
     if gate_of(module) is None and hasattr(module, NAME):
         return f"it has an attribute `{NAME}` of its own, which is the name that ECA takes"
     return ""
+
+
+def merging(module: nn.Module) -> str:
+    """Return the method by which a module merges its branches into one convolution; "" if it has none.
+
+    No gate can stand inside of a branch that is merged, and the branches go as wholes, with what stands in them.
+    """
+    for name in MERGING:
+        if hasattr(type(module), name):
+            return name
+    fuse = getattr(getattr(type(module), "fuse", None), "__code__", None)
+    deleted = [step.argval for step in dis.get_instructions(fuse) if step.opname == "DELETE_ATTR"] if fuse else []
+    branches = [module._modules[name] for name in deleted if name in module._modules]
+    return "fuse" if any(branch is not None and any(True for _ in branch.children()) for branch in branches) else ""
 
 
 def runs_children(module: nn.Module) -> bool:
