@@ -40,7 +40,7 @@ def main() -> int:
         if not options.sample:
             _keep(options.out, record)
     if not options.sample:
-        write_page(list(_read(options.out).values()), options.page)
+        write_page(list(_read(options.out).values()), options.page, len(list(_networks(FRAMEWORKS))))
     return int(bool(options.sample and any(faults(record) for record in found)))
 
 

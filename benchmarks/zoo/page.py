@@ -16,7 +16,8 @@ PAGE = """\
 # ECA in networks of other packages
 
 `make zoo` writes this page, every number of it. It puts ECA into networks that nobody here wrote, with random weights,
-small inputs, and statistics and scales of norms off their start; Keras runs on TensorFlow.
+small inputs, and statistics and scales of norms off their start; Keras runs on TensorFlow. So far {count} of the
+{listed} networks in its lists were examined; the next `make zoo` goes on with the others.
 
 {head}
 
@@ -63,13 +64,15 @@ def faults(record: Record) -> list[str]:
     return wrong + ([f"{left} of {_adds(record)} adds without a site or a reason"] if left > 0 else [])
 
 
-def write_page(records: Sequence[Record], path: Path) -> None:
-    """Write the page from all records."""
+def write_page(records: Sequence[Record], path: Path, listed: int) -> None:
+    """Write the page from all records; `listed` networks stand in the lists."""
     ran = [record for record in records if "broken" not in record]
     broken = [record for record in records if "broken" in record]
     path.write_text(
         PAGE.format(
             head=_head(ran),
+            count=len(records),
+            listed=listed,
             wrong=_list("What is wrong", [(r["name"], "; ".join(faults(r))) for r in ran if faults(r)]),
             own=_list("The network's own", [(r["name"], f"{step}: {r[step]['own']}") for r in ran for step in STEPS
                                             if _state(r, step) == "own"]),

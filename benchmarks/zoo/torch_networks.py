@@ -185,7 +185,8 @@ NETWORKS |= {
     "monai:VNet": partial(_monai, "VNet", (2, 1, 32, 32, 32), spatial_dims=3, in_channels=1, out_channels=2),
     "monai:HighResNet": partial(_monai, "HighResNet", (2, 1, 16, 16, 16), spatial_dims=3, in_channels=1),
     "monai:AutoEncoder": partial(
-        _monai, "AutoEncoder", (2, 1, 32, 32), spatial_dims=2, in_channels=1, num_res_units=2, **_UNET
+        _monai, "AutoEncoder", (2, 1, 32, 32), spatial_dims=2, in_channels=1, out_channels=2, channels=(8, 16),
+        strides=(2, 2), num_res_units=2,
     ),
 }  # fmt: skip
 
