@@ -147,7 +147,7 @@ for _name, _encoder in (
     ("Unet", "timm-regnetx_002"), ("Unet", "se_resnet50"), ("Unet", "mobileone_s0"), ("Unet", "xception"),
     ("Unet", "dpn68"), ("Unet", "tu-convnext_atto"), ("Unet", "timm-res2net50_26w_4s"),
 ):  # fmt: skip
-    NETWORKS[f"smp:{_name}/{_encoder}"] = partial(_smp, _name, _encoder)
+    NETWORKS[f"smp:{_name}/{_encoder}"] = partial(_smp, _name, _encoder, 128 if _name == "PAN" else 64)
 NETWORKS["smp:Unet+scse/resnet18"] = partial(_smp, "Unet", "resnet18", decoder_attention_type="scse")
 
 _UNET = {"out_channels": 2, "channels": (8, 16, 32), "strides": (2, 2)}
