@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help parity test test-slow fuzz mutants bench check lint types arrows pages clean
+.PHONY: help parity test test-slow fuzz mutants bench zoo zoo-sample check lint types arrows pages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,16 @@ bench: $(READY)  ## measure the layers and write docs/speed.md, about half an ho
 	$(BIN)/python benchmarks/import_time.py --out docs/measured
 	$(BIN)/python benchmarks/speed_page.py
 
+# Packages that nobody here wrote: an environment of their own, which sees this one's.
+ZOO := .venv-zoo
+ZOO_PYTHON = PYTHONPATH=$(CURDIR) $(ZOO)/bin/python -m benchmarks.zoo
+
+zoo: $(ZOO)/.ready  ## put ECA into the networks of other packages and write docs/zoo.md, about two hours
+	$(ZOO_PYTHON) $(ARGS)
+
+zoo-sample: $(ZOO)/.ready  ## the same for 30 of these networks, without the page
+	$(ZOO_PYTHON) --sample $(ARGS)
+
 check: lint types arrows pages  ## lint, format, types, the arrows between packages, and the pages
 
 # .pre-commit-config.yaml runs each of these; tests/ground/test_tools.py compares the lists.
@@ -59,10 +69,16 @@ pages: $(READY)
 	$(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 clean:  ## remove what the other targets made
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(ZOO) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+$(ZOO)/.ready: constraints-zoo.txt $(READY)
+	$(PYTHON) -m venv $(ZOO)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$($(ZOO)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/first_environment.pth
+	$(ZOO)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-zoo.txt
 	touch $@

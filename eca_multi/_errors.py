@@ -7,7 +7,7 @@ framework's tensor.
 
 import numbers
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, SupportsIndex
@@ -132,6 +132,12 @@ def check_floating(name: str, is_floating: bool, value: object) -> None:
     if not is_floating:
         remedy = "Convert it first, for example to float32."
         raise TypeError(_text(name, "a real floating-point tensor", _kind(value), remedy))
+
+
+def several_tensors(name: str, value: object) -> TypeError:
+    """Return the error for a list, tuple or dict of tensors where one is expected."""
+    received = f"a {type(value).__name__} of {len(value)}" if isinstance(value, Sized) else type(value).__name__
+    return TypeError(_text(name, "one tensor", received, "Call the layer once for each tensor."))
 
 
 def _kind(value: object) -> str:

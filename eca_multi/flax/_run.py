@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eca_multi.surgery.errors import UnsupportedModelError
+
 Shape = tuple[int, ...]
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -82,6 +84,14 @@ def unfit(shapes: Sequence[Shape | None], ranks: Collection[int], axis: int | No
     if len({other and other[-1 if axis != 1 else 1] for other in shapes}) > 1:
         return "its calls have different numbers of channels"
     return ""
+
+
+def unbound_axis(what: str, error: NameError) -> UnsupportedModelError:
+    """Return the error for a network that JAX cannot trace alone: in training a BatchNorm averages over devices."""
+    return UnsupportedModelError(
+        f"{what} must run on example_inputs by itself. Received: {error}. A BatchNorm with axis_name needs jax.vmap or "
+        "jax.shard_map around it in training mode: plan in evaluation mode, in which the sites are the same."
+    )
 
 
 def stacked_note(stack: Shape) -> tuple[str, ...]:

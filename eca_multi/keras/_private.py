@@ -26,6 +26,10 @@ PRIVATE_NAMES = {
     "keras.src.backend.common.global_state.set_global_attribute": (
         "As get_global_attribute: it puts that list aside and back."
     ),
+    "keras.src.utils.naming.auto_name": (
+        "Keras counts the names of layers without one in the global attribute `object_name_uids`, which this function "
+        "reads. A trial that makes layers puts the counts back, or the user's next layers would have other names."
+    ),
     "keras.src.models.functional.Functional": (
         "The class that a keras.Model with a graph becomes. It has no public name with which to compare the methods of "
         "a user's class; it is looked up among the bases of a model."
@@ -57,10 +61,37 @@ PRIVATE_NAMES = {
         "Whether a layer recomputes its activations. keras.RematScope sets the mode of the layers that are made in it; "
         "nothing public reads the mode."
     ),
+    "keras.Model()._compile_config.config": (
+        "The arguments of compile, as objects. The public get_compile_config gives names, of which Keras cannot make a "
+        "function or class of the user's again."
+    ),
+    "keras.optimizers.SGD()._learning_rate": (
+        "A schedule or function, where the learning rate is one. The public learning_rate is its present value."
+    ),
+    "keras.optimizers.SGD()._trainable_variables": (
+        "The variables that an optimizer was built for. The public `variables` are those of its own state."
+    ),
     "keras.layers.Lambda()._output_shape": (
         "An argument of the layer. get_config gives a function as byte code, of which Keras refuses to make a layer."
     ),
 }
+
+
+# What `fit` puts into a model beside what __init__ and compile do.
+OF_FIT = {
+    *("history", "_jax_state", "_epoch_iterator", "_eval_epoch_iterator", "_trainable_variable_shardings"),
+    *("_non_trainable_variable_shardings", "_optimizer_variable_shardings", "_metrics_variable_shardings"),
+}
+
+
+@contextmanager
+def same_name_counts() -> Iterator[None]:
+    """Put the counts of automatic names back at the end."""
+    counts = copy.deepcopy(global_state.get_global_attribute("object_name_uids"))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("object_name_uids", counts)
 
 
 def nodes_of(function: Any) -> list[Any]:
@@ -100,6 +131,20 @@ def layers_in(layer: Any) -> list[Any]:
 def copy_remat_mode(old: Any, new: Any) -> None:
     """Make a new layer recompute its activations if the old layer does."""
     new._remat_mode = old._remat_mode
+
+
+def compile_arguments(model: Any) -> dict[str, Any]:
+    """Return a copy of what a model's compile was called with."""
+    return dict(model._compile_config.config)
+
+
+def learning_rate_of(optimizer: Any) -> Any:
+    return getattr(optimizer, "_learning_rate", None)  # a LossScaleOptimizer has that of the optimizer inside
+
+
+def optimized_by(optimizer: Any) -> list[Any]:
+    """Return the variables that an optimizer was built for."""
+    return list(optimizer._trainable_variables) if optimizer.built else []
 
 
 def output_shape_of(layer: Any) -> Any:

@@ -21,6 +21,7 @@ from eca_multi._errors import (
     check_mask,
     check_odd,
     check_padding,
+    several_tensors,
     spatial_axes,
 )
 from eca_multi._kernel import eca_kernel_size
@@ -135,6 +136,8 @@ class ECA(keras.layers.Layer):
 
     def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         # Check before Keras converts or checks anything, so that the errors read as in every framework.
+        if isinstance(inputs, list | tuple | dict) and any(hasattr(x, "dtype") for x in keras.tree.flatten(inputs)):
+            raise several_tensors("x", inputs)
         if hasattr(inputs, "dtype") or isinstance(inputs, str | bytes):
             self._check(inputs)
         return super().__call__(inputs, *args, **kwargs)

@@ -13,11 +13,15 @@ HAS_ECA = "already has ECA"
 class Candidate:
     """A place where ECA could stand.
 
-    The fields are those of `ECAEntry`, with channels None for an unknown number, and two more.
+    The fields are those of `ECAEntry`, with channels None for an unknown number, and these:
 
     Args:
         module: The framework's object, which is passed to a user's callables and never compared.
         reason: Why the place cannot be taken; "" if it can, HAS_ECA if an ECA stands there.
+        axis_reason: Why the channel axis cannot be told from what is known; "" if it is known. A user's `channel_axis`
+            in `overrides` decides then.
+        shape: The shape of the site's output in the run on example inputs; () if unknown.
+        what, line: As in `Skipped`; an add without a branch is a candidate whose `path` names the module that adds.
     """
 
     path: str
@@ -33,6 +37,10 @@ class Candidate:
     keeps_output: bool = True
     notes: tuple[str, ...] = ()
     reason: str = ""
+    axis_reason: str = ""
+    shape: tuple[int, ...] = ()
+    what: str = "site"
+    line: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -40,8 +48,7 @@ class Candidate:
 
     def entry(self, **changes: Any) -> ECAEntry:
         """Return the line of a plan for this place, with other values for some fields."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        del values["module"], values["reason"]
+        values = {field.name: getattr(self, field.name) for field in fields(ECAEntry) if hasattr(self, field.name)}
         return ECAEntry(**(values | {"channels": self.channels or 0} | changes))
 
 

@@ -1,6 +1,8 @@
 """From the candidates that a framework found to a plan: which sites are taken, and why the others are not."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from eca_multi import __version__
 from eca_multi._kernel import eca_kernel_size
@@ -10,6 +12,8 @@ from .entry import ECAEntry, Skipped
 from .errors import ChannelInferenceError, NoSiteError
 from .patterns import check_matches, matches, unmatched
 from .plan import ECAPlan
+from .plan_text import by_reason
+from .reasons import UNKNOWN_CHANNELS
 from .request import Request
 
 WILL_CHANGE = (
@@ -37,7 +41,8 @@ def choose(
 
     Raises:
         NoSiteError: If no site is taken, or a pattern or a path matches nothing.
-        ChannelInferenceError: If the channels of a chosen site are unknown and no kernel size is given for that site.
+        ChannelInferenceError: If the channels of a site are unknown and no kernel size is given for that site, where
+            the user named the site, or where no other site is taken.
     """
     candidates = list(candidates)
     asked = _asked_for(request, candidates)
@@ -46,13 +51,24 @@ def choose(
     check_matches("exclude", request.exclude, asked)
     for pattern in request.overrides or {}:
         check_matches("overrides", pattern, asked)
-    entries, skipped = [], []
+    entries: list[ECAEntry] = []
+    skipped: list[Skipped] = []
+    unknown: ChannelInferenceError | None = None
     for candidate in candidates if request.kind != "any" else asked:
-        reason = _reason_against(request, candidate, included)
-        if reason:
-            skipped.append(Skipped(candidate.path, reason))
-        else:
-            entries.append(_entry(request, candidate, remedy))
+        options = _overrides(request, candidate)
+        resolved = _with_axis(candidate, options.get("channel_axis"))
+        reason = _reason_against(request, resolved, candidate in included)
+        if not reason:
+            try:
+                entries.append(_entry(request, resolved, options, remedy))
+                continue
+            except ChannelInferenceError as error:
+                if request.kind == "any":
+                    raise
+                unknown, reason = unknown or error, UNKNOWN_CHANNELS
+        skipped.append(Skipped(candidate.path, reason, candidate.what, candidate.line))
+    if unknown is not None and not entries:
+        raise unknown
     if not entries and not any(skip.reason == HAS_ECA for skip in skipped):
         raise _no_site(request, model, skipped, offers())
     return ECAPlan(
@@ -85,22 +101,41 @@ def _asked_for(request: Request, candidates: Sequence[Candidate]) -> list[Candid
     return [c for c in candidates if c.path in wanted]
 
 
-def _reason_against(request: Request, candidate: Candidate, included: Sequence[Candidate]) -> str:
-    if candidate not in included:
+def _overrides(request: Request, candidate: Candidate) -> dict[str, Any]:
+    """Return the options that a user gave for this site; of two patterns that match, the first counts."""
+    options: dict[str, Any] = {}
+    for pattern, values in (request.overrides or {}).items():
+        if matches(pattern, candidate):
+            options = {**values, **options}
+    return options
+
+
+def _with_axis(candidate: Candidate, axis: int | None) -> Candidate:
+    """Return the site with its channels at the axis that a user gave."""
+    if axis is None:
+        return candidate
+    channels = candidate.shape[axis] if candidate.shape else candidate.channels
+    layout = "channels_first" if axis == 1 else "channels_last"
+    return replace(candidate, channels=channels, layout=layout, axis_reason="")
+
+
+def _reason_against(request: Request, candidate: Candidate, is_included: bool) -> str:
+    if candidate.what == "add":
+        return candidate.reason
+    if not is_included:
         return "not in include"
     if request.exclude is not None and matches(request.exclude, candidate):
         return "in exclude"
-    if candidate.reason:
-        return candidate.reason
+    if candidate.reason or candidate.axis_reason:
+        return candidate.reason or candidate.axis_reason
     if candidate.channels is not None and candidate.channels < request.min_channels:
         return f"{candidate.channels} channels, fewer than min_channels={request.min_channels}"
     return ""
 
 
-def _entry(request: Request, candidate: Candidate, remedy: str) -> ECAEntry:
+def _entry(request: Request, candidate: Candidate, options: Mapping[str, Any], remedy: str) -> ECAEntry:
     channels = candidate.channels
-    overrides = (o["kernel_size"] for p, o in (request.overrides or {}).items() if matches(p, candidate))
-    k = next(overrides, request.kernel_size)
+    k = options.get("kernel_size", request.kernel_size)
     if k is None and channels is not None:
         k = eca_kernel_size(channels, gamma=request.gamma, beta=request.beta)
     if k is None:
@@ -118,8 +153,14 @@ def _entry(request: Request, candidate: Candidate, remedy: str) -> ECAEntry:
 def _no_site(request: Request, model: str, skipped: Sequence[Skipped], offers: Mapping[str, int]) -> NoSiteError:
     others = [f"where={kind!r} ({count} sites)" for kind, count in offers.items() if count and kind != request.where]
     remedy = f"Try {', '.join(others)}." if others else "Name the modules in a list: where=['path', ...]."
-    reasons = "; ".join(f"{skip.path}: {skip.reason}" for skip in skipped[:3])
-    more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-    received = f"{len(skipped)} candidates, none taken ({reasons}{more})" if skipped else "no candidate"
+    texts = [f"{paths}: {reason}" for paths, reason in by_reason(skipped)]
+    more = f"; and {len(texts) - 3} more reasons" if len(texts) > 3 else ""
+    received = "no candidate"
+    if skipped:
+        received = f"{len(skipped)} candidate{'s'[: len(skipped) > 1]}, none taken ({'; '.join(texts[:3])}{more})"
+    elif request.kind in ("residual", "block"):
+        received = "no candidate, for nothing in the network adds two tensors that depend on its input"
     where = repr(request.where) if isinstance(request.where, str) else request.recorded_where
-    return NoSiteError(f"{model} must have a site for where={where}. Received: {received}. {remedy}")
+    error = NoSiteError(f"{model} must have a site for where={where}. Received: {received}. {remedy}")
+    error.skipped = tuple(skipped)
+    return error

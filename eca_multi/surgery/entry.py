@@ -1,9 +1,10 @@
-"""The lines of a plan: one ECA, or one site that gets none."""
+"""The lines of a plan: one ECA, or one site or add that gets none."""
 
 from dataclasses import dataclass
 
 ACTIONS = ("after", "before_add", "replace", "fill")
 LAYOUTS = ("channels_first", "channels_last")
+SKIPPED = ("site", "add")
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,26 @@ class ECAEntry:
 class Skipped:
     """A candidate that was not taken, and why.
 
+    Args:
+        path: Of the site; for an add, of the module that adds ("" if the network itself adds).
+        reason: Why there is no ECA; `eca_multi.surgery.reasons` has those that several frameworks give.
+        what: "site" for a place where ECA could stand, "add" for an add of two tensors whose branch was not taken.
+        line: Where the code adds, as "package.module:line"; "" if unknown.
+
     Example:
         >>> from eca_multi.surgery.entry import Skipped
         >>> Skipped("layer1.0.bn2", "in exclude").reason
         'in exclude'
+        >>> Skipped("layer1.0", "adds parallel branches", "add", "nets.resnet:31").where
+        'layer1.0 (nets.resnet:31)'
     """
 
     path: str
     reason: str
+    what: str = "site"
+    line: str = ""
+
+    @property
+    def where(self) -> str:
+        """The path and the line, in one word."""
+        return f"{self.path or 'the network'} ({self.line})" if self.line else self.path or "the network"

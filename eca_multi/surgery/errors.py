@@ -4,9 +4,13 @@ from collections.abc import Sequence
 
 from eca_multi._printable import PrintableError
 
+from .entry import Skipped
+
 
 class NoSiteError(PrintableError, LookupError):
-    """The network holds no site that fits the request."""
+    """The network holds no site that fits the request; `skipped` holds all candidates and why none was taken."""
+
+    skipped: tuple[Skipped, ...] = ()
 
 
 class UnsupportedModelError(PrintableError, TypeError):

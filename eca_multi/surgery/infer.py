@@ -62,9 +62,10 @@ def inferred_plan(
             f"state must be of the network's architecture. Received: {len(missing)} differences: "
             f"{'; '.join(missing)}. Build the network that the state was saved from."
         )
-    sites = [(candidate, kernels[path]) for path, candidate in at_path.items() if path in kernels]
+    # A module with two names has its kernel under both in a state, and stands in the plan once.
+    by_site = {candidate.path: (candidate, kernels[path]) for path, candidate in at_path.items() if path in kernels}
     notes = ("read from the keys of a state; the gate is not in them",)
-    return plan_of(framework, model, sites, gate=gate, model_parameters=model_parameters, notes=notes)
+    return plan_of(framework, model, by_site.values(), gate=gate, model_parameters=model_parameters, notes=notes)
 
 
 def plan_of(

@@ -15,7 +15,7 @@ from eca_multi._files.file import write_atomically
 from eca_multi._parsing import parse_json, parsing
 from eca_multi._printable import printable
 
-from .entry import ACTIONS, LAYOUTS, ECAEntry, Skipped
+from .entry import ACTIONS, LAYOUTS, SKIPPED, ECAEntry, Skipped
 from .plan_text import table
 
 SCHEMA = 1
@@ -39,7 +39,7 @@ class ECAPlan:
         where: What was asked for; a list of paths or a callable is recorded as "paths" or "callable".
         gate, init, gamma, beta: As in the ECA layer.
         entries: The sites, in the network's own order.
-        skipped: All other candidates.
+        skipped: All other candidates: sites, and adds of two tensors, each with its place and its reason.
         model_parameters: Number of parameters of the network without these ECAs.
         notes: About the network as a whole.
         package: Version of eca_multi that made it.
@@ -84,6 +84,11 @@ class ECAPlan:
         """The sites' paths."""
         return tuple(entry.path for entry in self.entries)
 
+    @property
+    def skipped_adds(self) -> tuple[Skipped, ...]:
+        """Those of `skipped` that are adds: each with the module that adds, the line of code if known, the reason."""
+        return tuple(skip for skip in self.skipped if skip.what == "add")
+
     def to_json(self) -> str:
         """Return the plan as JSON text."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
@@ -105,7 +110,7 @@ class ECAPlan:
             raise _unreadable(f"schema {data.get('schema')!r}")
         with parsing(_unreadable):
             entries = tuple(_entry(entry) for entry in data.pop("entries", ()))
-            skipped = tuple(_check_fields(Skipped(**skip), "") for skip in data.pop("skipped", ()))
+            skipped = tuple(_skipped(skip) for skip in data.pop("skipped", ()))
             notes = tuple(data.pop("notes", ()))
             return _check_fields(cls(entries=entries, skipped=skipped, notes=notes, **data), "")
 
@@ -147,6 +152,13 @@ def _entry(data: Mapping[str, Any]) -> ECAEntry:
     if entry.action not in ACTIONS or entry.layout not in LAYOUTS:
         raise ValueError(f"{entry.path!r} has action {entry.action!r} and layout {entry.layout!r}")
     return entry
+
+
+def _skipped(data: Mapping[str, Any]) -> Skipped:
+    skip = _check_fields(Skipped(**data), f" of {data.get('path')!r:.100}")
+    if skip.what not in SKIPPED:
+        raise ValueError(f"{skip.path!r:.100} is skipped as {skip.what!r:.100}")
+    return skip
 
 
 def _check_fields(record: T, of: str) -> T:

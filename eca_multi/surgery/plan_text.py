@@ -24,7 +24,7 @@ def table(
     if rows:
         lines += [*_aligned([HEAD, *rows]), ""]
     lines += [f"note: {note}" for note in (*notes, *_notes(entries))]
-    lines += [f"skipped: {paths}: {reason}" for paths, reason in _skipped(skipped)]
+    lines += [f"skipped: {paths}: {reason}" for paths, reason in by_reason(skipped)]
     lines.append(_totals(entries, model_parameters))
     return "\n".join(map(printable, lines))
 
@@ -87,10 +87,11 @@ def _notes(entries: Sequence[ECAEntry]) -> list[str]:
     return [f"{_listed(paths)}: {note}" if paths else note for note, paths in about.items()]
 
 
-def _skipped(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
+def by_reason(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
+    """Return each reason once, behind the places that were skipped for that reason."""
     reasons: dict[str, list[str]] = {}
     for skip in skipped:
-        reasons.setdefault(skip.reason, []).append(skip.path)
+        reasons.setdefault(skip.reason, []).append(skip.where)
     return [(_listed(paths), reason) for reason, paths in reasons.items()]
 
 

@@ -15,6 +15,7 @@ from .plan import ECAPlan
 
 KINDS = ("residual", "block", "conv_norm", "conv", "norm", "se", "slot")
 BESIDE_A_PLAN = ("framework", "plan", "example_inputs", "verify")  # what a plan does not settle
+_OVERRIDES = "overrides must map a pattern to {'kernel_size': k, 'channel_axis': 1 or -1}, or to one of the two"
 Where = str | Sequence[str] | Callable[[str, Any], bool]
 Overrides = Mapping[str, Mapping[str, Any]]
 
@@ -130,14 +131,20 @@ def _check_overrides(overrides: Any) -> None:
         return
     if not isinstance(overrides, Mapping):
         raise TypeError(
-            f"overrides must map a pattern to {{'kernel_size': k}}. Received: {overrides!r}. "
-            "Pass a dict, for example {'layer4.*': {'kernel_size': 7}}."
+            f"{_OVERRIDES}. Received: {overrides!r}. Pass a dict, for example {{'layer4.*': {{'kernel_size': 7}}}}."
         )
     for pattern, options in overrides.items():
         check_pattern("overrides", pattern)
-        if not isinstance(options, Mapping) or set(options) != {"kernel_size"}:
+        if not isinstance(options, Mapping) or not options or not set(options) <= {"kernel_size", "channel_axis"}:
             raise (ValueError if isinstance(options, Mapping) else TypeError)(
-                f"overrides must map a pattern to {{'kernel_size': k}}. Received: {options!r} for {pattern!r}. "
-                "The other options hold for the whole network."
+                f"{_OVERRIDES}. Received: {options!r} for {pattern!r}. The other options hold for the whole network."
             )
-        check_odd("kernel_size", options["kernel_size"])
+        if "kernel_size" in options:
+            check_odd("kernel_size", options["kernel_size"])
+        axis = options.get("channel_axis", 1)
+        is_integer = isinstance(axis, int) and not isinstance(axis, bool)
+        if not is_integer or axis not in (1, -1):
+            raise (ValueError if is_integer else TypeError)(
+                f"channel_axis must be 1 or -1, the last axis, in overrides. Received: {axis!r} for {pattern!r}. "
+                "Name the axis behind the batch or the last one; ECA has no other in surgery."
+            )

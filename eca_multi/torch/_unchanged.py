@@ -51,7 +51,7 @@ def buffers_with_values(model: nn.Module) -> list[torch.Tensor]:
 
 
 def _noted(module: nn.Module) -> Noted:
-    tables = [vars(module), *(table for table in vars(module).values() if type(table) in TABLES)]
+    tables = [vars(module), module._modules, *(table for table in vars(module).values() if type(table) in TABLES)]
     return type(module), [(table, dict(table)) for table in tables]
 
 

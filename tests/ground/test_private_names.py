@@ -33,6 +33,7 @@ def keras_instances():
     inputs = keras.Input((4,))
     layer = keras.layers.Dense(3)
     model = keras.Model(inputs, layer(inputs))
+    model.compile("sgd")
     node = layer._inbound_nodes[0]
     return {
         "keras.Model()": model,

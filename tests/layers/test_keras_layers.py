@@ -202,3 +202,13 @@ def test_bad_masks_are_refused(symbolic, mask_shape, dtype, error, match):
     make = keras.KerasTensor if symbolic else ops.ones
     with pytest.raises(error, match=match):
         layer(make((2, 9, 7, 12)), mask=make(mask_shape, dtype=dtype))
+
+
+@pytest.mark.parametrize("several", [list, tuple, lambda xs: dict(enumerate(xs))])
+def test_one_tensor_is_expected(several):
+    x = np.ones((2, 4, 4, 8), "float32")
+    for tensor in (x, keras.KerasTensor(x.shape)):
+        with pytest.raises(
+            TypeError, match=r"x must be one tensor. Received: a (list|tuple|dict) of 2. Call the layer once"
+        ):
+            ECA()(several([tensor, tensor]))

@@ -17,7 +17,9 @@ PATTERN = re.escape(
 )
 SIZE = "kernel_size must be an odd positive integer. Received: kernel_size="
 GATES = "gate must be 'sigmoid' or 'hard_sigmoid' or '2sigmoid', so that a plan can name it. Received: gate="
-OVERRIDES = re.escape("overrides must map a pattern to {'kernel_size': k}. Received: ")
+OVERRIDES = re.escape(
+    "overrides must map a pattern to {'kernel_size': k, 'channel_axis': 1 or -1}, or to one of the two. Received: "
+)
 MATCH = "must match a site of the model. Received: 'bn9', which matches none. Near: "
 
 
@@ -63,6 +65,14 @@ TABLE = {
     ),
     "overrides-value-type": Bad(TypeError, OVERRIDES + "7 for 'conv'", {"overrides": {"conv": 7}}),
     "overrides-size": Bad(ValueError, f"{SIZE}4", {"overrides": {"conv": {"kernel_size": 4}}}),
+    "overrides-axis": Bad(
+        ValueError,
+        "channel_axis must be 1 or -1, .*Received: 2 for 'conv'",
+        {"overrides": {"conv": {"channel_axis": 2}}},
+    ),
+    "overrides-axis-type": Bad(
+        TypeError, "channel_axis must be 1 or -1, .*Received: True", {"overrides": {"conv": {"channel_axis": True}}}
+    ),
     "overrides-unmatched": Bad(NoSiteError, f"overrides {MATCH}", {"overrides": {"bn9": {"kernel_size": 3}}}),
 }
 KERAS = [pytest.mark.keras, pytest.mark.slow_on("jax")]

@@ -59,7 +59,8 @@ def around() -> dict[str, Any]:
 def look_at_torch(model: torch.nn.Module) -> dict[str, Any]:
     modules = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        tables = {name: [(k, id(v)) for k, v in x.items()] for name, x in vars(module).items() if isinstance(x, dict)}
+        found = {name: table for name, table in vars(module).items() if isinstance(table, dict)}
+        tables = {name: (type(table), [(k, id(v)) for k, v in table.items()]) for name, table in found.items()}
         modules[path] = (id(module), type(module), module.training, list(vars(module)), tables)
     tensors = [*model.named_parameters(), *model.named_buffers()]
     numbers = {name: (id(one), one.requires_grad, one.grad, fingerprint(one)) for name, one in tensors}
@@ -73,11 +74,12 @@ def look_at_keras(model: keras.Model) -> dict[str, Any]:
 
 
 def look_at_linen(held: tuple[Any, Any]) -> dict[str, Any]:
-    from eca_multi.flax.linen.surgery._wrap import _active, sites_of
+    from eca_multi.flax.linen.surgery._wrap import sites_of
+    from eca_multi.flax.linen.surgery._wrap.gating import running
 
     module, variables = held
     numbers = {path: (id(value), fingerprint(value)) for path, value in flat(variables).items()}
-    return {"modules": (id(module), type(module), sites_of(module)), "numbers": numbers, "active": _active.get()}
+    return {"modules": (id(module), type(module), sites_of(module)), "numbers": numbers, "active": running.gates}
 
 
 def look_at_nnx(model: nnx.Module) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import pytest
 from jax import lax
 
 from eca_multi.flax._jaxpr.flow import Flow
-from eca_multi.flax._jaxpr.residual import residual_branches
+from eca_multi.flax._jaxpr.residual import UNUSED, residual_branches
 from eca_multi.flax._jaxpr.tags import tag, tag_input
+from eca_multi.surgery.reasons import PARALLEL
 
 X = np.zeros((2, 8, 8, 4), np.float32)
 KEY = jax.random.key(0)
@@ -59,6 +60,12 @@ def branches(function, *inputs):
     return residual_branches(Flow(jax.make_jaxpr(function)(*(inputs or (X,)))))
 
 
+def axis(path, function, *inputs):
+    """The channels' axis of a module's output."""
+    flow = Flow(jax.make_jaxpr(function)(*(inputs or (X,))))
+    return [flow.nodes[number].axis for number in flow.tags("out", path)]
+
+
 def taken(function, *inputs):
     return [one.path for one in branches(function, *inputs) if not one.reason]
 
@@ -79,9 +86,8 @@ def test_basic_blocks_with_and_without_a_projection(train):
 
     found = branches(net)
     assert [one.path for one in found] == ["layer1.0.bn2", "layer1.1.bn2", "layer2.0.bn2"]
-    assert [one.channels for one in found] == [4, 4, 8]
-    assert {one.layout for one in found} == {"channels_last"}
     assert [one.owner for one in found] == ["layer1.0", "layer1.1", "layer2.0"]
+    assert axis("layer2.0.bn2", net) == [3]
     assert found[2].tensor == "layer2.0: residual branch of the add"
     assert all(one.notes == () for one in found)
 
@@ -197,7 +203,8 @@ def test_an_output_that_goes_elsewhere_is_noted():
 @pytest.mark.parametrize("shape", [(2, 16, 4), (2, 4, 4, 4, 4)])
 def test_sequences_and_volumes(shape):
     found = branches(lambda x: basic("b", x), np.zeros(shape, np.float32))
-    assert [(one.path, one.channels, one.layout) for one in found] == [("b.bn2", 4, "channels_last")]
+    assert [one.path for one in found] == ["b.bn2"]
+    assert axis("b.bn2", lambda x: basic("b", x), np.zeros(shape, np.float32)) == [len(shape) - 1]
 
 
 def test_channels_first():
@@ -205,8 +212,9 @@ def test_channels_first():
         y = lax.conv_general_dilated(x, np.ones((4, 4, 3, 3), np.float32), (1, 1), "SAME")
         return x + tag("conv", y)
 
-    (one,) = branches(net, np.zeros((2, 4, 8, 8), np.float32))
-    assert (one.channels, one.layout) == (4, "channels_first")
+    x = np.zeros((2, 4, 8, 8), np.float32)
+    assert taken(net, x) == ["conv"]
+    assert axis("conv", net, x) == [1]
 
 
 def test_a_transposed_branch_tells_the_axis_at_its_site():
@@ -214,8 +222,9 @@ def test_a_transposed_branch_tells_the_axis_at_its_site():
         y = conv("conv", x.transpose(0, 2, 1))
         return x + y.transpose(0, 2, 1)
 
-    (one,) = branches(net, np.zeros((2, 4, 16), np.float32))
-    assert (one.path, one.channels, one.layout) == ("conv", 4, "channels_last")
+    x = np.zeros((2, 4, 16), np.float32)
+    assert taken(net, x) == ["conv"]
+    assert axis("conv", net, x) == [2]
 
 
 # --- what is no residual add -----------------------------------------------------------------------------------------
@@ -252,7 +261,7 @@ def test_global_response_normalisation_is_none():
 
 def test_branches_of_equal_depth():
     reason = skipped(lambda x: tag("rep", conv("rep.a", x) + conv("rep.b", x, width=1)))
-    assert reason == {"rep": "an add: as many convolutions (1) behind both operands"}
+    assert reason == {"rep": PARALLEL}
 
 
 def test_operands_with_nothing_in_common():
@@ -266,7 +275,7 @@ def test_tokens():
     def net(x):
         return tag("mlp", x + tag("mlp.down", jax.nn.gelu(x @ jnp.ones((4, 16))) @ jnp.ones((16, 4))))
 
-    assert "no convolution" in skipped(net, np.zeros((2, 9, 4), np.float32))["mlp"]
+    assert "no convolution sets apart" in skipped(net, np.zeros((2, 9, 4), np.float32))["mlp"]
 
 
 def test_a_branch_that_ends_in_a_function_or_in_two_modules():
@@ -275,10 +284,49 @@ def test_a_branch_that_ends_in_a_function_or_in_two_modules():
         return tag("a", x + lax.reduce_window(y, 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME"))
 
     def two(x):
-        return tag("b", x + (conv("c1", conv("c0", x)) + conv("c2", x)))
+        return tag("b", x + jax.nn.relu(conv("c1", conv("c0", x)) + conv("c2", x)))
 
     assert "ends in a function" in skipped(pooled)["a"]
-    assert "its branch is made of c1, c2" in skipped(two)["b"]
+    assert "its branch ends in c1, c2, not in a module" in skipped(two)["b"]
+
+
+def test_a_chain_of_adds_is_gated_at_every_branch():
+    def two(x):
+        return tag("b", x + conv("c1", x) + norm("bn", conv("c2", x)))
+
+    def of_the_other(x):
+        y = conv("c1", x)
+        return tag("b", conv("c2", y) + (y + x))
+
+    def with_a_position(x, z):
+        return tag("b", x + conv("c1", x) + z)
+
+    assert taken(two) == ["c1", "bn"]
+    assert taken(of_the_other) == ["c2", "c1"]
+    assert taken(with_a_position, X, X) == ["c1"]
+
+
+def test_a_chain_of_adds_is_gated_at_no_branch():
+    def wavenet(x):
+        skips = []
+        for i in range(3):
+            y = jax.nn.relu(conv(f"dilated{i}", x))
+            skips.append(conv(f"skip{i}", y))
+            x = x + conv(f"res{i}", y)
+        return tag("skips", skips[0] + skips[1] + skips[2])
+
+    def one_is_a_function(x):
+        pooled = lax.reduce_window(conv("c2", x), 0.0, lax.add, (1, 3, 3, 1), (1, 1, 1, 1), "SAME")
+        return tag("b", x + conv("c1", x) + pooled)
+
+    def rep(x):
+        return tag("rep", norm("id", x) + conv("c3", x) + conv("c1", x, width=1))
+
+    assert taken(wavenet) == ["res0", "res1"]
+    assert skipped(wavenet) == {"": UNUSED, "skips": PARALLEL}
+    assert taken(one_is_a_function) == []
+    assert "ends in a function" in skipped(one_is_a_function)["b"]
+    assert skipped(rep) == {"rep": PARALLEL}
 
 
 # --- inner jaxprs ----------------------------------------------------------------------------------------------------

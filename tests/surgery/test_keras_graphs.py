@@ -265,27 +265,10 @@ class Trains(keras.Model):
         return super().compute_loss(*args, **kwargs)
 
 
-class Backbone(keras.Model):
-    """Makes its graph in its own __init__, as keras-hub's do."""
-
-    def __init__(self, filters, **kwargs):
-        inputs = keras.Input((8, 8, 3))
-        super().__init__(inputs, L.Conv2D(filters, 3, name="conv")(inputs), **kwargs)
-        self.filters = filters
-
-    def get_config(self):
-        return {"filters": self.filters}
-
-
 def test_classes_of_ones_own():
     inputs = keras.Input((8, 8, 3))
     model = Trains(inputs, L.Conv2D(4, 3, name="conv")(inputs))
     assert type(insert_eca(model, "conv")) is Trains
-    model = Backbone(4, name="mine")
-    assert "'mine' is of class Backbone, whose __init__ is its own" in plan_eca(model, "conv").notes[0]
-    new = insert_eca(model, "conv", example_inputs=data(THREE))
-    assert type(new).__name__ == "Functional"
-    assert new.name == "mine"
 
 
 class Composite(L.Layer):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras import layers as L
 
 from eca_multi.keras import (
     base_state,
@@ -73,22 +74,154 @@ def test_freeze_except_eca_trains_nothing_else():
         freeze_except_eca(resnet())
 
 
-def test_compile_settings_are_carried_over():
+class Doubled(keras.losses.Loss):
+    """Its config cannot be told."""
+
+    def __init__(self, factor):
+        super().__init__(name="doubled")
+        self.factor = factor
+
+    def call(self, y, p):
+        return self.factor * keras.ops.mean((y - p) ** 2, -1)
+
+
+class Count(keras.metrics.Metric):
+    def __init__(self, step):
+        super().__init__(name="count")
+        self.step = step
+        self.total = self.add_variable((), "zeros", name="total")
+
+    def update_state(self, y, p, sample_weight=None):
+        self.total.assign_add(self.step)
+
+    def result(self):
+        return self.total
+
+
+@pytest.mark.slow_on("jax")
+def test_compile_settings_are_carried_over_as_objects():
     model = resnet()
-    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
+    loss, count, eager = Doubled(2.0), Count(3.0), keras.backend.backend() != "jax"
+    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["mae", count], jit_compile=False, run_eagerly=eager)
     new = insert_eca(model)
     assert new.compiled
     assert isinstance(new.optimizer, keras.optimizers.Adam)
     assert new.optimizer is not model.optimizer
-    assert len([v for v in new.optimizer.variables if "kernel" in v.path and "eca" in v.path]) > 0
-    assert "compile settings are carried over, the optimizer's state is not" in plan_eca(model).notes
+    assert new.loss is loss
+    assert (new.run_eagerly, new.jit_compile) == (eager, False)
+    assert "compile settings and the optimizer's state are carried over" in plan_eca(model).notes
+    logs = new.evaluate(data(), np.ones((2, 5), "float32"), verbose=0, return_dict=True)
+    assert logs["count"] == 3
+    assert logs["loss"] == pytest.approx(model.evaluate(data(), np.ones((2, 5)), verbose=0, return_dict=True)["loss"])
+    model.compile("sgd", loss=lambda y, p: keras.ops.mean((y - p) ** 2), steps_per_execution=2)
+    new = insert_eca(model)
+    assert new.loss is model.loss
+    assert new.steps_per_execution == 2
 
-    def own_loss(y, p):
-        return keras.ops.mean((y - p) ** 2)
 
-    model.compile("sgd", loss=own_loss)
-    with pytest.warns(UserWarning, match=r"not compiled: what 'resnet' was compiled with cannot be made again"):
+@pytest.mark.slow_on("jax")
+def test_the_optimizers_state_is_carried_over():
+    """ECA frozen, the next step of the new model is that of the old one, bit for bit; momentum counts in it."""
+    model, x, y = resnet(), data(), np.ones((2, 5), "float32")
+    eager = keras.backend.backend() != "jax"
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse", jit_compile=False, run_eagerly=eager)
+    model.train_on_batch(x, y)
+    new, fresh = insert_eca(model), insert_eca(model)
+    fresh.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse", jit_compile=False, run_eagerly=eager)
+    for kernel in (*eca_parameters(new), *eca_parameters(fresh)):
+        kernel.trainable = False
+    assert int(new.optimizer.iterations) == 1
+    assert {v.path for v in model.optimizer.variables} < {v.path for v in new.optimizer.variables}
+    back = remove_eca(new)
+    for network in (model, new, back, fresh):
+        network.train_on_batch(x, y)
+    states = [base_state(network) for network in (model, new, back, fresh)]
+    same = [all(np.array_equal(state[key], states[0][key]) for key in states[0]) for state in states]
+    assert same == [True, True, True, False]
+
+
+@pytest.mark.slow
+def test_a_model_in_the_middle_of_fit():
+    model, x = resnet(), data((4, 16, 16, 3))
+    kept = []
+
+    class Insert(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            kept.append((insert_eca(self.model), base_state(self.model)))
+
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse", jit_compile=False)
+    model.fit(x, np.ones((4, 5), "float32"), batch_size=2, verbose=0, callbacks=[Insert()])
+    states = [base_state(new) for new, _ in kept]
+    assert all(np.array_equal(states[n][key], value) for n, (_, then) in enumerate(kept) for key, value in then.items())
+    assert not np.array_equal(states[0]["head/kernel"], states[1]["head/kernel"])
+    assert not hasattr(kept[0][0], "history")
+    kept[0][0].fit(x, np.ones((4, 5), "float32"), verbose=0)
+    assert np.array_equal(base_state(model)["head/kernel"], states[1]["head/kernel"])
+
+
+class Secretive(keras.optimizers.SGD):
+    """Its config does not tell the factor."""
+
+    def __init__(self, learning_rate=0.01, factor=1.0, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.factor = factor
+
+
+def test_an_optimizer_whose_config_does_not_tell_it_is_not_guessed():
+    model = resnet()
+    model.compile(Secretive(0.1, factor=2.0), "mse")
+    with pytest.warns(
+        UserWarning, match=r"not compiled: what 'resnet' .* \(Secretive.get_config does not tell factor\)"
+    ):
         assert not insert_eca(model).compiled
+    model.compile(Secretive(0.1), "mse")
+    assert insert_eca(model).compiled
+
+    class Own(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.1
+
+        def get_config(self):
+            return {}
+
+    rate = Own()
+    model.compile(keras.optimizers.SGD(rate), "mse")
+    assert float(insert_eca(model).optimizer.learning_rate) == pytest.approx(0.1)
+
+
+def test_another_head(tmp_path):
+    def net(classes):
+        inputs = keras.Input((8, 8, 3))
+        x = L.Add(name="add")([inputs, L.Conv2D(3, 3, padding="same", name="conv")(inputs)])
+        x = L.Dense(7, name="before")(L.GlobalAveragePooling2D(name="pool")(x))
+        return randomised(keras.Model(inputs, L.Dense(classes, name="head")(x), name="net"), seed=classes)
+
+    old = net(4)
+    old.save_weights(tmp_path / "old.weights.h5")
+    old.save(tmp_path / "old.keras")
+    for source in (tmp_path / "old.weights.h5", tmp_path / "old.keras", base_state(old)):
+        new = insert_eca(net(9))
+        before = base_state(new)
+        with pytest.raises(ValueError, match=r"2 differences: head/\w+: shape \(7, 4\), the model's \(7, 9\); head/"):
+            load_base_state(new, source)
+        assert all(np.array_equal(before[key], value) for key, value in base_state(new).items())
+        load_base_state(new, source, except_for=["head"])
+        after, wanted = base_state(new), base_state(old) | {k: v for k, v in before.items() if k.startswith("head")}
+        assert all(np.array_equal(after[key], wanted[key]) for key in wanted)
+    with pytest.raises(ValueError, match=r"except_for must name layers .* Received: haed, which neither has"):
+        load_base_state(new, base_state(old), except_for=["haed"])
+    with pytest.raises(TypeError, match=r"except_for must be a list of paths. Received: 'head'. Pass \['head'\]"):
+        load_base_state(new, base_state(old), except_for="head")
+
+
+def test_weights_left_over_in_a_file_raise(tmp_path):
+    old = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(3, 3, name="conv"), L.Conv2D(3, 3, name="more")])
+    old.save_weights(tmp_path / "old.weights.h5")
+    new = insert_eca(keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(3, 3, name="conv")]), "conv")
+    with pytest.raises(ValueError, match=r"a file with 2 differences: more/0: unexpected; more/1: unexpected"):
+        load_base_state(new, tmp_path / "old.weights.h5")
+    load_base_state(new, tmp_path / "old.weights.h5", except_for=["more"])
+    np.testing.assert_array_equal(base_state(new)["conv/kernel"], base_state(old)["conv/kernel"])
 
 
 def test_reload_without_custom_objects(tmp_path):

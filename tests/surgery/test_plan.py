@@ -1,19 +1,23 @@
 """The plan of a surgery: what is chosen, what is said of the rest, the record on paper. No framework is needed."""
 
 import json
+import re
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 
+from eca_multi.reference import forward
 from eca_multi.surgery.candidate import HAS_ECA, Candidate
 from eca_multi.surgery.choose import choose
 from eca_multi.surgery.entry import ECAEntry, Skipped
 from eca_multi.surgery.errors import ChannelInferenceError, NoSiteError, PlanMismatchError, VerifyError
 from eca_multi.surgery.patterns import matches
 from eca_multi.surgery.plan import ECAPlan
+from eca_multi.surgery.reasons import PARALLEL
 from eca_multi.surgery.replay import replay
 from eca_multi.surgery.request import Request
-from eca_multi.surgery.verify import check_verified
+from eca_multi.surgery.verify import check_verified, differences, probe
 
 
 def sites(*stages):
@@ -323,3 +327,82 @@ def test_outputs_may_change_where_that_was_said():
 def test_an_entry_knows_its_axis():
     assert ECAEntry("a").channel_axis == 1
     assert ECAEntry("a", layout="channels_last").channel_axis == -1
+
+
+# --- with a kernel off the identity ----------------------------------------------------------------------------------
+
+SITE = ECAEntry("bn", channels=6, kernel_size=3)
+SMALL = 1e-3 * np.random.default_rng(0).normal(size=(2, 6, 5, 6)) + 1e-4
+
+
+def test_the_probe_agrees_with_the_oracle():
+    kernel = probe(SITE, SMALL)
+    assert differences(SITE, "2sigmoid", kernel, SMALL, forward(SMALL, kernel, gate="2sigmoid").y) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, kernel: x, "not ECA over axis 1"),
+        (lambda x, kernel: forward(x, kernel, gate="2sigmoid", channel_axis=3).y, "not ECA over axis 1"),
+        (lambda x, kernel: forward(x, kernel[::-1], gate="2sigmoid").y, "not ECA over axis 1"),
+        (lambda x, kernel: x[:, :5], r"received shape .* returned"),
+    ],
+    ids=["no gate", "another axis of as many", "flipped", "cut"],
+)
+def test_the_probe_sees_what_equal_outputs_do_not(change, message):
+    kernel = probe(SITE, SMALL)
+    (text,) = differences(SITE, "2sigmoid", kernel, SMALL, change(SMALL, kernel))
+    assert re.search(message, text)
+    with pytest.raises(VerifyError, match=message):
+        check_verified(plan(), True, {}, [text])
+
+
+def test_the_probe_sees_an_axis_without_the_channels():
+    x = np.zeros((2, 10, 6))
+    assert "axis 1 of (2, 10, 6) does not hold" in differences(SITE, "2sigmoid", probe(SITE, x), x, x)[0]
+
+
+# --- the channel axis, and adds that are not taken -------------------------------------------------------------------
+
+TOKENS = Candidate("mlp", channels=16, shape=(2, 9, 16), axis_reason="a sequence of tokens")
+
+
+def test_an_axis_that_is_unknown_is_no_site_until_the_user_names_one():
+    made = plan([*RESNET, TOKENS])
+    assert made.skipped == (Skipped("mlp", "a sequence of tokens"),)
+    made = plan([*RESNET, TOKENS], overrides={"mlp": {"channel_axis": -1}, "ml.": {"kernel_size": 5}})
+    entry = made.entries[-1]
+    assert (entry.path, entry.channels, entry.channel_axis, entry.kernel_size) == ("mlp", 16, -1, 5)
+
+
+def test_one_site_of_unknown_channels_leaves_the_others():
+    unknown = Candidate("lazy", module_type="Lazy")
+    made = plan([RESNET[0], unknown])
+    assert made.paths == ("layer1.0.bn3",)
+    assert made.skipped[0].path == "lazy"
+    assert "number of its channels is unknown" in made.skipped[0].reason
+    with pytest.raises(ChannelInferenceError, match="'lazy'"):
+        plan([RESNET[0], unknown], where=["lazy", "layer1.0.bn3"])
+
+
+ADDS = [Candidate(f"layer{i}", reason=PARALLEL, what="add", line="nets.rep:31") for i in (1, 2)]
+
+
+def test_an_add_that_is_not_taken_has_its_place_and_reason():
+    made = plan([*RESNET, *ADDS])
+    assert [add.path for add in made.skipped_adds] == ["layer1", "layer2"]
+    assert f"skipped: layer{{1-2}} (nets.rep:31): {PARALLEL}" in str(made)
+    assert ECAPlan.from_json(made.to_json()) == made
+    assert "nets.rep:31" in repr(made)
+    with pytest.raises(NoSiteError, match=r"2 candidates, none taken \(layer\{1-2\} .nets.rep:31.: adds parallel"):
+        plan(ADDS)
+    with pytest.raises(NoSiteError, match="nothing in the network adds two tensors"):
+        plan([])
+
+
+def test_a_damaged_skip_is_refused():
+    data = json.loads(plan([*RESNET, *ADDS]).to_json())
+    data["skipped"][0]["what"] = "branch"
+    with pytest.raises(ValueError, match="layer1' is skipped as 'branch'"):
+        ECAPlan.from_json(json.dumps(data))

@@ -11,6 +11,7 @@ from eca_multi.surgery.errors import (
     VerifyError,
 )
 from eca_multi.torch import (
+    eca_parameters,
     infer_plan,
     insert_eca,
     installed_eca,
@@ -19,7 +20,6 @@ from eca_multi.torch import (
 from tests.support.networks_torch import (
     Bottleneck,
     Dense,
-    Hidden,
     Net,
     Squeeze,
     randomised,
@@ -97,13 +97,81 @@ def test_a_plan_of_another_architecture_lists_all_differences():
     assert same_state(other, state)
 
 
-def test_a_call_that_passes_by_the_gate_is_found():
-    net, x = Hidden(), image()
+def half_on_meta():
+    net = resnet()
+    net.blocks[2].to("meta")
+    return net
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Sequential(Wrapper(resnet()), nn.ReLU()), "Received: 0, a DistributedDataParallel.*model.module"),
+        (half_on_meta, r"Received: 18 of 57 on the meta device, blocks.2.conv1.weight the first"),
+    ],
+    ids=["DDP inside", "half on meta"],
+)
+@pytest.mark.parametrize("call", [plan_eca, insert_eca])
+def test_a_network_that_cannot_take_parameters_or_be_run(call, make, message):
+    net = make()
+    names = list(net.state_dict())
+    with pytest.raises(UnsupportedModelError, match=message):
+        call(net, example_inputs=image())
+    assert list(net.state_dict()) == names
+
+
+def test_insertion_between_two_steps_under_amp():
+    """Gradients that wait for their step, the scaler's optimizer and the dtypes stay."""
+    net, x = randomised(resnet()).train(), image()
+    optimizer, scaler = torch.optim.SGD(net.parameters(), 0.1), torch.amp.GradScaler("cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        scaler.scale(net(x).float().square().mean()).backward()
+        before = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
+        insert_eca(net, example_inputs=x)
+    optimizer.add_param_group({"params": eca_parameters(net)})
+    assert all(torch.equal(net.get_parameter(name).grad, grad) for name, grad in before.items())
+    scaler.step(optimizer)
+    scaler.update()
+    net(x).square().mean().backward()
+    assert all(kernel.dtype == torch.float32 and kernel.grad.any() for kernel in eca_parameters(net))
+
+
+def test_an_insertion_in_inference_mode_can_be_trained():
+    net, x = resnet(), image()
+    with torch.inference_mode():
+        insert_eca(net, example_inputs=x)
+    net(x).sum().backward()
+    assert all(kernel.grad is not None for kernel in eca_parameters(net))
+
+
+def test_a_network_that_is_gated_in_another_wrapper_already_stays_as_it_is():
+    net, x = resnet(), image()
+    insert_eca(nn.Sequential(net), example_inputs=x)
+    names = list(net.state_dict())
+    insert_eca(nn.Sequential(net, nn.ReLU()), example_inputs=x)
+    assert list(net.state_dict()) == names
+
+
+class Chain(nn.Module):
+    """Calls whatever children it has, and hides that."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        for child in getattr(self, "chil" + "dren")():
+            x = child(x)
+        return x
+
+
+def test_a_gate_that_is_called_twice_is_found():
+    net, x = nn.Sequential(Chain()), image()
     state = copied(net)
-    with pytest.raises(VerifyError, match="conv: base called 2 times, its ECA 1"):
-        insert_eca(net, "conv", example_inputs=x)
+    with pytest.raises(VerifyError, match="0: base called 1 times, its ECA 2"):
+        insert_eca(net, ["0"], kernel_size=3, example_inputs=x)
     assert same_state(net, state)
-    assert type(net.conv) is nn.Conv2d
+    assert not net[0]._forward_hooks
 
 
 @pytest.mark.parametrize("number", [0, 2, 3])

@@ -118,10 +118,15 @@ class Flow:
                 users[operand].append(number)
         return users
 
-    def behind(self, number: int) -> set[int]:
-        """Return all values that a value was made of."""
+    @cached_property
+    def used(self) -> set[int]:
+        """The values that go into an output of the run, and the outputs."""
+        return self.behind(*self.outputs).union(self.outputs)
+
+    def behind(self, *numbers: int) -> set[int]:
+        """Return all values that these were made of."""
         behind: set[int] = set()
-        todo = [number]
+        todo = [*numbers]
         while todo:
             new = [i for i in self.nodes[todo.pop()].ins if i not in behind]
             behind.update(new)

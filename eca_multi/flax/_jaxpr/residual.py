@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 
+from eca_multi.surgery.reasons import DIFFERENT_ORIGIN, NO_CONVOLUTION, NO_MODULE, PARALLEL
+
 from .flow import ELEMENTWISE, MOVES, Flow, Node
 from .origins import Origins, is_spread, origins
+
+UNUSED = "its sum goes into no output of the network, so that a kernel would get no gradient"
 
 
 @dataclass(frozen=True)
@@ -17,27 +21,34 @@ class Branch:
 
     path: str
     tensor: str = ""
-    channels: int | None = None
-    layout: str = "channels_last"
     owner: str = ""
     notes: tuple[str, ...] = ()
     reason: str = ""
 
 
 def residual_branches(flow: Flow) -> list[Branch]:
-    """Find the branch that goes into each residual add of a run.
+    """Find the branches that go into the residual adds of a run.
 
     An add is residual if both operands depend on the model's inputs, have the same shape of rank >= 3 and come from a
     common value; the branch is the operand with more convolutions since that value. A bias, the arithmetic of a norm
-    and a sum inside of an activation have no convolution between the common value and the add.
+    and a sum inside of an activation have no convolution between the common value and the add. A chain of adds,
+    x + a(x) + b(x), is one sum: each of its branches is taken, or none is.
 
     Return a branch for each site, in the order of the run, and one with a `reason` for each add without a clear branch.
     The tag of a block tells which block an add is in.
     """
+    sums: dict[int, list[int]] = {}
+    inner: set[int] = set()
+    for number in range(len(flow.nodes) - 1, -1, -1):  # the last add of a chain comes first
+        if number not in inner and _is_sum(flow, flow.nodes[number]):
+            sums[number] = _terms(flow, number, inner)
     branches: dict[tuple[str, str], Branch] = {}
-    for number, node in enumerate(flow.nodes):
-        branch = _branch(flow, number) if _is_sum(flow, node) else None
-        if branch is not None:
+    for number in sorted(sums):
+        terms = sums[number]
+        found = _branch(flow, number) if len(terms) == 2 else _chain(flow, number, terms)
+        if found and number not in flow.used:
+            found = [_unclear(flow, number, UNUSED)]
+        for branch in found:
             branches.setdefault((branch.path, branch.reason), branch)
     return list(branches.values())
 
@@ -49,31 +60,64 @@ def _is_sum(flow: Flow, node: Node) -> bool:
     return all(o.data and o.shape == node.shape for o in operands) and not any(is_spread(flow, i) for i in node.ins)
 
 
-def _branch(flow: Flow, number: int) -> Branch | None:
+def _terms(flow: Flow, number: int, inner: set[int]) -> list[int]:
+    """Return what a chain of adds adds, in the chain's order; `inner` gains the chain's other adds."""
+    terms, todo = [], [*reversed(flow.nodes[number].ins)]
+    while todo:
+        term = todo.pop()
+        if _is_sum(flow, flow.nodes[term]) and len(flow.users[term]) == 1:
+            inner.add(term)
+            todo += reversed(flow.nodes[term].ins)
+        else:
+            terms.append(term)
+    return terms
+
+
+def _branch(flow: Flow, number: int) -> list[Branch]:
+    """Return the branch of one add, or why it has none; nothing for the arithmetic of a norm or an activation."""
     first, second = (flow.nodes[i] for i in flow.nodes[number].ins)
     counts = [(a.convs & ~b.convs).bit_count() for a, b in ((first, second), (second, first))]
     if max(counts) == 0:
         dots = (first.dots ^ second.dots).bit_count()
-        return _unclear(flow, number, "matrix products alone in its branch, no convolution") if dots else None
+        return [_unclear(flow, number, NO_CONVOLUTION)] if dots else []
     if not first.sources & second.sources:
-        return _unclear(flow, number, "its operands have nothing in common, so none is a shortcut")
+        return [_unclear(flow, number, DIFFERENT_ORIGIN)]
     if counts[0] == counts[1]:
-        return _unclear(flow, number, f"as many convolutions ({counts[0]}) behind both operands")
+        return [_unclear(flow, number, PARALLEL)]
     operand, shortcut = flow.nodes[number].ins if counts[0] > counts[1] else flow.nodes[number].ins[::-1]
+    return [_site(flow, number, operand, shortcut)]
+
+
+def _chain(flow: Flow, number: int, terms: list[int]) -> list[Branch]:
+    """Return the branches of a sum of three terms or more: those that are made of the one term that is the shortcut.
+
+    A sum without such a term has parallel branches alone (WaveNet's skip sums): none is more a branch than another.
+    """
+    convs = [flow.nodes[term].convs for term in terms]
+    if all(one == convs[0] for one in convs):
+        dots = any(flow.nodes[term].dots != flow.nodes[terms[0]].dots for term in terms)
+        return [_unclear(flow, number, NO_CONVOLUTION)] if dots else []
+    above = {term: [one for one in terms if flow.nodes[one].convs & ~flow.nodes[term].convs] for term in terms}
+    for shortcut in sorted(terms, key=lambda term: -len(above[term])):  # the one that most of the others are made of
+        branches = above[shortcut]
+        if branches and all(shortcut in flow.behind(term) for term in branches):
+            found = [_site(flow, number, term, shortcut) for term in branches]
+            return [one for one in found if one.reason] or found
+    return [_unclear(flow, number, PARALLEL)]
+
+
+def _site(flow: Flow, number: int, operand: int, shortcut: int) -> Branch:
     behind = origins(flow, operand)
     sites = [tag for tag in behind.tags if flow.nodes[tag].size == flow.nodes[operand].size]
     if len(sites) != 1 or behind.other:
         names = sorted({flow.path(site) for site in sites})
-        several = f"its branch is made of {', '.join(names)}"
-        return _unclear(flow, number, several if len(names) > 1 else "its branch ends in a function, not in a module")
+        return _unclear(flow, number, NO_MODULE.format(", ".join(names) if len(names) > 1 else "a function"))
     return _described(flow, sites[0], number, operand, shortcut, behind)
 
 
 def _described(flow: Flow, site: int, number: int, operand: int, shortcut: int, behind: Origins) -> Branch:
-    node, path = flow.nodes[site], flow.path(site)
+    path = flow.path(site)
     owner = _owner(flow, path, operand, shortcut)
-    axis = len(node.shape) - 1 if node.axis is None else node.axis
-    layout = "channels_first" if axis == 1 and axis != len(node.shape) - 1 else "channels_last"
     notes = [
         text
         for happens, text in (
@@ -84,16 +128,8 @@ def _described(flow: Flow, site: int, number: int, operand: int, shortcut: int, 
         )
         if happens
     ]
-    reason = "" if axis in (1, len(node.shape) - 1) else f"its channels are at axis {axis} of {node.shape}"
-    return Branch(
-        path,
-        tensor=f"{owner or 'model'}: residual branch of the add",
-        channels=node.shape[axis],
-        layout=layout,
-        owner=owner,
-        notes=tuple(notes),
-        reason=reason,
-    )
+    tensor = f"{owner or 'model'}: residual branch of the add"
+    return Branch(path, tensor=tensor, owner=owner, notes=tuple(notes))
 
 
 def _owner(flow: Flow, path: str, operand: int, shortcut: int) -> str:
@@ -148,4 +184,4 @@ def _unclear(flow: Flow, number: int, reason: str) -> Branch:
     if not name:
         near = [flow.path(tag) for i in flow.nodes[number].ins for tag in origins(flow, i).tags]
         name = parent(near[0]) if near else ""
-    return Branch(name or "model", tensor="residual add", reason=f"an add: {reason}")
+    return Branch(name, tensor="residual add", reason=reason)

@@ -10,6 +10,7 @@ from flax import core
 from flax.core import meta
 
 from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
+from eca_multi._site_weights import by_site, sites_from_canonical, sites_to_canonical
 from eca_multi.flax._network_weights import STEMS, Path, flatten, nest, network_from_canonical, network_to_canonical
 
 Holder = Mapping[str, Any]
@@ -21,12 +22,14 @@ def to_canonical(layer_or_params: Holder) -> Weights:
 
     Args:
         layer_or_params: The variables of an `ECA`, {"params": {"kernel": ...}}, or its {"kernel": ...} alone; or those
-            of a network of this package, {"params": ..., "batch_stats": ...}.
+            of a network of this package, {"params": ..., "batch_stats": ...}. Or what `eca_state` of a network with
+            inserted ECA returned.
 
     Returns:
         {"weight": array} of shape (k,), or (C, k) for ECA-NS; of a network {name: array}, the running statistics
         included. bfloat16 is widened to float32. Flax estimates a running variance by dividing by the number of values
         n, torch by n - 1: the statistics are passed on as they are.
+        Of an `eca_state` {path of the site: array}.
 
     Raises:
         TypeError: If it is neither. ValueError: If it holds other parameters too.
@@ -38,18 +41,25 @@ def to_canonical(layer_or_params: Holder) -> Weights:
         >>> to_canonical(variables)["weight"].shape
         (3,)
     """
+    if kernels := _by_site(layer_or_params):
+        return sites_to_canonical("linen", {path: np.asarray(_array(one)) for path, one in kernels.items()})
     if _is_network(layer_or_params):
         return network_to_canonical({path: _array(leaf) for path, leaf in _leaves(layer_or_params).items()})
     return pack("linen", np.asarray(_array(_weight(layer_or_params))))
 
 
-def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -> Any:
+def from_canonical(
+    layer_or_params: Holder, weights: Mapping[str, np.ndarray], *, names: Mapping[str, str] | None = None
+) -> Any:
     """Load canonical weights into new variables (or parameters) with the old ones' structure, dtype and sharding box.
 
     Args:
-        layer_or_params: The variables or parameters of an `ECA`, or the variables of a network, which are not changed;
+        layer_or_params: The variables or parameters of an `ECA`, the variables of a network, or what `eca_state`
+            returned, which are not changed;
             what `jax.eval_shape(model.init, ...)` returns will do.
         weights: As `to_canonical` of any framework returns.
+        names: For what `eca_state` returned: the name in `weights` by the path of the site, where the network of the
+            weights has other paths; `dict(zip(plan.paths, other_plan.paths))` makes it of two plans.
 
     Raises:
         TypeError, ValueError: If a tensor is missing, unexpected, mis-shaped or not finite.
@@ -60,6 +70,14 @@ def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -
         >>> variables = ECA().init(jax.random.key(0), jnp.ones((2, 14, 14, 64)))
         >>> variables = from_canonical(variables, {"weight": np.array([0.1, 0.2, 0.3])})
     """
+    if kernels := _by_site(layer_or_params):
+        values = {path: meta.unbox(one) for path, one in kernels.items()}
+        wanted = {path: (value.shape, value.dtype.name) for path, value in values.items()}
+        new_kernels = sites_from_canonical("linen", wanted, weights, names)
+        loads = [jnp.array(new_kernels[path], value.dtype, copy=True) for path, value in values.items()]
+        pairs = zip(flatten(layer_or_params["params"]), loads, strict=True)
+        state = {"params": nest((path, _like(old, one)) for (path, old), one in pairs)}
+        return core.freeze(state) if isinstance(layer_or_params, core.FrozenDict) else state
     if _is_network(layer_or_params):
         leaves = _leaves(layer_or_params)
         new_leaves = network_from_canonical({path: meta.unbox(leaf) for path, leaf in leaves.items()}, weights)
@@ -76,6 +94,11 @@ def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -
     if "params" in layer_or_params:
         params = {**layer_or_params, "params": params}
     return core.freeze(params) if isinstance(layer_or_params, core.FrozenDict) else params
+
+
+def _by_site(state: Any) -> dict[str, Any]:
+    params = state.get("params") if isinstance(state, Mapping) else None
+    return by_site("linen", {"/".join(path): one for path, one in flatten(params)}) if params else {}
 
 
 def _is_network(layer_or_params: Holder) -> bool:

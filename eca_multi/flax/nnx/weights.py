@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from eca_multi._canonical import NATIVE_NAMES, Weights, pack, pick, unpack, without_weight
+from eca_multi._site_weights import by_site, sites_from_canonical, sites_to_canonical
 from eca_multi.flax._network_weights import STEMS, Path, flatten, nest, network_from_canonical, network_to_canonical
 from eca_multi.flax._owned import beside
 
@@ -24,12 +25,14 @@ def to_canonical(layer_or_params: Holder) -> Weights:
     """Return the weights of an ECA layer or a network as a canonical dict of NumPy arrays; a copy.
 
     Args:
-        layer_or_params: An `ECA` or a network of this package, its `nnx.state`, or the pure dict of that.
+        layer_or_params: An `ECA` or a network of this package, its `nnx.state`, or the pure dict of that; or what
+            `eca_state` of a network with inserted ECA returned.
 
     Returns:
         {"weight": array} of shape (k,), or (C, k) for ECA-NS; of a network {name: array}, the running statistics
         included. bfloat16 is widened to float32. Flax estimates a running variance by dividing by the number of values
         n, torch by n - 1: the statistics are passed on as they are.
+        Of an `eca_state` {path of the site: array}.
 
     Raises:
         TypeError: If it is none of these. ValueError: If it holds other parameters too.
@@ -40,6 +43,8 @@ def to_canonical(layer_or_params: Holder) -> Weights:
         >>> to_canonical(ECA(64, rngs=nnx.Rngs(0)))["weight"].shape
         (3,)
     """
+    if kernels := _by_site(layer_or_params):
+        return sites_to_canonical("nnx", {path: np.asarray(_array(one)) for path, one in kernels.items()})
     if _is_network(layer_or_params):
         leaves = {path: _array(leaf) for path, leaf in _leaves(layer_or_params).items()}
         if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves.values()):
@@ -48,12 +53,17 @@ def to_canonical(layer_or_params: Holder) -> Weights:
     return pack("nnx", np.asarray(_array(_weight(layer_or_params))))
 
 
-def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -> Any:
+def from_canonical(
+    layer_or_params: Holder, weights: Mapping[str, np.ndarray], *, names: Mapping[str, str] | None = None
+) -> Any:
     """Load canonical weights: into a layer in place, or into a new state with the old one's dtype.
 
     Args:
-        layer_or_params: An `ECA` or a network of this package, or its `nnx.state` or pure dict (which are not changed).
+        layer_or_params: An `ECA` or a network of this package, or its `nnx.state`, pure dict or `eca_state` (which
+            are not changed).
         weights: As `to_canonical` of any framework returns.
+        names: For what `eca_state` returned: the name in `weights` by the path of the site, where the network of the
+            weights has other paths; `dict(zip(plan.paths, other_plan.paths))` makes it of two plans.
 
     Returns:
         The layer or network, or the new state or dict.
@@ -67,6 +77,15 @@ def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -
         >>> from eca_multi.flax.nnx import ECA, from_canonical
         >>> layer = from_canonical(ECA(64, rngs=nnx.Rngs(0)), {"weight": np.array([0.1, 0.2, 0.3])})
     """
+    if kernels := _by_site(layer_or_params):
+        values = {path: _array(one) for path, one in kernels.items()}
+        wanted = {path: (value.shape, value.dtype.name) for path, value in values.items()}
+        by_path = sites_from_canonical("nnx", wanted, weights, names)
+        new_kernels = [
+            beside(jnp.array(by_path[path], value.dtype, copy=True), value) for path, value in values.items()
+        ]
+        pairs = zip(flatten(layer_or_params), new_kernels, strict=True)
+        return nest((path, _like(old, new)) for (path, old), new in pairs)
     if _is_network(layer_or_params):
         leaves = _leaves(layer_or_params)
         arrays = network_from_canonical({path: _array(leaf) for path, leaf in leaves.items()}, weights)
@@ -82,6 +101,12 @@ def from_canonical(layer_or_params: Holder, weights: Mapping[str, np.ndarray]) -
         return assign(layer_or_params, {"": old}, {"": new})
     replaced = {NATIVE_NAMES["nnx"]: _like(old, new)}
     return nnx.State(replaced) if isinstance(layer_or_params, nnx.State) else replaced
+
+
+def _by_site(state: Any) -> dict[str, Any]:
+    if not isinstance(state, Mapping):
+        return {}
+    return by_site("nnx", {".".join(map(str, path)): one for path, one in flatten(state)})
 
 
 def _is_network(layer_or_params: Holder) -> TypeGuard[ECANetwork | Mapping[str, Any]]:

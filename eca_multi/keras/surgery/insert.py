@@ -11,6 +11,7 @@ from eca_multi.surgery.request import Overrides, Request, Where
 from ._find.check import check_model
 from ._find.finder import Finder
 from ._wrap.edits import edits_for
+from ._wrap.kept import kept
 from ._wrap.rebuild import rebuilt
 from .plan import plan_for, with_shapes
 from .verify import verify as verify_run
@@ -32,12 +33,14 @@ def insert_eca(
     overrides: Overrides | None = None,
     plan: ECAPlan | None = None,
     verify: bool | None = None,
+    keep_class: bool = True,
 ) -> Any:
     """Return a new model with ECA in it; `model` is not changed and shares nothing with the new model.
 
-    The new model has new layers of the same names, with copies of the weights, and compile settings (not the
-    optimizer's state). Load old weights before, or with `load_base_state`: `load_weights(..., skip_mismatch=True)`
-    puts wrong weights into layers of the new model.
+    The new model has new layers of the same names, with copies of the weights, compile settings and the optimizer's
+    state. It is of the old one's class, with copies of all attributes; its `get_config` tells the ECAs. Load old
+    weights before, or with `load_base_state`: `load_weights(..., skip_mismatch=True)` puts wrong weights into layers of
+    the new model.
 
     Args:
         model: A Functional or Sequential model. A Keras graph cannot be changed in place.
@@ -45,13 +48,17 @@ def insert_eca(
         example_inputs: An array, a tuple of inputs or a dict of them, to verify on.
         plan: A plan for this architecture, instead of `where` and the keywords of `plan_eca`.
         verify: Run old and new model on `example_inputs` and compare; None does so where they are given.
+        keep_class: False makes plain Functional and Sequential models of those whose class has an __init__ of its own,
+            without attributes, methods and train_step of that class.
 
     Returns:
-        The new model. A Functional subclass with an __init__ of its own comes back as a plain Functional model.
+        The new model.
 
     Raises:
         PlanMismatchError: If the plan does not fit. VerifyError: If outputs or calls are not as planned.
-        UnsupportedModelError, NoSiteError, ChannelInferenceError, TypeError, ValueError: As in `plan_eca`.
+        UnsupportedModelError: As in `plan_eca`; or if a class cannot be kept: an attribute cannot be copied, or the
+            class makes another network from its config.
+        NoSiteError, ChannelInferenceError, TypeError, ValueError: As in `plan_eca`.
 
     Example:
         >>> import keras
@@ -66,12 +73,16 @@ def insert_eca(
         "keras", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides,
         plan, verify,
     )  # fmt: skip
+    if not isinstance(keep_class, bool):
+        raise TypeError(f"keep_class must be True or False. Received: keep_class={keep_class!r}. Pass one of the two.")
     check_model(model)
     finder = Finder(with_shapes(model, example_inputs))
     if plan is None:
         plan = plan_for(request, finder)
     entries = replay(plan, "keras", candidates_at(plan, finder.find))
-    new = rebuilt(finder.network, edits_for(plan, entries, finder))
+    new = rebuilt(finder.network, edits_for(plan, entries, finder), keep_class=keep_class)
+    if keep_class:
+        kept(new)
     if request.is_verified():
         verify_run(replace(plan, entries=tuple(entries)), finder.model, new, example_inputs)
     return new

@@ -10,7 +10,7 @@ from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.request import Overrides, Request, Where
 
-from ._find.check import check_model, keeps_class
+from ._find.check import check_model
 from ._find.finder import Finder
 from ._find.graph import Network, is_built
 from ._find.kinds import kind
@@ -50,7 +50,7 @@ def plan_eca(
         kernel_size, gamma, beta, gate: As in `ECA`.
         init: "identity" keeps the outputs bit-equal, "uniform" is the paper's.
         example_inputs: An array, a tuple of inputs or a dict of them: for a Sequential that is not built.
-        overrides: {pattern: {"kernel_size": k}}.
+        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1}}, or one of the two.
 
     Returns:
         The plan, with a reason for each candidate that is left out.
@@ -103,14 +103,8 @@ def with_shapes(model: Any, example_inputs: Any) -> Any:
 
 def _notes(network: Network) -> list[str]:
     model, notes = network.model, []
-    for graph in network.graphs:
-        if not keeps_class(graph.model):
-            notes.append(
-                f"{graph.model.name!r} is of class {kind(graph.model)}, whose __init__ is its own: "
-                "the new model is a plain one with the same graph"
-            )
     if model.compiled:
-        notes.append("compile settings are carried over, the optimizer's state is not")
+        notes.append("compile settings and the optimizer's state are carried over")
     if not model.trainable:
         notes.append("the model is frozen: of the new one the ECAs alone are trained")
     return notes

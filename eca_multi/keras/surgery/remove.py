@@ -11,6 +11,7 @@ from ._find.graph import Network
 from ._find.kinds import kind
 from ._wrap.edits import Edits
 from ._wrap.installed import installed_layers
+from ._wrap.kept import kept
 from ._wrap.rebuild import rebuilt
 
 
@@ -42,4 +43,4 @@ def remove_eca(model: Any, include: Pattern | None = None) -> Any:
     installed = installed_layers(network)
     sites = [Candidate(entry.path, layer, entry.action, aliases=entry.aliases) for layer, entry in installed]
     removed = removed_sites(kind(model), sites, include)
-    return rebuilt(network, Edits(dropped={id(site.module) for site in removed}))
+    return kept(rebuilt(network, Edits(dropped={id(site.module) for site in removed})))

@@ -1,7 +1,7 @@
 """The weights of a Keras network and those of its ECAs, apart: two states, for two checkpoints."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any
 
@@ -12,6 +12,7 @@ from eca_multi._states import check_fits, converted
 from eca_multi.keras._owned import assign, owned, values
 from eca_multi.keras.layers import ECA
 from eca_multi.surgery.errors import lost_blocks, no_eca
+from eca_multi.surgery.excepted import check_except_for, check_excepted, is_excepted
 
 from ._find.check import check_model
 from ._find.graph import Network
@@ -19,6 +20,7 @@ from ._find.kinds import is_eca, is_model, kind, parts
 from ._wrap.edits import Edits
 from ._wrap.installed import InsertedECA, installed_layers
 from ._wrap.rebuild import rebuilt
+from ._wrap.weights_file import load_weights_file
 
 UNNAMED = re.compile(r"^variable_\d+$")  # Keras counts variables without a name through the whole process
 State = dict[str, np.ndarray]
@@ -95,7 +97,9 @@ def base_state(model: Any) -> State:
     return {key: values(variable) for key, variable in _variables(model, of_eca=False)}
 
 
-def load_base_state(model: Any, state: Mapping[str, Any] | str | PathLike[str]) -> Any:
+def load_base_state(
+    model: Any, state: Mapping[str, Any] | str | PathLike[str], *, except_for: Sequence[str] = ()
+) -> Any:
     """Load weights of the network without ECA into a model with it, in place; its ECAs go back to the identity.
 
     Keras's own `load_weights` cannot: `.weights.h5` numbers layers in an order that insertion changes, and
@@ -105,13 +109,16 @@ def load_base_state(model: Any, state: Mapping[str, Any] | str | PathLike[str]) 
         model: With ECA from `insert_eca` (or without).
         state: What `base_state` returned, or a `.weights.h5` or `.keras` file of the network without ECA. Weights of
             SE blocks that ECA replaced are passed over.
+        except_for: Paths of layers that keep the weights they have, ["head"] where the state has another one. What the
+            state holds for them is passed over.
 
     Returns:
         The model. ECAs whose gate is not 2*sigmoid have no identity and keep their kernels.
 
     Raises:
         ValueError: If weights are missing, left over or of another shape, hold NaN or infinity where the model does
-            not, or numbers out of range. TypeError: If they are no arrays with values, or not of the model's kind.
+            not, or numbers out of range; or if a path of except_for is in neither.
+        TypeError: If they are no arrays with values, or not of the model's kind; or if except_for is no list of texts.
             After an error the model is unchanged; the model shares no memory with `state`.
         UnsupportedModelError: If the model has no graph to read.
 
@@ -122,13 +129,16 @@ def load_base_state(model: Any, state: Mapping[str, Any] | str | PathLike[str]) 
         >>> with_eca = load_base_state(insert_eca(model, "conv"), base_state(model))
     """
     check_model(model)
-    if not isinstance(state, Mapping):
-        state = _from_file(model, fspath(state))
+    check_except_for(except_for)
+    if isinstance(state, Mapping):
+        check_excepted(except_for, [*state, *(key for key, _ in _variables(model, of_eca=False))])
+    else:
+        state = _from_file(model, fspath(state), except_for)
     inserted = [layer for layer in Network(model).leaves() if isinstance(layer, InsertedECA)]
     wanted = {key for key, _ in _variables(model, of_eca=False)}
     dropped = {name for layer in inserted for name in layer.dropped}
     kept = {k: v for k, v in state.items() if k in wanted or str(k).split("/")[-2:][0] not in dropped}
-    variables, new = _fitting(model, kept, of_eca=False)
+    variables, new = _fitting(model, kept, of_eca=False, except_for=except_for)
     for number, layer in enumerate(inserted):
         if layer.gate == "2sigmoid":
             variables[f"kernel {number}"] = layer.kernel
@@ -205,7 +215,7 @@ def _variables(model: Any, *, of_eca: bool) -> Iterator[tuple[str, Any]]:
             yield f"{network.path(layer)}/{name}", weight
 
 
-def _fitting(model: Any, state: Any, *, of_eca: bool) -> tuple[dict[str, Any], State]:
+def _fitting(model: Any, state: Any, *, of_eca: bool, except_for: Sequence[str] = ()) -> tuple[dict[str, Any], State]:
     """Return the model's variables by key, and checked copies of the arrays in the state."""
     if not isinstance(state, Mapping):
         raise TypeError(
@@ -213,7 +223,8 @@ def _fitting(model: Any, state: Any, *, of_eca: bool) -> tuple[dict[str, Any], S
             f"Pass what {'eca_state' if of_eca else 'base_state'} returned."
         )
     variables = dict(_variables(model, of_eca=of_eca))
-    arrays = {key: state[key] for key in state}  # a lazy mapping reads each array once
+    variables = {key: variable for key, variable in variables.items() if not is_excepted(key, except_for)}
+    arrays = {key: state[key] for key in state if not is_excepted(key, except_for)}  # each is read once
     check_fits(variables, arrays, of_eca)
     return variables, converted({key: (arrays[key], variable) for key, variable in variables.items()}, owned)
 
@@ -226,15 +237,17 @@ def _finalize(model: Any) -> None:
                 part.finalize_state()
 
 
-def _from_file(model: Any, path: str) -> State:
+def _from_file(model: Any, path: str, except_for: Sequence[str]) -> State:
     """Read a file through a model that numbers its layers as the model that wrote the file."""
     if path.endswith(".keras"):
-        return base_state(keras.saving.load_model(path, compile=False))
+        state = base_state(keras.saving.load_model(path, compile=False))
+        check_excepted(except_for, [*state, *(key for key, _ in _variables(model, of_eca=False))])
+        return state
     network = Network(model)
     installed = installed_layers(network)
     lost = [entry.path for _, entry in installed if entry.action == "replace"]
     if lost:
         raise lost_blocks(lost)
     plain = rebuilt(network, Edits(dropped={id(layer) for layer, _ in installed}), compiled=False)
-    plain.load_weights(path)
+    load_weights_file(plain, path, except_for)
     return base_state(plain)

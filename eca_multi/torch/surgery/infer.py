@@ -12,8 +12,9 @@ from ._find.check import check_model
 from ._find.kinds import find
 from ._find.network import Network
 from ._find.places import base_parameters, installed
+from ._wrap.old_names import BEHIND, plain_path
 
-BEHIND, IN_PLACE = ".eca.conv.weight", ".conv.weight"
+IN_PLACE = ".conv.weight"
 
 
 def infer_plan(model: nn.Module, state: Mapping[str, Any], *, gate: str = "2sigmoid") -> ECAPlan:
@@ -49,8 +50,7 @@ def infer_plan(model: nn.Module, state: Mapping[str, Any], *, gate: str = "2sigm
         for path in candidate.names
         if path in kernels
     }
-    order = list(network.at)
-    paths = sorted(places, key=lambda path: order.index(path) if path in order else len(order))
+    paths = sorted(places, key=network.order)
     return inferred_plan(
         "torch",
         type(model).__name__,
@@ -73,17 +73,10 @@ def _kernels(state: Mapping[str, Any], model: nn.Module) -> tuple[dict[str, Kern
             continue
         kernel = Kernel(shape[-1], shape[-1])
         if key.endswith(BEHIND):
-            behind[_plain_path(key.removesuffix(BEHIND), state)] = kernel
+            behind[plain_path(key.removesuffix(BEHIND), state)] = kernel
         elif key.endswith(IN_PLACE):
             in_place[key.removesuffix(IN_PLACE)] = kernel
     return behind, in_place
-
-
-def _plain_path(path: str, state: Mapping[str, Any]) -> str:
-    """The name of a site without ECA around the modules above it."""
-    parts = path.split(".")
-    gated = [part == "base" and f"{'.'.join(parts[:i])}{BEHIND}" in state for i, part in enumerate(parts)]
-    return ".".join(part for part, is_base in zip(parts, gated, strict=True) if not is_base)
 
 
 def installed_eca(model: nn.Module) -> ECAPlan:

@@ -15,11 +15,11 @@ from eca_multi.surgery.replay import candidates_at, replay
 from eca_multi.surgery.request import Overrides, Request, Where
 from eca_multi.torch._unchanged import unchanged_on_error
 
-from ._find.check import check_model
+from ._find.check import check_inside, check_model
 from ._find.kinds import find
 from ._find.network import Network
 from ._find.observe import observe
-from ._wrap import layer_for, wrap
+from ._wrap.sites import forget_compiled, layer_for, wrap
 from .plan import plan_for
 from .verify import verify as verify_run
 
@@ -46,9 +46,9 @@ def insert_eca(
 ) -> Model:
     """Insert ECA; right after the insertion the model returns what it returned before, bit for bit.
 
-    Each site is wrapped in its place: `layer1.0.bn2` becomes a module with the children `base` (the old module) and
-    `eca`, and passes all other attributes on to the old module. Checkpoints from before the insertion load with
-    `strict=False`; only the kernels are missing. Make the optimizer afterwards, or add the kernels:
+    Each site stays the module that it was and gets a child `eca`, which a forward hook calls on the site's output:
+    `layer1.0.bn2.weight` keeps its name, and `layer1.0.bn2.eca.conv.weight` is new. Checkpoints from before the
+    insertion load with `strict=False`; only the kernels are missing. Make the optimizer afterwards, or add the kernels:
     `optimizer.add_param_group({"params": eca_parameters(model)})`.
 
     Args:
@@ -84,6 +84,7 @@ def insert_eca(
         plan, verify,
     )  # fmt: skip
     check_model(model)
+    check_inside(model, example_inputs)
     with unchanged_on_error(model, is_run=example_inputs is not None):
         network = Network(model, example_inputs)
         if plan is None:
@@ -97,6 +98,7 @@ def insert_eca(
         layers = [layer_for(model, entry, plan) for entry in entries]  # make all layers first, then change the network
         for entry, layer in zip(entries, layers, strict=True):
             wrap(model, entry, layer)
+        forget_compiled()
         if before is not None:
             verify_run(model, changed(plan, entries=tuple(entries)), example_inputs, before)
         return model

@@ -11,10 +11,12 @@ from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.request import Overrides, Request, Where
 from eca_multi.torch._unchanged import unchanged_on_error
 
-from ._find.check import check_model
+from ._find.check import check_inside, check_model
 from ._find.kinds import find, offers
 from ._find.network import Network
 from ._find.places import base_parameters
+
+UNTRACED = "adds may hide in {}{}, which torch.fx cannot trace: example_inputs show them"
 
 
 def plan_eca(
@@ -46,7 +48,7 @@ def plan_eca(
         init: "identity" keeps the outputs bit-equal, "uniform" is the paper's.
         example_inputs: What the model is called with: a tensor, a tuple of positional inputs or a dict of keywords.
             One run in evaluation mode then tells shapes, layouts and calls, also where torch.fx cannot trace.
-        overrides: {pattern: {"kernel_size": k}}.
+        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1}}, or one of the two.
 
     Returns:
         The plan, with a reason for each candidate that is left out.
@@ -74,6 +76,7 @@ def plan_eca(
         "torch", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides
     )
     check_model(model)
+    check_inside(model, example_inputs)
     with unchanged_on_error(model, is_run=example_inputs is not None):
         return plan_for(Network(model, example_inputs), request)
 
@@ -84,5 +87,14 @@ def plan_for(network: Network, request: Request) -> ECAPlan:
         type(network.model).__name__,
         find(network, request.kind),
         model_parameters=base_parameters(network.model),
+        notes=_notes(network, request),
         offers=partial(offers, network),
     )
+
+
+def _notes(network: Network, request: Request) -> tuple[str, ...]:
+    unknown = list(network.unknown()) if request.kind in ("residual", "block") else []
+    if not unknown:
+        return ()
+    more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+    return (UNTRACED.format(", ".join(path or "the network" for path in unknown[:3]), more),)

@@ -8,15 +8,15 @@ from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.remove import removed_sites
 from eca_multi.torch._unchanged import unchanged_on_error
 
-from ._find.check import check_model
+from ._find.check import check_inside, check_model
 from ._find.places import installed
-from ._wrap import unwrap
+from ._wrap.sites import forget_compiled, unwrap
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def remove_eca(model: Model, include: Pattern | None = None) -> Model:
-    """Take ECA out, in place; the old modules are back where they stood.
+    """Take ECA out, in place; the modules are as they were.
 
     Args:
         model: A network with ECA.
@@ -39,8 +39,10 @@ def remove_eca(model: Model, include: Pattern | None = None) -> Model:
         )
     """
     check_model(model)
+    check_inside(model, None)
     with unchanged_on_error(model):
         sites = [site for site, _ in installed(model)]
         for site in removed_sites(type(model).__name__, sites, include):
             unwrap(model, site.module)
+        forget_compiled()
         return model

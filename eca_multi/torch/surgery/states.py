@@ -1,5 +1,6 @@
 """The weights of a torch network and those of its ECAs, apart: two state dicts, for two checkpoints."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from eca_multi.torch._owned import assign, owned
 from eca_multi.torch.layers import ECA
 
 from ._find.check import check_model, check_module
-from ._wrap import Gated, is_inserted
+from ._wrap.sites import is_inserted
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -167,20 +168,16 @@ def load_eca_state(model: Model, state: Mapping[str, torch.Tensor]) -> Model:
     return assign(model, *_fitting(model, state, of_eca=True))
 
 
-def _part(model: nn.Module, of_eca: bool) -> dict[str, torch.Tensor]:
+def _part(model: nn.Module, of_eca: bool) -> "OrderedDict[str, torch.Tensor]":
     check_model(model)
     named = list(model.named_modules(remove_duplicate=False))
-    gated = sorted((path for path, module in named if isinstance(module, Gated)), key=len, reverse=True)
     inserted = tuple(f"{path}." for path, module in named if is_inserted(module))
-    result = {}
-    for key, value in model.state_dict().items():
-        if key.startswith(inserted) == of_eca:
-            name = key
-            for path in gated:  # the innermost first
-                if name.startswith(f"{path}.base."):
-                    name = f"{path}.{name.removeprefix(f'{path}.base.')}"
-            result[name] = value
-    return result
+    state: Any = model.state_dict()
+    part = OrderedDict((key, value) for key, value in state.items() if key.startswith(inserted) == of_eca)
+    # The versions of modules, without which some refuse a state dict; torch's own load_state_dict reads them there.
+    versions = {path: kept for path, kept in state._metadata.items() if f"{path}.".startswith(inserted) == of_eca}
+    vars(part)["_metadata"] = versions
+    return part
 
 
 def _fitting(model: nn.Module, state: Any, *, of_eca: bool) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -13,7 +13,7 @@ from eca_multi.surgery.errors import PlanMismatchError
 from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan
 from eca_multi.surgery.plan import ECAPlan
 
-from ._find.call import concrete_inputs, initial_shapes
+from ._find.call import call_with, initial_shapes
 from ._find.check import check_module, check_type
 from ._find.finder import Finder
 from ._find.variables import Keys, check_variables, count, flat
@@ -21,7 +21,12 @@ from ._wrap import KERNEL, base_class, sites_of, with_sites
 
 
 def infer_plan(
-    module: nn.Module, variables: Mapping[str, Any], *, gate: str = "2sigmoid", example_inputs: Any = None
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    *,
+    gate: str = "2sigmoid",
+    example_inputs: Any = None,
+    method: str = "__call__",
 ) -> ECAPlan:
     """Return the plan that a checkpoint was trained with, from the keys and shapes of its kernels.
 
@@ -29,7 +34,7 @@ def infer_plan(
         module: The network without ECA.
         variables: Of the network with ECA; shapes will do.
         gate: That the network was trained with, which no key tells.
-        example_inputs: As in `plan_eca`.
+        example_inputs, method: As in `plan_eca`.
 
     Raises:
         NoSiteError: If the variables hold no ECA. PlanMismatchError: If they are not those of this module with ECA.
@@ -49,9 +54,9 @@ def infer_plan(
     check_module(module)
     check_checkpoint(variables, gate)
     check_variables(variables)
-    inputs = concrete_inputs(example_inputs)
+    call = call_with(module, example_inputs, method)
     base = with_sites(module, ())
-    plain = initial_shapes(base, inputs)
+    plain = initial_shapes(base, call)
     plain_keys, trained = set(flat(plain["params"])), flat(variables["params"])
     shapes = {
         keys[: -len(KERNEL)]: tuple(meta.unbox(leaf).shape)
@@ -62,7 +67,7 @@ def infer_plan(
     replaced = {site for site in shapes if _below(site, plain_keys) and not _below(site, rest)}
     if shapes:
         _check_rest(plain_keys.difference(*(_below(site, plain_keys) for site in replaced)), rest)
-    finder = Finder(base, plain, inputs)
+    finder = Finder(base, plain, call)
     at_path = {c.path: c for c in finder.find("any")}
     at_path |= {c.path: c for c in finder.find("se") if tuple(c.path.split("/")) in replaced}
     return inferred_plan(

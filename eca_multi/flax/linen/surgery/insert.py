@@ -1,6 +1,6 @@
 """Insert ECA in a linen network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,12 +13,12 @@ from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import candidates_at, replay
 from eca_multi.surgery.request import Overrides, Request, Where
 
-from ._find.call import concrete_inputs
+from ._find.call import call_with
 from ._find.check import check_module
 from ._find.finder import Finder
-from ._find.variables import check_variables, flat, like
-from ._wrap import KERNEL, Site, sites_of
-from .plan import build, plan_for, without_replaced
+from ._find.variables import check_variables
+from ._wrap import Site, sites_of
+from .plan import build, plan_for, with_kernels
 from .verify import verify as verify_run
 
 
@@ -39,6 +39,7 @@ def insert_eca(
     overrides: Overrides | None = None,
     plan: ECAPlan | None = None,
     verify: bool | None = None,
+    method: str = "__call__",
 ) -> tuple[nn.Module, Any]:
     """Return the network with ECA: a module of the same class with more parameters, and its variables.
 
@@ -48,7 +49,7 @@ def insert_eca(
 
     Args:
         module, variables, where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init,
-            example_inputs, overrides: As in `plan_eca`.
+            example_inputs, overrides, method: As in `plan_eca`.
         plan: Carry out this plan, instead of choosing; then `where` and the other options of a choice are not given.
         verify: Run the network with the example inputs before and after: outputs equal where the plan says so, each
             ECA called as often as its base. None does where the variables and inputs are arrays.
@@ -80,8 +81,8 @@ def insert_eca(
     )  # fmt: skip
     check_module(module)
     check_variables(variables)
-    inputs = concrete_inputs(example_inputs)
-    finder = Finder(module, variables, inputs)
+    call = call_with(module, example_inputs, method)
+    finder = Finder(module, variables, call)
     if plan is None:
         plan = plan_for(request, finder)
     entries = replay(plan, "linen", candidates_at(plan, finder.find))
@@ -89,9 +90,11 @@ def insert_eca(
         return module, variables
     _check_gate(module, plan)
     new_module, plan, ecas = build(finder, plan, entries)
-    new = (new_module, _with_kernels(variables, ecas))
-    if request.is_verified(abstract=is_abstract((variables, inputs))):
-        verify_run(plan, (module, variables), new, inputs)
+    abstract = is_abstract(variables)
+    kernels = [(site, _kernel(site, shape, abstract)) for site, shape in ecas]
+    new = (new_module, with_kernels(variables, kernels))
+    if request.is_verified(abstract=is_abstract((variables, call.inputs))):
+        verify_run(plan, (module, variables), new, call)
     return new
 
 
@@ -104,12 +107,5 @@ def _check_gate(module: nn.Module, plan: ECAPlan) -> None:
         )
 
 
-def _with_kernels(variables: Mapping[str, Any], ecas: Sequence[tuple[Site, Shape]]) -> Any:
-    """Return the variables with the new kernels, and without the parameters of replaced SE blocks."""
-    leaves = flat(without_replaced(variables, [site for site, _ in ecas]))
-    abstract = is_abstract(variables)
-    for site, shape in ecas:
-        leaves["params", *site.keys, *KERNEL] = (
-            jax.ShapeDtypeStruct(shape, site.dtype) if abstract else kernel_of(site.entry, site.init, shape, site.dtype)
-        )
-    return like(variables, leaves)
+def _kernel(site: Site, shape: Shape, abstract: bool) -> Any:
+    return jax.ShapeDtypeStruct(shape, site.dtype) if abstract else kernel_of(site.entry, site.init, shape, site.dtype)

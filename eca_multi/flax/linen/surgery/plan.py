@@ -18,7 +18,7 @@ from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.request import Overrides, Request, Where
 
-from ._find.call import concrete_inputs, runner
+from ._find.call import Call, call_with, runner
 from ._find.check import check_module
 from ._find.finder import Finder
 from ._find.variables import Keys, below, check_variables, count, flat, like
@@ -40,6 +40,7 @@ def plan_eca(
     init: str = "identity",
     example_inputs: Any = None,
     overrides: Overrides | None = None,
+    method: str = "__call__",
 ) -> ECAPlan:
     """Return what `insert_eca` would do. Nothing changes; printing the plan is the dry run.
 
@@ -56,7 +57,8 @@ def plan_eca(
         init: "identity" keeps the outputs bit-equal, "uniform" is the paper's.
         example_inputs: What the module is called with: one array, a tuple of positional inputs (train flags among
             them), or a dict of keywords. They must be given: a linen module has no submodules outside a call.
-        overrides: {pattern: {"kernel_size": k}}.
+        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1}}, or one of the two.
+        method: Name of the method that takes the inputs, for a network that is called by another one than `__call__`.
 
     Returns:
         The plan, with a reason for each candidate that is left out.
@@ -81,7 +83,7 @@ def plan_eca(
     )
     check_module(module)
     check_variables(variables)
-    finder = Finder(module, variables, concrete_inputs(example_inputs))
+    finder = Finder(module, variables, call_with(module, example_inputs, method))
     plan = plan_for(request, finder)
     return build(finder, plan, plan.entries)[1] if plan.entries else plan
 
@@ -111,13 +113,33 @@ def build(
     def with_new(new: Sequence[Site]) -> nn.Module:
         return with_sites(module, sorted((*sites_of(module), *new), key=lambda site: order[site.entry.path]))
 
-    # Under a scan or a vmap the kernel is stacked, so its shape is read from an abstract run that makes the kernel.
-    run, arrays = runner(with_new(sites), finder.inputs, mutable=core.DenyList(("intermediates",)))
-    made = flat(jax.eval_shape(run, without_replaced(finder.variables, sites), arrays)[1]["params"])
-    shapes = [tuple(meta.unbox(made[(*site.keys, *KERNEL)]).shape) for site in sites]
+    variables = without_replaced(finder.variables, sites)
+    shapes = _kernel_shapes(with_new(sites), variables, sites, finder.call)
     sites = [replace(site, entry=_with_shape(site.entry, shape)) for site, shape in zip(sites, shapes, strict=True)]
     plan = replace(plan, entries=tuple(site.entry for site in sites))
     return with_new(sites), plan, list(zip(sites, shapes, strict=True))
+
+
+def _kernel_shapes(module: nn.Module, variables: Any, sites: Sequence[Site], call: Call) -> list[Shape]:
+    """Return the shapes of the sites' kernels, from an abstract run that makes them: stacked under a scan or a vmap."""
+    run, arrays = runner(module, call, mutable=core.DenyList(("intermediates",)))
+    try:
+        made = flat(jax.eval_shape(run, variables, arrays)[1]["params"])
+    except TypeError:
+        # Both branches of a cond must make the same kernels, and one branch may not call the site. A run that is given
+        # the kernels does not make them; a kernel that would have to be stacked does not fit there.
+        single: list[Shape] = [(site.entry.kernel_size, 1, 1) for site in sites]
+        new = [(site, jax.ShapeDtypeStruct(shape, site.dtype)) for site, shape in zip(sites, single, strict=True)]
+        run, arrays = runner(module, call)
+        jax.eval_shape(run, with_kernels(variables, new), arrays)
+        return single
+    return [tuple(meta.unbox(made[(*site.keys, *KERNEL)]).shape) for site in sites]
+
+
+def with_kernels(variables: Mapping[str, Any], new: Sequence[tuple[Site, Any]]) -> Any:
+    """Return the variables with new kernels, and without the parameters of replaced SE blocks."""
+    leaves = flat(without_replaced(variables, [site for site, _ in new]))
+    return like(variables, leaves | {("params", *site.keys, *KERNEL): kernel for site, kernel in new})
 
 
 def without_replaced(variables: Mapping[str, Any], sites: Sequence[Site]) -> Any:

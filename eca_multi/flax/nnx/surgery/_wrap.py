@@ -6,10 +6,11 @@ A wrapper module would rename the variables, and Python refuses a change to a cl
 another layout.
 """
 
+import contextlib
 import copyreg
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -40,7 +41,11 @@ def gated_class(base: Any) -> type[nnx.Module]:
 
     @functools.wraps(base.__call__)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.eca(base.__call__(self, *args, **kwargs))
+        if not issubclass(base, nnx.bridge.ToNNX):
+            return self.eca(base.__call__(self, *args, **kwargs))
+        with hidden(self, NAME) as layer:
+            y = base.__call__(self, *args, **kwargs)
+        return layer(y)
 
     meta: Any = type(base)
     return subclass(base, "WithECA", _gated_meta(meta), {"__call__": __call__, "eca_base": base})
@@ -82,6 +87,20 @@ def wrap(module: nnx.Module, layer: ECA) -> None:
     base: Any = type(module)
     module.eca = layer
     become(module, gated_class(base))
+
+
+@contextlib.contextmanager
+def hidden(module: nnx.Module, name: str) -> Iterator[Any]:
+    """Take an attribute of ours out of a module during the module's own call, which may look at all attributes.
+
+    `nnx.bridge.ToNNX` passes each of its attributes to the linen module inside.
+    """
+    attributes = vars(module)
+    value = attributes.pop(name)
+    try:
+        yield value
+    finally:
+        attributes[name] = value
 
 
 def unwrap(module: nnx.Module) -> None:

@@ -16,7 +16,7 @@ from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import replay
 from eca_multi.surgery.request import Overrides, Request, Where
 
-from ._find.check import check_model
+from ._find.check import check_method, check_model
 from ._find.kinds import find
 from ._find.network import Network
 from ._find.places import places
@@ -44,6 +44,7 @@ def insert_eca(
     plan: ECAPlan | None = None,
     verify: bool | None = None,
     inplace: bool = True,
+    method: str = "__call__",
 ) -> Model:
     """Insert ECA; right after the insertion the model returns what it returned before, bit for bit.
 
@@ -55,8 +56,8 @@ def insert_eca(
 
     Args:
         model: As in `plan_eca`.
-        where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides: As in
-            `plan_eca`.
+        where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides, method:
+            As in `plan_eca`.
         plan: Carry out this plan, of this model or of another model of the same architecture; then no other option of
             a choice may be given.
         inplace: Change the model itself; False changes a copy with copied arrays.
@@ -85,8 +86,9 @@ def insert_eca(
         plan, verify,
     )  # fmt: skip
     check_model(model)
+    check_method(model, method)
     is_verified = request.is_verified(abstract=is_abstract((nnx.state(model), example_inputs)))
-    network = Network(model, example_inputs)
+    network = Network(model, example_inputs, method)
     if plan is None:
         plan = plan_for(network, request)
         entries: Sequence[ECAEntry] = plan.entries
@@ -105,7 +107,7 @@ def insert_eca(
         for site, layer in zip(sites, layers, strict=True):
             wrap(site, layer)
         if original is not None:
-            verify_run(model, changed(plan, entries=tuple(entries)), example_inputs, original)
+            verify_run(model, changed(plan, entries=tuple(entries)), example_inputs, original, method)
         return model
 
 

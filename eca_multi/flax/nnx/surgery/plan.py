@@ -14,7 +14,7 @@ from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.request import Overrides, Request, Where
 
-from ._find.check import check_model
+from ._find.check import check_method, check_model
 from ._find.kinds import find, offers
 from ._find.network import Network
 from ._find.places import base_parameters
@@ -34,6 +34,7 @@ def plan_eca(
     init: str = "identity",
     example_inputs: Any = None,
     overrides: Overrides | None = None,
+    method: str = "__call__",
 ) -> ECAPlan:
     """Say where ECA would be inserted; the model stays as it is. Print the plan for a dry run.
 
@@ -50,7 +51,8 @@ def plan_eca(
         example_inputs: What the model is called with: an array, a tuple of positional inputs or a dict of keywords.
             Shapes count, zeros will do. Needed for "residual", "block" and "se": an nnx network has no graph before
             it runs. With them ranks, layouts and calls are known too.
-        overrides: {pattern: {"kernel_size": k}}.
+        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1}}, or one of the two.
+        method: Name of the method that takes the inputs, for a network that is called by another one than `__call__`.
 
     Returns:
         The plan, with a reason for each candidate that is left out.
@@ -79,7 +81,8 @@ def plan_eca(
         "nnx", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides
     )
     check_model(model)
-    return plan_for(Network(model, example_inputs), request)
+    check_method(model, method)
+    return plan_for(Network(model, example_inputs, method), request)
 
 
 def plan_for(network: Network, request: Request) -> ECAPlan:

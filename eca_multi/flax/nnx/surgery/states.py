@@ -120,7 +120,8 @@ def load_base_state(model: Model, state: Mapping[Any, Any]) -> Model:
     Args:
         model: With or without ECA; changed in place.
         state: What `base_state` returned, or the pure dict or `nnx.State` of a plain network; list indices may be
-            text, as some checkpoints have them.
+            text, as some checkpoints have them. The state may leave out the keys and counts of random streams, which
+            then stay as they are.
 
     Returns:
         The model. ECAs whose gate is not 2*sigmoid have no identity and keep their kernels.
@@ -220,6 +221,8 @@ def _fitting(
         for path, leaf in _variables(model, of_eca).items()
     }
     arrays = flat(state)
+    # A dropout's keys and counts are no weights: a state may have them or not.
+    targets = {path: leaf for path, leaf in targets.items() if path in arrays or not isinstance(leaf, nnx.RngState)}
     now = {path: variable.get_value() for path, variable in targets.items()}
     check_fits(now, arrays, of_eca, ".".join)
     return targets, converted({path: (arrays[path], value) for path, value in now.items()}, owned, ".".join)

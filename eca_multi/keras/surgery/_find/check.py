@@ -28,6 +28,8 @@ def check_model(model: Any) -> None:
             "Insert ECA before tf.function, jax.jit or torch.compile.",
         )
     _check_container(model, "")
+    if hasattr(model, "jax_state_sync"):  # in the middle of fit, where JAX's trainer holds the weights beside the model
+        model.jax_state_sync()
 
 
 def _check_container(model: Any, path: str) -> None:
@@ -38,7 +40,7 @@ def _check_container(model: Any, path: str) -> None:
             f"{name!r}, a subclassed model ({kind(model)})",
             "Its graph is Python code that cannot be read: use ECA in its call, or build it with the Functional API.",
         )
-    if type(model).call is not _keras_class(model).call:
+    if type(model).call is not keras_class(model).call:
         raise _unsupported(
             "run by its graph",
             f"{name!r}, whose class {kind(model)} has a call of its own",
@@ -49,12 +51,23 @@ def _check_container(model: Any, path: str) -> None:
             _check_container(operation, f"{path}/{operation.name}" if path else operation.name)
 
 
+def is_plain(model: Any) -> bool:
+    """Whether a model is of Keras's own class."""
+    return type(model) is keras_class(model)
+
+
 def keeps_class(model: Any) -> bool:
     """Whether a model of this class can be made from inputs and outputs alone."""
-    return bool(type(model).__init__ is _keras_class(model).__init__)
+    return bool(type(model).__init__ is keras_class(model).__init__)
 
 
-def _keras_class(model: Any) -> Any:
+def own_class(model: Any) -> Any:
+    """Return a model's class as the user wrote it: the one before insertion, where the model has ECA."""
+    return getattr(type(model), "class_without_eca", type(model))
+
+
+def keras_class(model: Any) -> Any:
+    """Return the class of Keras's own that a model with a graph is of."""
     return keras.Sequential if isinstance(model, keras.Sequential) else functional_class(model)
 
 

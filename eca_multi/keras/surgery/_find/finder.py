@@ -6,6 +6,7 @@ from typing import Any
 
 from eca_multi.surgery.candidate import HAS_ECA, Candidate
 from eca_multi.surgery.entry import ECAEntry
+from eca_multi.surgery.reasons import TOKENS
 from eca_multi.surgery.replay import KIND_OF_ACTION
 
 from .graph import Graph, Network, is_built
@@ -14,7 +15,6 @@ from .places import Places, Site, without
 from .residual import blocks, residual
 from .squeeze import blocks_of, squeezes
 
-TOKENS = "(N, T, C) without a 1-D convolution before it: tokens, no feature map"
 BEFORE_NORM = (
     "a norm follows: it undoes a constant gate, so the kernel learns slowly; where='conv_norm' gates behind it"
 )
@@ -41,7 +41,8 @@ class Finder:
     def sites(self, kind: str) -> list[Site]:
         """As `find`, with the places in the graph."""
         if kind not in self._sites:
-            self._sites[kind] = KINDS[kind](self.places)
+            place = {id(operation): number for number, operation in enumerate(self.network.in_order())}
+            self._sites[kind] = sorted(KINDS[kind](self.places), key=lambda site: place[id(site.operation)])
         return self._sites[kind]
 
     def site(self, entry: ECAEntry) -> Site:
@@ -89,7 +90,10 @@ def _feature_map(places: Places, site: Site) -> Site:
     if block:
         return without(site, f"inside of the SE block {block}")
     calls = places.network.calls(site.operation)
-    return without(site, TOKENS) if any(places.is_tokens(graph, call.outputs[0]) for graph, call in calls) else site
+    if any(places.is_tokens(graph, call.outputs[0]) for graph, call in calls):
+        path = site.candidate.path
+        return replace(site, candidate=replace(site.candidate, axis_reason=TOKENS.format(path=path)))
+    return site
 
 
 def _hidden(places: Places) -> list[Site]:

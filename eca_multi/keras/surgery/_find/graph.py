@@ -9,7 +9,7 @@ import keras
 
 from eca_multi.keras._private import calls_of, nodes_of
 
-from .kinds import KEEPS_CHANNELS, is_container, is_conv, is_eca, is_input, kind
+from .kinds import KEEPS_CHANNELS, is_container, is_conv, is_eca, is_input, kind, model_in
 
 
 @dataclass(eq=False)
@@ -51,6 +51,24 @@ class Graph:
         for call in self.calls:
             for tensor in call.inputs:
                 self.consumers.setdefault(id(tensor), []).append(call)
+
+    def in_order(self) -> list[Call]:
+        """Return the calls in an order that ECAs do not change: those far from the outputs first, as Keras orders them.
+
+        Calls of the same distance, ECAs not counted, come as their inputs are read from the outputs backwards.
+        """
+        distance: dict[int, int] = {}
+        for call in reversed(self.calls):
+            after = [later for tensor in call.outputs for later in self.consumers.get(id(tensor), [])]
+            distance[id(call)] = max((distance[id(c)] + (not is_eca(c.operation)) for c in after), default=0)
+        rank: dict[int, int] = {}
+        todo = list(reversed(self.outputs))
+        while todo:
+            found = self.producer.get(id(todo.pop()))
+            if found is not None and id(found) not in rank:
+                rank[id(found)] = len(rank)
+                todo += reversed(found.inputs)
+        return sorted(self.calls, key=lambda c: (-distance[id(c)], is_eca(c.operation), rank.get(id(c), len(rank))))
 
     def only_consumer(self, tensor: Any) -> Call | None:
         """Return the call that gets a tensor, if there is one call and the tensor does not leave the model."""
@@ -156,13 +174,14 @@ class Network:
             if name not in names:
                 names.append(name)
             self.operations[name] = operation
-            if is_container(operation):
-                self._read(operation, name)
+            inner = model_in(operation)
+            if inner is not None:
+                self._read(inner, name if inner is operation else f"{name}/{inner.name}")
 
     def _count(self) -> None:
         """Set `times` of each graph, after those of the graphs that call it."""
         callers = {
-            id(graph): [outer for outer in self.graphs for call in outer.calls if call.operation is graph.model]
+            id(graph): [g for g in self.graphs for call in g.calls if model_in(call.operation) is graph.model]
             for graph in self.graphs
         }
         left = list(self.graphs)
@@ -198,9 +217,10 @@ class Network:
 
         def walk(graph: Graph) -> Iterator[tuple[Graph, Call]]:
             entered.add(id(graph.model))
-            for call in graph.calls:
-                if is_container(call.operation) and id(call.operation) not in entered:
-                    yield from walk(self.graph(call.operation))
+            for call in graph.in_order():
+                inner = model_in(call.operation)
+                if inner is not None and id(inner) not in entered:
+                    yield from walk(self.graph(inner))
                 yield graph, call
 
         yield from walk(self.graphs[0])
@@ -211,4 +231,4 @@ class Network:
 
     def leaves(self) -> list[Any]:
         """As `in_order`, without models and inputs."""
-        return [operation for operation in self.in_order() if not is_container(operation) and not is_input(operation)]
+        return [operation for operation in self.in_order() if model_in(operation) is None and not is_input(operation)]

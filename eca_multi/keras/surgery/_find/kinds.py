@@ -14,6 +14,8 @@ CONVS = (
     *(L.SeparableConv1D, L.SeparableConv2D, *DEPTHWISE),
 )
 DENSE = (L.Dense, L.EinsumDense)
+# Layers of sequences (N, T, C), whatever `keras.config.image_data_format()` is.
+SEQUENCES = (L.Embedding, L.RNN, L.Bidirectional, L.MultiHeadAttention, L.GroupQueryAttention)
 NORMS = (L.BatchNormalization, L.LayerNormalization, L.GroupNormalization, L.RMSNormalization)
 # A gate belongs in front of these, or has the same effect there as behind them. Some are no classes of Keras itself.
 PASSING = {
@@ -40,6 +42,16 @@ def is_norm(operation: Any) -> bool:
 def is_add(operation: Any) -> bool:
     """Of keras.layers, or of keras.ops for `a + b`."""
     return kind(operation) == "Add"
+
+
+def is_pooling(operation: Any) -> bool:
+    return "Pooling" in kind(operation)
+
+
+def enlarges(operation: Any) -> bool:
+    """Whether the map that an operation returns has a higher resolution than the map that it gets."""
+    is_transposed = is_conv(operation) and "Transpose" in kind(operation)
+    return is_transposed or kind(operation).startswith(("UpSampling", "Resiz"))
 
 
 def is_product(operation: Any) -> bool:
@@ -75,9 +87,15 @@ def is_container(operation: Any) -> bool:
     return is_model(operation) and isinstance(operation, keras.Function | keras.Sequential)
 
 
+def model_in(operation: Any) -> Any:
+    """Return the model whose graph an operation runs: itself, or the one that TimeDistributed runs for each frame."""
+    inner = operation.layer if type(operation) is keras.layers.TimeDistributed else operation
+    return inner if is_container(inner) else None
+
+
 def is_opaque(operation: Any) -> bool:
     """A layer whose inner layers the graph does not show."""
-    return not is_model(operation) and len(parts(operation)) > 1
+    return model_in(operation) is None and not is_model(operation) and len(parts(operation)) > 1
 
 
 def parts(operation: Any) -> list[Any]:
@@ -96,7 +114,7 @@ def layout_of(operation: Any, rank: int) -> str:
     data_format = getattr(operation, "data_format", None)
     if data_format in ("channels_first", "channels_last"):
         return str(data_format)
-    if isinstance(operation, DENSE):
+    if isinstance(operation, (*DENSE, *SEQUENCES)):
         return "channels_last"
     axis = getattr(operation, "axis", None) if is_norm(operation) else None
     if isinstance(axis, list | tuple):

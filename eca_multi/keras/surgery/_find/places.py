@@ -7,9 +7,10 @@ from typing import Any
 import keras
 
 from eca_multi.surgery.candidate import HAS_ECA, Candidate
+from eca_multi.surgery.reasons import UNKNOWN_AXIS
 
 from .graph import Call, Graph, Network
-from .kinds import DEPTHWISE, is_container, is_conv, is_eca, is_input, is_passing, kind, layout_of, weighted
+from .kinds import DEPTHWISE, is_container, is_conv, is_eca, is_input, is_passing, kind, layout_of, model_in, weighted
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 
@@ -71,6 +72,10 @@ class Places:
             ways_of.setdefault(id(source), []).append((graph, add, consumer, tensor, gated))
         return [self._edge_site(ways) for ways in ways_of.values()]
 
+    def source(self, graph: Graph, add: Call, operand: Any) -> Call:
+        """Return the call that makes the tensor which is gated where an operand of an add is a branch."""
+        return graph.producer[id(self._step_back(graph, add, operand)[1])]
+
     def _edge_site(self, ways: list[tuple[Graph, Call, Call, Any, bool]]) -> Site:
         graph, _, _, tensor, _ = ways[0]
         operation = graph.producer[id(tensor)].operation
@@ -113,7 +118,10 @@ class Places:
             "calls": times,
             "notes": (*notes, *_notes(operation, times)),
             "reason": reason or unfit(gated),
+            "shape": tuple(shape or ()),
         }
+        if has_channels and not self._layouts[id(gated)] and not is_input(operation):
+            values["axis_reason"] = UNKNOWN_AXIS.format(path=values["path"], seen="")
         return Candidate(**(values | fields))
 
     def is_tokens(self, graph: Graph, tensor: Any) -> bool:
@@ -141,8 +149,8 @@ class Places:
     def layout(self, graph: Graph, tensor: Any) -> str:
         """Return the layout of the nearest operation before a tensor whose arguments say one, else Keras's setting."""
         if id(tensor) not in self._layouts:
-            self._layouts[id(tensor)] = self._layout(graph, tensor) or keras.config.image_data_format()
-        return self._layouts[id(tensor)]
+            self._layouts[id(tensor)] = self._layout(graph, tensor)
+        return self._layouts[id(tensor)] or keras.config.image_data_format()
 
     def _layout(self, graph: Graph, tensor: Any) -> str:
         shape, visited = tensor.shape, set()
@@ -152,8 +160,9 @@ class Places:
             if call is None or id(call) in visited:
                 continue
             visited.add(id(call))
-            if is_container(call.operation):
-                inner = self.network.graph(call.operation)
+            model = model_in(call.operation)
+            if model is not None:
+                inner = self.network.graph(model)
                 layout = self._layout(inner, inner.outputs[0])
             else:
                 rank = len(shape) if shape is not None else getattr(call.operation, "rank", 1) + 2

@@ -11,9 +11,11 @@ from operator import or_
 from typing import Any
 
 from eca_multi.surgery.candidate import Candidate
+from eca_multi.surgery.reasons import DIFFERENT_ORIGIN, MERGE, NO_CONVOLUTION, NO_MODULE, PARALLEL, POOLED
 
 from .graph import Call, Graph
-from .kinds import is_add, kind, weighted
+from .hidden import adds, hidden_adds
+from .kinds import enlarges, is_input, is_pooling, kind, weighted
 from .places import Places, Site, unfit
 
 NUMBER = re.compile(r"\d+")
@@ -25,6 +27,7 @@ class Ancestry:
 
     def __init__(self, graph: Graph) -> None:
         self.weights = [weighted(call.operation) for call in graph.calls]
+        self._enlarging = sum(1 << n for n, call in enumerate(graph.calls) if enlarges(call.operation))
         self._masks: dict[int, int] = {}
         for number, call in enumerate(graph.calls):
             mask = reduce(or_, map(self.mask, call.inputs), 1 << number)
@@ -33,24 +36,27 @@ class Ancestry:
     def mask(self, tensor: Any) -> int:
         return self._masks.get(id(tensor), 0)
 
+    def enlarges(self, mask: int) -> bool:
+        return bool(mask & self._enlarging)
+
     def weight(self, mask: int) -> int:
         return sum(weight for number, weight in enumerate(self.weights) if mask >> number & 1)
 
 
 def residual(places: Places) -> list[Site]:
-    """Return the branch right before each residual add."""
+    """Return the branch right before each residual add, and each add that has none with the reason."""
     edges, refused = [], []
     for graph in {id(graph): graph for graph, _ in places.network.ordered()}.values():
         behind = Ancestry(graph)
-        for call in graph.calls:
-            if not is_add(call.operation) or len(call.inputs) < 2:
+        for call in graph.in_order():
+            if len(call.inputs) < 2 or not adds(call):
                 continue
             operand, reason = _branch(places, graph, call, behind)
             if operand is None:
                 refused.append(_refused(places, call, reason))
             else:
                 edges.append((graph, call, operand))
-    return [*places.edge_sites(edges), *refused]
+    return [*places.edge_sites(edges), *refused, *hidden_adds(places)]
 
 
 def _branch(places: Places, graph: Graph, add: Call, behind: Ancestry) -> tuple[Any, str]:
@@ -60,23 +66,32 @@ def _branch(places: Places, graph: Graph, add: Call, behind: Ancestry) -> tuple[
         return None, reason
     masks = [behind.mask(tensor) for tensor in add.inputs]
     others = [reduce(or_, masks[:i] + masks[i + 1 :]) for i in range(len(masks))]
-    counts = [behind.weight(mask & ~other) for mask, other in zip(masks, others, strict=True)]
+    own = [mask & ~other for mask, other in zip(masks, others, strict=True)]
+    counts = [behind.weight(mask) for mask in own]
     order = sorted(range(len(counts)), key=lambda i: -counts[i])
     first, second = order[0], order[1]
     if counts[first] == 0:
-        return None, "adds operands that no convolution sets apart"
+        return None, NO_CONVOLUTION
+    if len({behind.enlarges(mask) for mask in own}) == 2:
+        return None, MERGE
     if counts[first] == counts[second]:
-        return None, f"each operand has {counts[first]} convolutions of its own: name the branch in a list"
+        return None, PARALLEL
     if not any(masks[first] & masks[i] for i in order[1:]):
-        return None, "adds operands of different origin: not a residual add"
+        return None, DIFFERENT_ORIGIN
     if len(add.outputs[0].shape) == 3 and places.is_tokens(graph, add.inputs[first]):
         return None, TOKENS
+    last = places.source(graph, add, add.inputs[first])
+    if is_pooling(last.operation) and graph.only_consumer(last.inputs[0]) is not last:
+        return None, POOLED  # of a map that others get too; one that ends a branch of convolutions is such an end
+    if is_input(last.operation):
+        return None, NO_MODULE.format("an input of a model")
     return add.inputs[first], ""
 
 
 def _refused(places: Places, add: Call, reason: str) -> Site:
     path = places.network.path(add.operation)
-    return Site(Candidate(path, add.operation, "before_add", kind(add.operation), reason=reason), add.operation)
+    site = Candidate(path, add.operation, "before_add", kind(add.operation), reason=reason, what="add")
+    return Site(site, add.operation)
 
 
 def blocks(places: Places) -> list[Site]:

@@ -29,11 +29,21 @@ class Edits:
 
 
 def edits_for(plan: ECAPlan, entries: Sequence[ECAEntry], finder: Finder) -> Edits:
-    edits = Edits()
+    """Return the edits that put new ECAs at the sites of a plan's entries."""
     taken = {name.rsplit("/", 1)[-1] for name in finder.network.operations}
+
+    def gate(entry: ECAEntry, site: Site) -> Gate:
+        return _gate(plan, entry, site, _new_name(site.operation.name, taken), finder.network)
+
+    return edits_at(entries, finder, gate)
+
+
+def edits_at(entries: Sequence[ECAEntry], finder: Finder, gate_of: Callable[[ECAEntry, Site], Gate]) -> Edits:
+    """Return the edits that put at each entry's site what `gate_of` says."""
+    edits = Edits()
     for entry in entries:
         site = finder.site(entry)
-        gate = _gate(plan, entry, site, _new_name(site.operation.name, taken), finder.network)
+        gate = gate_of(entry, site)
         for call, tensor in site.edges:
             edits.edges[(id(call.node), id(tensor))] = gate
         for call, tensor in site.products:

@@ -52,7 +52,9 @@ def installed_layers(network: Network) -> list[tuple[InsertedECA, ECAEntry]]:
     for graph, call in network.ordered():
         if isinstance(call.operation, InsertedECA):
             first.setdefault(id(call.operation), (graph, call))
-    return [(call.operation, _entry(network, graph, call)) for graph, call in first.values()]
+    entries = [(call.operation, _entry(network, graph, call)) for graph, call in first.values()]
+    place = {path: number for number, op in enumerate(network.in_order()) for path in network.paths[id(op)]}
+    return sorted(entries, key=lambda pair: place.get(pair[1].path, len(place)))
 
 
 def _entry(network: Network, graph: Graph, call: Call) -> ECAEntry:

@@ -5,46 +5,62 @@ shared layer could not be changed, nor a tensor gated for one of the calls that 
 block that ECA replaces.
 """
 
-import warnings
 from typing import Any
 
 import keras
 
-from eca_multi._printable import printable
 from eca_multi.keras._private import arguments
-from eca_multi.keras.surgery._find.check import keeps_class
+from eca_multi.keras.surgery._find.check import is_plain, keeps_class, keras_class, own_class
 from eca_multi.keras.surgery._find.graph import Call, Graph, Network, operations
-from eca_multi.keras.surgery._find.kinds import is_container, is_input, is_model
+from eca_multi.keras.surgery._find.kinds import is_container, is_input, model_in
 
+from .attributes import Copies, own_attributes
 from .clone import clone_operation, copy_flags, copy_state, same_random_state
+from .compiled import compile_like, copy_optimizer_state, optimized_again
 from .edits import Edits, Gate
 
 
-def rebuilt(network: Network, edits: Edits, compiled: bool = True) -> Any:
-    """Return the new model, compiled as the old model where that is asked for."""
+def rebuilt(network: Network, edits: Edits, *, compiled: bool = True, keep_class: bool = True) -> Any:
+    """Return the new model.
+
+    Args:
+        network, edits: The old model, and the differences.
+        compiled: Whether to compile the new model as the old one.
+        keep_class: Whether models of classes with an __init__ of their own stay of these classes, with all attributes,
+            or become plain ones.
+    """
     with same_random_state():
-        return _Rebuild(network, edits).run(compiled)
+        return _Rebuild(network, edits, keep_class).run(compiled)
 
 
 class _Rebuild:
     """Each old layer has one new layer, however often it is called, and so has each gate."""
 
-    def __init__(self, network: Network, edits: Edits) -> None:
+    def __init__(self, network: Network, edits: Edits, keep_class: bool) -> None:
         self.network = network
         self.edits = edits
+        self.keep_class = keep_class
         self._new: dict[int, Any] = {}
         self._old: list[Any] = []
         self._gates: dict[int, Any] = {}
+        self._tensors: dict[int, Any] = {}
+        self._copies = Copies(lambda model: rebuilt(Network(model), Edits()))
 
     def run(self, compiled: bool) -> Any:
         model = self.network.model
         new = self._made(model)
-        layers = [operation for operation in self._old if not is_model(operation)]
+        layers = [operation for operation in self._old if model_in(operation) is None]
         for layer in layers:
             copy_state(layer, self._new[id(layer)])
+        for operation in self._old:
+            if is_container(operation) and self._is_kept(operation):
+                self._copy_attributes(operation, own_attributes(operation)[1])
         self._copy_flags([layer for layer in layers if isinstance(layer, keras.Layer)])
         if compiled and model.compiled:
-            _compile(model, new)
+            compile_like(model, new)
+        for old, optimizer in self._copies.optimizers:
+            trained = optimized_again(old, new.trainable_variables, self._variables(layers))
+            copy_optimizer_state(old, optimizer, trained)
         return new
 
     def _made(self, operation: Any) -> Any:
@@ -53,6 +69,9 @@ class _Rebuild:
                 new = self._sequential(operation)
             elif is_container(operation):
                 new = self._functional(operation)
+            elif model_in(operation) is not None:
+                inner = self._made(model_in(operation))
+                new = type(operation)(inner, name=operation.name, dtype=operation.dtype_policy)
             else:
                 new = clone_operation(operation)
             self._new[id(operation)] = new
@@ -73,8 +92,7 @@ class _Rebuild:
             layers.append(self._made(layer))
             if id(layer) in self.edits.after:
                 layers.append(self._gate(self.edits.after[id(layer)]))
-        cls = type(model) if keeps_class(model) else keras.Sequential
-        return cls(layers, name=model.name, trainable=model.trainable)
+        return self._container(model, keras.Sequential, layers)
 
     def _functional(self, model: Any) -> Any:
         graph = self.network.graph(model)
@@ -93,8 +111,39 @@ class _Rebuild:
         inputs, outputs = (
             keras.tree.map_structure(lambda tensor: made[id(tensor)], struct) for struct in (model.input, model.output)
         )
-        cls = type(model) if keeps_class(model) else keras.Model
-        return cls(inputs, outputs, name=model.name)
+        self._tensors |= made
+        return self._container(model, keras.Model, inputs, outputs)
+
+    def _is_kept(self, model: Any) -> bool:
+        return self.keep_class or keeps_class(model)
+
+    def _container(self, model: Any, plain: Any, *arguments: Any) -> Any:
+        """Return a model of the old one's class with another graph; its class's own __init__ is not run."""
+        if is_plain(model) or not self._is_kept(model):
+            return plain(*arguments, name=model.name)
+        cls = own_class(model)
+        new = cls.__new__(cls)
+        self._new[id(model)] = new
+        self._copy_attributes(model, own_attributes(model)[0])
+        keras_class(model).__init__(new, *arguments, name=model.name)
+        if new.dtype_policy != model.dtype_policy:
+            new.dtype_policy = model.dtype_policy
+        return new
+
+    def _copy_attributes(self, model: Any, attributes: dict[str, Any]) -> None:
+        new = self._new[id(model)]
+        self._copies.knows(self._new, self._tensors)
+        for name, value in attributes.items():
+            copy = self._copies.of(value, name)
+            if isinstance(value, keras.Layer) and name in vars(model):  # on torch, one that is hidden from torch
+                object.__setattr__(new, name, copy)
+            else:
+                setattr(new, name, copy)
+
+    def _variables(self, layers: list[Any]) -> dict[int, Any]:
+        """Return the new variable for the id of each old one."""
+        pairs = [(layer, self._new[id(layer)]) for layer in layers if isinstance(layer, keras.Layer)]
+        return {id(v): copy for old, new in pairs for v, copy in zip(old.variables, new.variables, strict=True)}
 
     def _call(self, call: Call, made: dict[int, Any], gated: dict[tuple[int, int], Any]) -> None:
         edits = self.edits
@@ -142,15 +191,3 @@ class _Rebuild:
             copy_flags(layer, self._new[id(layer)])
         for gate in self._gates.values():
             gate.trainable = True
-
-
-def _compile(old: Any, new: Any) -> None:
-    """Carry over loss, metrics and the optimizer's settings; its state belongs to the old variables."""
-    try:
-        new.compile_from_config(old.get_compile_config())
-    except Exception as error:  # a loss or metric that Keras does not know by name
-        warnings.warn(
-            f"The new model is not compiled: what {old.name!r} was compiled with cannot be made again "
-            f"({printable(str(error).strip().splitlines()[0][:120])}). Call its compile().",
-            stacklevel=5,
-        )

@@ -1,5 +1,7 @@
 """Which networks surgery can change, and what to do with the others."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # documented, but not in torch.jit.__all__
@@ -14,8 +16,10 @@ REMEDIES = {
     "OptimizedModule": "Pass the model from before torch.compile, and compile the result.",
     "ScriptModule": "Insert before torch.jit.script or trace, and script the result.",
     "ECA": "Pass the network that holds it.",
-    "Gated": "Pass the network that holds it.",
 }
+
+
+SYNCHRONISED = ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
 
 
 def check_module(model: nn.Module) -> None:
@@ -42,4 +46,21 @@ def check_model(model: nn.Module) -> None:
         raise UnsupportedModelError(
             f"model must be a network of modules. Received: a {type(model).__name__} alone. "
             "Pass torch.nn.Sequential(model), so that there is a place to put ECA."
+        )
+
+
+def check_inside(model: nn.Module, example_inputs: Any) -> None:
+    """Refuse to add parameters below a wrapper that has counted them, and to run a network that lacks numbers."""
+    for path, module in model.named_modules():
+        for kind in {kind.__name__ for kind in type(module).__mro__}.intersection(SYNCHRONISED):
+            raise UnsupportedModelError(
+                f"model must not hold a module that synchronises its parameters. Received: {path}, a {kind}, which "
+                f"would not know those of ECA. {REMEDIES[kind]}"
+            )
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    away = [name for name, tensor in tensors.items() if tensor.is_meta]
+    if example_inputs is not None and 0 < len(away) < len(tensors):
+        raise UnsupportedModelError(
+            f"model must hold its tensors to be run on example_inputs. Received: {len(away)} of {len(tensors)} on the "
+            f"meta device, {away[0]} the first. Load them before, or leave example_inputs out."
         )

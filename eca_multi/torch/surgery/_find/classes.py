@@ -2,15 +2,21 @@
 
 import re
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from eca_multi.torch._private import NormBase
+
+from .places import children
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS = (NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-PASSING = {"Identity", "StochasticDepth", "DropPath"}  # by name: each library has its own class
+PASSING = re.compile(r"Identity|.*(StochasticDepth|DropPath|Dropout\d?d?)")  # by name: each library has its own class
+POOLS = "torch.nn.modules.pooling"
+UPSAMPLING = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Upsample, nn.PixelShuffle, nn.Fold)
 KEEPING = {f"torch.nn.modules.{name}" for name in ("activation", "dropout", "padding", "pooling", "upsampling")}
 CHANNEL_NAMES = ("out_channels", "num_features", "num_channels", "out_features")
 
@@ -26,15 +32,49 @@ def is_chain(module: nn.Module) -> bool:
 
 def is_passing(module: nn.Module) -> bool:
     """Whether a module leaves the tensor as it is in evaluation; the gate goes before such a module."""
-    return isinstance(module, DROPOUTS) or type(module).__name__ in PASSING
+    return isinstance(module, DROPOUTS) or PASSING.fullmatch(type(module).__name__) is not None
+
+
+def is_pool(module: nn.Module) -> bool:
+    return any(kind.__module__ == POOLS and "Unpool" not in kind.__name__ for kind in type(module).__mro__)
+
+
+def is_upsampling(module: nn.Module) -> bool:
+    return isinstance(module, UPSAMPLING) or any("Unpool" in kind.__name__ for kind in type(module).__mro__)
 
 
 def convolutions(module: nn.Module) -> int:
-    return sum(isinstance(inner, CONVS) for inner in module.modules())
+    return sum(map(_is_convolution, module.modules()))
 
 
-def may_hold_branches(module: nn.Module) -> bool:
-    return convolutions(module) > 0 and not is_chain(module) and not is_container(module)
+def _is_convolution(module: nn.Module) -> bool:
+    """Whether a module is a convolution by its class; or a layer of an author's own, by the rank of its weight."""
+    if isinstance(module, CONVS):
+        return True
+    if type(module).__module__.startswith("torch.") or children(module):
+        return False
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, torch.Tensor) or is_lazy(weight):
+        return False
+    return weight.ndim >= 3 and weight.numel() > max(weight.shape)  # not that of an ECA
+
+
+def may_add(module: nn.Module) -> bool:
+    """Whether a module has a forward of its author's own, which may add."""
+    is_torchs = type(module).__module__.startswith("torch.nn.modules.") or isinstance(
+        module, (*CONVS, *NORMS, nn.Linear)
+    )
+    return not is_torchs and not is_chain(module) and not is_container(module)
+
+
+def axis_of(module: nn.Module) -> int | None:
+    """Return 1 or -1, where a module of a known class has its channels; None for other modules."""
+    for kind in (nn.Linear, nn.LayerNorm, nn.RMSNorm):
+        if isinstance(module, kind):
+            # A class of another library may turn the axes itself, as the LayerNorm2d of several do.
+            is_turning = type(module).forward is not kind.forward
+            return -1 if not is_turning else 1 if re.search(r"[123]d$", type(module).__name__) else None
+    return 1 if isinstance(module, (*CONVS, *NORMS)) else None
 
 
 def channels_of(module: nn.Module) -> int | None:
@@ -50,25 +90,3 @@ def keeps_channels(module: nn.Module) -> bool:
     """Whether a module of torch's own returns as many channels as it takes: activations, pools, dropouts and such."""
     kind = type(module)
     return kind.__module__ in KEEPING and kind.__name__ not in ("GLU", "MultiheadAttention")
-
-
-def layout_of(module: nn.Module, channels: int | None, shape: tuple[int, ...] | None) -> str:
-    """Return the layout that the run's shape decides; the one of the module's class if the shape does not decide."""
-    # LayerNorm of torch is over the last axis; the LayerNorm2d of other libraries turns the axes itself.
-    is_last_axis_norm = isinstance(module, nn.LayerNorm | nn.RMSNorm) and not re.search(
-        r"[123]d$", type(module).__name__
-    )
-    last = is_last_axis_norm or isinstance(module, nn.Linear)
-    if shape is not None and channels is not None and (shape[1] == channels) != (shape[-1] == channels):
-        last = shape[-1] == channels
-    return "channels_last" if last else "channels_first"
-
-
-def rank_reason(module: nn.Module, shape: tuple[int, ...] | None, layout: str) -> str:
-    """Return why a tensor has no channels to gate; "" if the tensor has channels."""
-    rank = len(shape) if shape is not None else 2 if isinstance(module, nn.Linear) else None
-    if rank is not None and rank < 3:
-        return f"its output has rank {rank}: ECA averages over positions, of which there are none"
-    if rank == 3 and layout == "channels_last":
-        return "its output is (N, tokens, C): a sequence of tokens, not a feature map"
-    return ""

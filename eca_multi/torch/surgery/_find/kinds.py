@@ -1,20 +1,24 @@
 """The candidates of each kind of `where`."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from eca_multi.surgery.candidate import Candidate, Place
 from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
+from eca_multi.surgery.reasons import PARALLEL
 from eca_multi.torch.layers import ECA
-from eca_multi.torch.surgery._wrap import base_of, parent_of
+from eca_multi.torch.surgery._wrap.sites import parent_of
 
+from .adds import Add, adder_line, adds, ends
+from .block import Block
 from .classes import CONVS, NORMS, channels_of, is_container
 from .flow import Flow, Untraceable
 from .network import Network, before_activations
 from .places import children, join
-from .residual import Source, branches, source_of
+from .residual import Source, source_of
 from .squeeze import is_squeeze, squeezed_channels
 
 SLOTS = ("se", "attn")  # timm's names for the attention layer of a block
@@ -22,10 +26,21 @@ SLOTS = ("se", "attn")  # timm's names for the attention layer of a block
 
 def find(network: Network, kind: str) -> list[Candidate]:
     """Return all candidates of a kind, in the network's order."""
-    unique: dict[str, Candidate] = {}
-    for candidate in KINDS[kind](network):
-        unique.setdefault(candidate.path, candidate)
-    return list(unique.values())
+    unique: dict[object, Candidate] = {}
+    for number, found in enumerate(KINDS[kind](network)):
+        candidate = found if kind == "any" else _if_called(network, found)
+        unique.setdefault(candidate.path if candidate.what == "site" else number, candidate)
+    return sorted(unique.values(), key=lambda candidate: network.order(candidate.path))
+
+
+def _if_called(network: Network, candidate: Candidate) -> Candidate:
+    """Leave out what the network's forward never calls; a user who names a path may know better."""
+    place = network.at.get(candidate.path)
+    if candidate.reason or place is None or network.is_called(place):
+        return candidate
+    return replace(
+        candidate, reason="never called by the network's forward, as symbolic tracing shows it; example_inputs tell"
+    )
 
 
 def offers(network: Network) -> Mapping[str, int]:
@@ -41,7 +56,7 @@ def offers(network: Network) -> Mapping[str, int]:
 def _convs(network: Network) -> list[Candidate]:
     candidates = []
     for place in _of_class(network, CONVS):
-        conv: Any = base_of(place.module)
+        conv: Any = place.module
         notes = []
         if _norm_behind(network, place) is not None:
             notes.append(
@@ -62,7 +77,7 @@ def _conv_norms(network: Network) -> list[Candidate]:
 
 
 def _of_class(network: Network, classes: tuple[type[nn.Module], ...]) -> list[Place]:
-    return [place for place in network.places if place.path and isinstance(base_of(place.module), classes)]
+    return [place for place in network.places if place.path and isinstance(place.module, classes)]
 
 
 def _norm_behind(network: Network, conv: Place) -> Place | None:
@@ -75,61 +90,89 @@ def _norm_behind(network: Network, conv: Place) -> Place | None:
         users = flow.users(number)
         if len(users) == 1 and flow.steps[users[0]].kind == "module":
             user = network.at[join(above, flow.steps[users[0]].name)]
-            return user if isinstance(base_of(user.module), NORMS) else None
+            return user if isinstance(user.module, NORMS) else None
     return None
 
 
 def _next_sibling(network: Network, above: str, name: str) -> Place | None:
     """The norm that is defined right behind a convolution, for a forward whose data flow is unknown."""
-    names = [child for child, _ in children(base_of(network.at[above].module))]
+    names = [child for child, _ in children(network.at[above].module)]
     later = names[names.index(name) + 1 :] if name in names else []
     if not later:
         return None
     site = network.at[join(above, later[0])]
-    norm, conv = base_of(site.module), base_of(network.at[join(above, name)].module)
+    norm, conv = site.module, network.at[join(above, name)].module
     return site if isinstance(norm, NORMS) and channels_of(norm) == channels_of(conv) else None
 
 
 def _residual(network: Network) -> list[Candidate]:
     candidates = [
-        _at_source(network, place, source, "residual branch of the add", flow)
-        for place, flow in network.blocks()
-        for source in branches(flow, base_of(place.module))
+        _of_add(network, place, block, add)
+        for place, block in network.blocks()
+        if not _is_adder(network, place, block)
+        for add in adds(block)
     ]
     _require_flows(network, candidates)
     return candidates
 
 
 def _blocks(network: Network) -> list[Candidate]:
-    """The end of each residual branch, and the output of other blocks of a class that has a residual add."""
-    blocks = [(place, flow, branches(flow, base_of(place.module))) for place, flow in network.blocks()]
-    kinds = {type(base_of(place.module)) for place, _, ends in blocks if place.path and any(end.path for end in ends)}
+    """The end of each residual branch, and the output of the other blocks of a class that has a residual add.
+
+    A class that adds parallel branches has no branch to take: there the block's output is gated.
+    """
+    blocks = [(place, block, adds(block)) for place, block in network.blocks() if place.path]
+    kinds = {type(block.module) for _, block, found in blocks if any(add.source.path for add in found)}
+    parallel = {type(block.module) for _, block, found in blocks if any(add.source.reason == PARALLEL for add in found)}
     candidates = []
-    for place, flow, ends in blocks:
-        block = base_of(place.module)
-        if type(block) not in kinds:
-            continue
-        sources, text = [end for end in ends if end.path], "residual branch of the add"
-        if not sources:
-            sources, text = [source_of(flow, block, number) for number in flow.outputs], "the block's output"
-        candidates += [_at_source(network, place, source, text, flow) for source in sources]
+    for place, block, found in blocks:
+        if type(block.module) in kinds:
+            ended = [add for add in found if add.source.path]
+            candidates += [_of_add(network, place, block, add) for add in ended]
+            if not ended:
+                sources = [source_of(block, number) for number in block.flow.outputs]
+                candidates += [_at_source(network, place, block, source, "the block's output") for source in sources]
+        elif type(block.module) in parallel:
+            candidates.append(network.candidate(place, f"{place.path}: the output of a block of parallel branches"))
     _require_flows(network, candidates)
     return candidates
 
 
-def _at_source(network: Network, block: Place, source: Source, text: str, flow: Flow) -> Candidate:
-    name = block.path or "the network"
+def _is_adder(network: Network, place: Place, block: Block) -> bool:
+    """Whether a module only adds its two inputs, so that the add is found where the module is called."""
+    above, name = parent_of(place.path)
+    caller = network.block(above) if place.path and adder_line(block) is not None else None
+    return caller is not None and any(len(caller.inputs(i)) == 2 for i in caller.flow.calls_of(name))
+
+
+def _of_add(network: Network, place: Place, block: Block, add: Add) -> Candidate:
+    if add.source.path:
+        return _at_source(network, place, block, add.source, "residual branch of the add", add.line)
+    name = place.path or "the network"
+    return Candidate(
+        place.path,
+        module=place.module,
+        module_type=type(block.module).__name__,
+        tensor=f"{name}: an add",
+        reason=add.source.reason,
+        what="add",
+        line=add.line,
+    )
+
+
+def _at_source(network: Network, place: Place, block: Block, source: Source, text: str, line: str = "") -> Candidate:
+    name = place.path or "the network"
     if not source.path:
-        kind = type(base_of(block.module)).__name__
-        return Candidate(name, module_type=kind, tensor=f"{name}: {text}", reason=source.reason)
-    notes = ("found by a run",) if flow.by_run else ()
-    return network.candidate(network.at[join(block.path, source.path)], f"{name}: {text}", source, notes=notes)
+        return Candidate(place.path, module_type=type(block.module).__name__, reason=source.reason, line=line)
+    notes = ("found by a run",) if block.flow.by_run else ()
+    site = network.candidate(network.at[join(place.path, source.path)], f"{name}: {text}", source, notes=notes)
+    return replace(site, line=line)
 
 
 def _require_flows(network: Network, candidates: list[Candidate]) -> None:
     """Refuse a network whose blocks cannot be traced: it may have residual adds all the same."""
-    unknown = {path: flow for path, flow in network.flows.items() if isinstance(flow, Untraceable)}
-    if candidates or not unknown or network.run is not None:
+    unknown = network.unknown()
+    if any(not candidate.reason for candidate in candidates) or not unknown or network.run is not None:
         return
     path, error = next(iter(unknown.items()))
     raise UnsupportedModelError(
@@ -179,15 +222,14 @@ def _slots(network: Network) -> list[Candidate]:
 
 def _empty_slot(network: Network, block: Place, path: str, name: str) -> Candidate:
     """Describe a slot; its channels are those of the module before the slot, or of the branch that the slot closes."""
-    flow = network.flow(block.path)
+    inside = network.block(block.path)
     source: Source | None = None
-    if isinstance(flow, Flow):
-        calls = flow.calls_of(name)
-        if calls and flow.steps[calls[0]].inputs:
-            before = before_activations(flow, block.module, flow.steps[calls[0]].inputs[0])
-            source = source_of(flow, block.module, before)
+    if inside is not None:
+        calls = inside.flow.calls_of(name)
+        if calls and inside.inputs(calls[0]):
+            source = source_of(inside, before_activations(inside, inside.inputs(calls[0])[0]))
         else:
-            source = next((end for end in branches(flow, block.module) if end.path), None)
+            source = next(iter(ends(inside)), None)
     channels = None
     if source is not None and source.path:
         channels = network.channels(network.at[join(block.path, source.path)])

@@ -1,7 +1,7 @@
 """One run of a network that leaves the network unchanged: each module's output shape and number of calls."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,21 +34,22 @@ def observe(
     model: nn.Module,
     example_inputs: Any,
     watched: Mapping[str, nn.Module],
-    flows: Mapping[str, nn.Module] | None = None,
+    flows: Sequence[str] = (),
+    names: Mapping[str, Sequence[str]] | None = None,
 ) -> Run:
     """Run a network once in evaluation mode, without gradients; its flags, buffers, hooks and the random state stay.
 
     Args:
         model, example_inputs: As in `plan_eca`.
         watched: By path, the modules whose calls are counted.
-        flows: By path, the modules whose data flow is written down.
+        flows: The paths of those whose data flow is written down; `names` then holds all paths of each module.
 
     Raises:
         UnsupportedModelError: If the network does not run on these inputs.
     """
     args, kwargs = arguments(example_inputs)
     run = Run(calls=dict.fromkeys(watched, 0))
-    recorder = Recorder(dict(flows or {}))
+    recorder = Recorder(watched, names or {}, flows)
     hooks: list[Any] = []
     try:
         hooks += [module.register_forward_hook(partial(_note, run, path)) for path, module in watched.items()]

@@ -6,37 +6,34 @@ from torch import nn
 
 from eca_multi.surgery.candidate import Candidate, Place, by_module
 from eca_multi.torch.layers import ECA
-from eca_multi.torch.surgery._wrap import Gated, base_of, is_inserted, parent_of
+from eca_multi.torch.surgery._wrap.gate import gate_of, is_behind
+from eca_multi.torch.surgery._wrap.sites import is_inserted, parent_of
 
 
 def places(model: nn.Module) -> list[Place]:
-    """Return each module once, in the network's order; a gated module stands for its base, an ECA for itself."""
+    """Return each module once, in the network's order; not an ECA behind a module, nor what is inside of an ECA."""
     return by_module(_plain_paths(model))
 
 
 def _plain_paths(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    modules: dict[str, nn.Module] = {}
-    plain_paths: dict[str, str | None] = {}  # by the path in the network; None inside of an ECA
+    hidden: tuple[str, ...] = ()
     for path, module in model.named_modules(remove_duplicate=False):
-        above, name = parent_of(path)
-        parent, plain = (modules[above], plain_paths[above]) if path else (None, "")
-        if isinstance(parent, ECA) or (isinstance(parent, Gated) and name != "base"):
-            plain = None
-        elif path and plain is not None and not isinstance(parent, Gated):
-            plain = join(plain, name)
-        modules[path], plain_paths[path] = module, plain
-        if plain is not None and not isinstance(parent, Gated):
-            yield plain, module
+        if path.startswith(hidden):
+            continue
+        if isinstance(module, ECA):
+            hidden += (f"{path}.",)
+        if not is_behind(module):
+            yield path, module
 
 
 def installed(model: nn.Module) -> list[tuple[Candidate, ECA]]:
     """Return the ECAs that surgery inserted with their sites, in the network's order."""
     ecas = []
     for place in places(model):
-        layer = place.module.eca if isinstance(place.module, Gated) else place.module
+        layer = gate_of(place.module) or place.module
         if isinstance(layer, ECA) and is_inserted(layer):
-            above = type(base_of(model.get_submodule(parent_of(place.path)[0]))).__name__
-            kinds = {"after": type(base_of(place.module)).__name__, "fill": f"slot of {above}"}
+            above = type(model.get_submodule(parent_of(place.path)[0])).__name__
+            kinds = {"after": type(place.module).__name__, "fill": f"slot of {above}"}
             site = Candidate(
                 path=place.path,
                 module=place.module,
@@ -58,8 +55,9 @@ def base_parameters(model: nn.Module) -> int:
 
 
 def children(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return every child under each of its names; `named_children` leaves out second names."""
-    return [(path, child) for path, child in module.named_modules(remove_duplicate=False) if path and "." not in path]
+    """Return every child under each of its names but an ECA behind the module; `named_children` names each once."""
+    own = module._modules.items()
+    return [(name, child) for name, child in own if child is not None and not is_behind(child)]
 
 
 def join(above: str, name: str) -> str:

@@ -1,14 +1,24 @@
-"""Where a residual branch ends, found in the data flow of a block; names are not read."""
+"""Where a residual branch ends: the module that makes a tensor, found in the data flow; names are not read."""
 
 from dataclasses import dataclass
 
 from torch import nn
 
-from .classes import convolutions, is_chain, is_passing
-from .flow import Flow
+from eca_multi.surgery.reasons import NO_MODULE, PARALLEL, POOLED
+
+from .block import PRODUCTS, Block
+from .classes import is_chain, is_passing, is_pool
+from .flow import ADDS, Step
 from .places import children
 
-ADDS = {"add", "add_", "iadd", "__add__", "__iadd__", "__radd__"}
+SCALES = (*PRODUCTS, "truediv", "div", "divide")
+DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+ACTIVATIONS = (
+    "relu", "relu6", "gelu", "silu", "elu", "celu", "selu", "leaky_relu", "hardswish", "mish", "softplus", "prelu",
+)  # fmt: skip
+PIECE = "the add takes some of its channels"
+PADDED = "channels of zeros join it before the add"
+CHANGED = {PIECE, PADDED}  # the number of channels is another behind such a step
 
 
 @dataclass(frozen=True)
@@ -21,72 +31,56 @@ class Source:
     reason: str = ""
 
 
-def branches(flow: Flow, block: nn.Module) -> list[Source]:
-    """Return where the branch of each residual add of a block ends, or why the add has no branch to take."""
-    sources = []
-    for step in flow.steps:
-        if step.kind != "function" or step.name not in ADDS or len(set(step.inputs)) != 2:
-            continue
-        branch = _branch(flow, block, *step.inputs[:2])
-        if branch is not None:
-            sources.append(branch if isinstance(branch, Source) else source_of(flow, block, branch))
-    return sources
-
-
-def _branch(flow: Flow, block: nn.Module, first: int, second: int) -> int | Source | None:
-    """Return the operand that is the branch: the one with more convolutions since the two operands parted."""
-    since = flow.before(first) - flow.before(second), flow.before(second) - flow.before(first)
-    counts = [sum(_convolutions(flow, block, number) for number in steps) for steps in since]
-    if counts == [0, 0]:
-        return None  # no residual branch of a convolutional network: a bias, positions, tokens
-    if counts[0] == counts[1]:
-        return Source(reason=f"ambiguous add: {counts[0]} convolutions on either side")
-    branch, shortcut = (first, second) if counts[0] > counts[1] else (second, first)
-    origin = _before_passing(flow, block, shortcut)
-    identity = origin in flow.before(branch) or flow.steps[origin].kind == "input"
-    sliced = any(flow.steps[i].name == "getitem" for i in flow.before(shortcut) - flow.before(branch))
-    # All other adds are partial sums, inside of a branch (Res2Net) or over branches (HRNet), and have no shortcut.
-    return branch if identity or (min(counts) > 0 and not sliced) else None
-
-
-def _before_passing(flow: Flow, block: nn.Module, number: int) -> int:
-    while flow.steps[number].kind == "module" and len(flow.steps[number].inputs) == 1:
-        module = block.get_submodule(flow.steps[number].name)
-        if not is_passing(module) and not (is_chain(module) and not any(module.children())):
-            break
-        number = flow.steps[number].inputs[0]
-    return number
-
-
-def _convolutions(flow: Flow, block: nn.Module, number: int) -> int:
-    step = flow.steps[number]
-    if step.kind == "module":
-        return convolutions(block.get_submodule(step.name))
-    return int(step.kind == "function" and step.name.startswith("conv"))
-
-
-def source_of(flow: Flow, block: nn.Module, number: int) -> Source:
+def source_of(block: Block, number: int) -> Source:
     """Step back from a tensor to the module that makes the tensor, over steps that keep the values."""
     layout = ""
     notes: list[str] = []
     while True:
-        step = flow.steps[number]
-        inputs = [i for i in step.inputs if any(flow.steps[j].kind == "input" for j in flow.before(i))]
-        if step.kind == "module":
-            module = block.get_submodule(step.name)
-            if not is_passing(module):
-                inner, turned = last_of(module)
-                return Source(f"{step.name}.{inner}" if inner else step.name, turned or layout, tuple(notes))
-        elif step.kind == "function" and step.name in ("permute", "contiguous", "clone"):
-            layout = _turned(step.arguments) or layout
-        elif step.kind == "function" and step.name in ("mul", "mul_") and len(inputs) == 1:
-            notes.append("before the layer scale")
-        else:
-            what = "the block's input" if step.kind == "input" else f"the function {step.name}"
-            return Source(reason=f"the branch ends in {what}, not in a module")
+        step, inputs = block.step(number), block.inputs(number)
+        module = block.of(number)
+        if module is not None and not block.is_passing(number) and not is_passing(module):
+            return _in_module(step, module, layout, tuple(notes))
+        if step.kind == "input":
+            return Source(reason=NO_MODULE.format("the block's input"))
+        if step.kind == "function":
+            if step.name in ADDS and len(inputs) == 2:
+                return Source(reason=NO_MODULE.format("a sum") if not _is_sum_of_branches(block, number) else PARALLEL)
+            if step.name in ("permute", "contiguous", "clone", "to"):
+                layout = _turned(step.arguments) or layout
+            elif step.name in SCALES and len(inputs) == 1:
+                notes.append("before the layer scale")
+            elif step.name in PRODUCTS and len(factors := [i for i in inputs if not block.is_gate(i)]) == 1:
+                notes.append("before another gate")
+                inputs = factors
+            elif step.name in ACTIVATIONS:
+                notes.append("before an activation")
+            elif block.is_piece(number):
+                notes.append(PIECE)
+            elif step.name in ("pad", "cat", "concat", "concatenate") and len(inputs) == 1:
+                notes.append(PADDED)
+            elif step.name not in DROPOUTS and not block.is_reshaped(number):
+                several = f" of {len(inputs)} tensors" if len(inputs) > 1 else ""
+                return Source(reason=NO_MODULE.format(f"the function {step.name}{several}"))
         if len(inputs) != 1:
-            return Source(reason=f"the branch ends in {step.name} of {len(inputs)} tensors")
+            return Source(reason=NO_MODULE.format(f"{step.name} of {len(inputs)} tensors"))
         number = inputs[0]
+
+
+def _is_sum_of_branches(block: Block, number: int) -> bool:
+    """Whether an add sums results of convolutions, neither of which is behind the other."""
+    first, second = block.inputs(number)
+    flow = block.flow
+    since = flow.before(first) - flow.before(second), flow.before(second) - flow.before(first)
+    return all(block.convolutions(steps) for steps in since)
+
+
+def _in_module(step: Step, module: nn.Module, layout: str, notes: tuple[str, ...]) -> Source:
+    if is_pool(module):
+        return Source(reason=POOLED)
+    if step.part is not None:
+        return Source(reason=NO_MODULE.format(f"one of the tensors that {step.name} returns"))
+    last, turned = last_of(module)
+    return Source(f"{step.name}.{last}" if last else step.name, turned or layout, notes)
 
 
 def last_of(module: nn.Module) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from .flow import Flow
 
 POOLS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 POOL_NAMES = {"mean", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"}
-PRODUCTS = {"mul", "mul_", "imul", "__mul__"}
+PRODUCTS = {"mul", "imul"}
 
 
 def is_squeeze(flow: Flow, module: nn.Module) -> bool:

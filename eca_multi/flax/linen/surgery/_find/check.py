@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from eca_multi.flax._foreign import remedy_for
 from eca_multi.surgery.errors import UnsupportedModelError
 
 
@@ -32,8 +33,22 @@ def check_type(module: Any) -> None:
     if isinstance(module, type) and issubclass(module, nn.Module):
         received, remedy = f"the class {module.__name__}", f"Make an instance: {module.__name__}(...)."
     else:
-        received, remedy = type(module).__name__, "For an nnx module use eca_multi.flax.nnx."
+        received, remedy = type(module).__name__, remedy_for(module) or "For an nnx module use eca_multi.flax.nnx."
     raise TypeError(f"module must be a flax.linen.Module. Received: {received}. {remedy}")
+
+
+def check_method(module: Any, method: Any) -> None:
+    """Refuse anything but the name of a method of the module."""
+    if not isinstance(method, str):
+        raise TypeError(
+            f"method must be the name of a method of the module. Received: {type(method).__name__}. "
+            "Pass 'encode', for a network that is called by net.encode(x)."
+        )
+    if not callable(getattr(type(module), method, None)):
+        raise ValueError(
+            f"method must be the name of a method of the module. Received: {method!r}, which {type(module).__name__} "
+            "lacks. Leave it out for __call__."
+        )
 
 
 def check_concrete(tree: Any) -> None:

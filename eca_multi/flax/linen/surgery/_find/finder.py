@@ -10,10 +10,13 @@ from flax.core import meta
 from eca_multi.flax._jaxpr.origins import origin_path, readers
 from eca_multi.flax._jaxpr.residual import Branch, residual_branches
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
-from eca_multi.flax._run import Inputs, unfit
+from eca_multi.flax._run import unfit
 from eca_multi.flax.linen.surgery._wrap import NAME, is_eca
 from eca_multi.surgery.candidate import HAS_ECA, Candidate
+from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.surgery.reasons import NO_MODULE
 
+from .call import Call
 from .trace import CalledModule, trace
 from .variables import below, count
 
@@ -25,9 +28,15 @@ BEFORE_NORM = "before a norm, which takes out most of what a gate does: where='c
 class Finder:
     """All candidates of one network, from an abstract call with example inputs."""
 
-    def __init__(self, module: nn.Module, variables: Mapping[str, Any], inputs: Inputs) -> None:
-        self.module, self.variables, self.inputs = module, variables, inputs
-        self.called, self.flow = trace(module, variables, inputs)
+    def __init__(self, module: nn.Module, variables: Mapping[str, Any], call: Call) -> None:
+        self.module, self.variables, self.call = module, variables, call
+        self.called, self.flow = trace(module, variables, call)
+        if self.called and all(record.is_mapped for record in self.called.values()):
+            raise UnsupportedModelError(
+                f"module must not be lifted by nn.map_variables as a whole. Received: {type(module).__name__}, whose "
+                "function would map the kernels of ECA, too. Insert ECA in the class that it lifts, or write the "
+                "transform around the layers that it is for."
+            )
         self.convs = [record for record in self.called.values() if isinstance(record.module, CONVS)]
         self.norms = [record for record in self.called.values() if isinstance(record.module, NORMS)]
         self.ranks = {_rank(conv) for conv in self.convs if conv.shapes[0] and len(conv.shapes[0]) == _rank(conv)}
@@ -95,7 +104,7 @@ class Finder:
 
     def _candidate(self, record: CalledModule, notes: tuple[str, ...] = (), **fields: Any) -> Candidate:
         shape = record.shapes[0]
-        axis = next((self.flow.nodes[n].axis for n in self.flow.tags("out", record.path)), None)
+        axis = self._axis(record)
         first = axis == 1 and shape is not None and len(shape) > 2
         values: dict[str, Any] = {
             "path": record.path,
@@ -112,12 +121,20 @@ class Finder:
 
     def _branch(self, branch: Branch) -> Candidate:
         if branch.reason or branch.path not in self.called:
-            return Candidate(branch.path, tensor=branch.tensor, reason=branch.reason or "no module of its own")
+            reason = branch.reason or NO_MODULE.format(branch.path)
+            return Candidate(branch.path, tensor=branch.tensor, reason=reason, what="add")
         record, notes = self.called[branch.path], list(branch.notes)
         if record in self.se_blocks():
             notes.append("after an SE block (where='se' replaces it)")
-        fields = {"tensor": branch.tensor, "channels": branch.channels, "layout": branch.layout}
-        return self._candidate(record, tuple(notes), **fields)
+        return self._candidate(record, tuple(notes), tensor=branch.tensor)
+
+    def _axis(self, record: CalledModule) -> int | None:
+        """Return the channels' axis of a module's output; the flow holds the output with the axes of each vmap."""
+        node = next((self.flow.nodes[n] for n in self.flow.tags("out", record.path)), None)
+        if node is None or node.axis is None or record.shapes[0] is None:
+            return None
+        axis = node.axis - (len(node.shape) - len(record.shapes[0]))
+        return axis if axis >= 0 else None
 
     def _last(self, block: CalledModule) -> Candidate:
         """Return the last module of a block without an add: what the block returns, before an activation."""
@@ -134,6 +151,8 @@ class Finder:
         block = next((b.path for b in self.se_blocks() if record.path.startswith(f"{b.path}/")), "")
         if record.has_eca or is_eca(record.module):
             return HAS_ECA
+        if record.is_mapped:
+            return "inside nn.map_variables, whose function would map the kernel of its ECA, too"
         if shape is not None and len(shape) > 2 and isinstance(record.module, CONVS) and len(shape) != _rank(record):
             return f"its output has rank {len(shape)}, not {_rank(record)} with one batch axis"
         reason = unfit(record.shapes, self.ranks, axis)

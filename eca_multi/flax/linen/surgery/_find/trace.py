@@ -10,10 +10,12 @@ from flax import linen as nn
 
 from eca_multi.flax._jaxpr.flow import Flow
 from eca_multi.flax._jaxpr.tags import tag, tag_input
-from eca_multi.flax._run import Inputs, Shape
+from eca_multi.flax._run import Shape, unbound_axis
 from eca_multi.flax.linen.surgery._wrap import NAME, base_class, is_eca
 
-from .call import runner
+from .call import Call, Run, runner
+
+MAPPED = "map_variables("  # how flax names a lifted scope
 
 
 @dataclass
@@ -21,19 +23,21 @@ class CalledModule:
     """A module that the network called, bound to a call that is over: only the module's fields can be read.
 
     `shapes` holds the output's shape for each call, or None where the output is not one floating-point array.
+    `is_mapped` says whether a function of `nn.map_variables` (or `nn.WeightNorm`) makes the module's variables.
     """
 
     path: str
     module: nn.Module
     shapes: list[Shape | None] = field(default_factory=list)
     has_eca: bool = False
+    is_mapped: bool = False
 
     @property
     def kind(self) -> str:
         return base_class(self.module).__name__
 
 
-def trace(module: nn.Module, variables: Any, inputs: Inputs) -> tuple[dict[str, CalledModule], Flow]:
+def trace(module: nn.Module, variables: Any, call: Call) -> tuple[dict[str, CalledModule], Flow]:
     """Call the module abstractly; nothing is computed and nothing changes.
 
     Returns:
@@ -42,16 +46,24 @@ def trace(module: nn.Module, variables: Any, inputs: Inputs) -> tuple[dict[str, 
     """
     called: dict[str, CalledModule] = {}
     inside: set[str] = set()
+    run = Run()
 
     def watch(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        if context.method_name != "__call__" or not run.owns(context.module):
+            return call(*args, **kwargs)
         path = "/".join(context.module.path)
-        if context.method_name != "__call__" or not path or path in inside:
+        if not path or path in inside:
             return call(*args, **kwargs)
         site = path.removesuffix(f"/{NAME}")
         if site != path and site in called and is_eca(context.module):
             called[site].has_eca = True
             return call(*args, **kwargs)
         record = called.setdefault(path, CalledModule(path, context.module))
+        record.is_mapped = any(part.startswith(MAPPED) for part in context.module.scope.debug_path)
+        if record.is_mapped:  # the module that maps the variables of this one is the site, and alone has tags
+            result = call(*args, **kwargs)
+            record.shapes.append(tuple(result.shape) if _is_floating(result) else None)
+            return result
         args, kwargs = tag_input(path, (args, kwargs))
         inside.add(path)
         try:
@@ -61,9 +73,12 @@ def trace(module: nn.Module, variables: Any, inputs: Inputs) -> tuple[dict[str, 
         record.shapes.append(tuple(result.shape) if _is_floating(result) else None)
         return tag(path, result)
 
-    run, arrays = runner(module, inputs)
-    with nn.intercept_methods(watch):
-        jaxpr = jax.make_jaxpr(run)(variables, arrays)
+    apply, arrays = runner(module, call, run=run)
+    try:
+        with nn.intercept_methods(watch):
+            jaxpr = jax.make_jaxpr(apply)(variables, arrays)
+    except NameError as error:
+        raise unbound_axis("module", error) from error
     first = len(jax.tree.leaves(variables))
     return called, Flow(jaxpr, range(first, len(jaxpr.jaxpr.invars)))
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from eca_multi.flax._foreign import remedy_for
 from eca_multi.flax._private import belongs_to_another_trace
 from eca_multi.surgery.errors import UnsupportedModelError
 
@@ -13,7 +14,7 @@ from eca_multi.surgery.errors import UnsupportedModelError
 def check_model(model: Any) -> None:
     """Refuse anything but an nnx module, and a module that JAX traces."""
     if not isinstance(model, nnx.Module):
-        received, remedy = type(model).__name__, "For a linen module use eca_multi.flax.linen."
+        received, remedy = type(model).__name__, remedy_for(model) or "For a linen module use eca_multi.flax.linen."
         if isinstance(model, type) and issubclass(model, nnx.Module):
             received, remedy = f"the class {model.__name__}", f"Make an instance: {model.__name__}(..., rngs=...)."
         elif isinstance(model, nnx.GraphDef | nnx.State):
@@ -23,5 +24,20 @@ def check_model(model: Any) -> None:
     if holds_tracers or belongs_to_another_trace(model) or isinstance(jnp.zeros(()), jax.core.Tracer):
         raise UnsupportedModelError(
             "model must not be traced while it is changed. Received: a call inside jax.jit, nnx.jit, jax.grad, "
-            "jax.vmap or another transformation. Call plan_eca and insert_eca before it."
+            "jax.vmap or another transformation. Call plan_eca and insert_eca before it; for shapes alone, on what "
+            "nnx.eval_shape(lambda: Net(...)) returns."
+        )
+
+
+def check_method(model: nnx.Module, method: Any) -> None:
+    """Refuse anything but the name of a method of the model."""
+    if not isinstance(method, str):
+        raise TypeError(
+            f"method must be the name of a method of the model. Received: {type(method).__name__}. "
+            "Pass 'encode', for a network that is called by net.encode(x)."
+        )
+    if not callable(getattr(type(model), method, None)):
+        raise ValueError(
+            f"method must be the name of a method of the model. Received: {method!r}, which {type(model).__name__} "
+            "lacks. Leave it out for __call__."
         )

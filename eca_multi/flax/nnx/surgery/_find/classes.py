@@ -1,5 +1,6 @@
 """What a module is, by its class: the classes that surgery knows, their channels, layout and stacking without a run."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,5 +61,7 @@ def common_stack(module: nnx.Module, used: Mapping[str, Shape]) -> Shape | None:
 
 def _variable(module: Any, path: str) -> nnx.Variable | None:
     for key in path.split("."):
-        module = next((child for name, child in nnx.iter_children(module) if str(name) == key), vars(module).get(key))
+        items = module.items() if isinstance(module, Mapping) else vars(module).items()
+        children = itertools.chain(nnx.iter_children(module), items)
+        module = next((child for name, child in children if str(name) == key), None)
     return module if isinstance(module, nnx.Variable) else None

@@ -12,6 +12,7 @@ from eca_multi.flax.nnx.layers import ECA
 from eca_multi.flax.nnx.surgery._wrap import NAME, base_class, is_gated
 from eca_multi.surgery.candidate import HAS_ECA, Candidate, Place
 from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.surgery.reasons import NO_MODULE
 
 from .classes import CONVS, NORMS, common_stack, static_channels, static_layout, static_stack
 from .places import places
@@ -21,9 +22,9 @@ from .trace import Trace, trace
 class Network:
     """A network and the facts about its modules; without example inputs there is no traced run."""
 
-    def __init__(self, model: nnx.Module, example_inputs: Any = None) -> None:
+    def __init__(self, model: nnx.Module, example_inputs: Any = None, method: str = "__call__") -> None:
         self.model = model
-        self.run: Trace | None = None if example_inputs is None else trace(model, example_inputs)
+        self.run: Trace | None = None if example_inputs is None else trace(model, example_inputs, method)
         everywhere = places(model)
         self.at = {name: place for place in everywhere for name in place.names}
         inside = [f"{place.path}.{NAME}" for place in everywhere if is_gated(place.module)]
@@ -91,7 +92,8 @@ class Network:
         """Describe the module that ends a residual branch as a site."""
         place = self.at.get(branch.path)
         if branch.reason or place is None:
-            return Candidate(branch.path, tensor=branch.tensor, reason=branch.reason or "no module of its own")
+            reason = branch.reason or NO_MODULE.format(branch.path)
+            return Candidate(branch.path, tensor=branch.tensor, reason=reason, what="add")
         above = self.at.get(parent(place.path))
         if isinstance(place.module, ECA) and above is not None and is_gated(above.module):
             place = above

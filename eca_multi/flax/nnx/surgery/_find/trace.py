@@ -12,8 +12,8 @@ from flax import nnx
 
 from eca_multi.flax._jaxpr.flow import Flow
 from eca_multi.flax._jaxpr.tags import tag, tag_input
-from eca_multi.flax._run import Shape, split_arrays, split_inputs
-from eca_multi.flax.nnx.surgery._wrap import become, subclass, variables
+from eca_multi.flax._run import Shape, split_arrays, split_inputs, unbound_axis
+from eca_multi.flax.nnx.surgery._wrap import become, hidden, subclass, variables
 from eca_multi.surgery.errors import UnsupportedModelError
 
 from .places import places
@@ -39,8 +39,10 @@ class Trace:
     calls: Mapping[str, Calls]
 
 
-def trace(model: nnx.Module, example_inputs: Any) -> Trace:
+def trace(model: nnx.Module, example_inputs: Any, method: str = "__call__") -> Trace:
     """Trace a copy of the model on the inputs' shapes; the model and its random streams stay as they are.
+
+    `method` names the method that takes the inputs.
 
     Raises:
         TypeError: If the inputs hold no array. UnsupportedModelError: If the model cannot be traced on the inputs.
@@ -61,11 +63,13 @@ def trace(model: nnx.Module, example_inputs: Any) -> Trace:
             base: Any = type(place.module)
             become(place.module, _tagging_class(base))
         args, kwargs = fill(arrays)
-        return jax.tree.leaves(copy(*args, **kwargs))
+        return jax.tree.leaves(getattr(copy, method)(*args, **kwargs))
 
     try:
         _recording.calls = calls
         jaxpr = jax.make_jaxpr(run)(state, arrays)
+    except NameError as error:
+        raise unbound_axis("model", error) from error
     except Exception as error:
         raise UnsupportedModelError(
             f"model must run on example_inputs while JAX traces it. Received: {type(error).__name__}: {error}. "
@@ -83,11 +87,14 @@ def _tagging_class(base: Any) -> type[nnx.Module]:
 
     @functools.wraps(base.__call__)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        path = getattr(self, PATH).split(":", 1)[1]
+        if PATH not in vars(self):  # the module's own call calls the module again, on a copy or by super()
+            return base.__call__(self, *args, **kwargs)
+        path = vars(self)[PATH].split(":", 1)[1]
         args = tuple(tag_input(path, a) if isinstance(a, jax.Array) else a for a in args)
         kwargs = {name: tag_input(path, a) if isinstance(a, jax.Array) else a for name, a in kwargs.items()}
         shapes = {name: tuple(variable.shape) for name, variable in variables(self).items()}
-        y = base.__call__(self, *args, **kwargs)
+        with hidden(self, PATH):
+            y = base.__call__(self, *args, **kwargs)
         calls = getattr(_recording, "calls", None)
         if calls is not None:
             calls.setdefault(path, Calls(variables=shapes)).outputs.append(

@@ -1,18 +1,16 @@
 """What stands in a linen network with ECA: the module becomes an instance of a subclass of its class with the sites.
 
 A linen module is a recipe without weights, and its submodules exist during a call alone: no layer can be put into it.
-The subclass therefore intercepts the calls of the sites and gates what they return, with an ECA whose scope is a child
-of the site's scope. All paths of parameters stay, in `init` too, and lifted transforms (remat, scan, vmap) treat the
-kernel as one of the site's parameters.
+The subclass therefore intercepts the calls of the sites (`gating`) and gates what they return, with an ECA whose scope
+is a child of the site's scope. All paths of parameters stay, in `init` too, and lifted transforms (remat, scan, vmap)
+treat the kernel as one of the site's parameters.
 
 A module around the user's would change the fields, the other public methods (`apply(method="features")` and
 `apply(method=Net.features)`), `isinstance` and the automatic name inside a larger network. A subclass keeps them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import cache, partial, wraps
 from inspect import getattr_static, isfunction, ismethod
 from typing import Any
@@ -20,41 +18,8 @@ from typing import Any
 from flax import linen as nn
 
 from eca_multi.flax.linen.layers import ECA
-from eca_multi.surgery.entry import ECAEntry
 
-NAME = "eca"  # of the ECA's scope in the site's scope
-KERNEL = (NAME, "kernel")
-
-# Paths of the gated modules that are being called. A method that calls another method, or that a lifted transform calls
-# again on a copy of the module, is not intercepted a second time.
-_active: ContextVar[frozenset[tuple[str, ...]]] = ContextVar("active", default=frozenset())
-
-
-@dataclass(frozen=True, repr=False)
-class Site:
-    """One inserted ECA: the entry of its plan, the plan's gate and init, and the kernel's dtype."""
-
-    entry: ECAEntry
-    gate: str
-    init: str
-    dtype: str
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return tuple(self.entry.path.split("/"))
-
-    def layer(self, scope: Any) -> ECA:
-        return ECA(
-            kernel_size=self.entry.kernel_size,
-            gate=self.gate,
-            kernel_init=self.init,
-            channel_axis=self.entry.channel_axis,
-            param_dtype=self.dtype,
-            parent=scope,
-        )
-
-    def __repr__(self) -> str:
-        return f"{self.entry.path} (k={self.entry.kernel_size})"
+from .gating import KERNEL, KernelMissing, Site, gating, has
 
 
 def with_sites(module: nn.Module, sites: Sequence[Site]) -> nn.Module:
@@ -77,6 +42,10 @@ def base_class(module: nn.Module) -> Any:
 @cache  # one class for the same sites: two modules with the same fields are equal
 def _gated_class(base: Any, sites: tuple[Site, ...]) -> Any:
     class Gated(base):
+        # Not the one that flax makes of the fields: a class may have its own, or a decorator's.
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            base.__init__(self, *args, **kwargs)
+
         # Functions that are no methods of the class, and submodules by name.
         @nn.nowrap
         def apply(self, variables: Any, *args: Any, method: Any = None, **options: Any) -> Any:
@@ -92,7 +61,7 @@ def _gated_class(base: Any, sites: tuple[Site, ...]) -> Any:
 
     for name in dir(base):
         method = getattr_static(base, name)
-        if isfunction(method) and (name == "__call__" or not hasattr(nn.Module, name)):
+        if isfunction(method) and (name in ("__call__", "setup") or not hasattr(nn.Module, name)):
             setattr(Gated, name, _gated_method(method))
     # On the class, and not in a field: copies and transformed classes are made from the base's fields alone.
     Gated.eca_base, Gated.eca_sites = base, sites
@@ -104,24 +73,20 @@ def _gated_class(base: Any, sites: tuple[Site, ...]) -> Any:
 def _gated_method(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method, updated=())  # flax keeps marks in a function's __dict__, which hold for the base's method
     def gated(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with _gating(self):
-            return method(self, *args, **kwargs)
+        return _gated_call(self, method, args, kwargs)
 
     return gated
 
 
-@contextmanager
-def _gating(module: nn.Module) -> Iterator[None]:
-    """Gate the calls of the module's sites, once however often this is entered."""
-    if getattr(module, "scope", None) is None or module.path in _active.get():
-        yield
-        return
-    # The reset is registered first: after an exception in between, all later calls would pass without the gates.
-    with ExitStack() as stack:
-        stack.callback(_active.set, _active.get())
-        _active.set(_active.get() | {module.path})
-        stack.enter_context(nn.intercept_methods(_interceptor(module)))
-        yield
+def _gated_call(bound: nn.Module, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    with gating(bound, sites_of(bound)):
+        try:
+            return call(bound, *args, **kwargs)
+        except KernelMissing:
+            missing = _missing(bound)
+            if missing:
+                raise no_kernels(missing) from None
+            raise  # the network around this one lacks the kernel
 
 
 def _within(module: nn.Module, method: Any) -> Any:
@@ -134,8 +99,7 @@ def _within(module: nn.Module, method: Any) -> Any:
         return method
 
     def within(bound: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with _gating(bound):
-            return call(bound, *args, **kwargs)
+        return _gated_call(bound, call, args, kwargs)
 
     return within
 
@@ -149,45 +113,10 @@ def _empty(base: Any, sites: tuple[Site, ...]) -> nn.Module:
     return object.__new__(_gated_class(base, sites))
 
 
-def _interceptor(root: nn.Module) -> Callable[..., Any]:
-    sites = {site.keys: site for site in sites_of(root)}
-    depth = len(root.path)
-    missing = _missing(root)
-    inside: set[tuple[str, ...]] = set()
-
-    def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        path = context.module.path
-        site = sites.get(path[depth:]) if path[:depth] == root.path else None
-        if site is None or context.method_name != "__call__" or path in inside:  # super().__call__
-            return call(*args, **kwargs)
-        if missing and not context.module.scope.is_mutable_collection("params"):
-            raise no_kernels(missing)
-        if site.entry.action == "replace":
-            x = args[0] if args else next(iter(kwargs.values()))
-        else:
-            inside.add(path)
-            try:
-                x = call(*args, **kwargs)
-            finally:
-                inside.discard(path)
-        # In its second call, a shared submodule has its ECA's scope already.
-        return site.layer(context.module.scope.push(NAME, reuse=True))(x)
-
-    return intercept
-
-
 def _missing(root: nn.Module) -> list[str]:
     """Return the paths at which the variables lack a kernel."""
     params = root.variables.get("params", {})
-    return ["/".join((*site.keys, *KERNEL)) for site in sites_of(root) if not _has(params, (*site.keys, *KERNEL))]
-
-
-def _has(tree: Any, keys: Sequence[str]) -> bool:
-    for key in keys:
-        if key not in tree:
-            return False
-        tree = tree[key]
-    return True
+    return ["/".join((*site.keys, *KERNEL)) for site in sites_of(root) if not has(params, (*site.keys, *KERNEL))]
 
 
 def no_kernels(missing: Sequence[str]) -> ValueError:

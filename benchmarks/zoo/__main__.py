@@ -1,0 +1,108 @@
+"""Examine the networks, one process for each package, and write the page.
+
+python -m benchmarks.zoo                      all that docs/measured/zoo.jsonl does not hold yet
+python -m benchmarks.zoo --only timm:rexnet   those whose name holds a text
+python -m benchmarks.zoo --again              all of them anew
+python -m benchmarks.zoo --sample             the 30 of CI; fails where one of them does
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from itertools import groupby
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+from benchmarks.zoo.batch import records
+from benchmarks.zoo.page import faults, write_page
+from benchmarks.zoo.sample import SAMPLE
+
+ROOT = Path(__file__).parents[2]
+FRAMEWORKS = ("torch", "keras", "flax")
+
+
+def main() -> int:
+    options = _options()
+    known = {} if options.again or options.sample else _read(options.out)
+    chosen = [key for key in _networks(options.framework) if all(part in key[1] for part in options.only)]
+    if options.sample:
+        chosen = [key for key in chosen if key[1] in SAMPLE]
+    todo = [key for key in chosen if key not in known or (options.only and options.again)]
+    print(f"zoo: {len(todo)} networks to examine, {len(chosen) - len(todo)} known", flush=True)
+    found = []
+    for record in _examined(todo, options):
+        found.append(record)
+        print(f"[{len(found)}/{len(todo)}] {_line(record)}", flush=True)
+        if not options.sample:
+            _keep(options.out, record)
+    if not options.sample:
+        write_page(list(_read(options.out).values()), options.page, len(list(_networks(FRAMEWORKS))))
+    return int(bool(options.sample and any(faults(record) for record in found)))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__.splitlines()[0])
+    parser.add_argument("--framework", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS)
+    parser.add_argument("--only", nargs="+", default=[], help="texts that the name holds")
+    parser.add_argument("--again", action="store_true", help="do not pass over what is known")
+    parser.add_argument("--sample", action="store_true", help="the 30 networks of CI")
+    parser.add_argument("--without", default="-", help="steps to leave out, with commas between: export,reload")
+    parser.add_argument("--jobs", type=int, default=2, help="packages at a time, each in a process of its own")
+    parser.add_argument("--limit", type=float, default=240, help="seconds for one network")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/measured/zoo.jsonl")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/zoo.md")
+    return parser.parse_args()
+
+
+def _networks(frameworks: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for framework in frameworks:
+        for name in import_module(f"benchmarks.zoo.{framework}_networks").NETWORKS:
+            yield framework, name
+
+
+def _examined(todo: Sequence[tuple[str, str]], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the records as they come, of several packages at a time."""
+    found: Queue[dict[str, Any] | None] = Queue()
+
+    def examine(framework: str, names: Sequence[str]) -> None:
+        try:
+            for record in records(framework, names, options.limit, ROOT, options.without):
+                found.put(record)
+        finally:
+            found.put(None)
+
+    packages = groupby(todo, lambda key: (key[0], key[1].split(":")[0]))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        runs = [pool.submit(examine, framework, [name for _, name in group]) for (framework, _), group in packages]
+        for _ in runs:
+            yield from iter(found.get, None)
+        for run in runs:
+            run.result()
+
+
+def _line(record: dict[str, Any]) -> str:
+    if "broken" in record:
+        return f"{record['name']}: not run: {record['broken']}"
+    wrong = faults(record)
+    adds = f"{record.get('gated', 0)} of {record.get('adds', 0)} adds" if "adds" in record else ""
+    return f"{record['name']}: {adds} {record['seconds']} s {'; '.join(wrong) or 'right'}"
+
+
+def _read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = [json.loads(line) for line in lines]
+    return {(record["framework"], record["name"]): record for record in found}  # the last one counts
+
+
+def _keep(path: Path, record: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

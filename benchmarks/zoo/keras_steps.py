@@ -1,0 +1,194 @@
+"""The examination of one Keras network."""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.zoo.count import counted
+from benchmarks.zoo.keras_flow import adds_of
+from benchmarks.zoo.keras_run import run
+from benchmarks.zoo.other_process import Other
+from benchmarks.zoo.steps import judged, listed, must
+from eca_multi.keras import eca_parameters, insert_eca, plan_eca, remove_eca
+from eca_multi.surgery.entry import Skipped
+from eca_multi.surgery.errors import NoSiteError
+from eca_multi.surgery.plan import ECAPlan
+
+Network = tuple[Any, Any]
+FALLBACKS = ("conv_norm", "conv", "norm")
+
+
+def examine(name: str, build: Callable[[], Network], other: Other, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what was found; each step is a dict of `judged`."""
+    plain, inputs = _built(build)
+    before, adds = run(plain, inputs), adds_of(plain, inputs)
+    found: dict[str, Any] = {"adds": len(adds)}
+    found["plain"] = judged(lambda: _equal(before, run(plain, inputs)))
+    plan, skipped = _plan(plain, inputs, found)
+    if plan is None:
+        return found | counted(adds, adds, skipped)
+    made: list[Any] = []
+    found["insert"] = judged(lambda: made.append(insert_eca(plain, plan=plan, example_inputs=inputs)))
+    if not made:
+        return found | counted(adds, adds, skipped)
+    model = made[0]
+    gated = adds_of(model, inputs) if found["where"] == "residual" else adds
+    found |= {"sites": len(plan.entries), **counted(adds, gated, skipped)}
+    found["equal"] = judged(lambda: _equal(before, run(model, inputs)))
+    found["class"] = judged(lambda: must(type(model) is type(plain), f"{type(plain).__name__} is {type(model)} now"))
+    found["names"] = judged(lambda: _names_kept(plain, model))
+    found["intersect"] = judged(lambda: _intersects(plain, model))
+    rng = np.random.default_rng(2)
+    for kernel in eca_parameters(model):
+        kernel.assign(rng.normal(0, 0.5, kernel.shape))
+    found["acts"] = judged(lambda: must(not _is_equal(before, run(model, inputs)), "kernels change no output"))
+    found["reload"] = judged(lambda: _reloaded(model, inputs, other), lambda: _reloaded(plain, inputs, other))
+    found["rebuilt"] = judged(lambda: _rebuilt(build, model, inputs, plan))
+    found["train"] = judged(lambda: _trains(model, inputs), lambda: _gradients(plain, inputs, plain.trainable_weights))
+    if "export" not in without:
+        found["export"] = judged(lambda: _exports(model, inputs), lambda: _exports(plain, inputs))
+    found["undo"] = judged(lambda: _undone(plain, model, inputs, before))
+    return found
+
+
+def _built(build: Callable[[], Network]) -> Network:
+    """A network whose norms are not fresh: fresh statistics are 0 and 1, and a fresh scale may be zero."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(0)
+    model, inputs = build()
+    rng = np.random.default_rng(0)
+    for weight in model.weights:
+        name, value = weight.path.split("/")[-1], keras.ops.convert_to_numpy(weight)
+        if name == "moving_mean":
+            weight.assign(rng.normal(0, 0.1, value.shape))
+        elif name == "moving_variance":
+            weight.assign(rng.uniform(0.5, 1.5, value.shape))
+        elif value.size and value.dtype.kind == "f" and np.abs(value).max() < 1e-3:
+            weight.assign(rng.normal(0, 0.1, value.shape) if "b" in name[:2] else rng.uniform(0.5, 1.5, value.shape))
+    return model, inputs
+
+
+def _plan(model: Any, inputs: Any, found: dict[str, Any]) -> tuple[ECAPlan | None, Sequence[Skipped]]:
+    """Return the plan for residual branches, or for some other sites where there are none; and what was skipped."""
+    skipped: Sequence[Skipped] = ()
+    for where in ("residual", *FALLBACKS):
+        try:
+            plan = plan_eca(model, where)
+            if where == "residual":
+                skipped = plan.skipped
+            else:
+                plan = plan_eca(model, list(plan.paths[:: len(plan.paths) // 8 + 1]))
+        except NoSiteError as error:
+            if where == "residual":
+                found["refused"], skipped = str(error), getattr(error, "skipped", ())
+            continue
+        except Exception as error:  # whatever the package raises is a result
+            found["plan"] = {"ok": False, "note": f"{type(error).__name__}: {error}"[:600]}
+            return None, skipped
+        found["where"] = where
+        return plan, skipped
+    return None, skipped
+
+
+def _is_equal(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> bool:
+    return len(left) == len(right) and all(
+        np.array_equal(a, b, equal_nan=True) for a, b in zip(left, right, strict=True)
+    )
+
+
+def _equal(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> None:
+    must(_is_equal(left, right), "outputs differ")
+
+
+def _paths(model: Any) -> list[str]:
+    return [weight.path for weight in model.weights]
+
+
+def _names_kept(plain: Any, model: Any) -> None:
+    old, new = _paths(plain), set(_paths(model))
+    lost = [path for path in old if path not in new]
+    must(not lost, f"{len(lost)} of {len(old)} weights are gone: {listed(lost)}")
+    more = [path for path in _paths(model) if path not in set(old) and "eca" not in path]
+    must(not more, f"new weights that are no ECA's: {listed(more)}")
+    layers = {layer.name for layer in model.layers}
+    gone = [layer.name for layer in plain.layers if layer.name not in layers]
+    must(not gone, f"{len(gone)} layers are gone: {listed(gone)}")
+
+
+def _intersects(plain: Any, model: Any) -> None:
+    there = {weight.path: weight for weight in model.weights}
+    moved = [w.path for w in plain.weights if w.path in there and there[w.path].shape == w.shape]
+    must(len(moved) == len(plain.weights), f"{len(moved)} of {len(plain.weights)} weights are transferred")
+
+
+def _reloaded(model: Any, inputs: Any, other: Other) -> None:
+    package = type(model).__module__.split(".")[0]
+    with tempfile.TemporaryDirectory(prefix="eca-zoo-") as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        np.savez(f"{path}.inputs.npz", *keras.tree.flatten(inputs))
+        other.ask(f"{package} {path}")
+        with np.load(f"{path}.outputs.npz") as file:
+            _equal(run(model, inputs), [file[name] for name in file.files])
+
+
+def _rebuilt(build: Callable[[], Network], model: Any, inputs: Any, plan: ECAPlan) -> None:
+    """The plan from its file on a new network, and the weights from Keras's own file."""
+    fresh, _ = _built(build)
+    again = insert_eca(fresh, plan=ECAPlan.from_json(plan.to_json()))
+    with tempfile.TemporaryDirectory(prefix="eca-zoo-") as folder:
+        model.save_weights(Path(folder) / "all.weights.h5")
+        again.load_weights(Path(folder) / "all.weights.h5")
+    _equal(run(model, inputs), run(again, inputs))
+
+
+def _gradients(model: Any, inputs: Any, weights: Sequence[Any]) -> list[float]:
+    """The largest gradient of each weight, in training mode; the statistics come back afterwards."""
+    kept = [keras.ops.convert_to_numpy(weight) for weight in model.non_trainable_variables]
+    rng = np.random.default_rng(3)
+    try:
+        with tf.GradientTape() as tape:
+            made = [tf.cast(t, "float32") for t in keras.tree.flatten(model(inputs, training=True))]
+            loss = sum(tf.reduce_sum(t * rng.standard_normal(t.shape).astype("float32")) for t in made)
+        gradients = tape.gradient(loss, [weight.value for weight in weights])
+    finally:
+        for weight, value in zip(model.non_trainable_variables, kept, strict=True):
+            weight.assign(value)
+    return [0.0 if g is None else float(tf.reduce_max(tf.abs(tf.convert_to_tensor(g)))) for g in gradients]
+
+
+def _trains(model: Any, inputs: Any) -> None:
+    kernels = eca_parameters(model)
+    sizes = _gradients(model, inputs, kernels)
+    dead = [kernel.path for kernel, size in zip(kernels, sizes, strict=True) if not size > 0]
+    must(not dead, f"{len(dead)} kernels without a gradient: {listed(dead)}")
+
+
+def _exports(model: Any, inputs: Any) -> None:
+    with tempfile.TemporaryDirectory(prefix="eca-zoo-") as folder:
+        model.export(folder, verbose=False)
+        loaded = tf.saved_model.load(folder)  # held, for its functions do not hold its variables
+        served = loaded.serve(tf.convert_to_tensor(inputs))
+    made, expected = [np.asarray(t, "float32") for t in keras.tree.flatten(served)], run(model, inputs)
+    made.sort(key=lambda a: a.shape)
+    expected.sort(key=lambda a: a.shape)
+    close = [np.allclose(a, b, rtol=1e-2, atol=1e-3, equal_nan=True) for a, b in zip(made, expected, strict=True)]
+    must(all(close), "the exported program computes something else")
+
+
+def _undone(plain: Any, model: Any, inputs: Any, before: Sequence[np.ndarray]) -> None:
+    again = remove_eca(model)
+    must(type(again) is type(plain), f"the class is {type(again).__name__} after remove_eca")
+    must(_paths(again) == _paths(plain), "names of the weights differ after remove_eca")
+    must([x.name for x in again.layers] == [x.name for x in plain.layers], "layers differ after remove_eca")
+    same = [np.array_equal(a, b) for a, b in zip(again.get_weights(), plain.get_weights(), strict=True)]
+    must(all(same), "weights differ after remove_eca")
+    old, new = [json.dumps(keras.saving.serialize_keras_object(m), sort_keys=True, default=str) for m in (plain, again)]
+    must(old == new, "the configuration differs after remove_eca")
+    _equal(before, run(again, inputs))

@@ -1,0 +1,138 @@
+"""The adds in a block's forward: each with the end of its residual branch, or with the reason why it has none."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from eca_multi.surgery.reasons import (
+    DIFFERENT_ORIGIN,
+    GATED_COPY,
+    MERGE,
+    NO_CONVOLUTION,
+    PARALLEL,
+    PARTIAL,
+)
+
+from .block import PRODUCTS, Block
+from .classes import NORMS, is_passing, is_pool
+from .flow import ADDS
+from .residual import SCALES, Source, source_of
+
+
+@dataclass(frozen=True)
+class Add:
+    """An add, its line of code, and where its branch ends; the source has a `reason` if there is no branch to take."""
+
+    source: Source
+    line: str = ""
+
+
+def adds(block: Block) -> list[Add]:
+    """Return the adds of two tensors that both depend on the block's input, in the order of the forward."""
+    parallel: set[int] = set()
+    found = []
+    for number, first, second, line in _operands(block):
+        branch = _branch(block, first, second, parallel)
+        if branch == PARALLEL:
+            parallel.add(number)
+        source = Source(reason=branch) if isinstance(branch, str) else source_of(block, branch)
+        found.append(Add(source, line))
+    return found
+
+
+def _operands(block: Block) -> Iterator[tuple[int, int, int, str]]:
+    for number, step in enumerate(block.flow.steps):
+        inputs = block.inputs(number)
+        if step.is_inside or len(set(inputs)) != 2:
+            continue
+        if step.kind == "function" and step.name in ADDS:
+            yield number, inputs[0], inputs[1], step.line
+        elif step.kind == "module" and (inner := block.inner(step.name)) and (line := adder_line(inner)) is not None:
+            yield number, inputs[0], inputs[1], line
+
+
+def adder_line(block: Block) -> str | None:
+    """Return the line where a module without convolutions adds its two inputs; None for any other module."""
+    if block.convolutions(range(len(block.flow.steps))):
+        return None
+    for number, step in enumerate(block.flow.steps):
+        operands = {block.before_passing(i) for i in block.inputs(number)}
+        is_add = step.kind == "function" and step.name in ADDS and len(operands) == 2
+        if is_add and all(block.step(i).kind == "input" for i in operands):
+            return step.line
+    return None
+
+
+def _branch(block: Block, first: int, second: int, parallel: set[int]) -> int | str:
+    """Return the operand that is the branch, the one with more convolutions since the two parted; else a reason."""
+    flow = block.flow
+    since = flow.before(first) - flow.before(second), flow.before(second) - flow.before(first)
+    counts = [block.convolutions(steps) for steps in since]
+    if counts == [0, 0]:
+        return NO_CONVOLUTION
+    if block.upsamples(first, since[0]) != block.upsamples(second, since[1]):
+        return MERGE
+    if any(_carried(block, operand) in parallel for operand in (first, second)):
+        return PARALLEL
+    branch, shortcut = (first, second) if counts[0] > counts[1] else (second, first)
+    own = since if counts[0] > counts[1] else since[::-1]
+    origin = _origin(block, shortcut, own[1])
+    is_input = block.step(origin).kind == "input"
+    if not flow.before(first) & flow.before(second) & block.data:
+        return branch if is_input and counts[0] != counts[1] else DIFFERENT_ORIGIN
+    if _is_gated_copy(block, branch, shortcut):
+        return GATED_COPY
+    if counts[0] == counts[1] or (origin in own[1] and _is_parallel(block, own[1], counts)):
+        return PARALLEL
+    pieces = _begins(block, own)
+    if pieces:
+        return MERGE if any(map(block.is_part, pieces)) else PARTIAL
+    return branch
+
+
+def _carried(block: Block, number: int) -> int:
+    """Step back over dropouts and products with constants."""
+    while True:
+        number = block.before_passing(number)
+        if block.step(number).name not in SCALES or len(block.inputs(number)) != 1:
+            return number
+        number = block.inputs(number)[0]
+
+
+def _origin(block: Block, shortcut: int, own: set[int]) -> int:
+    """Step back over what a shortcut does to its map, as far as the branch has no part in it."""
+    while shortcut in own and block.is_reshaped(shortcut):
+        shortcut = block.inputs(shortcut)[0]
+    return shortcut
+
+
+def _is_gated_copy(block: Block, branch: int, shortcut: int) -> bool:
+    """x + x * gate(x)."""
+    product = _carried(block, branch)
+    is_product = block.step(product).kind == "function" and block.step(product).name in PRODUCTS
+    factors = [block.before_passing(i) for i in block.inputs(product)]
+    return is_product and len(factors) == 2 and block.before_passing(shortcut) in factors
+
+
+def _is_parallel(block: Block, shortcut: set[int], counts: list[int]) -> bool:
+    """Whether a shortcut without a convolution is a branch too: a norm beside one convolution, or other layers."""
+    if min(counts) > 0:
+        return False
+    modules = [module for module in map(block.of, shortcut) if module is not None and not is_passing(module)]
+    layers = [module for module in modules if not is_pool(module) and any(True for _ in module.parameters())]
+    norms = [module for module in layers if isinstance(module, NORMS)]
+    return len(layers) > len(norms) or (bool(norms) and max(counts) == 1)
+
+
+def _begins(block: Block, own: tuple[set[int], set[int]]) -> set[int]:
+    """Return the pieces of one tensor in which both operands begin, as in Res2Net; none if one of them begins whole."""
+    begins = {i for steps in own for i in steps if any(j in block.data and j not in steps for j in block.inputs(i))}
+    return begins if own[0] and own[1] and all(map(block.is_piece, begins)) else set()
+
+
+def ends(block: Block) -> list[Source]:
+    """Return where the residual branches of a block end, without the adds that have none."""
+    return [add.source for add in adds(block) if add.source.path]
+
+
+def has_parallel(block: Block) -> bool:
+    return any(add.source.reason == PARALLEL for add in adds(block))

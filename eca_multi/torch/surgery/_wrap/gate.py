@@ -1,0 +1,135 @@
+"""An ECA behind a module: the module's child `eca`, called by a forward hook. All names and attributes stay."""
+
+import dis
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.jit import ScriptModule, is_scripting  # type: ignore[attr-defined]  # torch.jit lists no names
+
+from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.torch.layers import ECA
+
+from .old_names import rename_old
+
+NAME = "eca"
+# Tools that fold or fuse these layers ask for exactly these classes, and do not ask for hooks.
+FOLDED = {
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU),
+}
+MERGING = ("fuse_convs", "switch_to_deploy", "reparameterize")  # of ultralytics, RepVGG and timm
+OWN_CHILDREN = {"children", "named_children", "modules", "named_modules", "_modules"}
+
+
+def gate_output(module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+    """The hook. It holds no layer, so that replicas and copies use their own; TorchScript needs the types."""
+    if is_scripting():
+        scripted: torch.Tensor = module.eca(output)
+        return scripted
+    layer = module._modules.get("eca")
+    if layer is None:
+        raise UnsupportedModelError(
+            f"A module with the hook of an ECA must have the ECA. Received: a {type(module).__name__} without; "
+            "a tool has moved the hook (torch.ao's fuse_modules does). Fuse first, and insert ECA then."
+        )
+    y: torch.Tensor = layer(output)
+    return y
+
+
+def gate_of(module: nn.Module | None) -> ECA | None:
+    """Return the ECA that surgery put behind a module."""
+    if module is None or NAME not in module._modules:  # not getattr, which a compiled module answers for another
+        return None
+    layer = module._modules[NAME]
+    return layer if isinstance(layer, ECA) and is_behind(layer) else None
+
+
+def is_behind(module: nn.Module) -> bool:
+    """Whether a module is an ECA that surgery put behind another."""
+    return isinstance(module, ECA) and module.inserted == "after"
+
+
+def why_no_gate(module: nn.Module) -> str:
+    """Return why no ECA can stand behind a module; "" if one can."""
+    if isinstance(module, ScriptModule):
+        return "compiled by TorchScript: insert ECA before"
+    if runs_children(module):
+        return "its forward runs over its children, of which ECA would be one: put it into a module of your own"
+    if gate_of(module) is None and hasattr(module, NAME):
+        return f"it has an attribute `{NAME}` of its own, which is the name that ECA takes"
+    return ""
+
+
+def merging(module: nn.Module) -> str:
+    """Return the method by which a module merges its branches into one convolution; "" if it has none.
+
+    No gate can stand inside of a branch that is merged, and the branches go as wholes, with what stands in them.
+    """
+    for name in MERGING:
+        if hasattr(type(module), name):
+            return name
+    fuse = getattr(getattr(type(module), "fuse", None), "__code__", None)
+    deleted = [step.argval for step in dis.get_instructions(fuse) if step.opname == "DELETE_ATTR"] if fuse else []
+    branches = [module._modules[name] for name in deleted if name in module._modules]
+    return "fuse" if any(branch is not None and any(True for _ in branch.children()) for branch in branches) else ""
+
+
+def runs_children(module: nn.Module) -> bool:
+    """Whether a module calls whatever children it has. The names that its methods use tell that."""
+    if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        return True
+    kinds = type(module).__mro__[: type(module).__mro__.index(nn.Module)]
+    code = [getattr(method, "__code__", None) for kind in kinds for name, method in vars(kind).items() if _runs(name)]
+    return any(not OWN_CHILDREN.isdisjoint(one.co_names) for one in code if one is not None)
+
+
+def _runs(method: str) -> bool:
+    return method.startswith("forward") or method.startswith("_forward")
+
+
+def attach(module: nn.Module, layer: ECA) -> None:
+    """Put an ECA behind a module. Hooks that the module has already then see the gated output too."""
+    reason = why_no_gate(module)
+    if reason:
+        raise UnsupportedModelError(f"A {type(module).__name__} cannot have an ECA. Received: {reason}.")
+    module._modules[NAME] = layer
+    if gate_output not in module._forward_hooks.values():
+        module.register_forward_hook(gate_output, prepend=True)
+        module.register_load_state_dict_pre_hook(rename_old)  # type: ignore[no-untyped-call]  # torch's own
+    kind: Any = type(module)
+    if kind in FOLDED:
+        module.__class__ = class_apart(kind)
+
+
+def detach(module: nn.Module) -> None:
+    """Undo `attach`."""
+    del module._modules[NAME]
+    for hooks, ours in ((module._forward_hooks, gate_output), (module._load_state_dict_pre_hooks, rename_old)):
+        for key in [key for key, hook in hooks.items() if getattr(hook, "hook", hook) is ours]:
+            del hooks[key]
+    plain: Any = type(module).__bases__[0]
+    if plain in FOLDED and type(module) is class_apart(plain):
+        module.__class__ = plain
+
+
+@cache
+def class_apart(kind: Any) -> Any:
+    """Return a subclass that differs from its base in nothing but in being another class.
+
+    torch.fx's conv-bn fusing for one drops a batch norm, hooks and all, if its class is exactly BatchNorm2d.
+    """
+    return type(
+        kind.__name__, (kind,), {"__module__": kind.__module__, "__doc__": kind.__doc__, "__reduce_ex__": _reduced}
+    )
+
+
+def _reduced(module: nn.Module, protocol: Any) -> Any:
+    return _new_apart, (type(module).__bases__[0],), module.__dict__
+
+
+def _new_apart(kind: Any) -> nn.Module:
+    new = class_apart(kind)
+    made: nn.Module = new.__new__(new)
+    return made
