@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ._canonical import CANONICAL_NAME, Weights, check_weights, pack, unpack
+from ._canonical import CANONICAL_NAME, Weights, check_weights, native_kernel, pack, unpack
 
 # What follows the site's path in the name of a kernel: behind a module, and in the place of an SE block.
 _ENDINGS = {
@@ -22,9 +22,14 @@ T = TypeVar("T")
 
 
 def by_site(framework: str, kernels: Mapping[str, T]) -> dict[str, T]:
-    """Return the kernels by their sites' paths; none if a name is no kernel's, as in the state of one layer."""
+    """Return the kernels by their sites' paths; none if a name or a shape is no kernel's, as in a state of other kind.
+
+    A kernel in an SE block's place has a name that a convolution's may be, so there the shape decides.
+    """
     found = {_site(framework, name): kernel for name, kernel in kernels.items()}
-    return {} if "" in found else found
+    behind = any(name.endswith(_ENDINGS[framework][0]) for name in kernels)
+    fits = behind or all(native_kernel(framework, getattr(one, "shape", ()))[0] for one in kernels.values())
+    return found if fits and "" not in found else {}
 
 
 def sites_to_canonical(framework: str, kernels: Mapping[str, np.ndarray]) -> Weights:

@@ -71,10 +71,9 @@ def from_canonical(
         >>> variables = from_canonical(variables, {"weight": np.array([0.1, 0.2, 0.3])})
     """
     if kernels := _by_site(layer_or_params):
-        values = {path: meta.unbox(one) for path, one in kernels.items()}
-        wanted = {path: (value.shape, value.dtype.name) for path, value in values.items()}
+        wanted = {path: (kernel.shape, kernel.dtype.name) for path, kernel in kernels.items()}
         new_kernels = sites_from_canonical("linen", wanted, weights, names)
-        loads = [jnp.array(new_kernels[path], value.dtype, copy=True) for path, value in values.items()]
+        loads = [jnp.array(new_kernels[path], kernel.dtype, copy=True) for path, kernel in kernels.items()]
         pairs = zip(flatten(layer_or_params["params"]), loads, strict=True)
         state = {"params": nest((path, _like(old, one)) for (path, old), one in pairs)}
         return core.freeze(state) if isinstance(layer_or_params, core.FrozenDict) else state
@@ -98,7 +97,7 @@ def from_canonical(
 
 def _by_site(state: Any) -> dict[str, Any]:
     params = state.get("params") if isinstance(state, Mapping) else None
-    return by_site("linen", {"/".join(path): one for path, one in flatten(params)}) if params else {}
+    return by_site("linen", {"/".join(path): meta.unbox(one) for path, one in flatten(params)}) if params else {}
 
 
 def _is_network(layer_or_params: Holder) -> bool:
