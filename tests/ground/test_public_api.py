@@ -208,7 +208,11 @@ def test_another_default_is_seen():
 def test_conversions_have_the_same_parameters(module):
     package = import_module(module)
     assert parameters(package.to_canonical) == [("layer_or_params", NO_DEFAULT)]
-    assert parameters(package.from_canonical) == [("layer_or_params", NO_DEFAULT), ("weights", NO_DEFAULT), ("names", None)]
+    assert parameters(package.from_canonical) == [
+        ("layer_or_params", NO_DEFAULT),
+        ("weights", NO_DEFAULT),
+        ("names", None),
+    ]
 
 
 # --- examples ----------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from eca_multi.parity import TorchAdapter, tap
+from eca_multi.parity import NumpyAdapter, TorchAdapter, tap
+from eca_multi.parity.budget.numpy_reference import NumpyReference
 from eca_multi.parity.budget.torch_reference import TorchReference
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.tensor import parse
@@ -126,4 +127,4 @@ def test_without_taps_the_outputs_are_looked_at(job):
 
 def test_another_reference_says_that_it_cannot(job):
     with pytest.raises(Unsupported, match="the operations of a NumPy reference are not known"):
-        explain(object(), job)
+        explain(NumpyReference(NumpyAdapter()), job)

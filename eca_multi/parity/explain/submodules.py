@@ -34,6 +34,7 @@ from .localize import FAILS, Localisation
 
 MOST = 24  # pairs that are run in isolation
 NOTHING = Wrong()
+WHOLE = "the whole function"
 NONE = "first divergence: none, when both are run again with their submodules recorded"
 
 
@@ -110,8 +111,8 @@ def _whole(reference: Side, port: Side, dtype: str, layouts: Layouts) -> Localis
         verdict = judge(found, *solution[target], None, SAFETY["stochastic"])
         if verdict.verdict in FAILS:
             cause = causes_of(reference.model, reference.inputs, None, solution, found, target, dtype)
-            line = f"first divergence: the whole function, {say_size(verdict)}; it has no submodules"
-            return Localisation(PORT, CASE, dtype, line + (f" -> {cause}" if cause else ""), None, cause=cause)
+            line = f"first divergence: {WHOLE}, {say_size(verdict)}; it has no submodules"
+            return Localisation(PORT, CASE, dtype, line + (f" -> {cause}" if cause else ""), WHOLE, cause=cause)
     return None
 
 
