@@ -19,7 +19,8 @@ planted in one or more ports, {wrong} faulty ports in all; Keras's take turns on
 torch's layer in float64. Beside the faulty port runs torch's right one, as its user has it.
 
 Right ports, {right} of them. A red cell is a tensor of a case with a verdict of disagreement. ROUNDING is the verdict
-on a difference that the framework's own arithmetic explains. The tolerances look at all tensors of a port; they have no
+on a difference that the framework's own arithmetic explains; UNSUPPORTED is that on a computation which the framework
+does not do on this machine. The tolerances look at all tensors of a port; they have no
 such verdict.
 
 {right_table}
@@ -63,6 +64,7 @@ def right_table(right: Sequence[Record]) -> str:
             row("runs with a red cell", lambda some: sum(bool(r.red) for r in some)),
             row("ROUNDING", lambda some: sum(len(r.rounding) for r in some)),
             row("INCONCLUSIVE", lambda some: sum(len(r.open) for r in some)),
+            row("UNSUPPORTED", lambda some: sum(len(r.refused) for r in some)),
             row("no result", lambda some: sum(len(r.errors) for r in some)),
             *(
                 row(f"runs that {policy} rejects", lambda some, p=policy: sum(p in r.rejected for r in some))
@@ -89,13 +91,17 @@ def wrong_table(right: Sequence[Record], wrong: Sequence[Record]) -> str:
             row("runs", len),
             row("caught", lambda some: share(sum(r.caught for r in some), len(some))),
             row("declared", lambda some: sum(r.declared for r in some)),
-            row("silent", lambda some: sum(not (r.caught or r.declared or r.errors) for r in some)),
-            row("no result", lambda some: sum(bool(r.errors) and not r.caught for r in some)),
+            row("silent", lambda some: sum(_is_silent(r) for r in some)),
+            row("no result", lambda some: sum(bool(r.errors or r.refused) and not r.caught for r in some)),
             row("right stage", lambda some: share(sum(r.localised for r in some), sum(r.caught for r in some))),
             row("cause named", lambda some: share(sum(r.named for r in some), sum(r.caught for r in some))),
             *(row(f"caught by {policy}", lambda some, p=policy: found(p, some)) for policy in POLICIES),
         ],
     )
+
+
+def _is_silent(r: Record) -> bool:
+    return not (r.caught or r.declared or r.errors or r.refused)
 
 
 def misses(right: Sequence[Record], wrong: Sequence[Record]) -> str:
@@ -113,14 +119,14 @@ def misses(right: Sequence[Record], wrong: Sequence[Record]) -> str:
             groups["Right ports with a red cell"][f"{r.layer}, {r.dtype}, {r.runner}: {tensors}"] += 1
     for r in wrong:
         name = f"{r.layer}: {r.fault}"
-        if not r.caught and not r.declared and not r.errors:
+        if _is_silent(r):
             groups["Faults without a word"][f"{name} ({r.dtype})"] += 1
         if r.caught and not r.localised:
             groups["Faults placed at another stage"][f"{name}: {r.culprit or 'none'} for {r.stage} ({r.dtype})"] += 1
         if r.caught and not r.named:
             groups["Faults whose cause is not named"][f"{name} ({r.cause})"] += 1
     for r in (*right, *wrong):
-        for error in r.errors[:1]:
+        for error in (*r.errors, *r.refused)[:1]:
             groups["No result"][f"{r.layer}, {r.fault or 'right'}, {r.runner}, {r.dtype}: {error:.160}"] += 1
     parts = []
     for title, lines in groups.items():

@@ -8,7 +8,7 @@ from eca_multi.parity.define.checks import BASE
 from eca_multi.parity.define.job import identified
 from eca_multi.parity.engines.torch import TorchEngine
 from eca_multi.parity.execute.tasks import tasks
-from eca_multi.parity.judge.blame import Witnesses, blamed, excusable, place
+from eca_multi.parity.judge.blame import UNTOLD, Witnesses, blamed, excusable, place
 from eca_multi.parity.judge.cell import Cell
 from eca_multi.parity.judge.compare import Judgement, Verdict
 from eca_multi.parity.judge.verdicts import Judge
@@ -150,6 +150,42 @@ def test_the_bias_of_a_convolution_is_a_bias():
 def test_a_fact_excuses_only_what_it_explains(change, witnesses):
     options = {**KNOWN, **witnesses}
     assert verdicts(cell("linen", 90.0, **change), cell("torch", 0.5), **options)["linen"][0] == FAIL
+
+
+WINDOWS = {
+    "fingerprint": lambda runner: {"accumulation.window_sum.bfloat16": "bfloat16"},
+    "operation": lambda place: "avg_pool2d",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "witnesses", "verdict"),
+    [
+        ({}, {}, ROUNDING),
+        ({}, {"operation": lambda place: ""}, FAIL),  # not the only operation of the layer
+        ({}, {"operation": lambda place: "max_pool2d"}, FAIL),  # which adds up nothing
+        ({}, {"fingerprint": lambda runner: {"accumulation.window_gradient.bfloat16": "bfloat16"}}, FAIL),
+        ({"check": "input_grad", "tensor": "dx"}, {}, FAIL),  # a sum over other windows, with a probe of its own
+        ({"snr": -3.0}, {}, FAIL),
+        ({"check": "taps", "tensor": "pooled"}, {}, FAIL),
+    ],
+)
+def test_the_sum_over_a_window_explains_the_output_of_a_pooling_alone(changes, witnesses, verdict):
+    named = {"check": "forward", "tensor": "y", **changes}
+    right = [cell("linen", 0.1, "float32", **{k: named[k] for k in ("check", "tensor")})]
+    judged = blamed([cell("linen", 5.0, **named), *right], Witnesses(4.0, FRAMEWORKS, **{**WINDOWS, **witnesses}))
+    assert judged[0].verdict.value == verdict
+    if verdict == ROUNDING:
+        assert judged[0].blame == "known: JAX's sum over a window in bfloat16 (it adds up in bfloat16)"
+
+
+def test_without_float32_nothing_is_excused_and_the_run_says_so():
+    [alone] = blamed([cell("linen", 5.0)], Witnesses(4.0, FRAMEWORKS, **KNOWN))
+    assert (alone.verdict.value, alone.blame) == (FAIL, UNTOLD)
+    assert UNTOLD not in verdicts(cell("linen", 5.0), **{**KNOWN, "axes": {}})["linen"][1]
+    [shape] = blamed([cell("linen", verdict=Verdict.SHAPE_MISMATCH)], Witnesses(4.0, FRAMEWORKS))
+    [strict] = blamed([cell("linen", 5.0)], Witnesses(4.0, FRAMEWORKS, excuses=False))
+    assert shape.blame == strict.blame == ""
 
 
 def test_probes_run_only_where_nothing_else_decides():

@@ -176,3 +176,29 @@ def test_the_cause_is_named(name):
 def test_a_fault_beside_the_place_of_the_norm_is_not_blamed_on_it():
     causes = causes_of(randomised(copy.deepcopy(ENCODER)), lambda m, x: norm_last(m, x) + 0.01 * x, tokens())
     assert not any("norm comes" in cause.says for cause in causes)
+
+
+class Corrected(nn.Module):
+    """The variance of a batch of 7, by torch's divisor and then by another: with a factor, or in two steps."""
+
+    def __init__(self, factor=None):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        variance = x.var(0, correction=1)
+        return variance * (7 - 1) / 7 if self.factor is None else variance * self.factor
+
+
+@pytest.mark.parametrize("factor", [None, 6 / 7, 7 / 6, 0.8571428656578064], ids=["two steps", "6/7", "7/6", "float32"])
+def test_a_missing_factor_of_n_and_n_minus_1_is_not_named_as_any_factor(factor):
+    x = torch.randn(7, 5, generator=torch.Generator().manual_seed(5))
+    causes = causes_of(Corrected(factor), lambda m, x: x.var(0, correction=1), x)
+    assert "the variance is divided by the other one of n and n - 1" in {cause.says for cause in causes}
+    assert not any("constant factor" in cause.says for cause in causes)
+
+
+def test_another_missing_factor_is_a_constant_one():
+    x = torch.randn(7, 5, generator=torch.Generator().manual_seed(5))
+    causes = causes_of(Corrected(1.7), lambda m, x: x.var(0, correction=1), x)
+    assert [cause.says for cause in causes] == ["a constant factor (such as 1/sqrt(d)) is missing"]

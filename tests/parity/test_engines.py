@@ -9,9 +9,12 @@ import pytest
 
 from eca_multi.parity import (
     Adapter,
+    JaxAdapter,
     SpecError,
 )
+from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.tensor import labelled
+from eca_multi.parity.engines.base import Unsupported
 from tests.support.everything import (
     ALL,
     LAYERS,
@@ -129,3 +132,26 @@ def test_a_weight_that_nothing_depends_on_has_gradient_zero():
     results = labelled(engine(adapter).evaluate(job_of(SPEC)))
     assert not results["dkernel"].values.any()
     assert results["dx"].values.any()
+
+
+@pytest.mark.parametrize(
+    ("precision", "error", "text"),
+    [
+        # `jax.nn.dot_product_attention` asks for the first one in float16, and JAX compiles it for no CPU.
+        ("F16_F16_F32", Unsupported, "JAX compiles no such product on this machine: .*F16_F16_F32"),
+        ("no precision", ValueError, "no precision"),
+    ],
+)
+def test_a_product_that_jax_refuses_to_compile_is_unsupported_and_a_fault_of_the_layer_is_not(precision, error, text):
+    jax = pytest.importorskip("jax")
+    if jax.default_backend() != "cpu":
+        pytest.skip("on this device JAX has the product")
+
+    class Product(JaxAdapter):
+        def build(self, config):
+            known = getattr(jax.lax.DotAlgorithmPreset, precision, precision)
+            return lambda inputs, weights: jax.numpy.matmul(inputs["x"], inputs["x"], precision=known)
+
+    job = Job("product", "float16", {}, {}, ("y",), gradients=False, inputs={"x": np.eye(2)})
+    with pytest.raises(error, match=text):
+        engine(Product).evaluate(job)

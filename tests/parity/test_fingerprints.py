@@ -17,7 +17,7 @@ import torch
 from eca_multi.parity.define.tensor import Kind, Quantity
 from eca_multi.parity.explain.fingerprints import PROBES, accumulation, explain, facts
 from eca_multi.parity.explain.fingerprints.numpy import Framework
-from eca_multi.parity.explain.fingerprints.primitives import DTYPES, NotApplicable
+from eca_multi.parity.explain.fingerprints.primitives import DTYPES, HALVES, NotApplicable
 from eca_multi.parity.explain.fingerprints.table import fingerprint
 from tests.support.processor import float16_arithmetic
 
@@ -91,6 +91,10 @@ FOUND = {
     "accumulation.gate_gradient.bfloat16": (F32, F32, B16, NA, F32, F32, B16),
     "accumulation.kernel_gradient.float16": (*KERNEL_F16, F32, NA, *KERNEL_F16, F32),
     "accumulation.kernel_gradient.bfloat16": (F32, F32, F32, NA, F32, F32, F32),
+    "accumulation.window_sum.float16": (F32, F16, F16, NA, F32, F16, F16),
+    "accumulation.window_sum.bfloat16": (F32, F32, B16, NA, F32, F32, B16),
+    "accumulation.window_gradient.float16": (F16, F16, F16, NA, F16, F16, F16),
+    "accumulation.window_gradient.bfloat16": (B16, F32, B16, NA, B16, F32, B16),
     "overflow.mean.float16": ("finite", "overflows", *["finite"] * 5),
     "overflow.sum.float16": ("finite", "overflows", "finite", "finite", "finite", "overflows", "finite"),
     "sigmoid.cliff.float16": (-17.344, -17.344, -11.094, -11.094, -17.344, -17.344, -11.094),
@@ -185,7 +189,7 @@ def blocks(x, dtype, size=128):
     return sequential(np.stack(parts, 1), dtype)
 
 
-@pytest.mark.parametrize("n", [9, 1024, 3136])
+@pytest.mark.parametrize("n", [9, accumulation.WINDOW, 1024, 3136])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_the_accumulator_is_told_in_any_order(dtype, n):
     data = accumulation.rows(128, n).astype(DTYPES[dtype])
@@ -200,7 +204,7 @@ def test_the_accumulator_is_told_in_any_order(dtype, n):
     assert told(blocks, DTYPES[dtype]) == ("float32" if n <= 128 else "mixed")
 
 
-@pytest.mark.parametrize("n", [9, 1024, 3136])
+@pytest.mark.parametrize("n", [9, accumulation.WINDOW, 1024, 3136])
 def test_the_rows_are_what_they_need_to_be(n):
     data, gap = accumulation.rows(64, n), 32
     assert ((data == accumulation.LARGE).sum(1) == 1).all()
@@ -239,6 +243,21 @@ class HalfSums(Exact):
 
     def mean(self, x, axis):
         return (self.sum(x, axis) / x.shape[axis]).astype(x.dtype)
+
+
+class HalfWindows(Exact):
+    """It has windows, whose sums are in half precision and whose gradients are not."""
+
+    wide = False
+
+    def window_mean(self, x, size):
+        parts = np.lib.stride_tricks.sliding_window_view(x[..., 0], size, axis=1)
+        sums = parts.astype(np.float64).sum(-1) if self.wide else sequential(parts.reshape(-1, size), x.dtype)
+        return (sums.reshape(parts.shape[:2]) / size).astype(x.dtype)[..., None]
+
+
+class WideWindows(HalfWindows):
+    wide = True
 
 
 class Flushing(Exact):
@@ -312,6 +331,8 @@ ONE_FAULT = {
             "overflow.sum.float16": "overflows",
         },
     ),
+    "half sums over windows": (HalfWindows(), {f"accumulation.window_sum.{half}": half for half in HALVES}),
+    "wide sums over windows": (WideWindows(), {f"accumulation.window_sum.{half}": "float32" for half in HALVES}),
     "flushing": (Flushing(), {f"subnormals.{dtype}": "flushed" for dtype in DTYPES}),
     "flushing products": (FlushingProducts(), {f"subnormals.{dtype}": "mixed" for dtype in DTYPES}),
     "leaking": (Leaking(), {f"leak.conv1d.{dtype}": "-2" for dtype in DTYPES}),

@@ -14,6 +14,7 @@ from eca_multi import parity
 from eca_multi.parity import CHECKS, Case, NumpyAdapter, Runner, Spec, Training, Verdict
 from eca_multi.parity.define.job import results_of
 from eca_multi.parity.define.tensor import Kind, Quantity, Tensor
+from eca_multi.parity.execute import worker
 from eca_multi.parity.execute.messages import (
     LONGEST,
     TEXT,
@@ -25,6 +26,7 @@ from eca_multi.parity.execute.messages import (
     Malformed,
     Measured,
     Raised,
+    Request,
     parse,
 )
 from eca_multi.parity.execute.session import Results
@@ -220,6 +222,15 @@ def test_a_traceback_is_bounded_and_costs_its_own_cells(loud):
     assert cell.reason.strip().endswith("\\ud800\\x1b[2J the end")
     assert len(cell.reason) < 2 * TEXT
     assert [cell.green for cell in loud.cells if cell.runner == "numpy"] == [True]
+
+
+def test_the_last_line_of_a_traceback_says_what_is_wrong():
+    """JAX adds a note on its frames to each error, which Python prints after the error."""
+    error = ValueError("no such product")
+    error.add_note("internal frames were removed")
+    text = worker._fault(Request(1, Do.EVALUATE), error).text
+    assert text.strip().splitlines()[-1] == "ValueError: no such product"
+    assert text.count("internal frames were removed") == 1
 
 
 def test_a_runner_that_raised_wherever_it_was_asked_has_not_run(loud):

@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 
 from eca_multi.parity.budget.errors import UNBOUNDED
+from eca_multi.parity.budget.torch_reference import TorchReference
+from eca_multi.parity.define.adapters import TorchAdapter
 from eca_multi.parity.define.checks import BASE
+from eca_multi.parity.define.draw import draw
 from eca_multi.parity.define.dtypes import quantise
 from eca_multi.parity.define.job import Job
-from eca_multi.parity.define.spec import Case, Manual
+from eca_multi.parity.define.spec import Case, Manual, Spec
 from eca_multi.parity.define.tensor import Cotangent, Kind, Quantity, Tensor
 from eca_multi.parity.execute.messages import Do
 from eca_multi.parity.execute.tasks import Task, base_job, tasks
 from eca_multi.parity.judge.compare import Verdict, judge
 from eca_multi.parity.judge.reach import LEAST, reach
 from eca_multi.parity.judge.verdicts import Judge
+from eca_multi.parity.specs.layer_norm import SPEC as LAYER_NORM
 
 ONE = np.ones(8)
 Y = Quantity(Kind.OUTPUT, "y")
@@ -102,19 +106,26 @@ def test_a_rerun_that_was_not_finite_is_reported_and_never_green():
     assert cells_of({Y: ONE * 1.1}, {Y: (ONE, error)})["y"].verdict is Verdict.EXCEEDS_BUDGET
 
 
-# --- the layer that was green -----------------------------------------------------------------------------------------
+# --- the layers that were green ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def layer_norm():
-    """LayerNorm on x of a scale of 0.005, whose variance is below float16's normal numbers."""
-    from eca_multi.parity.define.draw import draw
-    from eca_multi.parity.execute.worker import make_engine
-    from eca_multi.parity.specs.layer_norm import SPEC
+class RmsNorm(TorchAdapter):
+    def build(self, config):
+        import torch.nn.functional as F  # of the tests of norms alone
 
-    engine = make_engine("reference", f"{SPEC.reference.__module__}:{SPEC.reference.__name__}")
+        return lambda inputs, weights: F.rms_norm(inputs["x"], (config["C"],), weights["gamma"], 1e-6)
+
+
+RMS_NORM = Spec("RMSNorm", "N L C", weights={"gamma": "C"}, runners={}, reference=RmsNorm, cases=(Case("only"),))
+
+
+@pytest.fixture(scope="module", params=["LayerNorm", "RMSNorm"])
+def norm(request):
+    """A norm of x of a scale of 0.005, whose mean square is below float16's normal numbers: its tasks and solutions."""
+    spec = LAYER_NORM if request.param == "LayerNorm" else RMS_NORM
+    engine = TorchReference(spec.reference())
     small = Case("small", draw=lambda rng, c: {"x": rng.normal(0, 0.005, [c[axis] for axis in "NLC"])})
-    spec = replace(SPEC, cases=(small,), training=None)
+    spec = replace(spec, cases=(small,), training=None)
 
     def solve(dtype):
         job = base_job(spec, small, draw(spec, small), dtype)
@@ -130,8 +141,8 @@ def verdicts(task, solution, results):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_layer_norm_of_zeros_is_never_green(layer_norm, dtype):
-    task, solution = layer_norm[dtype]
+def test_a_norm_of_zeros_is_never_green(norm, dtype):
+    task, solution = norm[dtype]
     zeros = {quantity: np.zeros_like(value) for quantity, (value, _) in solution.items()}
     expected = Verdict.EXCEEDS_BUDGET if dtype == "float32" else Verdict.INCONCLUSIVE
     assert verdicts(task, solution, zeros)["y"] is expected
@@ -139,8 +150,8 @@ def test_a_layer_norm_of_zeros_is_never_green(layer_norm, dtype):
     assert green == []
 
 
-def test_the_right_layer_norm_is_green_in_float32(layer_norm):
-    task, solution = layer_norm["float32"]
+def test_the_right_norm_is_green_in_float32(norm):
+    task, solution = norm["float32"]
     right = {quantity: value + error / 2 for quantity, (value, error) in solution.items()}
     assert {verdict.green for verdict in verdicts(task, solution, right).values()} == {True}
     assert LEAST == 2.0

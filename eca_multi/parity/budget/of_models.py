@@ -23,6 +23,7 @@ _NOISE = {
     "nnx": "jax_noise",
     "linen": "jax_noise",
     "keras-jax": "jax_noise",
+    "keras-tensorflow": "tensorflow_noise",
 }
 
 
@@ -85,9 +86,8 @@ def noise_of(model: Model) -> Callable[..., Any]:
         if name is not None and error.name != f"{__package__}.{name}":
             raise
     raise SpecError(
-        "the reference must be a model whose operations can be run again with rounding noise: torch, JAX, Flax, NumPy, "
-        f"or Keras on torch or JAX. Received: one of {model.framework}. Give the torch model as the reference; a Keras "
-        "model can be loaded under KERAS_BACKEND=torch."
+        "the reference must be a model whose operations can be run again with rounding noise: torch, JAX, Flax, Keras "
+        f"or NumPy. Received: one of {model.framework}. Give the torch model as the reference."
     )
 
 

@@ -17,10 +17,14 @@ from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.maps import WeightMap
 from eca_multi.parity.define.tensor import Cotangent
 
-from .base import Computed, Engine, Native
+from .base import Computed, Engine, Native, Unsupported
 from .weight_map import function_weights, map_of, native_weights
 
 Apply = Callable[[Native, Native, Native], tuple[Any, Native]]
+
+# JAX's text on a precision that it chooses by itself and refuses to compile for a CPU: `jax.nn.dot_product_attention`
+# in float16, and so Keras's and Flax's attention.
+_REFUSAL = "is not supported by dot_general on"
 
 
 class JaxEngine(Engine):
@@ -152,7 +156,12 @@ def _compiled(run: Callable[..., Any]) -> Callable[..., Any]:
                 trees.append(tree)
                 return leaves
 
-            executable = jax.jit(layer).lower(*arguments).compile()
+            try:
+                executable = jax.jit(layer).lower(*arguments).compile()
+            except ValueError as error:
+                if _REFUSAL in str(error):
+                    raise Unsupported(f"JAX compiles no such product on this machine: {error}") from error
+                raise
             made.append((executable, trees[0]))
         executable, tree = made[0]
         return jax.tree.unflatten(tree, executable(*arguments))

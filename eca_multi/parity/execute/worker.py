@@ -164,8 +164,15 @@ def _computed(request: Request, groups: Mapping[str, Outputs], **beside: Any) ->
 def _fault(request: Request, error: Exception) -> Answer:
     if isinstance(error, Unsupported):
         return messages.Refused(request.id, bounded(error))
-    text = error if isinstance(error, SpecError) else "".join(traceback.format_exception(error, limit=-3))
+    text = error if isinstance(error, SpecError) else _told(error)
     return messages.Raised(request.id, bounded(text))
+
+
+def _told(error: Exception) -> str:
+    """Return the end of a traceback. Its last line says what is wrong, and so notes, as JAX adds them, come first."""
+    told = traceback.TracebackException.from_exception(error, limit=-3)
+    notes, told.__notes__ = told.__notes__ or [], []
+    return "".join(f"{note}\n" for note in notes) + "".join(told.format())
 
 
 if __name__ == "__main__":

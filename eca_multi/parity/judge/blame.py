@@ -7,7 +7,7 @@ A red tensor in half precision is ROUNDING, and not the port's fault, only if al
 2. Somebody whose formula is not the port's has the same error: a port on another framework, or the reference's own
    layer, run in that dtype. The error is shared if the port's is at most c times as large: the other's error takes the
    place of E. Or else a probe of the framework's own operation, without the port's code, has shown the fact that
-   explains it (`KNOWN`), and the error is smaller than the tensor itself.
+   explains it (known.py), and the error is smaller than the tensor itself.
 
 Two ports on one framework do not excuse each other: one author may have made one mistake in both.
 """
@@ -20,38 +20,15 @@ from eca_multi.parity.define.checks import BASE
 
 from .cell import Cell
 from .compare import Verdict
+from .known import explained_by, known_about
 
 NAMES = {"torch": "PyTorch", "tensorflow": "TensorFlow", "jax": "JAX", "numpy": "NumPy"}
 HALVES = ("bfloat16", "float16")
 CHECKS = (*BASE, "compiled", "mixed", "taps", "trajectory")  # in which rounding is judged
 OWN = "the reference's own layer"
+UNTOLD = "run float32 too: without it nobody can tell whether this is the framework's rounding"
 
 Place: TypeAlias = tuple[str, str, str, str]  # case, dtype, check, tensor
-
-
-@dataclass(frozen=True)
-class Known:
-    """A fact of a framework's own operation, by its probe, and the weights whose gradients it explains.
-
-    Those weights have `axes` axes (None: more than two), and one of `operations` reads them in the PyTorch reference.
-    """
-
-    probe: str
-    what: str
-    axes: int | None
-    operations: frozenset[str]
-
-    def is_about(self, axes: int, operation: str) -> bool:
-        return (axes > 2 if self.axes is None else axes == self.axes) and operation in self.operations
-
-
-_SUMS = frozenset(("linear", "addmm", "add", "__add__", "__radd__", "layer_norm", "batch_norm", "group_norm"))
-_CONVOLUTIONS = frozenset(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
-KNOWN = (
-    Known("accumulation.bias_gradient", "bias gradient", 1, _SUMS | {f"{name}.bias" for name in _CONVOLUTIONS}),
-    Known("accumulation.norm_gradient", "LayerNorm gradient", 1, frozenset(("layer_norm",))),
-    Known("accumulation.kernel_gradient", "convolution-kernel gradient", None, _CONVOLUTIONS),
-)
 
 
 @dataclass(frozen=True)
@@ -63,7 +40,8 @@ class Witnesses:
         frameworks: Runner -> the framework that computes: torch, tensorflow, jax or numpy; "" where it is unknown.
         own: The cells of the reference's own layer, by place. Its framework is `own_framework`.
         axes: Place -> how many axes the weight has whose gradient stands there; other tensors are not in it.
-        operation: Called with such a place; returns the operation that reads the weight in the reference, or "".
+        operation: Called with a place; returns the operation that reads its weight in the reference, or, for an output
+            or an input's gradient, the only operation that the reference has; "" where there is none.
         fingerprint: Called with a runner's name; returns the probes of its framework, measured in this run.
         excuses: Whether anything may become ROUNDING.
     """
@@ -91,15 +69,13 @@ def excusable(cells: Sequence[Cell]) -> list[Cell]:
         same = (cell.check, *BASE) if cell.check in (*BASE, "compiled", "mixed") else (cell.check,)
         return any((cell.runner, cell.case, cell.tensor, check) in right for check in same)
 
-    return [
-        cell
-        for cell in cells
-        if cell.verdict in (Verdict.EXCEEDS_BUDGET, Verdict.NONFINITE_MISMATCH)
-        and cell.dtype in HALVES
-        and cell.check in CHECKS
-        and (cell.runner, cell.case) not in wrong
-        and is_right(cell)
-    ]
+    return [cell for cell in cells if _may_round(cell) and (cell.runner, cell.case) not in wrong and is_right(cell)]
+
+
+def _may_round(cell: Cell) -> bool:
+    """Whether a red cell is of the kind that rounding makes, whatever float32 says."""
+    numbers = cell.verdict in (Verdict.EXCEEDS_BUDGET, Verdict.NONFINITE_MISMATCH)
+    return numbers and cell.dtype in HALVES and cell.check in CHECKS
 
 
 def blamed(cells: Sequence[Cell], witnesses: Witnesses) -> list[Cell]:
@@ -110,6 +86,7 @@ def blamed(cells: Sequence[Cell], witnesses: Witnesses) -> list[Cell]:
         if cell.verdict.disagrees:
             red.setdefault(place(cell), []).append(cell)
     runners = {c.runner for c in cells if c.green or c.verdict.disagrees}
+    in_float32 = {(c.runner, c.case) for c in cells if c.dtype == "float32"}
     mistaken = {(c.runner, c.case) for c in cells if c.dtype == "float32" and c.verdict.disagrees}
 
     def judged(cell: Cell) -> Cell:
@@ -118,7 +95,10 @@ def blamed(cells: Sequence[Cell], witnesses: Witnesses) -> list[Cell]:
             sharing = [other for other in others if id(other) in allowed and _is_other(cell, other, witnesses)]
             if reason := _shared(cell, sharing, witnesses) or _known(cell, witnesses):
                 return replace(cell, judgement=replace(cell.judgement, verdict=Verdict.ROUNDING), blame=reason)
-        return replace(cell, blame=_own_fault(cell, others, runners, (cell.runner, cell.case) in mistaken))
+        fault = _own_fault(cell, others, runners, (cell.runner, cell.case) in mistaken)
+        if witnesses.excuses and _may_round(cell) and (cell.runner, cell.case) not in in_float32:
+            fault = "; ".join(filter(None, (fault, UNTOLD)))
+        return replace(cell, blame=fault)
 
     return [judged(cell) if cell.verdict.disagrees else cell for cell in cells]
 
@@ -151,20 +131,10 @@ def _is_as_large(cell: Cell, other: Cell, c: float) -> bool:
 
 def _known(cell: Cell, witnesses: Witnesses) -> str:
     """Name the fact of the runner's framework that explains the error; "" where none does."""
-    axes = witnesses.axes.get(place(cell))
-    is_small = cell.judgement.metrics.get("snr_db", -1.0) > 0.0  # a sum that loses terms is off by less than itself
-    if axes is None or not is_small or cell.verdict is not Verdict.EXCEEDS_BUDGET:
-        return ""
-    operation = witnesses.operation(place(cell))
-    about = [known for known in KNOWN if known.is_about(axes, operation)]
+    about = known_about(cell, witnesses.axes.get(place(cell)), lambda: witnesses.operation(place(cell)))
     facts = witnesses.fingerprint(cell.runner) if about else {}
     name = NAMES.get(witnesses.frameworks.get(cell.runner, ""), "the framework")
-    for known in about:
-        value = facts.get(f"{known.probe}.{cell.dtype}")
-        if value in (cell.dtype, "mixed"):
-            partly = "partly " if value == "mixed" else ""
-            return f"known: {name}'s {known.what} in {cell.dtype} (it adds up {partly}in {cell.dtype})"
-    return ""
+    return next((line for known in about if (line := explained_by(known, cell.dtype, facts, name))), "")
 
 
 def _own_fault(cell: Cell, others: Sequence[Cell], runners: set[str], in_float32: bool) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 from eca_multi.parity.define.checks import BASE
+from eca_multi.parity.define.job import float_inputs
 from eca_multi.parity.define.runners import Runner
 from eca_multi.parity.define.spec import Manual
 from eca_multi.parity.define.tensor import Cotangent, Kind, Quantity
@@ -122,7 +123,7 @@ def _own_run(session: Session, judged: Judged, tasks: Sequence[Task], candidates
 
 
 def _operations(session: Session, tasks: Sequence[Task]) -> Callable[[Place], str]:
-    """Return a function that names the operation of the reference that reads a weight, by the weight's gradient."""
+    """Return a function that names the operation beside a tensor, as `Witnesses.operation` is to."""
 
     @cache
     def by_label(case: str, dtype: str) -> dict[str, str]:
@@ -135,7 +136,15 @@ def _operations(session: Session, tasks: Sequence[Task]) -> Callable[[Place], st
             for name in job.weights
             for cotangent in Cotangent
         }
-        return {q.label: explained.stages[key].partition(" ")[0] for q, key in named.items() if key in explained.stages}
+        found = {
+            q.label: explained.stages[key].partition(" ")[0] for q, key in named.items() if key in explained.stages
+        }
+        everywhere = {name for names in explained.stages.values() for name in names.split()}
+        if len(everywhere) == 1:
+            ends = [Quantity(Kind.OUTPUT, name) for name in job.outputs]
+            ends += [Quantity(Kind.INPUT_GRADIENT, n, c) for n in float_inputs(job) for c in Cotangent]
+            found |= dict.fromkeys((quantity.label for quantity in ends), everywhere.pop())
+        return found
 
     return lambda place: by_label(place[0], place[1]).get(place[3], "")
 

@@ -149,7 +149,7 @@ def with_blame(compared: list[Compared], operation: Any, fingerprint: Any) -> li
         {where: cell for group in own for where, cell in group.items()} if base["reference"] != base["port"] else {},
         base["reference"],
         {place(cell): names[cell.tensor] for cell in cells if cell.tensor in names},
-        lambda where: str(operation(where[-1].removeprefix("d"))),
+        lambda where: str(operation(where[-1].removeprefix("d"))) if where[-1] in names else "",
         lambda runner: dict(fingerprint()),
     )
     return blamed(cells, witnesses)

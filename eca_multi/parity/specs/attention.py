@@ -58,10 +58,6 @@ class Keras(KerasAdapter):
         return layer(x, x, attention_mask=inputs["mask"][:, None, :])
 
 
-class KerasTensorFlow(Keras):
-    unsupported = {"float16": "on a CPU tf.einsum adds up in float16"}
-
-
 class KerasJax(Keras):
     unsupported = NO_FLOAT16
 
@@ -129,7 +125,7 @@ SPEC = Spec(
     weights={**{f"w_{part}": normal("C heads D", 0.3) for part in PARTS}, "w_out": normal("heads D C", 0.3)},
     runners={
         "torch": Torch,
-        "keras-tensorflow": KerasTensorFlow,
+        "keras-tensorflow": Keras,
         "keras-jax": KerasJax,
         "keras-torch": KerasTorch,
         "linen": Linen,

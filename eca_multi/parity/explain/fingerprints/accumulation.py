@@ -117,6 +117,24 @@ def kernel_gradient(p: Primitives, dtype: str) -> str:
     return accumulator(np.array([wide(p, grad)[1, 0, 0] for grad in grads]), n, dtype)
 
 
+WINDOW = 16  # a power of two: the division by it is exact
+
+
+def window_sum(p: Primitives, dtype: str) -> str:
+    """Average windows of 16, as a pooling does; the map is one window long."""
+    data = rows(128, WINDOW)[..., None]
+    x = p.tensor(channels_native(p, data.astype(DTYPES[dtype])))
+    return accumulator(wide(p, p.window_mean(x, WINDOW)).ravel() * WINDOW, WINDOW, dtype)
+
+
+def window_gradient(p: Primitives, dtype: str) -> str:
+    """Differentiate that by the one place that all of 16 windows cover: the gradient is the sum of their cotangents."""
+    x = p.tensor(channels_native(p, np.zeros((128, 2 * WINDOW - 1, 1), DTYPES[dtype])))
+    cotangent = p.tensor(channels_native(p, rows(128, WINDOW)[..., None].astype(DTYPES[dtype])))
+    grad = channels_last(p, wide(p, p.vjp(lambda x: p.window_mean(x, WINDOW), x, cotangent)))
+    return accumulator(grad[:, WINDOW - 1, 0] * WINDOW, WINDOW, dtype)
+
+
 def overflow(p: Primitives, op: str) -> str:
     """Average 2e4..6e4, or sum 40000s of mixed sign to 100: results are within float16, and partial sums are not."""
     rng = seeded()

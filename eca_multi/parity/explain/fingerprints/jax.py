@@ -22,6 +22,10 @@ class Framework(Primitives):
     def conv1d(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
 
+    def window_mean(self, x: jax.Array, size: int) -> jax.Array:
+        # What Flax's and Keras's pooling call; a Python zero would not be differentiated.
+        return jax.lax.reduce_window(x, np.zeros((), x.dtype), jax.lax.add, (1, size, 1), (1, 1, 1), "VALID") / size
+
     def vjp(self, function: Callable[[Any], Any], at: Any, cotangent: Any) -> Any:
         # Not under jit, where XLA would fold the tensors that `function` closes over as constants, by other code.
         return jax.vjp(function, at)[1](cotangent)[0]

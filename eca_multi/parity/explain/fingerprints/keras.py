@@ -33,6 +33,9 @@ class Framework(Primitives):
     def conv1d(self, x: Any, kernel: Any) -> Any:
         return ops.conv(x, kernel, strides=1, padding="same", data_format="channels_last")
 
+    def window_mean(self, x: Any, size: int) -> Any:
+        return ops.average_pool(x, size, strides=1, padding="valid", data_format="channels_last")
+
     def vjp(self, function: Callable[[Any], Any], at: Any, cotangent: Any) -> Any:
         return self.backend.vjp(function, at, cotangent)
 

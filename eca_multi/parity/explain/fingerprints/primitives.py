@@ -63,6 +63,10 @@ class Primitives(ABC):
         """Normalise (N, C) along C and add a bias; a framework without one fused operation for that has no probe."""
         raise NotApplicable
 
+    def window_mean(self, x: Tensor, size: int) -> Tensor:
+        """Average a map of one channel, laid out as in `conv1d`, over its windows of a size: stride 1, no padding."""
+        raise NotApplicable
+
     @abstractmethod
     def vjp(self, function: Callable[[Tensor], Tensor], at: Tensor, cotangent: Tensor) -> Tensor:
         """Return the gradient of sum(cotangent * function(x)) at x = `at`."""

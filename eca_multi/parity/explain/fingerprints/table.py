@@ -20,6 +20,8 @@ from .accumulation import (
     norm_gradient,
     overflow,
     reduction,
+    window_gradient,
+    window_sum,
 )
 from .bits import batch_invariant, input_precision, repeatable
 from .elements import excess, leak, sigmoid_cliff, sigmoid_ulp, subnormals
@@ -82,6 +84,8 @@ TABLE: tuple[Probe, ...] = (
     *_by_dtype("accumulation.kernel_gradient", _SUMS.format("convolution kernel's gradient"), kernel_gradient, HALVES),
     *_by_dtype("accumulation.bias_gradient", _SUMS.format("bias's gradient"), bias_gradient, HALVES),
     *_by_dtype("accumulation.norm_gradient", _SUMS.format("LayerNorm bias's gradient"), norm_gradient, HALVES),
+    *_by_dtype("accumulation.window_sum", _SUMS.format("window of a pooling"), window_sum, HALVES),
+    *_by_dtype("accumulation.window_gradient", _SUMS.format("pooled place's gradient"), window_gradient, HALVES),
     *_by_dtype("error.gate_gradient", _GATE_ERROR, gate_gradient_error, HALVES),
     *_by_op("overflow.{}.float16", "whether a {} within float16 overflows on the way", overflow, "mean", "sum"),
     *_by_dtype("sigmoid.cliff", "the {} at and below which a sigmoid is exactly 0", sigmoid_cliff, _ALL),

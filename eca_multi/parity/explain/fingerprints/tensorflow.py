@@ -24,6 +24,9 @@ class Framework(Primitives):
     def conv1d(self, x: Any, kernel: Any) -> Any:
         return tf.nn.conv1d(x, kernel, stride=1, padding="SAME")
 
+    def window_mean(self, x: Any, size: int) -> Any:
+        return tf.nn.avg_pool1d(x, size, strides=1, padding="VALID")
+
     def vjp(self, function: Callable[[Any], Any], at: Any, cotangent: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(at)

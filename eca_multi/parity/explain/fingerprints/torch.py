@@ -6,7 +6,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import torch
-from torch.nn.functional import conv1d, layer_norm
+from torch.nn.functional import avg_pool1d, conv1d, layer_norm
 
 from .primitives import Facts, Primitives
 
@@ -34,6 +34,9 @@ class Framework(Primitives):
 
     def layer_norm(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         return layer_norm(x, bias.shape, torch.ones_like(bias), bias)
+
+    def window_mean(self, x: torch.Tensor, size: int) -> torch.Tensor:
+        return avg_pool1d(x, size, stride=1)
 
     def vjp(self, function: Callable[[Any], Any], at: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
         at = at.detach().requires_grad_()

@@ -41,16 +41,6 @@ def _factor(way: Callable[[float], float]) -> Change:
     return change
 
 
-def _counting(call: Call) -> Any:
-    """Leave out a factor (n - 1) / n, or its inverse, by which a variance gets the other divisor."""
-    for index, number in numbers(call):
-        ratio = max(number, 1 / number) if number > 0 else 1.0
-        count = ratio / (ratio - 1) if ratio > 1 else 0.0
-        if count > 2 and math.isclose(count, round(count), rel_tol=1e-6):
-            return with_argument(call, index, "other", 1.0)
-    return NotImplemented
-
-
 def _mask(way: Callable[[torch.Tensor], torch.Tensor | None]) -> Change:
     def change(call: Call) -> Any:
         mask = call.argument(3, "attn_mask")
@@ -174,15 +164,15 @@ def _inner_parts(call: Call) -> Any:
 
 _MERGES = ("view", "reshape", "unflatten", "flatten")
 _VIEWS = ("view", "reshape", "unflatten")
+FACTOR = "a constant factor"  # the beginning of hypotheses about any number
 ATTENTION = (
     Hypothesis("the scale 1/sqrt(d) is missing", {_ATTENTION: _scaled(lambda size: 1.0)}),
     Hypothesis("the scale is 1/d", {_ATTENTION: _scaled(lambda size: 1.0 / size)}),
     Hypothesis("the scale 1/sqrt(d) comes twice", {_ATTENTION: _scaled(lambda size: size**-1.0)}),
     Hypothesis("the scale is sqrt(d)", {_ATTENTION: _scaled(lambda size: size**0.5)}),
-    Hypothesis("the variance is divided by the other one of n and n - 1", on(("mul", "div"), _counting)),
-    Hypothesis("a constant factor (such as 1/sqrt(d)) is missing", on(("mul", "div"), _factor(lambda n: 1.0))),
-    Hypothesis("a constant factor is its inverse", on(("mul", "div"), _factor(lambda n: 1.0 / n))),
-    Hypothesis("a constant factor comes twice", on(("mul", "div"), _factor(lambda n: n * n))),
+    Hypothesis(f"{FACTOR} (such as 1/sqrt(d)) is missing", on(("mul", "div"), _factor(lambda n: 1.0))),
+    Hypothesis(f"{FACTOR} is its inverse", on(("mul", "div"), _factor(lambda n: 1.0 / n))),
+    Hypothesis(f"{FACTOR} comes twice", on(("mul", "div"), _factor(lambda n: n * n))),
     Hypothesis(
         "the mask is inverted", {_ATTENTION: _mask(_inverted), **on(("masked_fill", "where"), _fill("inverted"))}
     ),

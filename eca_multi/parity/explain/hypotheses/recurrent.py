@@ -114,7 +114,8 @@ def _written(step: Callable[..., Any]) -> Change:
             return NotImplemented
         x, first, flat, bias, layers, _, _, both, batch_first = call.args
         x = x.transpose(0, 1) if batch_first else x
-        per, ways, last = (4 if bias else 2), (2 if both else 1), []
+        per, ways = (4 if bias else 2), (2 if both else 1)
+        last: list[Any] = []  # of each direction: a tensor, or a pair of tensors
         for layer in range(layers):
             outputs = []
             for way in range(ways):

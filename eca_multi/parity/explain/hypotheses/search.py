@@ -19,6 +19,7 @@ from eca_multi.parity.define.tensor import Tensor
 from eca_multi.parity.judge.compare import Judgement, judge
 from eca_multi.parity.mutants.mode import ANY, WRITTEN_OUT, Call, Mutating
 
+from .attention import FACTOR
 from .cause import Cause
 from .dropout import dropped
 from .hypothesis import Hypothesis, Only, Seen
@@ -77,8 +78,13 @@ def name_causes(
 
 
 def _gathered(causes: list[Cause]) -> list[Cause]:
-    """Return each cause once, and all values of eps that match as one cause, the best first."""
+    """Return each cause once, and all values of eps that match as one cause, the best first.
+
+    A factor that says what it is, of n and n - 1, is not named as a constant one too.
+    """
     once = list({cause.says: cause for cause in causes}.values())
+    if any("n - 1" in cause.says for cause in once):
+        once = [cause for cause in once if not cause.says.startswith(FACTOR)]
     alike = sorted((cause for cause in once if cause.says.startswith(EPS)), key=lambda cause: cause.share)
     if len(alike) < 2:
         return once

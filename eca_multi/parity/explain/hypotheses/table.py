@@ -3,6 +3,7 @@
 from .activations import ACTIVATIONS
 from .attention import ATTENTION
 from .composition import COMPOSITION
+from .counting import COUNTING
 from .hypothesis import Hypothesis
 from .layout import LAYOUT
 from .norms import NORMS
@@ -21,6 +22,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     *PADDING,
     *NORMS,
     *ACTIVATIONS,
+    *COUNTING,
     *ATTENTION,
     *RESAMPLING,
     *RECURRENT,

@@ -231,4 +231,5 @@ _OTHERS: dict[str, Callable[..., Any]] = {
 
 def _cumulated(function: Callable[..., Any], equation: Equation, x: torch.Tensor) -> torch.Tensor:
     axis = equation.params["axis"]
-    return function(x.flip(axis), axis).flip(axis) if equation.params["reverse"] else function(x, axis)
+    cumulated: torch.Tensor = function(x.flip(axis) if equation.params["reverse"] else x, axis)
+    return cumulated.flip(axis) if equation.params["reverse"] else cumulated
