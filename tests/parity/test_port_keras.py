@@ -101,3 +101,41 @@ def test_several_inputs_come_in_the_structure_of_the_model():
         return a + p["two"] * b
 
     assert_ported((plain, {"two": np.float32([2.0])}), model, {"a": x, "b": x[::-1].copy()}, gradients=False)
+
+
+class Composed(layers.Layer):
+    """It makes its sub-layers itself, without names: a copy of it has sub-layers of other names."""
+
+    def __init__(self, epsilon=1e-3, **options):
+        super().__init__(**options)
+        self.first, self.norm, self.last = layers.Dense(6), layers.LayerNormalization(epsilon=epsilon), layers.Dense(2)
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.norm.build((*shape[:-1], 6))
+        self.last.build((*shape[:-1], 6))
+
+    def call(self, x):
+        return self.last(keras.ops.relu(self.norm(self.first(x))))
+
+
+def composed(epsilon=1e-3, weights=None):
+    layer = Composed(epsilon)
+    layer.build((None, 4))
+    if weights is not None:
+        layer.set_weights(weights)
+    return layer
+
+
+def test_sub_layers_without_names_are_those_of_the_layer_that_was_given():
+    ours = composed()
+    theirs = composed(weights=ours.get_weights())
+    own = [path.removeprefix(f"{ours.name}/") for path in (variable.path for variable in ours.variables)]
+    others = [path.removeprefix(f"{theirs.name}/") for path in (variable.path for variable in theirs.variables)]
+    assert own != others
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    entries = dict(zip(others, own, strict=True))
+    report = assert_ported(ours, theirs, x, map=entries)
+    assert {f"d{path}" for path in own} <= {cell.tensor for cell in report.compared}
+    with pytest.raises(ParityError, match=rf"first divergence: {ours.norm.name} \(LayerNormalization"):
+        assert_ported(ours, composed(0.3, ours.get_weights()), x)

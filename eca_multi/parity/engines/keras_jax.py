@@ -48,6 +48,9 @@ class KerasEngine(JaxEngine):
 
 
 def _traced(layer: Callable[[Native], Any], inputs: Native) -> None:
-    """Call a layer without computing: eagerly, JAX would compile each of its operations for each shape."""
+    """Call a layer without computing: eagerly, JAX would compile each of its operations for each shape.
+
+    The inputs go in as a list, since JAX sorts a dict by its keys and an adapter may count on their order.
+    """
     with keras.StatelessScope():
-        jax.eval_shape(layer, inputs)
+        jax.eval_shape(lambda arrays: layer(dict(zip(inputs, arrays, strict=True))), list(inputs.values()))

@@ -1,7 +1,7 @@
 """What the Keras models of all backends share: variables by path, copies in another dtype, and the calls of layers."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -21,11 +21,13 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")
 class KerasLayer:
     """A Keras layer or model, called as in inference unless `in_mode` says otherwise.
 
-    Its paths are those of its variables, without its own name.
+    Its paths are those of its variables, without its own name. In a copy, sub-layers without a name of their own get
+    other names: there the paths are those of the layer that the caller gave, `named_by`.
     """
 
-    def __init__(self, layer: Any, is_training: bool = False) -> None:
+    def __init__(self, layer: Any, is_training: bool = False, named_by: Any = None) -> None:
         self.layer, self.is_training = layer, is_training
+        self.named_by = layer if named_by is None else named_by
         self._copies: dict[str, Any] = {}
         if not layer.built:
             raise SpecError(f"the layer {layer.name!r} must be built. Received: one without weights. Call it once.")
@@ -39,24 +41,28 @@ class KerasLayer:
         return f"{type(self.layer).__name__} ({self.framework})"
 
     def weights(self) -> dict[str, np.ndarray]:
-        return {path: _values(variable) for path, variable in variables(self.layer).items()}
+        return {path: _values(variable) for path, variable in self.variables(self.layer).items()}
+
+    def variables(self, layer: Any) -> dict[str, Any]:
+        """Return the variables of the layer or of its copy by their paths in the caller's layer."""
+        return dict(zip(variables(self.named_by), variables(layer).values(), strict=True))
 
     def trained(self) -> frozenset[str]:
-        return frozenset(path for path, variable in variables(self.layer).items() if variable.trainable)
+        return frozenset(path for path, variable in self.variables(self.layer).items() if variable.trainable)
 
     def with_weights(self, weights: Arrays) -> Any:
         layer = _copy(self.layer, self.layer.compute_dtype)
-        own = variables(layer)
+        own = self.variables(layer)
         for path, array in weights.items():
             own[path].assign(array)
-        return type(self)(layer, self.is_training)
+        return type(self)(layer, self.is_training, self.named_by)
 
     @property
     def takes(self) -> str:
         return signature_of(self.layer.call)
 
     def in_mode(self, training: bool) -> Any:
-        return type(self)(self.layer, training)
+        return type(self)(self.layer, training, self.named_by)
 
     @property
     def training(self) -> str:
@@ -64,6 +70,10 @@ class KerasLayer:
 
     def call(self, layer: Any, inputs: Any) -> Any:
         return call(layer, inputs, self.is_training)
+
+    def heard(self, layer: Any, recorder: Recorder | None) -> AbstractContextManager[None]:
+        """Let a recorder hear the calls of all layers inside this one, and its own."""
+        return _heard(self.named_by, layer, recorder)
 
     def layer_in(self, dtype: str) -> Any:
         """Return the layer itself where it computes in the dtype, and else a copy from its configuration."""
@@ -84,12 +94,12 @@ def call(layer: Any, inputs: Any, is_training: bool) -> Any:
 
 
 @contextmanager
-def heard(layer: Any, recorder: Recorder | None) -> Iterator[None]:
-    """Let a recorder hear the calls of all layers inside this one, and its own."""
+def _heard(named_by: Any, layer: Any, recorder: Recorder | None) -> Iterator[None]:
     if recorder is None:
         yield
         return
-    parts = dict(_inside("", layer, set()))
+    paths = [path for path, _ in _inside("", named_by, set())]
+    parts = dict(zip(paths, (part for _, part in _inside("", layer, set())), strict=True))
     own = {path: vars(part).get("call") for path, part in parts.items()}
     for path, part in parts.items():
         part.call = partial(_called, recorder, path, type(part).__name__, part.call)
@@ -121,7 +131,8 @@ def _copy(layer: Any, dtype: str) -> Any:
     custom = {type(part).__name__: type(part) for _, part in _inside("", layer, set())}
     try:
         config = _in_dtype(keras.saving.serialize_keras_object(layer), dtype)
-        fresh = keras.saving.deserialize_keras_object(config, custom_objects=custom, safe_mode=False)
+        with _policy(dtype):  # which sub-layers take that a layer makes itself
+            fresh = keras.saving.deserialize_keras_object(config, custom_objects=custom, safe_mode=False)
         for old, new in zip(layer.variables, fresh.variables, strict=True):
             new.assign(_values(old).astype(np.float64) if old.dtype in _FLOATS else _values(old))
     except Exception as error:
@@ -130,6 +141,16 @@ def _copy(layer: Any, dtype: str) -> Any:
             f"raised {type(error).__name__}: {error}. Give one that was built in {dtype}, or a torch reference."
         ) from error
     return fresh
+
+
+@contextmanager
+def _policy(dtype: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _in_dtype(config: Any, dtype: str) -> Any:

@@ -4,8 +4,6 @@ from typing import Any
 
 import keras
 
-from eca_multi.parity.engines.keras import variables
-
 from . import keras as _keras
 from .calls import Recorder
 from .jax import Apply, JaxModel, Returned
@@ -15,11 +13,11 @@ from .model import Native
 class KerasModel(_keras.KerasLayer, JaxModel):
     def functional(self, dtype: str) -> tuple[Apply, Native]:
         layer = self.layer_in(dtype)
-        held = variables(layer)
+        held = self.variables(layer)
 
         def apply(weights: Native, inputs: Any, recorder: Recorder | None) -> Returned:
             mapping = [(held[path], value) for path, value in weights.items()]
-            with keras.StatelessScope(state_mapping=mapping) as scope, _keras.heard(layer, recorder):
+            with keras.StatelessScope(state_mapping=mapping) as scope, self.heard(layer, recorder):
                 before = {path: scope.get_current_value(variable) for path, variable in held.items()}
                 out = self.call(layer, inputs)
                 after = {path: scope.get_current_value(variable) for path, variable in held.items()}

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from eca_multi.parity.define.structures import host, leaves, rebuilt
-from eca_multi.parity.engines.keras import to_numpy, variables
+from eca_multi.parity.engines.keras import to_numpy
 
 from . import keras as _keras
 from .calls import Ended, Given, Recorder
@@ -35,9 +35,9 @@ class KerasModel(_keras.KerasLayer, Model):
 
         recorder = Recorder(keep, given, _like) if record or given else None
         outputs: Native = {}
-        states_of = {path: v for path, v in variables(layer).items() if not v.trainable and v.dtype != "bool"}
+        states_of = {path: v for path, v in self.variables(layer).items() if not v.trainable and v.dtype != "bool"}
         before = {path: tf.identity(variable.value) for path, variable in states_of.items()}
-        with tf.GradientTape() as tape, _keras.heard(layer, recorder), suppress(Ended):
+        with tf.GradientTape() as tape, self.heard(layer, recorder), suppress(Ended):
             tape.watch(list(floats.values()))
             outputs = outputs_of(self.call(layer, rebuilt("x", inputs, entered)))
         states = _restored(states_of, before)
@@ -46,7 +46,7 @@ class KerasModel(_keras.KerasLayer, Model):
             return Run(outputs, calls=calls, states=states)
         heads = {n: t for n, t in outputs.items() if n in cotangents and t.dtype.is_floating}
         drawn = [tf.cast(tf.convert_to_tensor(host(cotangents[name])), head.dtype) for name, head in heads.items()]
-        held = {path: v.value for path, v in variables(layer).items() if v.trainable}
+        held = {path: v.value for path, v in self.variables(layer).items() if v.trainable}
         every = {
             **{("x", name): tensor for name, tensor in floats.items()},
             **{("w", path): variable for path, variable in held.items()},
