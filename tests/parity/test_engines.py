@@ -64,6 +64,15 @@ def test_without_gradients_there_are_outputs_alone(adapter):
     assert set(labelled(engine(adapter).evaluate(job_of(SPEC, gradients=False)))) == {"y", "score"}
 
 
+@pytest.mark.keras
+def test_a_keras_layer_gets_its_inputs_in_the_specifications_order():
+    """JAX sorts a dict by its keys; these are not sorted."""
+    adapter = variant(Keras, call=lambda self, layer, inputs, config: layer(*inputs.values()))
+    job = job_of(SPEC)
+    assert list(job.inputs) != sorted(job.inputs)
+    assert_agree(labelled(engine(adapter).evaluate(job)), without_taps(expected(job)))
+
+
 @pytest.mark.parametrize("adapter", ALL, ids=name_of)
 def test_a_second_run_on_the_same_data_has_the_same_bits(adapter):
     _, _, results = evaluated(adapter)
