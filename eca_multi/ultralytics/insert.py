@@ -1,13 +1,17 @@
 """Put ECA into a YOLO network that exists, so that training, validation, prediction and export keep it."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from ultralytics.engine.model import Model
+from ultralytics.nn.modules import RepConv
+from ultralytics.nn.modules.block import DFL, RepVGGDW
 from ultralytics.nn.tasks import RTDETRDetectionModel, WorldModel, YOLOEModel
 
 from eca_multi import torch as eca_torch
-from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.surgery.entry import Skipped
+from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
 from eca_multi.surgery.plan import ECAPlan
 
 from .network import network_of
@@ -16,6 +20,10 @@ from .record import keep
 
 # The trainers of these build the network from the name of its YAML, and would lose the gates.
 BUILT_BY_NAME = (WorldModel, YOLOEModel)
+# Their parallel convolutions become one in fuse(), which predict and export call; a gate on one of these cannot follow.
+MERGED = (RepConv, RepVGGDW)
+MERGED_REASON = "one of the parallel convolutions of {} ({}), which fuse() makes one: gate that module"
+BOXES_REASON = "the distances from anchors to the sides of boxes, no residual branch"
 
 
 def plan_eca(model: Any, where: Any = "residual", **options: Any) -> ECAPlan:
@@ -36,8 +44,7 @@ def plan_eca(model: Any, where: Any = "residual", **options: Any) -> ECAPlan:
         >>> plan_eca(YOLO("yolov8n.yaml"), "before Detect").paths
         ('model.15', 'model.18', 'model.21')
     """
-    network = _checked(model)
-    return eca_torch.plan_eca(network, where_of(network, where), **_with_image(network, options))
+    return _plan(_checked(model), where, options)
 
 
 def insert_eca(model: Any, where: Any = "residual", **options: Any) -> Any:
@@ -76,7 +83,10 @@ def insert_eca(model: Any, where: Any = "residual", **options: Any) -> Any:
     """
     network = _checked(model)
     _check_gate(network, options)
-    eca_torch.insert_eca(network, where_of(network, where), **_with_image(network, options))
+    image, plan, verify = _image(network, options), options.pop("plan", None), options.pop("verify", None)
+    if plan is None:
+        plan, where, options = _plan(network, where, {**options, "example_inputs": image}), "residual", {}
+    eca_torch.insert_eca(network, where, **{**options, "plan": plan, "example_inputs": image, "verify": verify})
     return _kept(model, network)
 
 
@@ -127,14 +137,43 @@ def _check_gate(network: Any, options: dict[str, Any]) -> None:
         )
 
 
-def _with_image(network: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Add an image to the options: a run on it shows the channels of every layer, and that outputs stay."""
+def _plan(network: Any, where: Any, options: dict[str, Any]) -> ECAPlan:
+    """Plan, without the places that fuse() deletes, and without what only looks like a residual branch."""
+    options = {**options, "example_inputs": _image(network, options)}
+    plan = eca_torch.plan_eca(network, where_of(network, where), **options)
+    against = {entry.path: reason for entry in plan.entries if (reason := _reason_against(network, where, entry.path))}
+    if not against:
+        return plan
+    left = tuple(entry for entry in plan.entries if entry.path not in against)
+    if not left:
+        path, reason = next(iter(against.items()))
+        raise NoSiteError(
+            f"{type(network).__name__} must have a site that stays in fuse(). Received: {len(against)} candidates, "
+            f"none taken ({path}: {reason}). Name other modules in a list: where=['path', ...]."
+        )
+    return replace(plan, entries=left, skipped=(*plan.skipped, *(Skipped(*item) for item in against.items())))
+
+
+def _reason_against(network: Any, where: Any, path: str) -> str:
+    """Return why a place that the search found is not taken; "" if it is."""
+    if where in ("residual", "block") and isinstance(network.get_submodule(path), DFL):
+        return BOXES_REASON
+    names = path.split(".")
+    for above in (".".join(names[:i]) for i in range(1, len(names))):
+        module = network.get_submodule(above)
+        if isinstance(module, MERGED):
+            return MERGED_REASON.format(above, type(module).__name__)
+    return ""
+
+
+def _image(network: Any, options: dict[str, Any]) -> Any:
+    """Return the user's example inputs, or an image: a run shows the channels of each layer, and that outputs stay."""
     if options.get("example_inputs") is not None:
-        return options
-    side = 160 if isinstance(network, RTDETRDetectionModel) else 2 * int(max(network.stride))
+        return options["example_inputs"]
+    side = 160 if isinstance(network, RTDETRDetectionModel) else max(64, 2 * int(max(network.stride)))
     like = next(network.parameters())
     channels = network.yaml.get("channels", 3)
-    return {**options, "example_inputs": torch.zeros(1, channels, side, side, dtype=like.dtype, device=like.device)}
+    return torch.zeros(1, channels, side, side, dtype=like.dtype, device=like.device)
 
 
 def _kept(model: Any, network: Any) -> Any:

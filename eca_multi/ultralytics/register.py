@@ -35,7 +35,7 @@ class ECALine(ECA):
     """
 
     def __init__(self, channels: list[int], source: int, *options: Any) -> None:
-        super().__init__(channels[_one_source(source)], *_kernel_size(options), **_options(options))
+        super().__init__(channels[source], *_kernel_size(options), **_options(options))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Register: a network that is read from a file is built anew by trainers, in a process that knows no ECA."""
@@ -106,16 +106,14 @@ def _parse_model(d: dict[str, Any], ch: int, verbose: bool = True) -> Any:
 
 def _with_channels(line: list[Any]) -> list[Any]:
     source, number, kind, arguments = line
-    return [source, number, kind, ["ch", "f", *arguments]] if kind == NAME else line
-
-
-def _one_source(source: Any) -> int:
+    if kind != NAME:
+        return line
     if not isinstance(source, int):
         raise ValueError(
-            f"An ECA line must take one layer. Received: [{source}, 1, {NAME}, ...]. "
+            f"An ECA line must take one layer. Received: [{source}, {number}, {NAME}, {arguments}]. "
             "Write -1 for the layer before, or put a Concat before the ECA."
         )
-    return source
+    return [source, number, kind, ["ch", "f", *arguments]]
 
 
 def _kernel_size(options: tuple[Any, ...]) -> tuple[Any, ...]:
