@@ -74,7 +74,9 @@ def _is_path(checkpoint: Any) -> bool:
 def _shifted(plain: Any, network: Any) -> Any:
     """Return the plain network with an empty layer wherever the other has an ECA, so that the numbers agree."""
     rest = list(plain.model)
-    layers = [nn.Identity() if isinstance(layer, ECA) else (rest.pop(0) if rest else None) for layer in network.model]
+    layers: list[Any] = [
+        nn.Identity() if isinstance(layer, ECA) else (rest.pop(0) if rest else None) for layer in network.model
+    ]
     pairs = list(zip(network.model, layers, strict=True))
     odd = next((i for i, (ours, theirs) in enumerate(pairs) if not _alike(ours, theirs)), len(pairs))
     if odd < len(pairs) or rest:

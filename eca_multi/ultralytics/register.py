@@ -40,7 +40,7 @@ class ECALine(ECA):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Register: a network that is read from a file is built anew by trainers, in a process that knows no ECA."""
         register()
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch's own
 
 
 def register() -> None:

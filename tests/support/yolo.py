@@ -17,12 +17,16 @@ def require_ultralytics() -> None:
     pytest.importorskip("ultralytics", reason=NEEDS)
 
 
-def usable_nms() -> None:
-    """Let ultralytics' own NMS stand in where torchvision's compiled operators do not fit the installed torch."""
+def settle(runs: str) -> None:
+    """Prepare ultralytics for tests: runs are written into a folder, and NMS works beside any build of torch."""
     import torchvision
+    import ultralytics.cfg
     from torchvision.extension import _has_ops
+    from ultralytics.utils import SETTINGS
     from ultralytics.utils.nms import TorchNMS
 
+    dict.__setitem__(SETTINGS, "runs_dir", runs)  # for this process; its own setter writes the user's file
+    ultralytics.cfg.TESTS_RUNNING = False  # under pytest it writes beside the installed package otherwise
     if not _has_ops():
         torchvision.ops.nms = TorchNMS.nms
 

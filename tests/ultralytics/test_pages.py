@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.yolo import require_ultralytics, usable_nms, write_data
+from tests.support.yolo import require_ultralytics, settle, write_data
 
 require_ultralytics()
 
@@ -24,7 +24,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 def test_code_runs(page, tmp_path, monkeypatch):
     """A walk from one block to the next, with a data set and a checkpoint of random weights in place of downloads."""
     monkeypatch.chdir(tmp_path)
-    usable_nms()
+    settle(str(tmp_path / "runs"))
     write_data(tmp_path)
     YOLO("yolov8n.yaml").save("yolov8n.pt")
     walk: dict[str, object] = {"__name__": page}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.yolo import require_ultralytics, usable_nms, with_lines, write_data
+from tests.support.yolo import require_ultralytics, settle, with_lines, write_data
 
 require_ultralytics()
 
@@ -30,8 +30,8 @@ SMALL = {
 # Reads a saved network, trains it, is stopped after the first epoch, and resumes; it never imports eca_multi itself.
 OTHER_PROCESS = """
 import sys
-from tests.support.yolo import usable_nms
-usable_nms()
+from tests.support.yolo import settle
+settle("runs")
 from ultralytics import YOLO
 assert "eca_multi.torch" not in sys.modules
 def count(model): return sum(name.endswith("eca.conv.weight") for name in model.state_dict())
@@ -42,7 +42,7 @@ yolo = YOLO("saved.pt")
 print("loaded", count(yolo.model))
 yolo.add_callback("on_model_save", stop)
 try:
-    yolo.train(data="data.yaml", **{training!r}, project="runs", name="other")
+    yolo.train(data="data.yaml", **{training!r}, name="other")
 except Stopped:
     print("stopped", count(yolo.trainer.model), count(yolo.trainer.ema.ema))
 again = YOLO(yolo.trainer.last)
@@ -54,7 +54,7 @@ print("resumed", again.trainer.epoch, count(again.model))
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    usable_nms()
+    settle(str(tmp_path / "runs"))
     write_data(tmp_path)
     YAML.save(tmp_path / "small.yaml", SMALL)
     yield tmp_path
@@ -62,7 +62,7 @@ def here(tmp_path, monkeypatch):
 
 
 def train(yolo, **options):
-    yolo.train(data="data.yaml", **{**TRAINING, "project": "runs", **EVERY_STEP, **options})
+    yolo.train(data="data.yaml", **{**TRAINING, **EVERY_STEP, **options})
     return yolo
 
 
@@ -80,8 +80,10 @@ def test_train_save_read_and_resume(here):
     moved = (yolo.model.state_dict()["model.0.conv.weight"] - start).abs().max()
     assert moved < 0.5 * start.abs().max()  # training began at these weights, not at others
     for file in ("last.pt", "best.pt"):
-        assert sites(torch.load(here / "runs/first/weights" / file, weights_only=False)["model"]) == sites(yolo.model)
-    yolo.val(data="data.yaml", imgsz=64, device="cpu", plots=False, project="runs", name="val")
+        assert sites(torch.load(here / "runs/detect/first/weights" / file, weights_only=False)["model"]) == sites(
+            yolo.model
+        )
+    yolo.val(data="data.yaml", imgsz=64, device="cpu", plots=False, name="val")
     assert sites(yolo.model) == ("model.1", "model.3")
     yolo.save("saved.pt")
     code = OTHER_PROCESS.replace("{training!r}", repr({**TRAINING, "epochs": 3}))
