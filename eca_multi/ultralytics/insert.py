@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 from ultralytics.engine.model import Model
-from ultralytics.nn.modules import RepConv
-from ultralytics.nn.modules.block import DFL, RepVGGDW
+from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.tasks import RTDETRDetectionModel, WorldModel, YOLOEModel
 
 from eca_multi import torch as eca_torch
@@ -20,9 +19,6 @@ from .record import keep
 
 # The trainers of these build the network from the name of its YAML, and would lose the gates.
 BUILT_BY_NAME = (WorldModel, YOLOEModel)
-# Their parallel convolutions become one in fuse(), which predict and export call; a gate on one of these cannot follow.
-MERGED = (RepConv, RepVGGDW)
-MERGED_REASON = "one of the parallel convolutions of {} ({}), which fuse() makes one: gate that module"
 BOXES_REASON = "the distances from anchors to the sides of boxes, no residual branch"
 
 
@@ -138,32 +134,20 @@ def _check_gate(network: Any, options: dict[str, Any]) -> None:
 
 
 def _plan(network: Any, where: Any, options: dict[str, Any]) -> ECAPlan:
-    """Plan, without the places that fuse() deletes, and without what only looks like a residual branch."""
+    """Plan, without what only looks like a residual branch."""
     options = {**options, "example_inputs": _image(network, options)}
     plan = eca_torch.plan_eca(network, where_of(network, where), **options)
-    against = {entry.path: reason for entry in plan.entries if (reason := _reason_against(network, where, entry.path))}
-    if not against:
+    if where not in ("residual", "block"):
         return plan
-    left = tuple(entry for entry in plan.entries if entry.path not in against)
-    if not left:
-        path, reason = next(iter(against.items()))
+    boxes = [entry for entry in plan.entries if isinstance(network.get_submodule(entry.path), DFL)]
+    left = tuple(entry for entry in plan.entries if entry not in boxes)
+    skipped = tuple(Skipped(entry.path, BOXES_REASON) for entry in boxes)
+    if not left and skipped:
         raise NoSiteError(
-            f"{type(network).__name__} must have a site that stays in fuse(). Received: {len(against)} candidates, "
-            f"none taken ({path}: {reason}). Name other modules in a list: where=['path', ...]."
+            f"{type(network).__name__} must have a residual branch. Received: {skipped[0].path}, {BOXES_REASON}. "
+            "Try where='conv_norm', or words such as 'after SPPF'."
         )
-    return replace(plan, entries=left, skipped=(*plan.skipped, *(Skipped(*item) for item in against.items())))
-
-
-def _reason_against(network: Any, where: Any, path: str) -> str:
-    """Return why a place that the search found is not taken; "" if it is."""
-    if where in ("residual", "block") and isinstance(network.get_submodule(path), DFL):
-        return BOXES_REASON
-    names = path.split(".")
-    for above in (".".join(names[:i]) for i in range(1, len(names))):
-        module = network.get_submodule(above)
-        if isinstance(module, MERGED):
-            return MERGED_REASON.format(above, type(module).__name__)
-    return ""
+    return replace(plan, entries=left, skipped=(*plan.skipped, *skipped))
 
 
 def _image(network: Any, options: dict[str, Any]) -> Any:

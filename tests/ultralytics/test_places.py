@@ -168,10 +168,16 @@ def test_fuse_keeps_every_gate(yaml, where):
 def test_parallel_branches_have_their_reason():
     model = net(REP)
     plan = plan_eca(model, "conv_norm")
-    reasons = {skip.reason for skip in plan.skipped}
-    assert any("(RepConv), which fuse() makes one" in reason for reason in reasons)
-    with pytest.raises(NoSiteError, match="must have a site that stays in fuse"):
+    assert len(plan.skipped) == 4
+    assert all("a RepConv, whose fuse_convs merges its branches" in skip.reason for skip in plan.skipped)
+    with pytest.raises(NoSiteError, match="whose fuse_convs merges its branches"):
         insert_eca(model, [skip.path for skip in plan.skipped])
+
+
+def test_the_distances_of_boxes_are_no_residual_branch():
+    plan = plan_eca(net(), "residual")
+    assert [skip.path for skip in plan.skipped if "sides of boxes" in skip.reason] in ([], ["model.5.dfl"])
+    assert "model.5.dfl" not in plan.paths
 
 
 def test_a_yolo_goes_on_from_the_changed_network():
