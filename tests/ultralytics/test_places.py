@@ -153,7 +153,10 @@ def shaken(model):
 REP = {**YAML, "backbone": [*YAML["backbone"][:3], [-1, 1, "RepNCSPELAN4", [32, 16, 16, 1]]]}
 
 
-@pytest.mark.parametrize("yaml", [YAML, REP], ids=["c2f", "repconv"])
+CIB = {**YAML, "backbone": [*YAML["backbone"][:3], [-1, 1, "C2fCIB", [32, True, True]]]}  # with RepVGGDW
+
+
+@pytest.mark.parametrize("yaml", [YAML, REP, CIB], ids=["c2f", "repconv", "repvgg"])
 @pytest.mark.parametrize("where", ["conv_norm", "residual"])
 def test_fuse_keeps_every_gate(yaml, where):
     model = shaken(insert_eca(net(yaml), where))
