@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help parity test test-slow fuzz mutants bench zoo zoo-sample check lint types arrows pages clean
+.PHONY: help parity test test-slow fuzz mutants bench zoo zoo-sample zoo-yolo check lint types arrows pages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ zoo: $(ZOO)/.ready  ## put ECA into the networks of other packages and write doc
 
 zoo-sample: $(ZOO)/.ready  ## the same for 30 of these networks, without the page
 	$(ZOO_PYTHON) --sample $(ARGS)
+
+zoo-yolo: $(ZOO)/.ready  ## run docs/yolo.md and the tests of eca_multi.ultralytics in the zoo's environment
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=1 $(ZOO)/bin/python -m pytest tests/ultralytics --slow $(ARGS)
 
 check: lint types arrows pages  ## lint, format, types, the arrows between packages, and the pages
 

@@ -203,6 +203,7 @@ NEEDS = {
     "eca_multi.jax": "jax",
     "eca_multi.flax.linen": "flax",
     "eca_multi.flax.nnx": "flax",
+    "eca_multi.ultralytics": "ultralytics",
 }
 CATCH = """
 try:

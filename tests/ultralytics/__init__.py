@@ -1,0 +1,1 @@
+"""eca_multi.ultralytics, where ultralytics is installed: make zoo-yolo."""
