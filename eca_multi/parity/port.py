@@ -106,6 +106,7 @@ def assert_ported(
         >>> port = (lambda p, x: x @ p["kernel"] + p["bias"], {"kernel": kernel, "bias": bias})
         >>> report = parity.assert_ported(layer, port, np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4))
     """
+    __tracebackhide__ = True  # pytest then shows the caller's line
     options: dict[str, Any] = {"map": map, "layouts": layouts, "gradients": gradients, "training": training}
     report = compare_models(reference, port, inputs, dtypes=dtypes, **options)
     raise_for_port(report)
@@ -118,6 +119,7 @@ def raise_for_port(report: Report, name: str = PORT) -> None:
     A gradient that could not be judged is no fault: its budget is too large to see one, and a warning names it. Another
     warning names the states that the call changed and that were not compared.
     """
+    __tracebackhide__ = True
     results = [replace(result, runner=name) for result in View(report.to_dict()).results]
     if report.disagreements:
         red = [result for result in results if result.fails and not result.is_without_result]
@@ -166,8 +168,10 @@ def compare_models(
     training: bool | None = None,
 ) -> Report:
     """Do the work of `assert_ported`, and return the report of a failure too."""
-    if not dtypes:
-        raise SpecError("dtypes must hold one at least. Received: none.")
+    if not dtypes or isinstance(dtypes, str):
+        raise SpecError(f"dtypes must be a tuple of one at least. Received: {dtypes!r}.")
+    if map is not None and not isinstance(map, (WeightMap, Mapping)):
+        raise SpecError(f"map must be a dict, the port's weights by the reference's. Received: {map!r}.")
     if unknown := [dtype for dtype in dtypes if dtype not in DTYPES]:
         raise SpecError(f"dtypes must be of {', '.join(DTYPES)}. Received: {unknown[0]!r}.")
     ours, theirs = in_one_mode(model_of(reference), model_of(port), training)
@@ -181,7 +185,8 @@ def compare_models(
     if "float32" not in dtypes and any(cell.verdict.disagrees for item in compared for cell in item.cells):
         witness.append(compare(ours, theirs, inputs, "float32", layouts, gradients, weights))  # is the formula right?
     cells = [cell for cell in _blamed(witness, theirs) if cell.dtype in dtypes]
-    state = RunnerState(PORT, detail=_uncompared(compared, weights))
+    unseen = [_uncompared(compared, weights), _nonfinite(compared)]
+    state = RunnerState(PORT, detail="; ".join(text for text in unseen if text))
     report = Ported([state], cells, environment=environment(), spec=about, cases=cases)
     for item in compared:
         if red := [cell for cell in report.cells if cell.dtype == item.dtype and cell.verdict.disagrees]:
@@ -205,6 +210,14 @@ def _uncompared(compared: Sequence[Compared], weights: WeightMap | None) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     remedy = "give map= to assert_ported" if weights is None else "the map leaves them out"
     return f"states after the call ({', '.join(names[:_SHOWN])}{more}) are not compared: {remedy}"
+
+
+def _nonfinite(compared: Sequence[Compared]) -> str:
+    """Say in which tensors the reference is not finite, or "" for none."""
+    counts = {name: count for item in compared for name, count in item.nonfinite.items()}
+    named = ", ".join(f"{count} values of {name}" for name, count in [*counts.items()][:_SHOWN])
+    more = f" and of {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
+    return f"{named}{more} are NaN or infinite in the reference: they tell nothing of the port" if counts else ""
 
 
 def _blamed(compared: Sequence[Compared], port: Model) -> list[Cell]:

@@ -75,6 +75,11 @@ def _arrays(state: Any) -> tuple[Arrays, dict[str, str]]:
     if not isinstance(state, Mapping):
         model = model_of(state)
         return model.weights(), model.shared
+    if inner := [name for name, value in state.items() if isinstance(value, Mapping)]:
+        raise SpecError(
+            f"the state must hold arrays by name. Received: a dict under {inner[0]!r}. Give state[{inner[0]!r}] if the "
+            "weights are in it."
+        )
     arrays = {str(name): host(array) for name, array in state.items()}
     first: dict[object, str] = {}
     places = {n: first.setdefault((a.ctypes.data, a.shape, a.strides, a.size or n), n) for n, a in arrays.items()}

@@ -253,3 +253,65 @@ def test_a_layer_may_draw_its_weights_by_orthogonal_when_it_is_built():
     assert_match({"torch": built}, X, weights)
     with pytest.raises(RuntimeError, match="draws random numbers in the call"):  # the control: no initialisation
         assert_match({"torch": lambda x, w: x + torch.empty(4).normal_()}, X, weights)
+
+
+# --- what tells nothing, and what is left out
+
+
+def test_a_reference_without_a_finite_value_is_no_agreement():
+    layer, held = linear()
+    nowhere = np.where(np.arange(4) == 2, np.nan, X).astype(np.float32)
+    with pytest.raises(SpecError, match=r"must have a finite value in each output.* none in y"):
+        assert_ported(layer, (affine, {**held, "b": held["b"] + 100}), nowhere)
+
+
+def test_values_that_are_not_finite_are_counted():
+    layer, held = linear()
+    here = X.copy()
+    here[0, 2] = np.nan
+    with pytest.warns(UserWarning, match="3 of 15 values of y.* they tell nothing of the port"):
+        assert_ported(layer, (affine, held), here)
+    with pytest.raises(ParityError, match="first divergence"):
+        assert_ported(layer, (affine, {**held, "b": held["b"] + 100}), here)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"map": "weight"}, "map must be a dict.* Received: 'weight'"),
+        ({"dtypes": "float16"}, "dtypes must be a tuple of one at least. Received: 'float16'"),
+        ({"map": {"k": "weight: o i -> i o", "b": None}}, "none to 'bias'. If the port lacks it, compare without map="),
+    ],
+)
+def test_options_that_do_not_fit(options, message):
+    layer, held = linear()
+    with pytest.raises(SpecError, match=message):
+        assert_ported(layer, (affine, held), X, **options)
+
+
+def test_a_checkpoint_with_the_state_inside():
+    layer, held = linear()
+    with pytest.raises(SpecError, match=r"Received: a dict under 'state_dict'. Give state\['state_dict'\]"):
+        port_weights({"k": "weight: o i -> i o", "b": "bias"}, {"state_dict": layer.state_dict()}, (affine, held))
+
+
+class Padded(torch.nn.Module):
+    """The convolution pads in the reference; in the port a layer before it does, and the convolution's input is larger."""
+
+    def __init__(self, apart, act):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 4, 1)
+        self.act = act
+        self.pad = torch.nn.ZeroPad2d(1) if apart else None
+        self.conv = torch.nn.Conv2d(4, 4, 3, padding=0 if apart else 1)
+
+    def forward(self, x):
+        x = self.act(self.stem(x))
+        return self.conv(x if self.pad is None else self.pad(x))
+
+
+def test_what_cannot_be_run_alone_is_not_blamed_alone():
+    ours, theirs = Padded(False, torch.tanh).eval(), Padded(True, torch.sigmoid).eval()
+    theirs.load_state_dict(ours.state_dict())
+    with pytest.raises(ParityError, match=r"conv .*, or the code before it and after stem: .*It cannot be run alone"):
+        assert_ported(ours, theirs, IMAGES)

@@ -8,6 +8,8 @@ from .hints import did_you_mean, listed
 from .map_patterns import NAME, Entries, could_match
 from .map_text import Entry
 
+REFERENCE = "the reference"  # of a port: where the map's other side is a model and no specification
+
 
 @dataclass(frozen=True)
 class Sides:
@@ -19,6 +21,13 @@ class Sides:
     @property
     def map(self) -> str:
         return f"the weight map of {self.native}"
+
+    @property
+    def lacking(self) -> str:
+        """What to do where the port has no such weight."""
+        if self.canonical != REFERENCE:
+            return ""
+        return " If the port lacks it, compare without map=: outputs and gradients of inputs then show what is missing."
 
 
 def check_direction(entries: Entries, native: Collection[str] | None, canonical: Collection[str], sides: Sides) -> None:
@@ -61,7 +70,7 @@ def check_used(
         raise SpecError(f"{sides.map} must lead to {listed(canonical)}. Received: {wrong[0]!r}.{near}")
     known = {shared.get(name, name) for name in used}
     if left := [name for name in canonical if shared.get(name, name) not in known]:
-        raise SpecError(f"{sides.map} must use every weight and state. Received: none to {left[0]!r}.")
+        raise SpecError(f"{sides.map} must use every weight and state. Received: none to {left[0]!r}.{sides.lacking}")
     whole = [(n, native) for native, entry in entries.items() for n in entry.names if not entry.is_part]
     tied = {(n, native) for native, entry in entries.items() for n in entry.names if entry.tied}
     for name in dict.fromkeys(name for name, _ in whole):

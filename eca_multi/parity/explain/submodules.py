@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -245,9 +246,12 @@ def _line(steps: Sequence[Step], culprit: Step | None) -> str:
     if culprit is None:
         return NONE
     if culprit.isolated is None:
+        agreeing = list(takewhile(lambda step: step is not culprit, steps))
+        after = f" and after {agreeing[-1].pair.reference.path or agreeing[-1].pair.reference.name}" if agreeing else ""
         return (
-            f"first divergence: {culprit.place}, as it came {say_size(culprit.propagated)}; all that came before it "
-            "agrees. It cannot be run alone, since its inputs have other shapes in the port"
+            f"first divergence: {culprit.place}, or the code before it{after}: as it came "
+            f"{say_size(culprit.propagated)}; all that came before agrees. It cannot be run alone, since its inputs "
+            "have other shapes in the port"
         )
     return (
         f"first divergence: {culprit.place}, as it came {say_size(culprit.propagated)}, isolated "

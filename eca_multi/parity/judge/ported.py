@@ -51,6 +51,13 @@ class Compared:
     cells: list[Cell]
     uncompared: tuple[str, ...] = ()  # states that a call changed, and that no map pairs
 
+    @property
+    def nonfinite(self) -> dict[str, str]:
+        """How many values of the reference are NaN or infinite, by the tensor; without tensors that have none."""
+        counts = {quantity.label: (~np.isfinite(held[0])).sum() for quantity, held in self.solution.items()}
+        sizes = {quantity.label: held[0].size for quantity, held in self.solution.items()}
+        return {name: f"{number} of {sizes[name]}" for name, number in counts.items() if number}
+
     def own_cells(self) -> dict[Place, Cell]:
         """Judge the reference's own run in this dtype, by the framework that it is written in."""
         run = self.reference.model.run(self.reference.inputs, self.dtype, self.reference.cotangents)
@@ -174,6 +181,12 @@ def _named(
 
 
 def _check_finite(inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
-    wrong = [name for name, value in outputs.items() if value.dtype.kind == "f" and not np.isfinite(value).all()]
+    floats = {name: value for name, value in outputs.items() if value.dtype.kind == "f"}
+    if empty := [name for name, value in floats.items() if value.size and not np.isfinite(value).any()]:
+        raise SpecError(
+            f"the reference must have a finite value in each output, else any port agrees. Received: none in "
+            f"{empty[0]}. Give inputs without NaN and infinity."
+        )
+    wrong = [name for name, value in floats.items() if not np.isfinite(value).all()]
     if wrong and all(np.isfinite(array).all() for array in inputs.values() if array.dtype.kind == "f"):
         raise SpecError(f"the reference must be finite for finite inputs. Received: {wrong[0]} with NaN or infinity.")

@@ -15,6 +15,7 @@ from eca_multi.parity.engines.keras import variables
 from .calls import Recorder
 from .model import Arrays, arguments_of, signature_of
 
+_WRITE_CONFIG = "Write a get_config that returns the arguments of its constructor."
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -51,7 +52,7 @@ class KerasLayer:
         return frozenset(path for path, variable in self.variables(self.layer).items() if variable.trainable)
 
     def with_weights(self, weights: Arrays) -> Any:
-        layer = _copy(self.layer, self.layer.compute_dtype)
+        layer = _copy(self.layer, self.layer.compute_dtype, "to hold other weights", _WRITE_CONFIG)
         own = self.variables(layer)
         for path, array in weights.items():
             own[path].assign(array)
@@ -81,7 +82,8 @@ class KerasLayer:
         if self.layer.compute_dtype == dtype and held <= {dtype}:
             return self.layer
         if dtype not in self._copies:
-            self._copies[dtype] = _copy(self.layer, dtype)
+            remedy = f"{_WRITE_CONFIG} Or give one that was built in {dtype}, or a torch reference."
+            self._copies[dtype] = _copy(self.layer, dtype, f"to compute in {dtype}", remedy)
         return self._copies[dtype]
 
 
@@ -126,7 +128,7 @@ def _inside(path: str, layer: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
     yield path, layer
 
 
-def _copy(layer: Any, dtype: str) -> Any:
+def _copy(layer: Any, dtype: str, purpose: str, remedy: str) -> Any:
     """Make the layer anew from its configuration, with floats of a dtype, and the same values in its variables."""
     custom = {type(part).__name__: type(part) for _, part in _inside("", layer, set())}
     try:
@@ -137,8 +139,8 @@ def _copy(layer: Any, dtype: str) -> Any:
             new.assign(_values(old).astype(np.float64) if old.dtype in _FLOATS else _values(old))
     except Exception as error:
         raise SpecError(
-            f"the Keras layer {layer.name!r} must be made anew to compute in {dtype}, from get_config and build. It "
-            f"raised {type(error).__name__}: {error}. Give one that was built in {dtype}, or a torch reference."
+            f"the Keras layer {layer.name!r} must be made anew {purpose}, from get_config and build. It raised "
+            f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]} {remedy}"
         ) from error
     return fresh
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from eca_multi.parity.define.axes import SpecError
+from eca_multi.parity.define.map_names import REFERENCE
 from eca_multi.parity.define.maps import WeightMap
 
 from .model import Arrays, Model
@@ -24,7 +25,7 @@ def read_map(entries: Mapping[str, str | None], given: Arrays, shared: Mapping[s
     floats = {name: array.shape for name, array in given.items() if _is_float(array)}
     shapes = {name: array.shape for name, array in own.items()}
     both = shared, port.shared
-    found = WeightMap.of({**wholes, **entries}, floats, shapes, "the port", source="the reference", shared=both)
+    found = WeightMap.of({**wholes, **entries}, floats, shapes, "the port", source=REFERENCE, shared=both)
     _check_tied(found, *both)
     return found
 
@@ -39,7 +40,10 @@ def unlike(reference: Model, port: Model, weights: WeightMap) -> str:
         return ""
     more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
     named = ", ".join(f"{name} (of {weights.held(name)})" for name in wrong[:_SHOWN])
-    return f"the port does not hold the reference's weights: {named}{more}. Copy them with parity.port_weights"
+    return (
+        f"the port does not hold the reference's weights: {named}{more}. Copy them with parity.port_weights, or mend "
+        "the map if the port's outputs are right"
+    )
 
 
 def _check_tied(weights: WeightMap, ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:
