@@ -73,10 +73,8 @@ def assert_ported(
     recorded, and the first submodule that goes wrong by itself is named.
 
     Args:
-        reference: A torch nn.Module, or a Keras model on the torch backend; JAX, nnx and linen where the budget of JAX
-            is installed; or (function, parameters) of torch or NumPy.
-        port: A torch nn.Module, a Keras layer or model, an nnx module, a linen (module, variables), or
-            (function, parameters), called as function(parameters, *inputs).
+        reference, port: A torch nn.Module, a Keras layer or model, an nnx module, a linen (module, variables), or
+            (function, parameters) of torch, JAX or NumPy, called as function(parameters, *inputs).
         inputs: An array, or a tuple of arguments or dict of keywords, in the reference's axis order. Floats are rounded
             to the dtype.
         map: The port's weights by the reference's, as `propose_map` prints; then weight gradients, and states that the

@@ -296,7 +296,7 @@ def test_a_checkpoint_with_the_state_inside():
 
 
 class Padded(torch.nn.Module):
-    """The convolution pads in the reference; in the port a layer before it does, and the convolution's input is larger."""
+    """The convolution pads in the reference; in the port a layer before it does: there its input is larger."""
 
     def __init__(self, apart, act):
         super().__init__()
