@@ -41,10 +41,9 @@ Trust = Annotated[bool, typer.Option("--trust", help="Let the code run that the 
 Bundles = Annotated[Path | None, typer.Option(help="Folder for what `replay` needs of each failure.")]
 
 EXITS = (
-    "Exit status: 0 all agree; 1 one does not, by a fault of its own (with `run --strict`, by its framework's rounding too), "
-    "or a required one is missing; 2 wrong usage; 3 a runner or the "
-    "reference crashed or timed out, or nothing could be printed; 4 nothing conclusive was compared; 128 + N ended by "
-    "signal N."
+    "Exit status: 0 all agree; 1 one does not, by a fault of its own (with `run --strict`, by its framework's rounding "
+    "too), or a required one is missing; 2 wrong usage; 3 a runner or the reference crashed or timed out, or nothing "
+    "could be printed; 4 nothing conclusive was compared; 128 + N ended by signal N."
 )
 
 
