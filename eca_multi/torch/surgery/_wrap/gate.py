@@ -9,6 +9,7 @@ from torch import nn
 from torch.jit import ScriptModule, is_scripting  # type: ignore[attr-defined]  # torch.jit lists no names
 
 from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.torch._private import forward_hooks, load_pre_hooks
 from eca_multi.torch.layers import ECA
 
 from .old_names import rename_old
@@ -95,7 +96,7 @@ def attach(module: nn.Module, layer: ECA) -> None:
     if reason:
         raise UnsupportedModelError(f"A {type(module).__name__} cannot have an ECA. Received: {reason}.")
     module._modules[NAME] = layer
-    if gate_output not in module._forward_hooks.values():
+    if gate_output not in forward_hooks(module).values():
         module.register_forward_hook(gate_output, prepend=True)
         module.register_load_state_dict_pre_hook(rename_old)  # type: ignore[no-untyped-call]  # torch's own
     kind: Any = type(module)
@@ -106,7 +107,7 @@ def attach(module: nn.Module, layer: ECA) -> None:
 def detach(module: nn.Module) -> None:
     """Undo `attach`."""
     del module._modules[NAME]
-    for hooks, ours in ((module._forward_hooks, gate_output), (module._load_state_dict_pre_hooks, rename_old)):
+    for hooks, ours in ((forward_hooks(module), gate_output), (load_pre_hooks(module), rename_old)):
         for key in [key for key, hook in hooks.items() if getattr(hook, "hook", hook) is ours]:
             del hooks[key]
     plain: Any = type(module).__bases__[0]

@@ -11,6 +11,7 @@ from eca_multi.flax._jaxpr.origins import origin_path, readers
 from eca_multi.flax._jaxpr.residual import Branch, residual_branches
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
 from eca_multi.flax._run import unfit
+from eca_multi.flax._start import is_instance_norm, notes_at_start
 from eca_multi.flax.linen.surgery._wrap import NAME, is_eca
 from eca_multi.surgery.candidate import HAS_ECA, Candidate
 from eca_multi.surgery.errors import UnsupportedModelError
@@ -115,7 +116,7 @@ class Finder:
             "layout": "channels_first" if first else "channels_last",
             "calls": self.flow.calls(record.path) if shape else len(record.shapes),
             "reason": self._reason(record, axis),
-            "notes": (*self._depthwise(record), *notes),
+            "notes": (*self._depthwise(record), *self._at_start(record), *notes),
         }
         return Candidate(**(values | fields))
 
@@ -180,6 +181,15 @@ class Finder:
         if groups == 1 or kernel is None or meta.unbox(kernel).shape[-2] != 1:
             return ()
         return ("depthwise: the gate is usually after the projection",)
+
+    def _at_start(self, record: CalledModule) -> tuple[str, ...]:
+        module, shape = record.module, record.shapes[0]
+        if not isinstance(module, (*CONVS, *NORMS, nn.Dense)) or record.is_mapped:
+            return ()
+        is_instance = is_instance_norm(module, shape[-1] if shape else None, nn.InstanceNorm)
+        has_bias = getattr(module, "use_bias", False)
+        weights = {name: meta.unbox(value) for name, value in self._params(record).items()}
+        return notes_at_start(weights, has_bias=has_bias, is_instance_norm=is_instance)
 
     def _params(self, record: CalledModule) -> Any:
         return below(self.variables.get("params", {}), tuple(record.path.split("/")))

@@ -8,6 +8,7 @@ from flax import nnx
 from eca_multi.flax._jaxpr.residual import Branch, parent, residual_branches
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
 from eca_multi.flax._run import Shape, stacked_note, unfit
+from eca_multi.flax._start import is_instance_norm, notes_at_start
 from eca_multi.flax.nnx.layers import ECA
 from eca_multi.flax.nnx.surgery._wrap import NAME, base_class, is_gated
 from eca_multi.surgery.candidate import HAS_ECA, Candidate, Place
@@ -83,7 +84,12 @@ class Network:
             "aliases": place.aliases,
             # A tag holds a shared module's first name alone.
             "calls": None if self.run is None else self.run.flow.calls(place.path),
-            "notes": (*depthwise_note(place.module), *stacked_note(self.stack(place) or ()), *notes),
+            "notes": (
+                *depthwise_note(place.module),
+                *stacked_note(self.stack(place) or ()),
+                *_notes_at_start(place.module, channels),
+                *notes,
+            ),
             "reason": self._reason(place) or reason,
         }
         return Candidate(**(values | fields))
@@ -124,6 +130,15 @@ class Network:
         """The channel axis of a module's output in the run's data flow; None if unknown."""
         flow = self.traced("any").flow
         return next((flow.nodes[number].axis for number in flow.tags("out", place.path)), None)
+
+
+def _notes_at_start(module: Any, channels: int | None) -> tuple[str, ...]:
+    if not isinstance(module, (*CONVS, *NORMS, nnx.Linear)):
+        return ()
+    own = {name: getattr(module, name, None) for name in ("scale", "kernel", "bias")}
+    weights = {name: value.get_value() for name, value in own.items() if isinstance(value, nnx.Variable)}
+    is_instance = is_instance_norm(module, channels, nnx.InstanceNorm)
+    return notes_at_start(weights, has_bias="bias" in weights, is_instance_norm=is_instance)
 
 
 def depthwise_note(module: Any) -> tuple[str, ...]:
