@@ -169,7 +169,10 @@ def test_paths_come_in_one_order(name):
     )
     net = insert_eca(ORDERS[name](), plan=plan)
     assert installed_eca(net).paths == plan.paths
-    assert infer_plan(ORDERS[name](), net.state_dict()).paths == plan.paths
+    assert installed_eca(net) == plan
+    read_back = infer_plan(ORDERS[name](), net.state_dict())
+    assert read_back.paths == plan.paths
+    assert read_back == plan
     assert plan_eca(randomised(ORDERS[name]()), example_inputs=image()).paths == plan.paths
 
 

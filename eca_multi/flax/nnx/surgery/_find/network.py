@@ -7,7 +7,7 @@ from flax import nnx
 
 from eca_multi.flax._jaxpr.residual import Branch, parent, residual_branches
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
-from eca_multi.flax._run import Shape, stacked_note, unfit
+from eca_multi.flax._run import Shape, stacked_note, tokens, unfit
 from eca_multi.flax._start import is_instance_norm, notes_at_start
 from eca_multi.flax.nnx.layers import ECA
 from eca_multi.flax.nnx.surgery._wrap import NAME, base_class, is_gated
@@ -91,6 +91,8 @@ class Network:
                 *notes,
             ),
             "reason": self._reason(place) or reason,
+            "shape": self._outputs(place)[0] or (),
+            "axis_reason": tokens(place.path, self._outputs(place), self.ranks),
         }
         return Candidate(**(values | fields))
 
@@ -99,14 +101,14 @@ class Network:
         place = self.at.get(branch.path)
         if branch.reason or place is None:
             reason = branch.reason or NO_MODULE.format(branch.path)
-            return Candidate(branch.path, tensor=branch.tensor, reason=reason, what="add")
+            return Candidate(branch.path, tensor=branch.tensor, reason=reason, what="add", line=branch.line)
         above = self.at.get(parent(place.path))
         if isinstance(place.module, ECA) and above is not None and is_gated(above.module):
             place = above
         notes = list(branch.notes)
         if gates_its_input(self.traced("residual").flow, place.path) and not isinstance(place.module, ECA):
             notes.append("after an SE block (where='se' replaces it)")
-        return self.candidate(place, tuple(notes), tensor=branch.tensor)
+        return self.candidate(place, tuple(notes), tensor=branch.tensor, line=branch.line)
 
     def _reason(self, place: Place) -> str:
         """Why a module cannot be a site; "" if it can."""
@@ -124,7 +126,20 @@ class Network:
         calls = self.run.calls.get(place.path)
         if calls is None:
             return "not called on these inputs"
+        if not self._has_batch:
+            return "the convolutions of this network do not run with one batch axis"
         return unfit(calls.outputs, self.ranks, self._channel_axis(place))
+
+    def _outputs(self, place: Place) -> list[Shape | None]:
+        """The shapes of a module's outputs; (None,) where no run shows them."""
+        calls = self.run.calls.get(place.path) if self.run is not None else None
+        return calls.outputs if calls is not None else [None]
+
+    @cached_property
+    def _has_batch(self) -> bool:
+        """Whether a convolution's output in the run has one batch axis; True where no convolution tells."""
+        shapes = [self._outputs(conv)[0] for conv in self.convs]
+        return any(shape is None or len(shape) in self.ranks for shape in shapes) or not shapes
 
     def _channel_axis(self, place: Place) -> int | None:
         """The channel axis of a module's output in the run's data flow; None if unknown."""
