@@ -65,10 +65,10 @@ def linen_notes(case):
 NOTES = {"torch": torch_notes, "keras": keras_notes, "nnx": nnx_notes, "linen": linen_notes}
 
 
-@pytest.mark.parametrize("framework", [pytest.param(n, marks=[pytest.mark.keras] * (n == "keras")) for n in NOTES])
+@pytest.mark.parametrize("home", [pytest.param(n, marks=[pytest.mark.keras] * (n == "keras")) for n in NOTES])
 @pytest.mark.parametrize("case", CASES)
-def test_a_plan_says_where_no_gradient_reaches_a_kernel(framework, case):
-    assert NOTES[framework](case) == CASES[case]
+def test_a_plan_says_where_no_gradient_reaches_a_kernel(home, case):
+    assert NOTES[home](case) == CASES[case]
 
 
 @pytest.mark.parametrize("case", CASES)
