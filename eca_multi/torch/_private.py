@@ -14,8 +14,8 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.utils._pytree import tree_leaves
 
 __all__ = [
-    "PRIVATE_NAMES", "NormBase", "forward_hooks", "functorch", "len_dispatch_modes", "len_function_modes",
-    "load_pre_hooks", "tree_leaves", "versions_of",
+    "PRIVATE_NAMES", "NormBase", "child_table", "forward_hooks", "functorch", "len_dispatch_modes",
+    "len_function_modes", "load_pre_hooks", "tree_leaves", "versions_of",
 ]  # fmt: skip
 PRIVATE_NAMES = {
     "torch._C._functorch.peek_interpreter_stack": (
@@ -46,6 +46,10 @@ PRIVATE_NAMES = {
         "The tensors in a network's outputs. A walk over lists, tuples and dicts misses the output classes that "
         "libraries register there, those of transformers for one; torch.utils has no public registry."
     ),
+    "torch.nn.Module()._modules": (
+        "The table of a module's children, in which a gate keeps its place; `named_children` leaves out a child's "
+        "second name and empty slots, and shows no change that a tool makes."
+    ),
     "torch.nn.Module()._forward_hooks": (
         "Whether a module has the hook of an ECA, and to take out the hook: a hook's handle is lost when a network is "
         "copied or pickled, and torch.nn lists no hooks."
@@ -58,6 +62,11 @@ PRIVATE_NAMES = {
         "other public copy drops the versions."
     ),
 }
+
+
+def child_table(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Return a module's children by name: its own table."""
+    return module._modules
 
 
 def forward_hooks(module: nn.Module) -> MutableMapping[int, Any]:

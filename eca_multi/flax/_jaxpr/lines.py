@@ -8,7 +8,7 @@ from typing import Any
 import flax
 import jax
 
-NOT_THE_NETWORKS = tuple(f"{Path(package.__file__).parent}{os.sep}" for package in (jax, flax))
+NOT_THE_NETWORKS = tuple(f"{Path(str(package.__file__)).parent}{os.sep}" for package in (jax, flax))
 
 
 def line_of(source: Any) -> str:
