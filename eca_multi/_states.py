@@ -15,6 +15,7 @@ from ._printable import printable
 Key = TypeVar("Key", bound=Hashable)
 Like = TypeVar("Like")
 New = TypeVar("New")
+FEW = 8  # differences that one line lists, where a state has no name of the model
 NUMBERS = (bool, int, float, complex)  # of Python, which a module of Flax may hold in a variable
 
 
@@ -47,7 +48,7 @@ def check_fits(
         name, shape: Text of a key, and shape of an entry.
 
     Raises:
-        ValueError: With all differences.
+        ValueError: With all differences; with the first names, if no name of several is the model's.
     """
     texts = [f"{name(key)}: missing" for key in expected if key not in received]
     texts += [f"{name(key)}: unexpected" for key in received if key not in expected]
@@ -55,10 +56,15 @@ def check_fits(
         shapes = shape(received[key]), shape(expected[key])
         if shapes[0] is not None and shapes[0] != shapes[1]:
             texts.append(f"{name(key)}: shape {shapes[0]}, the model's {shapes[1]}")
+    listed = len(texts) <= FEW or any(key in expected for key in received)
+    if not listed:
+        first, own = next(map(name, received), "nothing"), next(map(name, expected), "nothing")
+        texts = [f"{len(received)} names, of which the model has none ({first}, ...; the model's are {own}, ...)"]
     if texts:
         what = "kernels of the inserted ECAs" if of_eca else "state of the plain network"
+        count = f"{len(texts)} differences: " if listed else ""
         raise ValueError(
-            f"state must be the {what}. Received: {len(texts)} differences: {printable('; '.join(texts))}. "
+            f"state must be the {what}. Received: {count}{printable('; '.join(texts))}. "
             f"Pass what {'eca_state' if of_eca else 'base_state'} returns of the same network; nothing was loaded."
         )
 

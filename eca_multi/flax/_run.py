@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.surgery.reasons import TOKENS
 
 Shape = tuple[int, ...]
 Inputs = tuple[tuple[Any, ...], dict[str, Any]]
@@ -77,13 +78,23 @@ def unfit(shapes: Sequence[Shape | None], ranks: Collection[int], axis: int | No
         return "its output is not one array"
     if len(shape) < 3:
         return f"its output has rank {len(shape)}, which has no spatial axes"
-    if ranks and len(shape) not in ranks:
-        return f"its output has rank {len(shape)}, which no convolution's has (tokens, or no batch axis)"
+    if ranks and len(shape) not in ranks and len(shape) > 3:
+        return f"its output has rank {len(shape)}, which no convolution's has"
     if axis is not None and axis not in (1, len(shape) - 1):
         return f"its channels are at axis {axis} of {shape}"
     if len({other and other[-1 if axis != 1 else 1] for other in shapes}) > 1:
         return "its calls have different numbers of channels"
     return ""
+
+
+def tokens(path: str, shapes: Sequence[Shape | None], ranks: Collection[int]) -> str:
+    """Return the reason why the channel axis of a site is not taken as known: a sequence among maps of higher rank.
+
+    A user's `channel_axis` takes such a site all the same. Arguments as for `unfit`.
+    """
+    shape = shapes[0]
+    is_sequence = shape is not None and len(shape) == 3 and bool(ranks) and 3 not in ranks
+    return TOKENS.format(path=path) if is_sequence else ""
 
 
 def unbound_axis(what: str, error: NameError) -> UnsupportedModelError:

@@ -46,6 +46,11 @@ class Candidate:
     def names(self) -> tuple[str, ...]:
         return (self.path, *self.aliases)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether an ECA can stand there, without more being said of the channel axis."""
+        return not self.reason and not self.axis_reason
+
     def entry(self, **changes: Any) -> ECAEntry:
         """Return the line of a plan for this place, with other values for some fields."""
         values = {field.name: getattr(self, field.name) for field in fields(ECAEntry) if hasattr(self, field.name)}

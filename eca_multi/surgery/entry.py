@@ -1,6 +1,6 @@
 """The lines of a plan: one ECA, or one site or add that gets none."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ACTIONS = ("after", "before_add", "replace", "fill")
 LAYOUTS = ("channels_first", "channels_last")
@@ -10,6 +10,9 @@ SKIPPED = ("site", "add")
 @dataclass(frozen=True)
 class ECAEntry:
     """One ECA: where it stands and what it is.
+
+    Two entries are equal if the same ECA stands at the same place: `path`, `action`, `channels`, `layout`,
+    `kernel_size` and `parameters` count, and what is known besides does not.
 
     Args:
         path: Of the site: module path ("layer1.0.bn2"), layer name ("conv2_block1_3_bn"), nested ones joined as the
@@ -36,17 +39,17 @@ class ECAEntry:
 
     path: str
     action: str = "after"
-    module_type: str = ""
-    tensor: str = ""
+    module_type: str = field(default="", compare=False)
+    tensor: str = field(default="", compare=False)
     channels: int = 0
     layout: str = "channels_first"
     kernel_size: int = 1
     parameters: int = 1
-    into: str = ""
-    aliases: tuple[str, ...] = ()
-    calls: int | None = None
-    keeps_output: bool = True
-    notes: tuple[str, ...] = ()
+    into: str = field(default="", compare=False)
+    aliases: tuple[str, ...] = field(default=(), compare=False)
+    calls: int | None = field(default=None, compare=False)
+    keeps_output: bool = field(default=True, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def channel_axis(self) -> int:

@@ -85,7 +85,7 @@ def plan_of(
             kernel_size=kernel.size,
             parameters=kernel.parameters,
             keeps_output=candidate.keeps_output and is_identity,
-            notes=(*candidate.notes, *kernel.notes),
+            notes=(*candidate.notes, *kernel.notes, *filter(None, (candidate.axis_reason,))),
         )
         for candidate, kernel in sites
     ]

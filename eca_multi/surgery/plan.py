@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
+from eca_multi import __version__
 from eca_multi._files.file import write_atomically
 from eca_multi._parsing import parse_json, parsing
 from eca_multi._printable import printable
@@ -29,9 +30,13 @@ _LISTS = ("aliases", "notes", "entries", "skipped")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ECAPlan:
     """What `insert_eca` will do, or what was done: plain data. Print a plan for a dry run.
+
+    Two plans are equal if the same network comes out: `framework`, `model`, `gate`, `init` and the `entries` in any
+    order. How the sites were found (`where`, `gamma`, `beta`, `skipped`, `notes`) does not count, so a plan that
+    `infer_plan` or `installed_eca` reads back equals the plan that was carried out.
 
     Args:
         framework: "torch", "keras", "nnx" or "linen".
@@ -42,7 +47,7 @@ class ECAPlan:
         skipped: All other candidates: sites, and adds of two tensors, each with its place and its reason.
         model_parameters: Number of parameters of the network without these ECAs.
         notes: About the network as a whole.
-        package: Version of eca_multi that made it.
+        package: Version of eca_multi that made it; plans of other versions with the same `schema` are read alike.
         schema: Version of this record.
 
     Example:
@@ -53,6 +58,8 @@ class ECAPlan:
         True
         >>> plan.parameters
         3
+        >>> plan == ECAPlan("torch", "Net", where="paths", entries=plan.entries, notes=("read back",))
+        True
     """
 
     framework: str
@@ -68,6 +75,17 @@ class ECAPlan:
     notes: tuple[str, ...] = ()
     package: str = ""
     schema: int = SCHEMA
+
+    def __eq__(self, other: object) -> bool:
+        return self._stands == other._stands if isinstance(other, ECAPlan) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._stands)
+
+    @property
+    def _stands(self) -> tuple[object, ...]:
+        """What stands in the network once the plan is carried out."""
+        return self.framework, self.model, self.gate, self.init, frozenset(self.entries)
 
     @property
     def parameters(self) -> int:
@@ -106,8 +124,11 @@ class ECAPlan:
             raise _unreadable(f"not JSON ({error})") from None
         if not isinstance(data, dict):
             raise _unreadable(f"a JSON {type(data).__name__}")
-        if data.get("schema") != SCHEMA:
-            raise _unreadable(f"schema {data.get('schema')!r}")
+        schema = data.get("schema")
+        if type(schema) is int and schema > SCHEMA:
+            raise _later(schema, data.get("package"))
+        if schema != SCHEMA:
+            raise _unreadable(f"schema {schema!r}")
         with parsing(_unreadable):
             entries = tuple(_entry(entry) for entry in data.pop("entries", ()))
             skipped = tuple(_skipped(skip) for skip in data.pop("skipped", ()))
@@ -170,6 +191,14 @@ def _check_fields(record: T, of: str) -> T:
         if not fits or isinstance(value, tuple) != (field.name in _LISTS):
             raise ValueError(f"{field.name}{of} is {value!r:.100}")
     return record
+
+
+def _later(schema: int, package: object) -> ValueError:
+    writer = f", written by eca_multi {package}" if isinstance(package, str) and package else ""
+    return ValueError(
+        f"plan must have schema {SCHEMA}, which eca_multi {__version__} reads. "
+        f"Received: {printable(f'schema {schema}{writer}')}. Update eca_multi, or plan anew with plan_eca."
+    )
 
 
 def _unreadable(received: str) -> ValueError:

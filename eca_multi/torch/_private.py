@@ -3,13 +3,20 @@
 A test resolves each name of the table, so that it says which name a new version of PyTorch has lost.
 """
 
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+from torch import nn
 from torch._C import _functorch as functorch
 from torch._C import _len_torch_dispatch_stack as len_dispatch_modes
 from torch._C import _len_torch_function_stack as len_function_modes
 from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["PRIVATE_NAMES", "NormBase", "functorch", "len_dispatch_modes", "len_function_modes", "tree_leaves"]
+__all__ = [
+    "PRIVATE_NAMES", "NormBase", "child_table", "forward_hooks", "functorch", "len_dispatch_modes",
+    "len_function_modes", "load_pre_hooks", "tree_leaves", "versions_of",
+]  # fmt: skip
 PRIVATE_NAMES = {
     "torch._C._functorch.peek_interpreter_stack": (
         "Whether a transform of torch.func runs; functionalize knows no autograd.Function. torch.func tells nothing "
@@ -39,4 +46,40 @@ PRIVATE_NAMES = {
         "The tensors in a network's outputs. A walk over lists, tuples and dicts misses the output classes that "
         "libraries register there, those of transformers for one; torch.utils has no public registry."
     ),
+    "torch.nn.Module()._modules": (
+        "The table of a module's children, in which a gate keeps its place; `named_children` leaves out a child's "
+        "second name and empty slots, and shows no change that a tool makes."
+    ),
+    "torch.nn.Module()._forward_hooks": (
+        "Whether a module has the hook of an ECA, and to take out the hook: a hook's handle is lost when a network is "
+        "copied or pickled, and torch.nn lists no hooks."
+    ),
+    "torch.nn.Module()._load_state_dict_pre_hooks": (
+        "To take out the hook that renames keys of older files; as for _forward_hooks, a copied network has no handle."
+    ),
+    "torch.nn.Module().state_dict()._metadata": (
+        "The versions of the modules in a state dict, without which some modules refuse it; `dict(state)` and every "
+        "other public copy drops the versions."
+    ),
 }
+
+
+def child_table(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Return a module's children by name: its own table."""
+    return module._modules
+
+
+def forward_hooks(module: nn.Module) -> MutableMapping[int, Any]:
+    """Return a module's forward hooks by number: its own table."""
+    return module._forward_hooks
+
+
+def load_pre_hooks(module: nn.Module) -> MutableMapping[int, Any]:
+    """Return a module's hooks before the loading of a state dict by number: its own table."""
+    return module._load_state_dict_pre_hooks
+
+
+def versions_of(state: Any) -> Mapping[str, Any]:
+    """Return the versions of modules that a state dict carries, by path."""
+    versions: Mapping[str, Any] = state._metadata
+    return versions

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from eca_multi._undo import undone_on_error
+from eca_multi.torch._private import child_table
 
 Noted = tuple[type[nn.Module], list[tuple[Any, dict[Any, Any]]]]
 TABLES = (dict, OrderedDict)  # the tables of torch; a table of a user's own class may refuse changes
@@ -51,7 +52,7 @@ def buffers_with_values(model: nn.Module) -> list[torch.Tensor]:
 
 
 def _noted(module: nn.Module) -> Noted:
-    tables = [vars(module), module._modules, *(table for table in vars(module).values() if type(table) in TABLES)]
+    tables = [vars(module), child_table(module), *(table for table in vars(module).values() if type(table) in TABLES)]
     return type(module), [(table, dict(table)) for table in tables]
 
 

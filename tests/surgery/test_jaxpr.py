@@ -264,6 +264,15 @@ def test_branches_of_equal_depth():
     assert reason == {"rep": PARALLEL}
 
 
+def test_an_add_tells_its_line_of_code():
+    def two(x):
+        y = conv("a", x) + conv("b", x, width=1)
+        return x + conv("c", y)
+
+    first = two.__code__.co_firstlineno
+    assert [one.line for one in branches(two)] == [f"{__name__}:{first + 1}", f"{__name__}:{first + 2}"]
+
+
 def test_operands_with_nothing_in_common():
     def net(x, z):
         return tag("fuse", conv("a", x) + z)

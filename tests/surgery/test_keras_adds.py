@@ -174,6 +174,7 @@ def test_paths_come_in_one_order():
     assert len(plan.paths) > 1
     assert installed_eca(new).paths == plan.paths
     assert infer_plan(model, eca_state(new)).paths == plan.paths
+    assert infer_plan(model, eca_state(new)) == installed_eca(new) == plan
 
 
 def test_an_axis_that_nothing_tells_is_asked_for():

@@ -10,9 +10,10 @@ from flax import core
 from flax import linen as nn
 
 from eca_multi.flax import linen as own
-from eca_multi.flax.linen import ECA, insert_eca, plan_eca, remove_eca
-from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.flax.linen import ECA, insert_eca, installed_eca, plan_eca, remove_eca
+from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
 from eca_multi.surgery.plan import ECAPlan
+from eca_multi.surgery.reasons import TOKENS
 from tests.support.networks_linen import (
     KEY,
     NETWORKS,
@@ -109,7 +110,7 @@ def test_what_the_plan_says():
     assert {entry.layout for entry in plan.entries} == {"channels_last"}
     assert {entry.channels for entry in plan.entries} == {8}
     assert plan.model_parameters == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    assert ECAPlan.from_json(plan.to_json()) == plan
+    assert ECAPlan.from_json(plan.to_json()).to_json() == plan.to_json()
 
 
 def test_a_shared_module_has_one_eca_and_two_calls():
@@ -151,12 +152,24 @@ def test_reasons():
     assert {one.path: one.reason for one in plan.skipped} == {
         "own": "already has ECA",
         "rows": "its output has rank 4, not 3 with one batch axis",
-        "tokens": "its output has rank 3, which no convolution's has (tokens, or no batch axis)",
+        "tokens": TOKENS.format(path="tokens"),
         "pair": "its output is not one array",
         "flat": "its output has rank 2, which has no spatial axes",
     }
     with_eca, more = insert_eca(module, variables, ["first"], example_inputs=x, verify=False)
     assert jax.eval_shape(with_eca.apply, more, x).shape == (2, 4)
+
+
+def test_the_user_says_where_tokens_have_their_channels():
+    module, x = Odd(), image(2, 6, 5, 3)
+    variables = trained(module, x)
+    axis = {"tokens": {"channel_axis": -1}}
+    with_eca, more = insert_eca(module, variables, ["tokens"], overrides=axis, example_inputs=x)  # verified inside
+    (entry,) = installed_eca(with_eca).entries
+    assert (entry.channels, entry.layout) == (4, "channels_last")
+    assert more["params"]["tokens"]["eca"]["kernel"].shape == (entry.kernel_size, 1, 1)
+    with pytest.raises(NoSiteError, match="a sequence of tokens"):
+        plan_eca(module, variables, ["tokens"], example_inputs=x)
 
 
 # --- outputs stay, and can change ----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import copy
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax import linen as nn
 
@@ -66,6 +67,14 @@ def test_a_plan_of_another_network():
         insert_eca(*network("mobilenet")[:2], plan=squeeze, example_inputs=x)
 
 
+def test_variables_of_another_module_are_refused():
+    module, variables, x = network("resnet")
+    replicated = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), variables)  # as jax.pmap takes them
+    for wrong in (replicated, {"params": {"other": variables["params"]}}):
+        with pytest.raises(PlanMismatchError, match=r"variables must be those of the module. Received: .*unreplicate"):
+            plan_eca(module, wrong, example_inputs=x)
+
+
 def test_a_replacement_is_replayed():
     module, variables, x = network("mobilenet-se")
     plan = plan_eca(module, variables, "se", example_inputs=x)
@@ -79,6 +88,7 @@ def test_a_plan_from_keys(name, where):
     plan = own.infer_plan(module, more, example_inputs=x)
     made = plan_eca(module, variables, where, example_inputs=x)
     assert plan.paths == made.paths
+    assert plan == made == installed_eca(with_eca)
     assert [(e.kernel_size, e.channels, e.action) for e in plan.entries] == [
         (e.kernel_size, e.channels, e.action) for e in made.entries
     ]

@@ -49,6 +49,9 @@ def test_a_checkpoints_keys_tell_the_plan(where, as_text):
         state["blocks"] = {str(number): block for number, block in state["blocks"].items()}
     fresh, _ = build("inverted-residual")
     plan = infer_plan(fresh, state)
+    assert (
+        infer_plan(fresh, state, example_inputs=x) == plan_eca(fresh, where, example_inputs=x) == installed_eca(model)
+    )
     insert_eca(fresh, plan=plan, example_inputs=x, verify=False)
     assert nnx.graphdef(fresh) == nnx.graphdef(model)
 

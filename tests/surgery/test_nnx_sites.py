@@ -11,6 +11,7 @@ from eca_multi.flax.nnx import (
     plan_eca,
 )
 from eca_multi.surgery.errors import NoSiteError
+from eca_multi.surgery.reasons import TOKENS
 from tests.support import networks_nnx as networks
 from tests.support.networks_nnx import Conv, Linear
 from tests.support.surgery_nnx import NETS, X, build, everything, small
@@ -130,7 +131,9 @@ def test_what_cannot_be_gated_is_skipped_with_a_reason():
     plan = plan_eca(model, lambda path, module: True, example_inputs=X)
     assert plan.paths == ("conv",)
     reasons = {one.path: one.reason for one in plan.skipped}
-    assert "which no convolution's has" in reasons["tokens"]
+    assert reasons["tokens"] == TOKENS.format(path="tokens")
+    (entry,) = plan_eca(model, ["tokens"], overrides={"tokens": {"channel_axis": -1}}, example_inputs=X).entries
+    assert (entry.channels, entry.layout) == (8, "channels_last")
     assert "rank 2" in reasons["flat"]
     assert reasons["unused"] == "not called on these inputs"
     assert reasons[""] == "it is the model itself"

@@ -204,3 +204,18 @@ def test_a_checkpoint_without_eca_tells_no_plan():
         infer_plan(resnet(), resnet().state_dict())
     with pytest.raises(PlanMismatchError, match=r"blocks.0.bn2: is not there"):
         infer_plan(Net(Squeeze(8), o=8), insert_eca(resnet()).state_dict())
+
+
+def test_a_model_in_the_middle_of_training_under_amp():
+    """Nothing is lost: gradients stay, the new kernels have the dtype of the weights, and the outputs their bits."""
+    net, x = randomised(resnet()).train(), image()
+    with torch.autocast("cpu", torch.bfloat16):
+        (net(x).float().square().mean() * 2.0**12).backward()  # scaled, not stepped yet
+    gradients = {name: p.grad.clone() for name, p in net.named_parameters()}
+    with torch.autocast("cpu", torch.bfloat16):
+        before = net.eval()(x)
+        insert_eca(net.train(), example_inputs=x)
+        assert torch.equal(net.eval()(x), before)
+    assert {kernel.dtype for kernel in eca_parameters(net)} == {torch.float32}
+    assert all(torch.equal(p.grad, gradients[name]) for name, p in net.named_parameters() if name in gradients)
+    assert len(gradients) == len(list(net.parameters())) - len(eca_parameters(net))

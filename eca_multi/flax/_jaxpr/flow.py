@@ -33,6 +33,7 @@ SAME_RANK = frozenset(
         *("reduce_window_max", "reduce_window_sum", "rev", "select_and_scatter_add", "slice"),
     )
 )
+ADDS = ("add", "add_any")
 RANDOM = frozenset(("rng_bit_generator", "rng_uniform", "threefry2x32"))
 
 
@@ -49,6 +50,7 @@ class Node:
         convs, dots, sources: Bit sets: the convolutions, the matrix products, and the inputs and tags behind the value.
         axis: Of the channels, as far as a convolution, a transposition and so on tell; None where they do not.
         times: How often one run makes the value: a scan's body counts once for each step.
+        source: Of an add, what JAX recorded of the code that adds, for `line_of`.
     """
 
     op: str
@@ -63,6 +65,7 @@ class Node:
     axis: int | None = None
     mark: Mark | None = None
     times: int = 1
+    source: Any = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -232,6 +235,8 @@ class Flow:
             more["dots"] = self._bit("dots")
         if name in RANDOM or name.startswith("random_"):
             more["random"] = True
+        if name in ADDS:
+            more["source"] = eqn.source_info
         each = name in ("optimization_barrier", "device_put") and len(ins) == len(eqn.outvars)
         return [self._add(name, (ins[i],) if each else ins, v.aval, **more) for i, v in enumerate(eqn.outvars)]
 

@@ -1,10 +1,11 @@
 """Residual branches in a jaxpr: of an add's two operands, the one with more convolutions behind it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from eca_multi.surgery.reasons import DIFFERENT_ORIGIN, NO_CONVOLUTION, NO_MODULE, PARALLEL
 
-from .flow import ELEMENTWISE, MOVES, Flow, Node
+from .flow import ADDS, ELEMENTWISE, MOVES, Flow, Node
+from .lines import line_of
 from .origins import Origins, is_spread, origins
 
 UNUSED = "its sum goes into no output of the network, so that a kernel would get no gradient"
@@ -24,6 +25,7 @@ class Branch:
     owner: str = ""
     notes: tuple[str, ...] = ()
     reason: str = ""
+    line: str = field(default="", compare=False)
 
 
 def residual_branches(flow: Flow) -> list[Branch]:
@@ -42,19 +44,19 @@ def residual_branches(flow: Flow) -> list[Branch]:
     for number in range(len(flow.nodes) - 1, -1, -1):  # the last add of a chain comes first
         if number not in inner and _is_sum(flow, flow.nodes[number]):
             sums[number] = _terms(flow, number, inner)
-    branches: dict[tuple[str, str], Branch] = {}
+    branches: dict[tuple[str, str, str], Branch] = {}
     for number in sorted(sums):
         terms = sums[number]
         found = _branch(flow, number) if len(terms) == 2 else _chain(flow, number, terms)
         if found and number not in flow.used:
             found = [_unclear(flow, number, UNUSED)]
         for branch in found:
-            branches.setdefault((branch.path, branch.reason), branch)
+            branches.setdefault((branch.path, branch.reason, branch.line if branch.reason else ""), branch)
     return list(branches.values())
 
 
 def _is_sum(flow: Flow, node: Node) -> bool:
-    if node.op not in ("add", "add_any") or len(node.ins) != 2 or len(node.shape) < 3 or not node.floating:
+    if node.op not in ADDS or len(node.ins) != 2 or len(node.shape) < 3 or not node.floating:
         return False
     operands = [flow.nodes[i] for i in node.ins]
     return all(o.data and o.shape == node.shape for o in operands) and not any(is_spread(flow, i) for i in node.ins)
@@ -129,7 +131,7 @@ def _described(flow: Flow, site: int, number: int, operand: int, shortcut: int, 
         if happens
     ]
     tensor = f"{owner or 'model'}: residual branch of the add"
-    return Branch(path, tensor=tensor, owner=owner, notes=tuple(notes))
+    return Branch(path, tensor=tensor, owner=owner, notes=tuple(notes), line=line_of(flow.nodes[number].source))
 
 
 def _owner(flow: Flow, path: str, operand: int, shortcut: int) -> str:
@@ -184,4 +186,4 @@ def _unclear(flow: Flow, number: int, reason: str) -> Branch:
     if not name:
         near = [flow.path(tag) for i in flow.nodes[number].ins for tag in origins(flow, i).tags]
         name = parent(near[0]) if near else ""
-    return Branch(name, tensor="residual add", reason=reason)
+    return Branch(name, tensor="residual add", reason=reason, line=line_of(flow.nodes[number].source))

@@ -14,20 +14,24 @@ from ._find.finder import Finder
 from ._find.graph import Network
 from ._find.kinds import kind
 from ._wrap.installed import installed_layers
+from .plan import with_shapes
 
 KEY = re.compile(r"(.*)_eca(?:_\d+)?/kernel")
 
 
-def infer_plan(model: Any, state: Mapping[str, Any], *, gate: str = "2sigmoid") -> ECAPlan:
+def infer_plan(model: Any, state: Mapping[str, Any], *, gate: str = "2sigmoid", example_inputs: Any = None) -> ECAPlan:
     """Return the plan that a state's keys and kernel sizes tell, for a model without ECA.
 
     Args:
         model: Of the architecture that the state is of, without ECA.
         state: {"<site>_eca/kernel": kernel}, as `eca_state` returns; other keys are passed over.
-        gate: Of these ECAs, which no key tells.
+        gate: Of these ECAs, which no key tells; with "2sigmoid" the plan's `init` is "identity".
+        example_inputs: As in `plan_eca`: for a Sequential that is not built.
 
     Returns:
-        A plan for `insert_eca(model, plan=...)`; `load_eca_state` then loads the kernels.
+        A plan for `insert_eca(model, plan=...)`, equal to the plan that the state's network was made by;
+        `load_eca_state` then loads the kernels. No key tells whether an ECA gates the branch of an add or all readers
+        of that layer's output: where a residual branch ends, the plan is that of `where="residual"`.
 
     Raises:
         NoSiteError: If the state holds no ECA. PlanMismatchError: If the model lacks their sites.
@@ -48,7 +52,7 @@ def infer_plan(model: Any, state: Mapping[str, Any], *, gate: str = "2sigmoid") 
         for key, kernel in state.items()
         if (match := KEY.fullmatch(key))
     }
-    finder = Finder(model)
+    finder = Finder(with_shapes(model, example_inputs))
     special = [*(c for c in finder.find("residual") if c.into), *finder.find("se")]
     at_path = {name: c for c in (*finder.find("any"), *special) for name in c.names}
     return inferred_plan(

@@ -8,7 +8,7 @@ from torch import nn
 from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan, plan_of
 from eca_multi.surgery.plan import ECAPlan
 
-from ._find.check import check_model
+from ._find.check import check_inside, check_model
 from ._find.kinds import find
 from ._find.network import Network
 from ._find.places import base_parameters, installed
@@ -17,16 +17,19 @@ from ._wrap.old_names import BEHIND, plain_path
 IN_PLACE = ".conv.weight"
 
 
-def infer_plan(model: nn.Module, state: Mapping[str, Any], *, gate: str = "2sigmoid") -> ECAPlan:
+def infer_plan(
+    model: nn.Module, state: Mapping[str, Any], *, gate: str = "2sigmoid", example_inputs: Any = None
+) -> ECAPlan:
     """Return the plan that a checkpoint's keys tell: its sites and kernel sizes.
 
     Args:
         model: Plain, of the checkpoint's architecture; it is not changed.
         state: The checkpoint's state dict.
-        gate: The gate, which is in no checkpoint.
+        gate: The gate, which is in no checkpoint; with "2sigmoid" the plan's `init` is "identity".
+        example_inputs: As in `plan_eca`, for sites whose channels or their axis only a run tells.
 
     Returns:
-        A plan for `insert_eca(model, plan=...)`.
+        A plan for `insert_eca(model, plan=...)`, equal to the plan that the checkpoint's network was made by.
 
     Raises:
         NoSiteError: If the checkpoint has no kernel of an ECA. PlanMismatchError: If the model has no such sites.
@@ -39,9 +42,10 @@ def infer_plan(model: nn.Module, state: Mapping[str, Any], *, gate: str = "2sigm
         ('0',)
     """
     check_model(model)
+    check_inside(model, example_inputs)
     check_checkpoint(state, gate)
     behind, in_place = _kernels(state, model)
-    network = Network(model)
+    network = Network(model, example_inputs)
     places = {
         path: candidate
         for kinds, kernels in ((("se", "slot"), in_place), (("any",), behind))

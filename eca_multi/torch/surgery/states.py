@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 from eca_multi._states import check_fits, converted, shape_of
 from eca_multi.surgery.errors import no_eca
 from eca_multi.torch._owned import assign, owned
+from eca_multi.torch._private import versions_of
 from eca_multi.torch.layers import ECA
 
 from ._find.check import check_model, check_module
@@ -175,7 +176,7 @@ def _part(model: nn.Module, of_eca: bool) -> "OrderedDict[str, torch.Tensor]":
     state: Any = model.state_dict()
     part = OrderedDict((key, value) for key, value in state.items() if key.startswith(inserted) == of_eca)
     # The versions of modules, without which some refuse a state dict; torch's own load_state_dict reads them there.
-    versions = {path: kept for path, kept in state._metadata.items() if f"{path}.".startswith(inserted) == of_eca}
+    versions = {path: kept for path, kept in versions_of(state).items() if f"{path}.".startswith(inserted) == of_eca}
     vars(part)["_metadata"] = versions
     return part
 

@@ -33,7 +33,7 @@ def infer_plan(
     Args:
         module: The network without ECA.
         variables: Of the network with ECA; shapes will do.
-        gate: That the network was trained with, which no key tells.
+        gate: That the network was trained with, which no key tells; with "2sigmoid" the plan's `init` is "identity".
         example_inputs, method: As in `plan_eca`.
 
     Raises:

@@ -8,24 +8,32 @@ from flax import nnx
 from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan, plan_of
 from eca_multi.surgery.plan import ECAPlan
 
-from ._find.check import check_model
+from ._find.check import check_method, check_model
 from ._find.network import Network
 from ._find.places import base_parameters, installed
 from ._wrap import NAME, base_class
 from .states import Key, flat
 
 
-def infer_plan(model: nnx.Module, state: Any, *, gate: str = "2sigmoid") -> ECAPlan:
+def infer_plan(
+    model: nnx.Module,
+    state: Any,
+    *,
+    gate: str = "2sigmoid",
+    example_inputs: Any = None,
+    method: str = "__call__",
+) -> ECAPlan:
     """Return the plan that a checkpoint's keys tell: its sites and kernel sizes.
 
     Args:
         model: Plain, of the checkpoint's architecture; it is not changed.
         state: The checkpoint: a pure dict (`nnx.to_pure_dict`) or an `nnx.State`; list indices may be text.
-        gate: The gate, which is in no checkpoint.
+        gate: The gate, which is in no checkpoint; with "2sigmoid" the plan's `init` is "identity".
+        example_inputs, method: As in `plan_eca`, for sites whose channels or their axis only a run tells.
 
     Returns:
-        A plan for `insert_eca(model, plan=...)`. Where a site does not tell its channels they are 0, and that call
-        needs example inputs.
+        A plan for `insert_eca(model, plan=...)`, equal to the plan that the checkpoint's network was made by. Where
+        nothing tells a site's channels they are 0, and that call needs example inputs.
 
     Raises:
         NoSiteError: If the checkpoint has no kernel of an ECA. PlanMismatchError: If the model has no such sites.
@@ -39,9 +47,10 @@ def infer_plan(model: nnx.Module, state: Any, *, gate: str = "2sigmoid") -> ECAP
         ('layers.0',)
     """
     check_model(model)
+    check_method(model, method)
     check_checkpoint(state, gate)
     behind, in_place = _kernels(flat(state), flat(nnx.state(model)))
-    network = Network(model)
+    network = Network(model, example_inputs, method)
     at_path = {}
     for place in network.places:
         for path in place.names:

@@ -36,7 +36,7 @@ class Finder:
         return candidates if is_built(self.model) else [replace(candidate, calls=None) for candidate in candidates]
 
     def offers(self) -> dict[str, int]:
-        return {kind: sum(not c.reason for c in self.find(kind)) for kind in KINDS if kind != "any"}
+        return {kind: sum(c.is_open for c in self.find(kind)) for kind in KINDS if kind != "any"}
 
     def sites(self, kind: str) -> list[Site]:
         """As `find`, with the places in the graph."""

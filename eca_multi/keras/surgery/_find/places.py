@@ -11,6 +11,7 @@ from eca_multi.surgery.reasons import UNKNOWN_AXIS
 
 from .graph import Call, Graph, Network
 from .kinds import DEPTHWISE, is_container, is_conv, is_eca, is_input, is_passing, kind, layout_of, model_in, weighted
+from .start import notes_at_start
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 
@@ -116,7 +117,7 @@ class Places:
             "layout": layout,
             "aliases": self.network.aliases(operation),
             "calls": times,
-            "notes": (*notes, *_notes(operation, times)),
+            "notes": (*notes, *_notes(operation, times), *notes_at_start(operation)),
             "reason": reason or unfit(gated),
             "shape": tuple(shape or ()),
         }

@@ -47,7 +47,7 @@ def offers(network: Network) -> Mapping[str, int]:
     counts = {}
     for kind in ("residual", "conv_norm", "conv", "norm", "se"):
         try:
-            counts[kind] = sum(not candidate.reason for candidate in find(network, kind))
+            counts[kind] = sum(candidate.is_open for candidate in find(network, kind))
         except (NoSiteError, UnsupportedModelError):
             counts[kind] = 0
     return counts

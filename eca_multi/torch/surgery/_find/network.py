@@ -22,6 +22,7 @@ from .observe import Run, observe
 from .places import children, join, places
 from .residual import CHANGED, Source, last_of, source_of
 from .squeeze import is_squeeze, squeezed_channels
+from .start import notes_at_start
 
 Said = tuple[int | None, int | None]  # the number of the channels, and their axis
 
@@ -137,7 +138,7 @@ class Network:
             layout=axis.layout,
             aliases=place.aliases,
             calls=self.calls(place),
-            notes=(*(source.notes if source else ()), *notes),
+            notes=(*(source.notes if source else ()), *notes_at_start(place.module), *notes),
             reason=reason or axis.reason,
             axis_reason=axis.axis_reason,
             shape=self._shape(place) or (),

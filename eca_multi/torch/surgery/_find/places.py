@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from eca_multi.surgery.candidate import Candidate, Place, by_module
+from eca_multi.torch._private import child_table
 from eca_multi.torch.layers import ECA
 from eca_multi.torch.surgery._wrap.gate import gate_of, is_behind
 from eca_multi.torch.surgery._wrap.sites import is_inserted, parent_of
@@ -56,7 +57,7 @@ def base_parameters(model: nn.Module) -> int:
 
 def children(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return every child under each of its names but an ECA behind the module; `named_children` names each once."""
-    own = module._modules.items()
+    own = child_table(module).items()
     return [(name, child) for name, child in own if child is not None and not is_behind(child)]
 
 

@@ -30,13 +30,13 @@ class Recorder(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.flows = {path: Flow(by_run=True) for path in watched}
-        self._modules, self._names = modules, names
+        self._watched, self._names = modules, names
         self._running: list[tuple[str | None, dict[int, int]]] = []  # None: of a module that is not watched
         self._kept: list[Any] = []  # a tensor that was freed could give its id to another
         self._hooks: list[Any] = []
 
     def attach(self) -> None:
-        for path, module in self._modules.items() if self.flows else ():
+        for path, module in self._watched.items() if self.flows else ():
             self._hooks.append(
                 module.register_forward_pre_hook(partial(self._enter, path), with_kwargs=True, prepend=True)
             )

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from eca_multi.surgery.at_start import SCALED_TO_ZERO
 from eca_multi.surgery.reasons import NO_MODULE, PARALLEL, POOLED
 
 from .block import PRODUCTS, Block
 from .classes import is_chain, is_passing, is_pool
 from .flow import ADDS, Step
 from .places import children
+from .start import is_zero
 
 SCALES = (*PRODUCTS, "truediv", "div", "divide")
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
@@ -49,6 +51,8 @@ def source_of(block: Block, number: int) -> Source:
                 layout = _turned(step.arguments) or layout
             elif step.name in SCALES and len(inputs) == 1:
                 notes.append("before the layer scale")
+                if _is_zero_constant(block, step):
+                    notes.append(SCALED_TO_ZERO)
             elif step.name in PRODUCTS and len(factors := [i for i in inputs if not block.is_gate(i)]) == 1:
                 notes.append("before another gate")
                 inputs = factors
@@ -64,6 +68,16 @@ def source_of(block: Block, number: int) -> Source:
         if len(inputs) != 1:
             return Source(reason=NO_MODULE.format(f"{step.name} of {len(inputs)} tensors"))
         number = inputs[0]
+
+
+def _is_zero_constant(block: Block, step: Step) -> bool:
+    """Whether a product's other factor is a parameter of the block's own that is 0, reshaped or not."""
+    factors = [i for i in step.inputs if i not in block.data]
+    while len(factors) == 1 and block.step(factors[0]).kind == "function":
+        factors = block.step(factors[0]).inputs
+    if len(factors) != 1 or block.step(factors[0]).kind != "constant":
+        return False
+    return is_zero(getattr(block.module, block.step(factors[0]).name, None))
 
 
 def _is_sum_of_branches(block: Block, number: int) -> bool:

@@ -4,6 +4,7 @@ from torch import nn
 from torch.jit import ScriptModule
 
 from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.torch._private import forward_hooks
 
 from .gate import attach, gate_of, gate_output
 
@@ -69,7 +70,7 @@ class Children(dict[str, nn.Module | None]):
 def _pass_on(old: nn.Module, new: nn.Module) -> None:
     """Give the gate of a child to the one in its place, unless that one has a gate or holds the old child."""
     layer = gate_of(old)
-    has_gate = gate_of(new) is not None and gate_output in new._forward_hooks.values()
+    has_gate = gate_of(new) is not None and gate_output in forward_hooks(new).values()
     is_around = isinstance(new, ScriptModule) or any(inner is old for inner in new.modules())
     if layer is not None and not has_gate and not is_around:
         attach(new, layer)

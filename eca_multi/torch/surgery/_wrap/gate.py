@@ -9,6 +9,7 @@ from torch import nn
 from torch.jit import ScriptModule, is_scripting  # type: ignore[attr-defined]  # torch.jit lists no names
 
 from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.torch._private import child_table, forward_hooks, load_pre_hooks
 from eca_multi.torch.layers import ECA
 
 from .old_names import rename_old
@@ -28,7 +29,7 @@ def gate_output(module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) 
     if is_scripting():
         scripted: torch.Tensor = module.eca(output)
         return scripted
-    layer = module._modules.get("eca")
+    layer = child_table(module).get("eca")
     if layer is None:
         raise UnsupportedModelError(
             f"A module with the hook of an ECA must have the ECA. Received: a {type(module).__name__} without; "
@@ -40,9 +41,9 @@ def gate_output(module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) 
 
 def gate_of(module: nn.Module | None) -> ECA | None:
     """Return the ECA that surgery put behind a module."""
-    if module is None or NAME not in module._modules:  # not getattr, which a compiled module answers for another
+    if module is None or NAME not in child_table(module):  # not getattr, which a compiled module answers for another
         return None
-    layer = module._modules[NAME]
+    layer = child_table(module)[NAME]
     return layer if isinstance(layer, ECA) and is_behind(layer) else None
 
 
@@ -72,7 +73,7 @@ def merging(module: nn.Module) -> str:
             return name
     fuse = getattr(getattr(type(module), "fuse", None), "__code__", None)
     deleted = [step.argval for step in dis.get_instructions(fuse) if step.opname == "DELETE_ATTR"] if fuse else []
-    branches = [module._modules[name] for name in deleted if name in module._modules]
+    branches = [child_table(module)[name] for name in deleted if name in child_table(module)]
     return "fuse" if any(branch is not None and any(True for _ in branch.children()) for branch in branches) else ""
 
 
@@ -94,8 +95,8 @@ def attach(module: nn.Module, layer: ECA) -> None:
     reason = why_no_gate(module)
     if reason:
         raise UnsupportedModelError(f"A {type(module).__name__} cannot have an ECA. Received: {reason}.")
-    module._modules[NAME] = layer
-    if gate_output not in module._forward_hooks.values():
+    child_table(module)[NAME] = layer
+    if gate_output not in forward_hooks(module).values():
         module.register_forward_hook(gate_output, prepend=True)
         module.register_load_state_dict_pre_hook(rename_old)  # type: ignore[no-untyped-call]  # torch's own
     kind: Any = type(module)
@@ -105,8 +106,8 @@ def attach(module: nn.Module, layer: ECA) -> None:
 
 def detach(module: nn.Module) -> None:
     """Undo `attach`."""
-    del module._modules[NAME]
-    for hooks, ours in ((module._forward_hooks, gate_output), (module._load_state_dict_pre_hooks, rename_old)):
+    del child_table(module)[NAME]
+    for hooks, ours in ((forward_hooks(module), gate_output), (load_pre_hooks(module), rename_old)):
         for key in [key for key, hook in hooks.items() if getattr(hook, "hook", hook) is ours]:
             del hooks[key]
     plain: Any = type(module).__bases__[0]

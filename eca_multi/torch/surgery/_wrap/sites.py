@@ -8,6 +8,7 @@ from torch import nn
 
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.plan import ECAPlan
+from eca_multi.torch._private import child_table
 from eca_multi.torch.layers import ECA
 from eca_multi.torch.lazy import LazyECA
 
@@ -57,8 +58,8 @@ def wrap(model: nn.Module, entry: ECAEntry, layer: ECA) -> None:
         return
     attach(site, layer)
     for owner in _owners(model, site):
-        if type(owner._modules) is not Children:
-            vars(owner)["_modules"] = Children(owner._modules)
+        if type(child_table(owner)) is not Children:
+            vars(owner)["_modules"] = Children(child_table(owner))
 
 
 def unwrap(model: nn.Module, module: nn.Module) -> None:
@@ -66,8 +67,8 @@ def unwrap(model: nn.Module, module: nn.Module) -> None:
     if gate_of(module) is not None:
         detach(module)
         for owner in _owners(model, module):
-            if not any(map(gate_of, owner._modules.values())):
-                vars(owner)["_modules"] = dict(owner._modules)
+            if not any(map(gate_of, child_table(owner).values())):
+                vars(owner)["_modules"] = dict(child_table(owner))
     elif module.filled == "Identity":
         _exchange(model, module, nn.Identity())
     else:

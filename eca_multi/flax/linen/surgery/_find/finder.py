@@ -10,7 +10,8 @@ from flax.core import meta
 from eca_multi.flax._jaxpr.origins import origin_path, readers
 from eca_multi.flax._jaxpr.residual import Branch, residual_branches
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
-from eca_multi.flax._run import unfit
+from eca_multi.flax._run import tokens, unfit
+from eca_multi.flax._start import is_instance_norm, notes_at_start
 from eca_multi.flax.linen.surgery._wrap import NAME, is_eca
 from eca_multi.surgery.candidate import HAS_ECA, Candidate
 from eca_multi.surgery.errors import UnsupportedModelError
@@ -49,7 +50,7 @@ class Finder:
 
     def offers(self) -> dict[str, int]:
         kinds = ("residual", "block", "conv_norm", "conv", "norm", "se")
-        return {kind: sum(not c.reason for c in self.find(kind)) for kind in kinds}
+        return {kind: sum(c.is_open for c in self.find(kind)) for kind in kinds}
 
     # --- one method for each where -------------------------------------------------------------------------------
 
@@ -115,18 +116,20 @@ class Finder:
             "layout": "channels_first" if first else "channels_last",
             "calls": self.flow.calls(record.path) if shape else len(record.shapes),
             "reason": self._reason(record, axis),
-            "notes": (*self._depthwise(record), *notes),
+            "shape": shape or (),
+            "axis_reason": tokens(record.path, record.shapes, self.ranks),
+            "notes": (*self._depthwise(record), *self._at_start(record), *notes),
         }
         return Candidate(**(values | fields))
 
     def _branch(self, branch: Branch) -> Candidate:
         if branch.reason or branch.path not in self.called:
             reason = branch.reason or NO_MODULE.format(branch.path)
-            return Candidate(branch.path, tensor=branch.tensor, reason=reason, what="add")
+            return Candidate(branch.path, tensor=branch.tensor, reason=reason, what="add", line=branch.line)
         record, notes = self.called[branch.path], list(branch.notes)
         if record in self.se_blocks():
             notes.append("after an SE block (where='se' replaces it)")
-        return self._candidate(record, tuple(notes), tensor=branch.tensor)
+        return self._candidate(record, tuple(notes), tensor=branch.tensor, line=branch.line)
 
     def _axis(self, record: CalledModule) -> int | None:
         """Return the channels' axis of a module's output; the flow holds the output with the axes of each vmap."""
@@ -180,6 +183,15 @@ class Finder:
         if groups == 1 or kernel is None or meta.unbox(kernel).shape[-2] != 1:
             return ()
         return ("depthwise: the gate is usually after the projection",)
+
+    def _at_start(self, record: CalledModule) -> tuple[str, ...]:
+        module, shape = record.module, record.shapes[0]
+        if not isinstance(module, (*CONVS, *NORMS, nn.Dense)) or record.is_mapped:
+            return ()
+        is_instance = is_instance_norm(module, shape[-1] if shape else None, nn.InstanceNorm)
+        has_bias = getattr(module, "use_bias", False)
+        weights = {name: meta.unbox(value) for name, value in self._params(record).items()}
+        return notes_at_start(weights, has_bias=has_bias, is_instance_norm=is_instance)
 
     def _params(self, record: CalledModule) -> Any:
         return below(self.variables.get("params", {}), tuple(record.path.split("/")))

@@ -6,16 +6,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import errors
 from flax import linen as nn
 
 from eca_multi.flax._jaxpr.flow import Flow
 from eca_multi.flax._jaxpr.tags import tag, tag_input
 from eca_multi.flax._run import Shape, unbound_axis
 from eca_multi.flax.linen.surgery._wrap import NAME, base_class, is_eca
+from eca_multi.surgery.errors import PlanMismatchError
 
 from .call import Call, Run, runner
 
 MAPPED = "map_variables("  # how flax names a lifted scope
+MISFITS = (errors.ScopeParamShapeError, errors.ScopeParamNotFoundError, errors.ScopeCollectionNotFound)
 
 
 @dataclass
@@ -79,6 +82,11 @@ def trace(module: nn.Module, variables: Any, call: Call) -> tuple[dict[str, Call
             jaxpr = jax.make_jaxpr(apply)(variables, arrays)
     except NameError as error:
         raise unbound_axis("module", error) from error
+    except MISFITS as error:
+        raise PlanMismatchError(
+            f"variables must be those of the module. Received: {str(error).partition(' (https')[0]} "
+            "Pass what this module's init returned; a replicated state goes through flax.jax_utils.unreplicate before."
+        ) from error
     first = len(jax.tree.leaves(variables))
     return called, Flow(jaxpr, range(first, len(jaxpr.jaxpr.invars)))
 

@@ -27,7 +27,7 @@ def find(network: Network, kind: str) -> list[Candidate]:
 def offers(network: Network) -> Mapping[str, int]:
     needs_run = () if network.run is None else ("residual", "block", "se")
     kinds = [kind for kind in KINDS if kind in (*needs_run, "conv_norm", "conv", "norm")]
-    return {kind: sum(not candidate.reason for candidate in find(network, kind)) for kind in kinds}
+    return {kind: sum(candidate.is_open for candidate in find(network, kind)) for kind in kinds}
 
 
 def _convs(network: Network) -> list[Candidate]:

@@ -7,7 +7,8 @@ from flax import nnx
 
 from eca_multi.flax._jaxpr.residual import Branch, parent, residual_branches
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
-from eca_multi.flax._run import Shape, stacked_note, unfit
+from eca_multi.flax._run import Shape, stacked_note, tokens, unfit
+from eca_multi.flax._start import is_instance_norm, notes_at_start
 from eca_multi.flax.nnx.layers import ECA
 from eca_multi.flax.nnx.surgery._wrap import NAME, base_class, is_gated
 from eca_multi.surgery.candidate import HAS_ECA, Candidate, Place
@@ -83,8 +84,15 @@ class Network:
             "aliases": place.aliases,
             # A tag holds a shared module's first name alone.
             "calls": None if self.run is None else self.run.flow.calls(place.path),
-            "notes": (*depthwise_note(place.module), *stacked_note(self.stack(place) or ()), *notes),
+            "notes": (
+                *depthwise_note(place.module),
+                *stacked_note(self.stack(place) or ()),
+                *_notes_at_start(place.module, channels),
+                *notes,
+            ),
             "reason": self._reason(place) or reason,
+            "shape": self._outputs(place)[0] or (),
+            "axis_reason": tokens(place.path, self._outputs(place), self.ranks),
         }
         return Candidate(**(values | fields))
 
@@ -93,14 +101,14 @@ class Network:
         place = self.at.get(branch.path)
         if branch.reason or place is None:
             reason = branch.reason or NO_MODULE.format(branch.path)
-            return Candidate(branch.path, tensor=branch.tensor, reason=reason, what="add")
+            return Candidate(branch.path, tensor=branch.tensor, reason=reason, what="add", line=branch.line)
         above = self.at.get(parent(place.path))
         if isinstance(place.module, ECA) and above is not None and is_gated(above.module):
             place = above
         notes = list(branch.notes)
         if gates_its_input(self.traced("residual").flow, place.path) and not isinstance(place.module, ECA):
             notes.append("after an SE block (where='se' replaces it)")
-        return self.candidate(place, tuple(notes), tensor=branch.tensor)
+        return self.candidate(place, tuple(notes), tensor=branch.tensor, line=branch.line)
 
     def _reason(self, place: Place) -> str:
         """Why a module cannot be a site; "" if it can."""
@@ -118,12 +126,34 @@ class Network:
         calls = self.run.calls.get(place.path)
         if calls is None:
             return "not called on these inputs"
+        if not self._has_batch:
+            return "the convolutions of this network do not run with one batch axis"
         return unfit(calls.outputs, self.ranks, self._channel_axis(place))
+
+    def _outputs(self, place: Place) -> list[Shape | None]:
+        """The shapes of a module's outputs; (None,) where no run shows them."""
+        calls = self.run.calls.get(place.path) if self.run is not None else None
+        return calls.outputs if calls is not None else [None]
+
+    @cached_property
+    def _has_batch(self) -> bool:
+        """Whether a convolution's output in the run has one batch axis; True where no convolution tells."""
+        shapes = [self._outputs(conv)[0] for conv in self.convs]
+        return any(shape is None or len(shape) in self.ranks for shape in shapes) or not shapes
 
     def _channel_axis(self, place: Place) -> int | None:
         """The channel axis of a module's output in the run's data flow; None if unknown."""
         flow = self.traced("any").flow
         return next((flow.nodes[number].axis for number in flow.tags("out", place.path)), None)
+
+
+def _notes_at_start(module: Any, channels: int | None) -> tuple[str, ...]:
+    if not isinstance(module, (*CONVS, *NORMS, nnx.Linear)):
+        return ()
+    own = {name: getattr(module, name, None) for name in ("scale", "kernel", "bias")}
+    weights = {name: value.get_value() for name, value in own.items() if isinstance(value, nnx.Variable)}
+    is_instance = is_instance_norm(module, channels, nnx.InstanceNorm)
+    return notes_at_start(weights, has_bias="bias" in weights, is_instance_norm=is_instance)
 
 
 def depthwise_note(module: Any) -> tuple[str, ...]:
