@@ -27,9 +27,11 @@ def by_site(framework: str, kernels: Mapping[str, T]) -> dict[str, T]:
     A kernel in an SE block's place has a name that a convolution's may be, so there the shape decides.
     """
     found = {_site(framework, name): kernel for name, kernel in kernels.items()}
+    if "" in found:
+        return {}
     behind = any(name.endswith(_ENDINGS[framework][0]) for name in kernels)
     fits = behind or all(native_kernel(framework, getattr(one, "shape", ()))[0] for one in kernels.values())
-    return found if fits and "" not in found else {}
+    return found if fits else {}
 
 
 def sites_to_canonical(framework: str, kernels: Mapping[str, np.ndarray]) -> Weights:
