@@ -120,7 +120,7 @@ def test_another_method():
     assert np.array_equal(model.encode(X), before)
     with pytest.raises(ValueError, match="Received: 'decode', which Bridged lacks"):
         plan_eca(model, example_inputs=X, method="decode")
-    with pytest.raises(TypeError, match=r"method must be the name of a method of the model\. Received: function"):
+    with pytest.raises(TypeError, match=r"method must be the name of a method of the module\. Received: function"):
         plan_eca(model, example_inputs=X, method=Bridged.encode)
 
 

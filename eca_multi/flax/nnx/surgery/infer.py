@@ -5,10 +5,11 @@ from typing import Any
 
 from flax import nnx
 
+from eca_multi.flax._method import check_method
 from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan, plan_of
 from eca_multi.surgery.plan import ECAPlan
 
-from ._find.check import check_method, check_model
+from ._find.check import check_model
 from ._find.network import Network
 from ._find.places import base_parameters, installed
 from ._wrap import NAME, base_class

@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from eca_multi._undo import undone_on_error
+from eca_multi.flax._method import check_method
 from eca_multi.flax._owned import copied
 from eca_multi.flax._run import is_abstract
 from eca_multi.surgery.entry import ECAEntry
@@ -16,7 +17,7 @@ from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import replay
 from eca_multi.surgery.request import Overrides, Request, Where
 
-from ._find.check import check_method, check_model
+from ._find.check import check_model
 from ._find.kinds import find
 from ._find.network import Network
 from ._find.places import places

@@ -7,6 +7,7 @@ from typing import Any
 
 from flax import nnx
 
+from eca_multi.flax._method import check_method
 from eca_multi.surgery.choose import choose
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.errors import ChannelInferenceError
@@ -14,7 +15,7 @@ from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.request import Overrides, Request, Where
 
-from ._find.check import check_method, check_model
+from ._find.check import check_model
 from ._find.kinds import find, offers
 from ._find.network import Network
 from ._find.places import base_parameters

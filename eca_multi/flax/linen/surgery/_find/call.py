@@ -8,10 +8,11 @@ import jax
 from flax import core
 from flax import linen as nn
 
+from eca_multi.flax._method import check_method
 from eca_multi.flax._run import Inputs, split_arrays, split_inputs
 from eca_multi.flax.linen.surgery._wrap.gating import Unique, flag, flag_of
 
-from .check import check_concrete, check_method
+from .check import check_concrete
 
 RUN = "eca_multi_run"  # a flag of a scope
 ALL_BUT_PARAMS = core.DenyList(("params", "intermediates"))

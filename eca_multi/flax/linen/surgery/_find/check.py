@@ -37,20 +37,6 @@ def check_type(module: Any) -> None:
     raise TypeError(f"module must be a flax.linen.Module. Received: {received}. {remedy}")
 
 
-def check_method(module: Any, method: Any) -> None:
-    """Refuse anything but the name of a method of the module."""
-    if not isinstance(method, str):
-        raise TypeError(
-            f"method must be the name of a method of the module. Received: {type(method).__name__}. "
-            "Pass 'encode', for a network that is called by net.encode(x)."
-        )
-    if not callable(getattr(type(module), method, None)):
-        raise ValueError(
-            f"method must be the name of a method of the module. Received: {method!r}, which {type(module).__name__} "
-            "lacks. Leave it out for __call__."
-        )
-
-
 def check_concrete(tree: Any) -> None:
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
         raise _traced("traced arrays")

@@ -27,17 +27,3 @@ def check_model(model: Any) -> None:
             "jax.vmap or another transformation. Call plan_eca and insert_eca before it; for shapes alone, on what "
             "nnx.eval_shape(lambda: Net(...)) returns."
         )
-
-
-def check_method(model: nnx.Module, method: Any) -> None:
-    """Refuse anything but the name of a method of the model."""
-    if not isinstance(method, str):
-        raise TypeError(
-            f"method must be the name of a method of the model. Received: {type(method).__name__}. "
-            "Pass 'encode', for a network that is called by net.encode(x)."
-        )
-    if not callable(getattr(type(model), method, None)):
-        raise ValueError(
-            f"method must be the name of a method of the model. Received: {method!r}, which {type(model).__name__} "
-            "lacks. Leave it out for __call__."
-        )
