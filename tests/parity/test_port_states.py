@@ -114,5 +114,5 @@ def test_the_terminal_shows_no_escaped_end_of_line():
     with console.capture() as captured:
         render(report, console, 0.0)
     shown = captured.get()
-    assert "parity.port_weights; first divergence" in " ".join(shown.split())
+    assert "if the port's outputs are right; first divergence" in " ".join(shown.split())
     assert "\\n" not in shown
