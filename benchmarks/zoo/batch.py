@@ -44,7 +44,7 @@ def _of_one_process(
     framework: str, names: Sequence[str], limit: float, folder: Path, without: str
 ) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.zoo.worker", framework, without, *names]
-    environment = ENVIRONMENT | os.environ
+    environment, commit = ENVIRONMENT | os.environ, _commit(folder)
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         start_new_session=True,
@@ -57,11 +57,23 @@ def _of_one_process(
             if line is None:
                 status = process.poll()
                 said = f"took more than {limit:.0f} s" if status is None else f"the process ended with {status}"
-                yield {"framework": framework, "name": name, "broken": said, "seconds": limit}
+                yield {"framework": framework, "name": name, "broken": said, "seconds": limit, "commit": commit}
                 return
-            yield json.loads(line.removeprefix(MARK))
+            yield json.loads(line.removeprefix(MARK)) | {"commit": commit}
     finally:
         _end(process)
+
+
+def _commit(folder: Path) -> str:
+    """Return the commit of the package and of the harness, with a "+" where files differ from it; "" without git."""
+    git = ["git", "-C", str(folder)]
+    try:
+        name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], check=True, capture_output=True, text=True)
+        code = ("eca_multi", "benchmarks")
+        changed = subprocess.run([*git, "status", "--porcelain", *code], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return name.stdout.strip() + ("+" if changed.stdout else "")
 
 
 def _read(process: "subprocess.Popen[str]", lines: "Queue[str | None]") -> None:

@@ -51,6 +51,8 @@ small inputs, and statistics and scales of norms off their start; Keras runs on 
 {broken}
 
 {versions}
+
+{commits}
 """
 
 
@@ -79,6 +81,7 @@ def write_page(records: Sequence[Record], path: Path, listed: int) -> None:
             reasons=_reasons(ran),
             rows=_rows(ran),
             versions=_versions(records),
+            commits=_commits(records),
             broken=_list("Not run by their package", [(r["name"], r["broken"]) for r in broken]),
         ).rstrip() + "\n",
         encoding="utf-8",
@@ -152,6 +155,13 @@ def _reasons(records: Sequence[Record]) -> str:
 def _versions(records: Sequence[Record]) -> str:
     found = {f"{r['name'].split(':')[0]} {r['version']}" for r in records if r.get("version")}
     return f"Packages: {', '.join(sorted(found))}." if found else ""
+
+
+def _commits(records: Sequence[Record]) -> str:
+    """How many records each commit of this repository has made."""
+    found = Counter(record.get("commit") or "unknown" for record in records)
+    named = ", ".join(f"{commit} ({count})" for commit, count in found.most_common())
+    return f"Commits of the records, + where files differed from the commit: {named}."
 
 
 def _list(title: str, items: Sequence[tuple[str, str]]) -> str:
