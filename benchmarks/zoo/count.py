@@ -16,26 +16,34 @@ def counted(plain: Sequence[Add], gated: Sequence[Add], skipped: Iterable[Any]) 
     """
     if len(gated) != len(plain):
         return {"gated": 0, "reasoned": 0, "left": [], "recount": len(gated)}
-    reasons = [(skip.path, skip.reason) for skip in skipped]
+    reasons = list(skipped)
     left = [
-        {"place": add.place, "shape": list(add.shape), "reason": _taken(reasons, add.place)}
+        {"place": add.place, "line": add.line, "shape": list(add.shape), "reason": _taken(reasons, add)}
         for add in gated
         if not add.ecas
     ]
     return {"gated": len(gated) - len(left), "reasoned": sum(bool(item["reason"]) for item in left), "left": left}
 
 
-def _taken(reasons: list[tuple[str, str]], place: str) -> str:
-    """Return the reason for an add in a module: the plan's words on that module, or on a place inside.
+def _taken(reasons: list[Any], add: Add) -> str:
+    """Return the plan's words on an add: on its line of code where both know it, else on its module or a place inside.
 
-    What the plan says of a place inside holds for one add and is taken out of the list.
+    What the plan says of a place inside without a line holds for one add and is taken out of the list.
     """
-    for path, reason in reasons:
-        if path == place:
-            return reason
-    inside = [pair for pair in reasons if not place or pair[0].startswith((f"{place}.", f"{place}/"))]
+    for skip in reasons:
+        if skip.line and skip.line == add.line and (_holds(skip.path, add.place) or _holds(add.place, skip.path)):
+            return skip.reason
+    others = [skip for skip in reasons if not skip.line or not add.line]
+    for skip in others:
+        if skip.path == add.place:
+            return skip.reason
+    inside = [skip for skip in others if _holds(add.place, skip.path)]
     if not inside:
         return ""
-    nearest = min(inside, key=lambda pair: len(pair[0]))
+    nearest = min(inside, key=lambda skip: len(skip.path))
     reasons.remove(nearest)
-    return nearest[1]
+    return nearest.reason
+
+
+def _holds(above: str, path: str) -> bool:
+    return not above or path == above or path.startswith((f"{above}.", f"{above}/"))

@@ -37,11 +37,12 @@ NOTHING = Value()
 
 @dataclass(frozen=True)
 class Add:
-    """One residual add: in which block it stands, and which ECAs gate one of its sides."""
+    """One residual add: in which block and line of code it stands, and which ECAs gate one of its sides."""
 
     place: str
     shape: tuple[int, ...]
     ecas: frozenset[str]
+    line: str = ""
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Flow:
 
     def step(
         self, kind: str, inputs: Sequence[Value], *, shapes: Sequence[tuple[int, ...]] = (), conv: bool = False,
-        place: str = "",
+        place: str = "", line: str = "",
     ) -> Value:  # fmt: skip
         """Return the value that an operation makes.
 
@@ -62,6 +63,7 @@ class Flow:
             shapes: Of an ADD, their shapes.
             conv: Whether a MIX is a convolution.
             place: Of an ADD, where it stands.
+            line: Of an ADD, the line of code, as "package.module:line"; "" if unknown.
         """
         from_input = any(value.from_input for value in inputs)
         convs = _union(value.convs for value in inputs)
@@ -76,7 +78,7 @@ class Flow:
             return Value(from_input, convs, opened)
         if kind == ADD and len(inputs) == 2:
             if _is_residual(inputs, shapes):
-                self.adds.append(Add(place, shapes[0], gated | opened))
+                self.adds.append(Add(place, shapes[0], gated | opened, line))
                 return Value(from_input, convs)
             one_sided = not all(value.from_input for value in inputs)
             return Value(from_input, convs, opened, gated if one_sided else frozenset())

@@ -1,5 +1,7 @@
 """The operations that a torch network runs, told to a `Flow`."""
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ KINDS = {"mm": MIX, "bmm": MIX, "addmm": MIX, "baddbmm": MIX, "add": ADD, "add_"
 ATTENTION = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention")
 KINDS |= dict.fromkeys(ATTENTION, MIX)
 CONVOLUTIONS = ("convolution", "_slow_conv2d_forward", "mkldnn_convolution", "cudnn_convolution")
+NOT_THE_NETWORKS = (f"{Path(torch.__file__).parent}/", __file__)
 
 
 def adds_of(model: nn.Module, inputs: Any) -> list[Add]:
@@ -65,7 +68,7 @@ class _Walk(TorchDispatchMode):
         name = func.overloadpacket.__name__
         is_convolution = name in CONVOLUTIONS
         kind = MIX if is_convolution else KINDS.get(name, OTHER)
-        value = self.flow.step(kind, values, shapes=shapes, conv=is_convolution, place=self.stack[-1])
+        value = self.flow.step(kind, values, shapes=shapes, conv=is_convolution, place=self.stack[-1], line=_line(kind))
         for tensor in tensors(made):
             # Without a memory of its own the output is a view, or was changed in place.
             if kind == OTHER and _memory(tensor) in memories and not func._schema.is_mutable:
@@ -78,3 +81,11 @@ class _Walk(TorchDispatchMode):
 
 def _memory(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
+
+
+def _line(kind: str) -> str:
+    """Return the line of the network's code that adds; "" for other operations."""
+    frame = sys._getframe(1) if kind == ADD else None
+    while frame is not None and frame.f_code.co_filename.startswith(NOT_THE_NETWORKS):
+        frame = frame.f_back
+    return f"{frame.f_globals.get('__name__', '?')}:{frame.f_lineno}" if frame is not None else ""

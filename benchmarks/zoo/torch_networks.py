@@ -123,7 +123,7 @@ for _name in (
     "coatnet_nano_rw_224", "efficientvit_m0", "levit_conv_128s",
 ):  # fmt: skip
     _size = {"inception_v4": 96, "efficientformer_l1": 224, "visformer_tiny": 224, "coatnet_nano_rw_224": 224,
-             "efficientvit_m0": 224, "levit_conv_128s": 224, "dpn48b": 64}.get(_name, 64)  # fmt: skip
+             "efficientvit_m0": 224, "levit_conv_128s": 224, "bat_resnext26ts": 256}.get(_name, 64)  # fmt: skip
     NETWORKS[f"timm:{_name}"] = partial(_timm, _name, _size)
 NETWORKS["timm:resnet18(features_only)"] = lambda: (
     import_module("timm").create_model("resnet18", pretrained=False, features_only=True),
@@ -215,7 +215,7 @@ NETWORKS |= {
     "transformers:MobileNetV2": partial(_transformers, "MobileNetV2Model", pixels(), depth_multiplier=0.35),
     "transformers:MobileViT": partial(
         _transformers, "MobileViTModel", pixels(), hidden_sizes=[24, 32, 40],
-        neck_hidden_sizes=[8, 16, 24, 32, 40, 48, 64],
+        neck_hidden_sizes=[8, 16, 24, 32, 40, 48, 64], initializer_range=0.2,  # 0.02 leaves numbers that float32 loses
     ),
     "transformers:MobileViTV2": partial(_transformers, "MobileViTV2Model", pixels(), width_multiplier=0.5),
     "transformers:EfficientNet": partial(_transformers, "EfficientNetModel", pixels(), hidden_dim=2560),

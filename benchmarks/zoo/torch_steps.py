@@ -48,7 +48,7 @@ def examine(name: str, build: Callable[[], Network], other: Other, without: Sequ
     _randomise_kernels(model)
     found["acts"] = judged(
         lambda: must(not _is_equal(before, run(model, inputs)), "kernels change no output"),
-        lambda: must(not _is_equal(before, run(plain, _others(inputs))), "other inputs change no output"),
+        lambda: _sites_change_outputs(plain, inputs, before, plan),
     )
     found["reload"] = judged(lambda: _reloaded(model, inputs, other), lambda: _reloaded(plain, inputs, other))
     found["rebuilt"] = judged(lambda: _rebuilt(build, model, inputs, plan), same_twice)
@@ -87,12 +87,25 @@ def _randomise_kernels(model: nn.Module) -> None:
             kernel.normal_(0, 0.5)
 
 
-def _others(inputs: Any) -> Any:
-    if isinstance(inputs, torch.Tensor):
-        return inputs.flip(-1) * 2 if inputs.is_floating_point() else inputs
-    if isinstance(inputs, dict):
-        return {name: _others(value) for name, value in inputs.items()}
-    return tuple(map(_others, inputs))
+def _sites_change_outputs(plain: nn.Module, inputs: Any, before: list[torch.Tensor], plan: ECAPlan) -> None:
+    """The control: what the plain network has at the plan's sites, times other numbers for each channel."""
+
+    def scaling(axis: int) -> Any:
+        def hook(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+            shape = [1] * output.ndim
+            shape[axis] = output.shape[axis]
+            return output * torch.linspace(0.5, 1.5, shape[axis], dtype=output.dtype).reshape(shape)
+
+        return hook
+
+    modules = dict(plain.named_modules(remove_duplicate=False))
+    sites = [entry for entry in plan.entries if entry.path in modules]
+    hooks = [modules[entry.path].register_forward_hook(scaling(entry.channel_axis)) for entry in sites]
+    try:
+        must(not _is_equal(before, run(plain, inputs)), "other numbers at those sites change no output")
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _plan(model: nn.Module, inputs: Any, found: dict[str, Any]) -> tuple[ECAPlan | None, Sequence[Skipped]]:
