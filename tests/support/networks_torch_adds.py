@@ -163,6 +163,54 @@ class GivenInBlock(nn.Module):
         return self.block(x, F.relu(x))
 
 
+class ChannelsLast(nn.Module):
+    """A convolution between linear layers that see the channels last."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.inner, self.outer, self.depthwise = nn.Linear(c, c), nn.Linear(c, c), conv(c, c, groups=c)
+
+    def forward(self, x):
+        return self.outer(self.depthwise(self.inner(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class MapAmongTokens(nn.Module):
+    """Tokens made a map for the branch, by sizes that are handed in (FocalNet)."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.norm, self.modulation = nn.LayerNorm(c), ChannelsLast(c)
+
+    def forward(self, x, size):
+        height, width = size
+        n, _, c = x.shape
+        y = self.modulation(self.norm(x).view(n, height, width, c))
+        return x + 0.5 * y.view(n, height * width, c)
+
+
+class Windows(MapAmongTokens):
+    """The branch sees windows of two by two tokens, each as a map of its own."""
+
+    def forward(self, x, size):
+        height, width = size
+        n, _, c = x.shape
+        y = self.norm(x).view(n, height // 2, 2, width // 2, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, 2, 2, c)
+        y = self.modulation(y).view(n, height // 2, width // 2, 2, 2, c).permute(0, 1, 3, 2, 4, 5)
+        return x + y.reshape(n, height * width, c)
+
+
+class Tokens(nn.Module):
+    """Hands a map to a block of tokens."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block = block
+
+    def forward(self, x):
+        n, c, height, width = x.shape
+        return self.block(x.flatten(2).transpose(1, 2), (height, width)).transpose(1, 2).reshape(n, c, height, width)
+
+
 class RepVGG(nn.Module):
     """Two convolutions and a norm side by side."""
 

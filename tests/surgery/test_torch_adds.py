@@ -21,6 +21,7 @@ from tests.support.networks_torch_adds import (
     InlineSqueeze,
     LayerScale,
     LinkNet,
+    MapAmongTokens,
     MobileOne,
     OptionA,
     Padded,
@@ -33,6 +34,8 @@ from tests.support.networks_torch_adds import (
     ShakeShake,
     SliceInPlace,
     SliceThenJoin,
+    Tokens,
+    Windows,
 )
 from tests.support.surgery_torch import copied, image, same_state
 
@@ -51,8 +54,9 @@ RESIDUAL = {
     "shortcut handed in": (lambda: GivenInBlock(8), 8, "block.body.4"),
     "layer scale": (lambda: Closed(8, LayerScale(8)), 8, "last"),
     "ghost": (lambda: Closed(8, Ghost(8)), 8, "last"),
+    "reshaped": (lambda: Tokens(MapAmongTokens(8)), 8, "block.modulation"),
 }
-NEEDS_A_RUN = {"slice, in place", "ghost"}
+NEEDS_A_RUN = {"slice, in place", "ghost", "reshaped"}
 NO_BRANCH = {
     "RepVGG": (lambda: RepVGG(8), reasons.PARALLEL, 2),
     "MobileOne": (lambda: MobileOne(8), reasons.PARALLEL, 3),
@@ -107,6 +111,13 @@ def test_an_add_without_a_branch_has_its_place_and_its_reason(name, inputs):
     assert all(add.line.startswith("tests.support.networks_torch_adds:") for add in plan.skipped_adds)
     assert reason in str(plan)
     assert ECAPlan.from_json(plan.to_json()).to_json() == plan.to_json()
+
+
+@pytest.mark.parametrize("inputs", [None, "image"])
+def test_a_branch_of_windows_is_no_branch_of_the_image(inputs):
+    plan = plan_eca(randomised(Net(Basic(8, 8), Tokens(Windows(8)), o=8)), example_inputs=inputs and image())
+    assert plan.paths == ("blocks.0.bn2",)
+    assert [add.reason for add in plan.skipped_adds] == [reasons.NO_MODULE.format("a map put together from windows")]
 
 
 @pytest.mark.parametrize("name", ["RepVGG", "MobileOne", "shake-shake"])

@@ -87,6 +87,23 @@ def test_adds_without_a_gate_take_the_reason_of_their_place():
     assert [item["reason"] for item in found["left"]] == ["a merge", ""]
 
 
+def test_an_add_takes_the_reason_of_its_own_line_alone():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            x = x + self.first(x)
+            return x + self.second(x)
+
+    adds = adds_of(Twice(), X)
+    lines = [add.line for add in adds]
+    assert len(set(lines)) == 2
+    found = counted(adds, adds, [Skipped("", "of the second", "add", lines[1]), Skipped("first", "a site", line="a:1")])
+    assert [item["reason"] for item in found["left"]] == ["", "of the second"]
+
+
 def test_a_refusal_holds_the_reason_of_each_add():
     class Parallel(nn.Module):
         def __init__(self):

@@ -19,6 +19,7 @@ from .classes import is_chain
 from .places import children
 
 ADDS = {"add", "iadd", "radd"}
+RESHAPES = {"view", "reshape", "flatten"}
 SIZES = {"size", "dim", "numel", "ndimension", "get_device", "len"}
 SIZE_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad"}
 NOT_THE_NETWORKS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}")
@@ -122,6 +123,8 @@ def _read(graph: torch.fx.Graph) -> Flow:
             continue
         kind = {"placeholder": "input", "get_attr": "constant", "call_module": "module"}.get(node.op, "function")
         name = node.target if kind == "module" else name_of(node.target)
+        if name in RESHAPES:
+            inputs = inputs[:1]  # the others are sizes, which may come from an argument of the forward
         step = Step(kind, name, inputs, tuple(node.args[1:]), line=node.meta.get("line", ""))
         is_element = step.name == "getitem" and type(step.arguments[0]) is int and len(inputs) == 1
         if is_element and flow.steps[inputs[0]].kind == "input":

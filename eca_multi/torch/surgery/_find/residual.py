@@ -1,5 +1,6 @@
 """Where a residual branch ends: the module that makes a tensor, found in the data flow; names are not read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -9,7 +10,7 @@ from eca_multi.surgery.reasons import NO_MODULE, PARALLEL, POOLED
 
 from .block import PRODUCTS, Block
 from .classes import is_chain, is_passing, is_pool
-from .flow import ADDS, Step
+from .flow import ADDS, RESHAPES, Step
 from .places import children
 from .start import is_zero
 
@@ -20,7 +21,8 @@ ACTIVATIONS = (
 )  # fmt: skip
 PIECE = "the add takes some of its channels"
 PADDED = "channels of zeros join it before the add"
-CHANGED = {PIECE, PADDED}  # the number of channels is another behind such a step
+RESHAPED = "before a reshape"
+CHANGED = {PIECE, PADDED, RESHAPED}  # the channels are others, or elsewhere, behind such a step
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,12 @@ def source_of(block: Block, number: int) -> Source:
             if step.name in ADDS and len(inputs) == 2:
                 return Source(reason=NO_MODULE.format("a sum") if not _is_sum_of_branches(block, number) else PARALLEL)
             if step.name in ("permute", "contiguous", "clone", "to"):
+                if RESHAPED in notes and len(_axes(step.arguments)) > 4:
+                    return Source(reason=NO_MODULE.format("a map put together from windows"))
                 layout = _turned(step.arguments) or layout
+            elif step.name in RESHAPES:
+                layout = ""  # axes turned behind a reshape are not the module's
+                notes.append(RESHAPED)
             elif step.name in SCALES and len(inputs) == 1:
                 notes.append("before the layer scale")
                 if _is_zero_constant(block, step):
@@ -114,7 +121,9 @@ def last_of(module: nn.Module) -> tuple[str, str]:
 
 def _turned(arguments: tuple[object, ...]) -> str:
     """Return channels_last if a permutation brings the last axis to the front: the channels were last before."""
-    axes = arguments[0] if len(arguments) == 1 and isinstance(arguments[0], tuple | list) else arguments
-    if isinstance(axes, tuple | list) and len(axes) > 2 and axes[1] in (len(axes) - 1, -1):
-        return "channels_last"
-    return ""
+    axes = _axes(arguments)
+    return "channels_last" if len(axes) > 2 and axes[1] in (len(axes) - 1, -1) else ""
+
+
+def _axes(arguments: tuple[object, ...]) -> Sequence[object]:
+    return arguments[0] if len(arguments) == 1 and isinstance(arguments[0], tuple | list) else arguments
