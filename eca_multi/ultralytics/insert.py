@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from ultralytics.engine.model import Model
-from ultralytics.nn.modules.block import DFL, RepVGGDW
+from ultralytics.nn.modules.block import RepVGGDW
 from ultralytics.nn.tasks import RTDETRDetectionModel, WorldModel, YOLOEModel
 
 from eca_multi import torch as eca_torch
@@ -20,7 +20,6 @@ from .record import keep
 # The trainers of these build the network from the name of its YAML, and would lose the gates.
 BUILT_BY_NAME = (WorldModel, YOLOEModel)
 MERGED_REASON = "inside of a RepVGGDW, whose fuse() makes one convolution of its two: name that module itself"
-BOXES_REASON = "the distances from anchors to the sides of boxes, no residual branch"
 
 
 def plan_eca(model: Any, where: Any = "residual", **options: Any) -> ECAPlan:
@@ -135,10 +134,10 @@ def _check_gate(network: Any, options: dict[str, Any]) -> None:
 
 
 def _plan(network: Any, where: Any, options: dict[str, Any]) -> ECAPlan:
-    """Plan, without what fuse() deletes, and without what only looks like a residual branch."""
+    """Plan, without what fuse() merges."""
     options = {**options, "example_inputs": _image(network, options)}
     plan = eca_torch.plan_eca(network, where_of(network, where), **options)
-    against = {entry.path: reason for entry in plan.entries if (reason := _reason_against(network, where, entry.path))}
+    against = {entry.path: reason for entry in plan.entries if (reason := _reason_against(network, entry.path))}
     left = tuple(entry for entry in plan.entries if entry.path not in against)
     if against and not left:
         path, reason = next(iter(against.items()))
@@ -149,10 +148,8 @@ def _plan(network: Any, where: Any, options: dict[str, Any]) -> ECAPlan:
     return replace(plan, entries=left, skipped=(*plan.skipped, *(Skipped(*item) for item in against.items())))
 
 
-def _reason_against(network: Any, where: Any, path: str) -> str:
+def _reason_against(network: Any, path: str) -> str:
     """Return why a place that the search found is not taken; "" if it is."""
-    if where in ("residual", "block") and isinstance(network.get_submodule(path), DFL):
-        return BOXES_REASON
     names = path.split(".")
     above = (network.get_submodule(".".join(names[:i])) for i in range(1, len(names)))
     return MERGED_REASON if any(isinstance(module, RepVGGDW) for module in above) else ""

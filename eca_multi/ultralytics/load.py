@@ -1,6 +1,6 @@
 """Load a plain YOLO checkpoint into a network whose YAML has ECA lines, which shift the numbers of the layers."""
 
-from copy import copy
+from copy import deepcopy
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -72,8 +72,9 @@ def _is_path(checkpoint: Any) -> bool:
 
 
 def _shifted(plain: Any, network: Any) -> Any:
-    """Return the plain network with an empty layer wherever the other has an ECA, so that the numbers agree."""
-    rest = list(plain.model)
+    """Return a copy of the plain network with an empty layer for each ECA of the other: the numbers agree."""
+    result = deepcopy(plain)
+    rest = list(result.model)
     layers: list[Any] = [
         nn.Identity() if isinstance(layer, ECA) else (rest.pop(0) if rest else None) for layer in network.model
     ]
@@ -86,8 +87,7 @@ def _shifted(plain: Any, network: Any) -> Any:
             "checkpoint must have the layers of the model without its ECA lines. Received: layer "
             f"{odd} is {ours} in the model and {theirs} in the checkpoint. Use model.load(checkpoint) for other layers."
         )
-    result = copy(plain)
-    result._modules = {**plain._modules, "model": nn.Sequential(*layers)}
+    result.model = nn.Sequential(*layers)
     return result
 
 

@@ -321,6 +321,17 @@ class Positions(nn.Module):
         return x + self.mix(x.transpose(1, 3)).transpose(1, 3)
 
 
+class Anchors(nn.Module):
+    """Adds numbers that take their type or their size from the input, and none of its values (the boxes of YOLO)."""
+
+    def __init__(self, c, offsets):
+        super().__init__()
+        self.body, self.offsets = Body(c, c), offsets
+
+    def forward(self, x):
+        return self.body(x) + self.offsets(x)
+
+
 class LayerScale(nn.Module):
     """Says no channels; its parameter does."""
 

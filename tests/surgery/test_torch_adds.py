@@ -10,6 +10,7 @@ from eca_multi.surgery.plan import ECAPlan
 from eca_multi.torch import eca_parameters, infer_plan, insert_eca, installed_eca, plan_eca, remove_eca
 from tests.support.networks_torch import MINIATURES, Basic, Net, randomised
 from tests.support.networks_torch_adds import (
+    Anchors,
     ByModule,
     Closed,
     DualPath,
@@ -118,6 +119,28 @@ def test_a_branch_of_windows_is_no_branch_of_the_image(inputs):
     plan = plan_eca(randomised(Net(Basic(8, 8), Tokens(Windows(8)), o=8)), example_inputs=inputs and image())
     assert plan.paths == ("blocks.0.bn2",)
     assert [add.reason for add in plan.skipped_adds] == [reasons.NO_MODULE.format("a map put together from windows")]
+
+
+OFFSETS = {
+    "type_as": lambda x: torch.arange(1.0, dtype=torch.float64).type_as(x) + 0.5,
+    "ones_like": lambda x: torch.ones_like(x),
+    "new_full": lambda x: x.new_full((1, 1), 2.0),
+    "expand_as": lambda x: torch.ones(1).expand_as(x),
+}
+
+
+@pytest.mark.parametrize("inputs", [None, "image"])
+@pytest.mark.parametrize("name", OFFSETS)
+def test_numbers_that_take_the_type_or_the_size_of_an_input_are_no_shortcut(name, inputs):
+    net = randomised(Net(Basic(8, 8), Anchors(8, OFFSETS[name]), o=8))
+    plan = plan_eca(net, example_inputs=inputs and image())
+    assert (plan.paths, plan.skipped) == (("blocks.0.bn2",), ())
+
+
+@pytest.mark.parametrize("inputs", [None, "image"])
+def test_an_input_of_another_type_is_a_shortcut(inputs):
+    net = randomised(Net(Anchors(8, lambda x: x.type_as(torch.zeros(1))), o=8))
+    assert plan_eca(net, example_inputs=inputs and image()).paths == ("blocks.0.body.4",)
 
 
 @pytest.mark.parametrize("name", ["RepVGG", "MobileOne", "shake-shake"])

@@ -21,6 +21,10 @@ from .places import children
 ADDS = {"add", "iadd", "radd"}
 RESHAPES = {"view", "reshape", "flatten"}
 SIZES = {"size", "dim", "numel", "ndimension", "get_device", "len"}
+# Functions that take the size or the type of a tensor and none of its values; those of LIKE of their second tensor.
+FILLED = {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like",
+          "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor"}  # fmt: skip
+LIKE = {"type_as", "view_as", "reshape_as", "expand_as", "to"}
 SIZE_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "is_cuda", "requires_grad"}
 NOT_THE_NETWORKS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}")
 
@@ -45,9 +49,9 @@ class Step:
 
     @property
     def is_size(self) -> bool:
-        """Whether the step gives a number about a tensor in place of a tensor."""
+        """Whether the step takes the size or the type of a tensor, and none of its values."""
         is_attribute = self.name == "getattr" and bool(self.arguments) and self.arguments[0] in SIZE_ATTRIBUTES
-        return self.kind == "function" and (self.name in SIZES or is_attribute)
+        return self.kind == "function" and (self.name in SIZES | FILLED or is_attribute)
 
 
 @dataclass
@@ -118,6 +122,8 @@ def _read(graph: torch.fx.Graph) -> Flow:
     numbers: dict[torch.fx.Node, int] = {}
     for node in graph.nodes:
         inputs = [numbers[source] for source in node.all_input_nodes]
+        if node.op.startswith("call_") and name_of(node.target) in LIKE:
+            inputs = [numbers[source] for source in node.args[:1] if isinstance(source, torch.fx.Node)]
         if node.op == "output":
             flow.outputs = [numbers[leaf] for leaf in tree_leaves(node.args[0]) if isinstance(leaf, torch.fx.Node)]
             continue

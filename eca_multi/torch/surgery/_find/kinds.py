@@ -14,11 +14,13 @@ from eca_multi.torch.surgery._wrap.sites import parent_of
 
 from .adds import Add, adder_line, adds, ends
 from .block import Block
+from .channels import before_activations
 from .classes import CONVS, NORMS, channels_of, is_container
 from .flow import Flow, Untraceable
-from .network import Network, before_activations
+from .network import Network
 from .places import children, join
 from .residual import Source, source_of
+from .site import site_at
 from .squeeze import is_squeeze, squeezed_channels
 
 SLOTS = ("se", "attn")  # timm's names for the attention layer of a block
@@ -64,7 +66,7 @@ def _convs(network: Network) -> list[Candidate]:
             )
         if conv.groups > 1 and conv.groups == conv.in_channels:
             notes.append("depthwise: the gate after the projection is usual")
-        candidates.append(network.candidate(place, notes=notes))
+        candidates.append(site_at(network, place, notes=notes))
     return candidates
 
 
@@ -72,7 +74,7 @@ def _conv_norms(network: Network) -> list[Candidate]:
     candidates = []
     for place in _of_class(network, CONVS):
         site = _norm_behind(network, place) or place
-        candidates.append(network.candidate(site, f"the output of {site.path}, behind {place.path}"))
+        candidates.append(site_at(network, site, f"the output of {site.path}, behind {place.path}"))
     return candidates
 
 
@@ -133,7 +135,7 @@ def _blocks(network: Network) -> list[Candidate]:
                 sources = [source_of(block, number) for number in block.flow.outputs]
                 candidates += [_at_source(network, place, block, source, "the block's output") for source in sources]
         elif type(block.module) in parallel:
-            candidates.append(network.candidate(place, f"{place.path}: the output of a block of parallel branches"))
+            candidates.append(site_at(network, place, f"{place.path}: the output of a block of parallel branches"))
     _require_flows(network, candidates)
     return candidates
 
@@ -165,7 +167,7 @@ def _at_source(network: Network, place: Place, block: Block, source: Source, tex
     if not source.path:
         return Candidate(place.path, module_type=type(block.module).__name__, reason=source.reason, line=line)
     notes = ("found by a run",) if block.flow.by_run else ()
-    site = network.candidate(network.at[join(place.path, source.path)], f"{name}: {text}", source, notes=notes)
+    site = site_at(network, network.at[join(place.path, source.path)], f"{name}: {text}", source, notes=notes)
     return replace(site, line=line)
 
 
@@ -204,7 +206,7 @@ def _squeezes(network: Network) -> list[Candidate]:
                 )
             )
     replaced = [p for p in network.places if isinstance(p.module, ECA) and p.module.inserted == "replace"]
-    return candidates + [network.candidate(place, action="replace") for place in replaced]
+    return candidates + [site_at(network, place, action="replace") for place in replaced]
 
 
 def _slots(network: Network) -> list[Candidate]:
@@ -214,7 +216,7 @@ def _slots(network: Network) -> list[Candidate]:
             value = getattr(block.module, name, network)
             path = join(block.path, name)
             if isinstance(value, ECA):
-                candidates.append(network.candidate(network.at[path]))
+                candidates.append(site_at(network, network.at[path]))
             elif value is None or type(value) is nn.Identity:
                 candidates.append(_empty_slot(network, block, path, name))
     return candidates
@@ -232,7 +234,7 @@ def _empty_slot(network: Network, block: Place, path: str, name: str) -> Candida
             source = next(iter(ends(inside)), None)
     channels = None
     if source is not None and source.path:
-        channels = network.channels(network.at[join(block.path, source.path)])
+        channels = network.channels.of(network.at[join(block.path, source.path)])[0]
     return Candidate(
         path=path,
         module=block.module,
@@ -248,8 +250,8 @@ KINDS: dict[str, Callable[[Network], list[Candidate]]] = {
     "block": _blocks,
     "conv_norm": _conv_norms,
     "conv": _convs,
-    "norm": lambda network: [network.candidate(place) for place in _of_class(network, NORMS)],
+    "norm": lambda network: [site_at(network, place) for place in _of_class(network, NORMS)],
     "se": _squeezes,
     "slot": _slots,
-    "any": lambda network: [network.candidate(place) for place in network.places if place.path],
+    "any": lambda network: [site_at(network, place) for place in network.places if place.path],
 }

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from eca_multi.torch._private import tree_leaves
 
-from .flow import ADDS, Flow, Step, line_of_caller, name_of
+from .flow import ADDS, LIKE, Flow, Step, line_of_caller, name_of
 
 
 class Recorder(TorchFunctionMode):
@@ -76,9 +76,10 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if not self._running or self._running[-1][0] is None:
             return function(*args, **kwargs)
-        inputs = list(dict.fromkeys(self._known((args, kwargs))))  # before a step in place makes the tensor its own
-        result = function(*args, **kwargs)
         name = name_of(function)
+        read = args[:1] if name in LIKE else (args, kwargs)
+        inputs = list(dict.fromkeys(self._known(read)))  # before a step in place makes the tensor its own
+        result = function(*args, **kwargs)
         line = line_of_caller() if name in ADDS else ""
         tensors = _tensors(args[0] if name == "setitem" else result)
         for i, tensor in enumerate(tensors):
