@@ -3,6 +3,7 @@
 python -m benchmarks.zoo                      all that docs/measured/zoo.jsonl does not hold yet
 python -m benchmarks.zoo --only timm:rexnet   those whose name holds a text
 python -m benchmarks.zoo --again              all of them anew
+python -m benchmarks.zoo --framework keras --backend jax    Keras networks on JAX alone
 python -m benchmarks.zoo --sample             the 30 of CI; fails where one of them does
 """
 
@@ -18,19 +19,23 @@ from queue import Queue
 from typing import Any
 
 from benchmarks.zoo.batch import records
-from benchmarks.zoo.page import faults, write_page
+from benchmarks.zoo.page import called, faults, write_page
 from benchmarks.zoo.sample import SAMPLE
 
 ROOT = Path(__file__).parents[2]
 FRAMEWORKS = ("torch", "keras", "flax")
+BACKENDS = ("tensorflow", "jax", "torch")  # of Keras
+Key = tuple[str, str, str]  # framework, backend of Keras or "", name
 
 
 def main() -> int:
     options = _options()
     known = {} if options.again or options.sample else _read(options.out)
-    chosen = [key for key in _networks(options.framework) if all(part in key[1] for part in options.only)]
+    chosen = [
+        key for key in _networks(options.framework, options.backend) if all(part in key[2] for part in options.only)
+    ]
     if options.sample:
-        chosen = [key for key in chosen if key[1] in SAMPLE]
+        chosen = [key for key in chosen if key[2] in SAMPLE and key[1] in ("", "tensorflow")]
     todo = [key for key in chosen if key not in known or (options.only and options.again)]
     print(f"zoo: {len(todo)} networks to examine, {len(chosen) - len(todo)} known", flush=True)
     found = []
@@ -40,13 +45,14 @@ def main() -> int:
         if not options.sample:
             _keep(options.out, record)
     if not options.sample:
-        write_page(list(_read(options.out).values()), options.page, len(list(_networks(FRAMEWORKS))))
+        write_page(list(_read(options.out).values()), options.page, len(list(_networks(FRAMEWORKS, BACKENDS))))
     return int(bool(options.sample and any(faults(record) for record in found)))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__.splitlines()[0])
     parser.add_argument("--framework", nargs="+", choices=FRAMEWORKS, default=FRAMEWORKS)
+    parser.add_argument("--backend", nargs="+", choices=BACKENDS, default=BACKENDS, help="of Keras networks")
     parser.add_argument("--only", nargs="+", default=[], help="texts that the name holds")
     parser.add_argument("--again", action="store_true", help="do not pass over what is known")
     parser.add_argument("--sample", action="store_true", help="the 30 networks of CI")
@@ -58,26 +64,27 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _networks(frameworks: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _networks(frameworks: Sequence[str], backends: Sequence[str]) -> Iterator[Key]:
     for framework in frameworks:
-        for name in import_module(f"benchmarks.zoo.{framework}_networks").NETWORKS:
-            yield framework, name
+        for backend in backends if framework == "keras" else ("",):
+            for name in import_module(f"benchmarks.zoo.{framework}_networks").NETWORKS:
+                yield framework, backend, name
 
 
-def _examined(todo: Sequence[tuple[str, str]], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def _examined(todo: Sequence[Key], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the records as they come, of several packages at a time."""
     found: Queue[dict[str, Any] | None] = Queue()
 
-    def examine(framework: str, names: Sequence[str]) -> None:
+    def examine(framework: str, backend: str, names: Sequence[str]) -> None:
         try:
-            for record in records(framework, names, options.limit, ROOT, options.without):
+            for record in records(framework, names, options.limit, ROOT, options.without, backend):
                 found.put(record)
         finally:
             found.put(None)
 
-    packages = groupby(todo, lambda key: (key[0], key[1].split(":")[0]))
+    packages = groupby(todo, lambda key: (key[0], key[1], key[2].split(":")[0]))
     with ThreadPoolExecutor(options.jobs) as pool:
-        runs = [pool.submit(examine, framework, [name for _, name in group]) for (framework, _), group in packages]
+        runs = [pool.submit(examine, *key[:2], [name for *_, name in group]) for key, group in packages]
         for _ in runs:
             yield from iter(found.get, None)
         for run in runs:
@@ -86,16 +93,17 @@ def _examined(todo: Sequence[tuple[str, str]], options: argparse.Namespace) -> I
 
 def _line(record: dict[str, Any]) -> str:
     if "broken" in record:
-        return f"{record['name']}: not run: {record['broken']}"
+        return f"{called(record)}: not run: {record['broken']}"
     wrong = faults(record)
     adds = f"{record.get('gated', 0)} of {record.get('adds', 0)} adds" if "adds" in record else ""
-    return f"{record['name']}: {adds} {record['seconds']} s {'; '.join(wrong) or 'right'}"
+    return f"{called(record)}: {adds} {record['seconds']} s {'; '.join(wrong) or 'right'}"
 
 
-def _read(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
+def _read(path: Path) -> dict[Key, dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     found = [json.loads(line) for line in lines]
-    return {(record["framework"], record["name"]): record for record in found}  # the last one counts
+    # The last record of a network counts.
+    return {(record["framework"], record.get("backend", ""), record["name"]): record for record in found}
 
 
 def _keep(path: Path, record: dict[str, Any]) -> None:

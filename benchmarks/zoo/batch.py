@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.zoo.worker import MARK
 
 ENVIRONMENT = {
-    "OMP_NUM_THREADS": "2", "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "JAX_PLATFORMS": "cpu",
+    "OMP_NUM_THREADS": "2", "TF_CPP_MIN_LOG_LEVEL": "3", "JAX_PLATFORMS": "cpu",
     # Each operation of a small network runs a few times: compiling takes longer than running.
     "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
     "JAX_COMPILATION_CACHE_DIR": f"{gettempdir()}/eca-zoo-jax", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -24,7 +24,7 @@ ENVIRONMENT = {
 
 
 def records(
-    framework: str, names: Sequence[str], limit: float, folder: Path, without: str = "-"
+    framework: str, names: Sequence[str], limit: float, folder: Path, without: str = "-", backend: str = ""
 ) -> Iterator[dict[str, Any]]:
     """Yield a record for each network, in order.
 
@@ -32,19 +32,22 @@ def records(
         limit: Seconds for one network.
         folder: The working directory, where the `benchmarks` package is.
         without: Steps to leave out, with commas between them, or "-".
+        backend: Keras's, which stands in the records; "" for another framework.
     """
     left = list(names)
+    of_keras = {"backend": backend} if backend else {}
     while left:
-        for record in _of_one_process(framework, left, limit, folder, without):
-            yield record
+        for record in _of_one_process(framework, left, limit, folder, without, backend):
+            yield record | of_keras
             left.remove(record["name"])
 
 
 def _of_one_process(
-    framework: str, names: Sequence[str], limit: float, folder: Path, without: str
+    framework: str, names: Sequence[str], limit: float, folder: Path, without: str, backend: str
 ) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.zoo.worker", framework, without, *names]
-    environment, commit = ENVIRONMENT | os.environ, _commit(folder)
+    environment = ENVIRONMENT | os.environ | ({"KERAS_BACKEND": backend} if backend else {})
+    commit = _commit(folder)
     process = subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         start_new_session=True,

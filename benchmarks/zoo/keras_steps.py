@@ -1,17 +1,17 @@
-"""The examination of one Keras network."""
+"""The examination of one Keras network, on the backend that runs. On TensorFlow its residual adds are counted too."""
 
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from benchmarks.zoo.count import counted
-from benchmarks.zoo.keras_flow import adds_of
+from benchmarks.zoo.flow import Add
 from benchmarks.zoo.keras_run import run
 from benchmarks.zoo.other_process import Other
 from benchmarks.zoo.steps import judged, listed, must
@@ -22,24 +22,26 @@ from eca_multi.surgery.plan import ECAPlan
 
 Network = tuple[Any, Any]
 FALLBACKS = ("conv_norm", "conv", "norm")
+BACKEND = keras.backend.backend()
+ON_BACKEND = import_module(f"benchmarks.zoo.keras_{BACKEND}")
 
 
 def examine(name: str, build: Callable[[], Network], other: Other, without: Sequence[str] = ()) -> dict[str, Any]:
     """Return what was found; each step is a dict of `judged`."""
     plain, inputs = _built(build)
-    before, adds = run(plain, inputs), adds_of(plain, inputs)
-    found: dict[str, Any] = {"adds": len(adds)}
+    before, adds = run(plain, inputs), _adds(plain, inputs)
+    found: dict[str, Any] = {}
     found["plain"] = judged(lambda: _equal(before, run(plain, inputs)))
     plan, skipped = _plan(plain, inputs, found)
     if plan is None:
-        return found | counted(adds, adds, skipped)
+        return found | _counted(adds, adds, skipped)
     made: list[Any] = []
     found["insert"] = judged(lambda: made.append(insert_eca(plain, plan=plan, example_inputs=inputs)))
     if not made:
-        return found | counted(adds, adds, skipped)
+        return found | _counted(adds, adds, skipped)
     model = made[0]
-    gated = adds_of(model, inputs) if found["where"] == "residual" else adds
-    found |= {"sites": len(plan.entries), **counted(adds, gated, skipped)}
+    gated = _adds(model, inputs) if found["where"] == "residual" else adds
+    found |= {"sites": len(plan.entries), **_counted(adds, gated, skipped)}
     found["equal"] = judged(lambda: _equal(before, run(model, inputs)))
     found["class"] = judged(lambda: _class_kept(plain, model))
     found["names"] = judged(lambda: _names_kept(plain, model))
@@ -51,7 +53,7 @@ def examine(name: str, build: Callable[[], Network], other: Other, without: Sequ
     found["reload"] = judged(lambda: _reloaded(model, inputs, other), lambda: _reloaded(plain, inputs, other))
     found["rebuilt"] = judged(lambda: _rebuilt(build, model, inputs, plan))
     found["train"] = judged(lambda: _trains(model, inputs), lambda: _gradients(plain, inputs, plain.trainable_weights))
-    if "export" not in without:
+    if "export" not in without and BACKEND == "tensorflow":
         found["export"] = judged(lambda: _exports(model, inputs), lambda: _exports(plain, inputs))
     found["undo"] = judged(lambda: _undone(plain, model, inputs, before))
     return found
@@ -72,6 +74,17 @@ def _built(build: Callable[[], Network]) -> Network:
         elif value.size and value.dtype.kind == "f" and np.abs(value).max() < 1e-3:
             weight.assign(rng.normal(0, 0.1, value.shape) if "b" in name[:2] else rng.uniform(0.5, 1.5, value.shape))
     return model, inputs
+
+
+def _adds(model: Any, inputs: Any) -> Sequence[Add] | None:
+    """The residual adds of one run; they are the same on each backend, and counted on TensorFlow."""
+    return import_module("benchmarks.zoo.keras_flow").adds_of(model, inputs) if BACKEND == "tensorflow" else None
+
+
+def _counted(plain: Sequence[Add] | None, gated: Sequence[Add] | None, skipped: Sequence[Skipped]) -> dict[str, Any]:
+    if plain is None or gated is None:
+        return {}
+    return {"adds": len(plain), **counted(plain, gated, skipped)}
 
 
 def _plan(model: Any, inputs: Any, found: dict[str, Any]) -> tuple[ECAPlan | None, Sequence[Skipped]]:
@@ -151,16 +164,18 @@ def _rebuilt(build: Callable[[], Network], model: Any, inputs: Any, plan: ECAPla
 def _gradients(model: Any, inputs: Any, weights: Sequence[Any]) -> list[float]:
     """The largest gradient of each weight, in training mode; the statistics come back afterwards."""
     kept = [keras.ops.convert_to_numpy(weight) for weight in model.non_trainable_variables]
-    rng = np.random.default_rng(3)
+
+    def loss() -> Any:
+        made = [keras.ops.cast(t, "float32") for t in keras.tree.flatten(model(inputs, training=True))]
+        rng = np.random.default_rng(3)
+        return sum(keras.ops.sum(t * rng.standard_normal(t.shape).astype("float32")) for t in made)
+
     try:
-        with tf.GradientTape() as tape:
-            made = [tf.cast(t, "float32") for t in keras.tree.flatten(model(inputs, training=True))]
-            loss = sum(tf.reduce_sum(t * rng.standard_normal(t.shape).astype("float32")) for t in made)
-        gradients = tape.gradient(loss, [weight.value for weight in weights])
+        gradients = ON_BACKEND.gradients(loss, weights)
     finally:
         for weight, value in zip(model.non_trainable_variables, kept, strict=True):
             weight.assign(value)
-    return [0.0 if g is None else float(tf.reduce_max(tf.abs(tf.convert_to_tensor(g)))) for g in gradients]
+    return [0.0 if g is None else float(keras.ops.max(keras.ops.abs(g))) for g in gradients]
 
 
 def _trains(model: Any, inputs: Any) -> None:
@@ -172,10 +187,7 @@ def _trains(model: Any, inputs: Any) -> None:
 
 def _exports(model: Any, inputs: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="eca-zoo-") as folder:
-        model.export(folder, verbose=False)
-        loaded = tf.saved_model.load(folder)  # held, for its functions do not hold its variables
-        served = loaded.serve(tf.convert_to_tensor(inputs))
-    made, expected = [np.asarray(t, "float32") for t in keras.tree.flatten(served)], run(model, inputs)
+        made, expected = ON_BACKEND.served(model, inputs, folder), run(model, inputs)
     made.sort(key=lambda a: a.shape)
     expected.sort(key=lambda a: a.shape)
     close = [np.allclose(a, b, rtol=1e-2, atol=1e-3, equal_nan=True) for a, b in zip(made, expected, strict=True)]

@@ -16,15 +16,15 @@ PAGE = """\
 # ECA in networks of other packages
 
 `make zoo` writes this page, every number of it. It puts ECA into networks that nobody here wrote, with random weights,
-small inputs, and statistics and scales of norms off their start; Keras runs on TensorFlow. So far {count} of the
-{listed} networks in its lists were examined; the next `make zoo` goes on with the others.
+small inputs, and statistics and scales of norms off their start. A Keras network counts once for each backend. So far
+{count} of the {listed} networks in its lists were examined; the next `make zoo` goes on with the others.
 
 {head}
 
 - **adds**: residual adds, counted without the package's finder by the operations that run: two tensors of one shape of
   rank 3 or more, both made from the input, of which one went through a convolution that the other did not. The count is
   generous: merges of pyramids, parallel branches that are later folded, and partial sums are no residual branches, but
-  count.
+  count. Those of Keras networks are counted on TensorFlow.
 - **with a site**: one side of the add comes from an ECA's product, without a convolution, a matrix product or another
   add in between. **With a reason**: the plan names the add, or the place, and says why not.
 - **bit-equal**: the same bits in evaluation right after insertion. **Trainable**: a gradient at every kernel in
@@ -66,6 +66,11 @@ def faults(record: Record) -> list[str]:
     return wrong + ([f"{left} of {_adds(record)} adds without a site or a reason"] if left > 0 else [])
 
 
+def called(record: Record) -> str:
+    """The network's name, with Keras's backend."""
+    return record["name"] + (f" on {record['backend']}" if "backend" in record else "")
+
+
 def write_page(records: Sequence[Record], path: Path, listed: int) -> None:
     """Write the page from all records; `listed` networks stand in the lists."""
     ran = [record for record in records if "broken" not in record]
@@ -75,14 +80,14 @@ def write_page(records: Sequence[Record], path: Path, listed: int) -> None:
             head=_head(ran),
             count=len(records),
             listed=listed,
-            wrong=_list("What is wrong", [(r["name"], "; ".join(faults(r))) for r in ran if faults(r)]),
-            own=_list("The network's own", [(r["name"], f"{step}: {r[step]['own']}") for r in ran for step in STEPS
+            wrong=_list("What is wrong", [(called(r), "; ".join(faults(r))) for r in ran if faults(r)]),
+            own=_list("The network's own", [(called(r), f"{step}: {r[step]['own']}") for r in ran for step in STEPS
                                             if _state(r, step) == "own"]),
             reasons=_reasons(ran),
             rows=_rows(ran),
             versions=_versions(records),
             commits=_commits(records),
-            broken=_list("Not run by their package", [(r["name"], r["broken"]) for r in broken]),
+            broken=_list("Not run by their package", [(called(r), r["broken"]) for r in broken]),
         ).rstrip() + "\n",
         encoding="utf-8",
     )  # fmt: skip
@@ -101,9 +106,9 @@ def _state(record: Record, step: str) -> str:
 
 
 def _head(records: Sequence[Record]) -> str:
-    names = list(dict.fromkeys(record["framework"] for record in records))
+    names = list(dict.fromkeys(_column(record) for record in records))
     lines = ["| | " + " | ".join([*names, "all"]) + " |", "|---|" + "---|" * (len(names) + 1)]
-    groups = [[r for r in records if r["framework"] == name] for name in names] + [list(records)]
+    groups = [[r for r in records if _column(r) == name] for name in names] + [list(records)]
     counts = {
         "networks": lambda group: str(len(group)),
         "adds": lambda group: str(sum(map(_adds, group))),
@@ -114,6 +119,10 @@ def _head(records: Sequence[Record]) -> str:
     for step, word in STEPS.items():
         lines.append(f"| {word} | " + " | ".join(_passed(group, step) for group in groups) + " |")
     return "\n".join(lines)
+
+
+def _column(record: Record) -> str:
+    return "-".join([record["framework"], *([record["backend"]] if "backend" in record else [])])
 
 
 def _share(part: int, whole: int) -> str:
@@ -132,7 +141,8 @@ def _rows(records: Sequence[Record]) -> str:
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for r in records:
         where = "" if r.get("where", "residual") == "residual" else f" ({r['where']})"
-        cells = [r["name"], _adds(r), r.get("gated", 0), r.get("reasoned", 0), f"{r.get('sites', 0)}{where}"]
+        counts = [r.get(key, "-") for key in ("adds", "gated", "reasoned")]
+        cells = [called(r), *counts, f"{r.get('sites', 0)}{where}"]
         lines.append(f"| {' | '.join(map(str, cells + [_state(r, step) for step in STEPS]))} |")
     return "\n".join(lines)
 
