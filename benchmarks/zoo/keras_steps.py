@@ -168,7 +168,8 @@ def _gradients(model: Any, inputs: Any, weights: Sequence[Any]) -> list[float]:
     def loss() -> Any:
         made = [keras.ops.cast(t, "float32") for t in keras.tree.flatten(model(inputs, training=True))]
         rng = np.random.default_rng(3)
-        return sum(keras.ops.sum(t * rng.standard_normal(t.shape).astype("float32")) for t in made)
+        noise = [keras.ops.convert_to_tensor(rng.standard_normal(t.shape).astype("float32")) for t in made]
+        return sum(keras.ops.sum(t * n) for t, n in zip(made, noise, strict=True))
 
     try:
         gradients = ON_BACKEND.gradients(loss, weights)
