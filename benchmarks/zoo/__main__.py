@@ -5,6 +5,8 @@ python -m benchmarks.zoo --only timm:rexnet   those whose name holds a text
 python -m benchmarks.zoo --again              all of them anew
 python -m benchmarks.zoo --framework keras --backend jax    Keras networks on JAX alone
 python -m benchmarks.zoo --sample             the 30 of CI; fails where one of them does
+python -m benchmarks.zoo --page-only --records a.jsonl b.jsonl
+                                              none: take over records of other runs, and write the page
 """
 
 import argparse
@@ -30,6 +32,10 @@ Key = tuple[str, str, str]  # framework, backend of Keras or "", name
 
 def main() -> int:
     options = _options()
+    if options.page_only:
+        _take_over(options.out, options.records)
+        _write_page(options)
+        return 0
     known = {} if options.again or options.sample else _read(options.out)
     chosen = [
         key for key in _networks(options.framework, options.backend) if all(part in key[2] for part in options.only)
@@ -45,7 +51,7 @@ def main() -> int:
         if not options.sample:
             _keep(options.out, record)
     if not options.sample:
-        write_page(list(_read(options.out).values()), options.page, len(list(_networks(FRAMEWORKS, BACKENDS))))
+        _write_page(options)
     return int(bool(options.sample and any(faults(record) for record in found)))
 
 
@@ -61,7 +67,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=240, help="seconds for one network")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/measured/zoo.jsonl")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/zoo.md")
-    return parser.parse_args()
+    parser.add_argument("--page-only", action="store_true", help="examine none, write the page from --out")
+    parser.add_argument("--records", nargs="+", type=Path, default=[], help="with --page-only: files to add to --out")
+    options = parser.parse_args()
+    if options.records and not options.page_only:
+        parser.error("--records goes with --page-only")
+    return options
 
 
 def _networks(frameworks: Sequence[str], backends: Sequence[str]) -> Iterator[Key]:
@@ -99,17 +110,37 @@ def _line(record: dict[str, Any]) -> str:
     return f"{called(record)}: {adds} {record['seconds']} s {'; '.join(wrong) or 'right'}"
 
 
-def _read(path: Path) -> dict[Key, dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+def _read(*paths: Path) -> dict[Key, dict[str, Any]]:
+    """Return the last record of each network."""
+    lines = [line for path in paths if path.exists() for line in path.read_text(encoding="utf-8").splitlines()]
     found = [json.loads(line) for line in lines]
-    # The last record of a network counts.
     return {(record["framework"], record.get("backend", ""), record["name"]): record for record in found}
+
+
+def _take_over(out: Path, files: Sequence[Path]) -> None:
+    """Write the last record of each network, of `out` and then of the files, in the order of the lists."""
+    missing = [str(file) for file in files if not file.exists()]
+    if missing:
+        raise SystemExit(f"no such file: {', '.join(missing)}")
+    found = _read(out, *files)
+    kept = [found[key] for key in _networks(FRAMEWORKS, BACKENDS) if key in found]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("".join(map(_as_line, kept)), encoding="utf-8")
+    print(f"zoo: {len(kept)} records in {out}, {len(found) - len(kept)} of networks that no list names left out")
+
+
+def _write_page(options: argparse.Namespace) -> None:
+    write_page(list(_read(options.out).values()), options.page, len(list(_networks(FRAMEWORKS, BACKENDS))))
+
+
+def _as_line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def _keep(path: Path, record: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.write(_as_line(record))
 
 
 if __name__ == "__main__":

@@ -18,14 +18,11 @@ from benchmarks.zoo.count import counted
 from benchmarks.zoo.flax_flow import adds_of
 from benchmarks.zoo.flax_run import Call, apply, random_variables, run
 from benchmarks.zoo.other_process import Other
-from benchmarks.zoo.steps import judged, listed, must
+from benchmarks.zoo.steps import judged, listed, must, planned
 from eca_multi.flax.linen import insert_eca, plan_eca, remove_eca
-from eca_multi.surgery.entry import Skipped
-from eca_multi.surgery.errors import NoSiteError
 from eca_multi.surgery.plan import ECAPlan
 
 Network = tuple[nn.Module, Call]
-FALLBACKS = ("conv_norm", "conv", "norm")
 
 
 def examine(name: str, build: Callable[[], Network], other: Other, without: Sequence[str] = ()) -> dict[str, Any]:
@@ -35,7 +32,7 @@ def examine(name: str, build: Callable[[], Network], other: Other, without: Sequ
     before, adds = run(plain, old, call), adds_of(plain, old, call)
     found: dict[str, Any] = {"adds": len(adds)}
     found["plain"] = judged(lambda: _equal(before, run(plain, old, call)))
-    plan, skipped = _plan(plain, old, call, found)
+    plan, skipped = planned(lambda where: plan_eca(plain, old, where, example_inputs=call.inputs), found)
     if plan is None:
         return found | counted(adds, adds, skipped)
     made: list[Any] = []
@@ -69,31 +66,6 @@ def _with_random_kernels(variables: Any) -> Any:
 
 def _is_eca(keys: Sequence[str]) -> bool:
     return "eca" in keys
-
-
-def _plan(
-    module: nn.Module, variables: Any, call: Call, found: dict[str, Any]
-) -> tuple[ECAPlan | None, Sequence[Skipped]]:
-    """Return the plan for residual branches, or for some other sites where there are none; and what was skipped."""
-    skipped: Sequence[Skipped] = ()
-    for where in ("residual", *FALLBACKS):
-        try:
-            plan = plan_eca(module, variables, where, example_inputs=call.inputs)
-            if where == "residual":
-                skipped = plan.skipped
-            else:
-                paths = plan.paths[:: len(plan.paths) // 8 + 1]
-                plan = plan_eca(module, variables, list(paths), example_inputs=call.inputs)
-        except NoSiteError as error:
-            if where == "residual":
-                found["refused"], skipped = str(error), getattr(error, "skipped", ())
-            continue
-        except Exception as error:  # whatever the package raises is a result
-            found["plan"] = {"ok": False, "note": f"{type(error).__name__}: {error}"[:600]}
-            return None, skipped
-        found["where"] = where
-        return plan, skipped
-    return None, skipped
 
 
 def _is_equal(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> bool:

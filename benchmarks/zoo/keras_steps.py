@@ -14,14 +14,12 @@ from benchmarks.zoo.count import counted
 from benchmarks.zoo.flow import Add
 from benchmarks.zoo.keras_run import run
 from benchmarks.zoo.other_process import Other
-from benchmarks.zoo.steps import judged, listed, must
+from benchmarks.zoo.steps import judged, listed, must, planned
 from eca_multi.keras import eca_parameters, insert_eca, plan_eca, remove_eca
 from eca_multi.surgery.entry import Skipped
-from eca_multi.surgery.errors import NoSiteError
 from eca_multi.surgery.plan import ECAPlan
 
 Network = tuple[Any, Any]
-FALLBACKS = ("conv_norm", "conv", "norm")
 BACKEND = keras.backend.backend()
 ON_BACKEND = import_module(f"benchmarks.zoo.keras_{BACKEND}")
 
@@ -32,7 +30,7 @@ def examine(name: str, build: Callable[[], Network], other: Other, without: Sequ
     before, adds = run(plain, inputs), _adds(plain, inputs)
     found: dict[str, Any] = {}
     found["plain"] = judged(lambda: _equal(before, run(plain, inputs)))
-    plan, skipped = _plan(plain, inputs, found)
+    plan, skipped = planned(lambda where: plan_eca(plain, where), found)
     if plan is None:
         return found | _counted(adds, adds, skipped)
     made: list[Any] = []
@@ -85,28 +83,6 @@ def _counted(plain: Sequence[Add] | None, gated: Sequence[Add] | None, skipped: 
     if plain is None or gated is None:
         return {}
     return {"adds": len(plain), **counted(plain, gated, skipped)}
-
-
-def _plan(model: Any, inputs: Any, found: dict[str, Any]) -> tuple[ECAPlan | None, Sequence[Skipped]]:
-    """Return the plan for residual branches, or for some other sites where there are none; and what was skipped."""
-    skipped: Sequence[Skipped] = ()
-    for where in ("residual", *FALLBACKS):
-        try:
-            plan = plan_eca(model, where)
-            if where == "residual":
-                skipped = plan.skipped
-            else:
-                plan = plan_eca(model, list(plan.paths[:: len(plan.paths) // 8 + 1]))
-        except NoSiteError as error:
-            if where == "residual":
-                found["refused"], skipped = str(error), getattr(error, "skipped", ())
-            continue
-        except Exception as error:  # whatever the package raises is a result
-            found["plan"] = {"ok": False, "note": f"{type(error).__name__}: {error}"[:600]}
-            return None, skipped
-        found["where"] = where
-        return plan, skipped
-    return None, skipped
 
 
 def _is_equal(left: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> bool:

@@ -1,10 +1,15 @@
-"""One step of the examination of a network, with its control: the same step on the plain network."""
+"""The steps that the examinations share: the plan, and one step with its control on the plain network."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from eca_multi.surgery.entry import Skipped
+from eca_multi.surgery.errors import NoSiteError
+from eca_multi.surgery.plan import ECAPlan
+
 Step = Callable[[], Any]
+FALLBACKS = ("conv_norm", "conv", "norm")  # for a network without a residual branch
 
 
 class Failed(Exception):
@@ -26,6 +31,33 @@ def judged(step: Step, control: Step | None = None) -> dict[str, Any]:
         if own:
             result["own"] = own
     return result | {"seconds": round(time.perf_counter() - start, 2)}
+
+
+def planned(plan_eca: Callable[[Any], ECAPlan], found: dict[str, Any]) -> tuple[ECAPlan | None, Sequence[Skipped]]:
+    """Return the plan for residual branches, or for some other sites where there are none; and what was skipped.
+
+    Args:
+        plan_eca: The framework's function, bound to the network: takes `where`.
+        found: Receives where the sites are, or what was raised.
+    """
+    skipped: Sequence[Skipped] = ()
+    for where in ("residual", *FALLBACKS):
+        try:
+            plan = plan_eca(where)
+            if where == "residual":
+                skipped = plan.skipped
+            else:
+                plan = plan_eca(list(plan.paths[:: len(plan.paths) // 8 + 1]))
+        except NoSiteError as error:
+            if where == "residual":
+                found["refused"], skipped = str(error), getattr(error, "skipped", ())
+            continue
+        except Exception as error:  # whatever the package raises is a result
+            found["plan"] = {"ok": False, "note": f"{type(error).__name__}: {error}"[:600]}
+            return None, skipped
+        found["where"] = where
+        return plan, skipped
+    return None, skipped
 
 
 def must(holds: bool, text: str) -> None:

@@ -1,15 +1,24 @@
 """Run a torch network on its inputs, without ECA's package."""
 
 import contextlib
+import random
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 
+def seed(number: int) -> None:
+    """Seed all generators that a network may use: transformers' audio networks draw their masks with NumPy."""
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
+
+
 def run(model: nn.Module, inputs: Any, training: bool = False) -> list[torch.Tensor]:
     """Return all tensors of the outputs; random numbers are the same in each run."""
-    torch.manual_seed(1)
+    seed(1)
     model.train(training)
     with contextlib.nullcontext() if training else torch.no_grad():
         return tensors(call(model, inputs))

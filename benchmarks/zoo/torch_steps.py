@@ -13,16 +13,13 @@ from torch import nn
 
 from benchmarks.zoo.count import counted
 from benchmarks.zoo.other_process import Other
-from benchmarks.zoo.steps import judged, listed, must
+from benchmarks.zoo.steps import judged, listed, must, planned
 from benchmarks.zoo.torch_flow import adds_of
-from benchmarks.zoo.torch_run import run, tensors
-from eca_multi.surgery.entry import Skipped
-from eca_multi.surgery.errors import NoSiteError
+from benchmarks.zoo.torch_run import run, seed, tensors
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.torch import eca_parameters, insert_eca, plan_eca, remove_eca
 
 Network = tuple[nn.Module, Any]
-FALLBACKS = ("conv_norm", "conv", "norm")  # for a network without a residual branch
 
 
 def examine(name: str, build: Callable[[], Network], other: Other, without: Sequence[str] = ()) -> dict[str, Any]:
@@ -33,7 +30,7 @@ def examine(name: str, build: Callable[[], Network], other: Other, without: Sequ
     adds = adds_of(model, inputs)
     found: dict[str, Any] = {"adds": len(adds)}
     found["plain"] = judged(lambda: _equal(before, run(model, inputs)))
-    plan, skipped = _plan(model, inputs, found)
+    plan, skipped = planned(lambda where: plan_eca(model, where, example_inputs=inputs), found)
     if plan is None:
         return found | counted(adds, adds, skipped)
     found["insert"] = judged(lambda: insert_eca(model, plan=plan, example_inputs=inputs))
@@ -60,7 +57,7 @@ def examine(name: str, build: Callable[[], Network], other: Other, without: Sequ
 
 
 def _built(build: Callable[[], Network]) -> Network:
-    torch.manual_seed(0)
+    seed(0)
     model, inputs = build()
     _randomise(model)
     return model.eval(), inputs
@@ -106,29 +103,6 @@ def _sites_change_outputs(plain: nn.Module, inputs: Any, before: list[torch.Tens
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _plan(model: nn.Module, inputs: Any, found: dict[str, Any]) -> tuple[ECAPlan | None, Sequence[Skipped]]:
-    """Return the plan for residual branches, or for some other sites where there are none; and what was skipped."""
-    skipped: Sequence[Skipped] = ()
-    for where in ("residual", *FALLBACKS):
-        try:
-            plan = plan_eca(model, where, example_inputs=inputs)
-            if where == "residual":
-                skipped = plan.skipped
-            else:
-                paths = plan.paths[:: len(plan.paths) // 8 + 1]
-                plan = plan_eca(model, list(paths), example_inputs=inputs)
-        except NoSiteError as error:
-            if where == "residual":
-                found["refused"], skipped = str(error), getattr(error, "skipped", ())
-            continue
-        except Exception as error:  # whatever the package raises is a result
-            found["plan"] = {"ok": False, "note": f"{type(error).__name__}: {error}"[:600]}
-            return None, skipped
-        found["where"] = where
-        return plan, skipped
-    return None, skipped
 
 
 def _snapshot(model: nn.Module) -> dict[str, Any]:
