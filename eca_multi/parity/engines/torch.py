@@ -16,7 +16,7 @@ from eca_multi.parity.define.runners import has_compiler
 from eca_multi.parity.define.taps import Recorder
 from eca_multi.parity.define.tensor import Cotangent, Tensor
 
-from ._private_torch import counters
+from ._private_torch import compile_counters
 from .base import Computed, Engine, Native, Result, Unsupported, attempt, no_sublayer, tap_output
 from .weight_map import check_trained, function_weights, map_of, native_weights
 
@@ -83,7 +83,7 @@ class TorchEngine(Engine):
             results.append(Computed(self.named_outputs(job, values), weight_map, state, taps=taps))
             if job.gradients:
                 self.differentiate(job, call[2], native, results[-1])
-        if jobs[0].compiled and not counters["stats"]["unique_graphs"]:
+        if jobs[0].compiled and not compile_counters()["stats"]["unique_graphs"]:
             raise RuntimeError("torch.compile compiled nothing and ran eagerly")
         return results
 
@@ -246,6 +246,6 @@ def gradients(
 def _compiled() -> Forward:
     if not has_compiler():
         raise Unsupported("torch.compile needs a C++ compiler, and none was found; install g++ or set CXX")
-    counters.clear()
+    compile_counters().clear()
     torch.compiler.reset()  # torch runs a function eagerly after a number of graphs; a reset starts the count anew
     return torch.compile(forward, fullgraph=True, dynamic=False)
