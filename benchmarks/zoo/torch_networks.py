@@ -131,11 +131,11 @@ NETWORKS["timm:resnet18(features_only)"] = lambda: (
 )
 
 for _name, _size in {
-    "wrn16_10_cifar10": 32, "pyramidnet110_a48_cifar10": 32, "senet16": 64, "efficientnet_b0": 64, "bagnet9": 64,
+    "wrn16_10_cifar10": 32, "pyramidnet110_a48_cifar10": 32, "senet16": 224, "efficientnet_b0": 64, "bagnet9": 224,
     "regnetx002": 64, "resnesta18": 64, "linknet_cityscapes": 64, "sinet_cityscapes": 128, "resattnet56": 224,
-    "resdropresnet20_cifar10": 32, "shakeshakeresnet20_2x16d_cifar10": 32, "resnet20_cifar10": 32, "preresnet18": 64,
-    "seresnet18": 64, "mobilenetv2_w1": 64, "proxylessnas_cpu": 64, "fbnet_cb": 64, "igcv3_wd4": 64, "dla34": 64,
-    "hardnet39ds": 64, "bamresnet18": 64, "cbamresnet18": 64, "dicenet_wd5": 64, "nin_cifar10": 32,
+    "resdropresnet20_cifar10": 32, "shakeshakeresnet20_2x16d_cifar10": 32, "resnet20_cifar10": 32, "preresnet18": 224,
+    "seresnet18": 224, "mobilenetv2_w1": 224, "proxylessnas_cpu": 224, "fbnet_cb": 224, "igcv3_wd4": 224, "dla34": 224,
+    "hardnet39ds": 224, "bam_resnet18": 224, "cbam_resnet18": 224, "dicenet_wd5": 64, "nin_cifar10": 32,
     "alphapose_fastseresnet101b_coco": 64, "unet_cityscapes": 64, "squeezeresnet_v1_1": 64,
 }.items():  # fmt: skip
     NETWORKS[f"pytorchcv:{_name}"] = partial(_pytorchcv, _name, _size)

@@ -267,6 +267,17 @@ class Pyramid(nn.Module):
         return self.lateral(x) + F.interpolate(top, scale_factor=2.0)
 
 
+class TwoScales(nn.Module):
+    """A branch that keeps its size beside one that is made smaller and larger again, joined (SINet)."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.flat, self.deep, self.last = Body(c, c // 2), Body(c, c // 2, 2), conv(c, c, 1)
+
+    def forward(self, x):
+        return x + self.last(torch.cat([self.flat(x), F.interpolate(self.deep(x), scale_factor=2.0)], 1))
+
+
 class Fusion(nn.Module):
     """Branches of several resolutions are exchanged (HRNet)."""
 

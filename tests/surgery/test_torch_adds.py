@@ -36,6 +36,7 @@ from tests.support.networks_torch_adds import (
     SliceInPlace,
     SliceThenJoin,
     Tokens,
+    TwoScales,
     Windows,
 )
 from tests.support.surgery_torch import copied, image, same_state
@@ -53,6 +54,7 @@ RESIDUAL = {
     "add by a module": (lambda: ByModule(8), 8, "body.4"),
     "inline gate": (lambda: InlineSqueeze(8), 8, "body.4"),
     "shortcut handed in": (lambda: GivenInBlock(8), 8, "block.body.4"),
+    "two scales": (lambda: TwoScales(8), 8, "last"),
     "layer scale": (lambda: Closed(8, LayerScale(8)), 8, "last"),
     "ghost": (lambda: Closed(8, Ghost(8)), 8, "last"),
     "reshaped": (lambda: Tokens(MapAmongTokens(8)), 8, "block.modulation"),

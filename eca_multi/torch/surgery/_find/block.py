@@ -13,6 +13,7 @@ from .flow import Flow, Step
 PIECES = {"split", "chunk", "unbind", "tensor_split"}
 PRODUCTS = {"mul", "imul", "rmul", "multiply"}
 GATES = re.compile(r"(?i)(h(ard)?_?)?sigmoid|softmax|tanh")
+JOINS = {"cat", "concat", "concatenate"}
 UPSAMPLING = {"interpolate", "upsample", "pixel_shuffle", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 # Functions behind which a tensor is still the same map, resized or without some of its parts.
 RESHAPING = {
@@ -91,23 +92,22 @@ class Block:
             return (
                 self.is_passing(number) or is_pool(module) or type(module).__module__.startswith("torch.nn.modules.pad")
             )
-        return step.kind == "function" and (step.name in RESHAPING or step.name in ("cat", "concat", "concatenate"))
+        return step.kind == "function" and (step.name in RESHAPING | JOINS)
 
-    def upsamples(self, number: int, since: set[int]) -> bool:
-        """Whether a map grows on its way through the steps of `since` to a step; gates on the way do not count."""
-        todo, seen = [number], set[int]()
-        while todo:
-            i = todo.pop()
-            if i in seen or i not in since:
-                continue
-            seen.add(i)
-            if self._upsamples(i):
-                return True
-            inputs = self.inputs(i)
-            if self.step(i).name in PRODUCTS and len(inputs) == 2:
+    def upsamples(self, number: int, since: Iterable[int]) -> bool:
+        """Whether a map grows on its way through the steps of `since` to a step; gates on the way do not count.
+
+        Maps that are joined have grown if each of them has: one that kept its size has the resolution of the shortcut.
+        """
+        grown = set[int]()
+        for i in sorted(since):
+            step, inputs = self.step(i), self.inputs(i)
+            if step.name in PRODUCTS and len(inputs) == 2:
                 inputs = [j for j in inputs if not self.is_gate(j)] or inputs
-            todo += inputs
-        return False
+            together = all if step.name in JOINS and inputs else any
+            if self._upsamples(i) or together(j in grown for j in inputs):
+                grown.add(i)
+        return number in grown
 
     def _upsamples(self, number: int) -> bool:
         step, module = self.step(number), self.of(number)
@@ -116,9 +116,7 @@ class Block:
         if is_upsampling(module):
             return True
         block = self.inner(step.name)
-        return block is not None and any(
-            block.upsamples(i, set(range(len(block.flow.steps)))) for i in block.flow.outputs
-        )
+        return block is not None and any(block.upsamples(i, range(len(block.flow.steps))) for i in block.flow.outputs)
 
     def is_gate(self, number: int) -> bool:
         """Whether a tensor comes out of a sigmoid or its like, apart from a change of its size."""

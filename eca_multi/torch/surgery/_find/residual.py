@@ -8,7 +8,7 @@ from torch import nn
 from eca_multi.surgery.at_start import SCALED_TO_ZERO
 from eca_multi.surgery.reasons import NO_MODULE, PARALLEL, POOLED
 
-from .block import PRODUCTS, Block
+from .block import JOINS, PRODUCTS, Block
 from .classes import is_chain, is_passing, is_pool
 from .flow import ADDS, RESHAPES, Step
 from .places import children
@@ -67,7 +67,7 @@ def source_of(block: Block, number: int) -> Source:
                 notes.append("before an activation")
             elif block.is_piece(number):
                 notes.append(PIECE)
-            elif step.name in ("pad", "cat", "concat", "concatenate") and len(inputs) == 1:
+            elif step.name in {"pad", *JOINS} and len(inputs) == 1:
                 notes.append(PADDED)
             elif step.name not in DROPOUTS and not block.is_reshaped(number):
                 several = f" of {len(inputs)} tensors" if len(inputs) > 1 else ""
