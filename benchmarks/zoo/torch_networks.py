@@ -136,7 +136,7 @@ for _name, _size in {
     "resdropresnet20_cifar10": 32, "shakeshakeresnet20_2x16d_cifar10": 32, "resnet20_cifar10": 32, "preresnet18": 224,
     "seresnet18": 224, "mobilenetv2_w1": 224, "proxylessnas_cpu": 224, "fbnet_cb": 224, "igcv3_wd4": 224, "dla34": 224,
     "hardnet39ds": 224, "bam_resnet18": 224, "cbam_resnet18": 224, "dicenet_wd5": 64, "nin_cifar10": 32,
-    "alphapose_fastseresnet101b_coco": 64, "unet_cityscapes": 64, "squeezeresnet_v1_1": 64,
+    "alphapose_fastseresnet101b_coco": 64, "unet_cityscapes": 64, "squeezeresnet_v1_1": 224,
 }.items():  # fmt: skip
     NETWORKS[f"pytorchcv:{_name}"] = partial(_pytorchcv, _name, _size)
 

@@ -6,7 +6,8 @@ one of these reasons, `what="add"`, and the path of the module that adds.
 
 NO_CONVOLUTION = "adds operands that no convolution sets apart: positions, tokens or pooled maps, no residual branch"
 PARALLEL = (
-    "adds parallel branches, none of which is a shortcut: no residual branch (where='block' gates the block's output)"
+    "adds parallel branches, or their sum to a shortcut: no branch ends in one module (where='block' gates the block's "
+    "output)"
 )
 MERGE = (
     "merges maps of different resolution, an encoder's and a decoder's or those of a pyramid: no residual branch "

@@ -267,6 +267,22 @@ class Pyramid(nn.Module):
         return self.lateral(x) + F.interpolate(top, scale_factor=2.0)
 
 
+class TopDown(nn.Module):
+    """A deep map, larger, and a flat one, both handed in: no convolution in this forward (UPerNet)."""
+
+    def forward(self, flat, deep):
+        return flat + F.interpolate(deep, scale_factor=2.0)
+
+
+class FeaturePyramid(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.deep, self.lateral, self.merge = Body(c, c, 2), conv(c, c, 1), TopDown()
+
+    def forward(self, x):
+        return F.relu(self.merge(self.lateral(x), self.deep(x)))
+
+
 class TwoScales(nn.Module):
     """A branch that keeps its size beside one that is made smaller and larger again, joined (SINet)."""
 

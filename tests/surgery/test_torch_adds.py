@@ -15,6 +15,7 @@ from tests.support.networks_torch_adds import (
     Closed,
     DualPath,
     Encoder,
+    FeaturePyramid,
     GatedCopy,
     Ghost,
     GivenInBlock,
@@ -121,6 +122,13 @@ def test_a_branch_of_windows_is_no_branch_of_the_image(inputs):
     plan = plan_eca(randomised(Net(Basic(8, 8), Tokens(Windows(8)), o=8)), example_inputs=inputs and image())
     assert plan.paths == ("blocks.0.bn2",)
     assert [add.reason for add in plan.skipped_adds] == [reasons.NO_MODULE.format("a map put together from windows")]
+
+
+@pytest.mark.parametrize("inputs", [None, "image"])
+def test_a_pyramid_whose_convolutions_are_elsewhere_is_a_merge(inputs):
+    plan = plan_eca(randomised(Net(Basic(8, 8), FeaturePyramid(8), o=8)), example_inputs=inputs and image())
+    assert plan.paths == ("blocks.0.bn2",)
+    assert [(add.path, add.reason) for add in plan.skipped_adds] == [("blocks.1.merge", reasons.MERGE)]
 
 
 OFFSETS = {

@@ -67,10 +67,10 @@ def _branch(block: Block, first: int, second: int, parallel: set[int]) -> int | 
     flow = block.flow
     since = flow.before(first) - flow.before(second), flow.before(second) - flow.before(first)
     counts = [block.convolutions(steps) for steps in since]
-    if counts == [0, 0]:
-        return NO_CONVOLUTION
     if block.upsamples(first, since[0]) != block.upsamples(second, since[1]):
         return MERGE
+    if counts == [0, 0]:
+        return NO_CONVOLUTION
     if any(_carried(block, operand) in parallel for operand in (first, second)):
         return PARALLEL
     branch, shortcut = (first, second) if counts[0] > counts[1] else (second, first)
