@@ -84,6 +84,28 @@ class PreActivationUnit(nn.Module):
         return x + shortcut
 
 
+class TupleOfOne(nn.Module):
+    """Returns its one tensor in a tuple."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.body = Body(c, c)
+
+    def forward(self, x):
+        return (self.body(x),)
+
+
+class TakesTupleOfOne(nn.Module):
+    """Symbolic tracing cannot follow the comparison."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.branch = TupleOfOne(c)
+
+    def forward(self, x):
+        return x + self.branch(x)[0] if x.isfinite().all() else x
+
+
 class Padded(nn.Module):
     """The shortcut gets channels of zeros (PyramidNet)."""
 
@@ -368,6 +390,17 @@ class LayerScale(nn.Module):
 
     def forward(self, x):
         return x * self.gamma
+
+
+class ScaledShortcut(nn.Module):
+    """The shortcut has a learned scale for each channel (MetaFormer)."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.body, self.scale = Body(c, c), LayerScale(c)
+
+    def forward(self, x):
+        return self.scale(x) + self.body(x)
 
 
 class Ghost(nn.Module):

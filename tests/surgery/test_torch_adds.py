@@ -33,9 +33,11 @@ from tests.support.networks_torch_adds import (
     Pyramid,
     Repeated,
     RepVGG,
+    ScaledShortcut,
     ShakeShake,
     SliceInPlace,
     SliceThenJoin,
+    TakesTupleOfOne,
     Tokens,
     TwoScales,
     Windows,
@@ -48,6 +50,7 @@ RESIDUAL = {
     "dual path": (lambda: DualPath(8), 24, "body.4"),
     "tuple": (lambda: PreActivationUnit(8, 8), 8, "body.second.conv"),
     "tuple, projected": (lambda: PreActivationUnit(8, 16), 16, "body.second.conv"),
+    "tuple of one": (lambda: TakesTupleOfOne(8), 8, "branch.body.4"),
     "padded": (lambda: Padded(8, 12), 12, "body.4"),
     "padded and pooled": (lambda: Padded(8, 12, 2), 12, "body.4"),
     "option A": (lambda: OptionA(8, 16, 2), 16, "body.4"),
@@ -56,11 +59,12 @@ RESIDUAL = {
     "inline gate": (lambda: InlineSqueeze(8), 8, "body.4"),
     "shortcut handed in": (lambda: GivenInBlock(8), 8, "block.body.4"),
     "two scales": (lambda: TwoScales(8), 8, "last"),
+    "scaled shortcut": (lambda: ScaledShortcut(8), 8, "body.4"),
     "layer scale": (lambda: Closed(8, LayerScale(8)), 8, "last"),
     "ghost": (lambda: Closed(8, Ghost(8)), 8, "last"),
     "reshaped": (lambda: Tokens(MapAmongTokens(8)), 8, "block.modulation"),
 }
-NEEDS_A_RUN = {"slice, in place", "ghost", "reshaped"}
+NEEDS_A_RUN = {"slice, in place", "ghost", "reshaped", "tuple of one"}
 NO_BRANCH = {
     "RepVGG": (lambda: RepVGG(8), reasons.PARALLEL, 2),
     "MobileOne": (lambda: MobileOne(8), reasons.PARALLEL, 3),

@@ -368,9 +368,41 @@ def test_branches_that_are_merged_have_no_gates_inside(kind, method):
     plan = plan_eca(net, "conv_norm", example_inputs=image())
     assert plan.paths == ("1.bn",)
     assert [one.reason for one in plan.skipped] == [
-        f"inside of 0, a {kind.__name__}, whose {method} merges its branches: name 0 itself"
+        f"inside of 0, a {kind.__name__}, whose {method} merges its layers: name 0 itself"
     ] * 2
     assert plan_eca(net, ["0"], example_inputs=image()).paths == ("0",)
+
+
+class FoldsNorm(nn.Module):
+    """A residual block whose norm goes into the convolution behind it (NextViT)."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1, bias=False)
+
+    def forward(self, x):
+        return x + self.conv(self.norm(x))
+
+    @torch.no_grad()
+    def reparameterize(self):
+        scale = self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt()
+        shift = self.norm.bias - self.norm.running_mean * scale
+        self.conv.bias = nn.Parameter(self.conv.weight.sum((2, 3)) @ shift)
+        self.conv.weight.mul_(scale[:, None, None])
+        self.norm = nn.Identity()
+
+
+def test_a_block_that_folds_its_norm_alone_keeps_a_gate_at_its_end():
+    net = randomised(nn.Sequential(conv(3, 8), FoldsNorm()))
+    with pytest.raises(NoSiteError, match="a FoldsNorm, whose reparameterize merges its layers"):
+        plan_eca(net, "norm", example_inputs=image())
+    assert plan_eca(net, example_inputs=image()).paths == ("1.conv",)
+    plain = net(image())
+    net = trained(insert_eca(net))
+    before = net(image())
+    assert not torch.allclose(before, plain, atol=1e-3)
+    net[1].reparameterize()
+    torch.testing.assert_close(net(image()), before)
 
 
 @pytest.mark.parametrize(

@@ -172,8 +172,8 @@ def test_parallel_branches_have_their_reason():
     model = net(REP)
     plan = plan_eca(model, "conv_norm")
     assert len(plan.skipped) == 4
-    assert all("a RepConv, whose fuse_convs merges its branches" in skip.reason for skip in plan.skipped)
-    with pytest.raises(NoSiteError, match="whose fuse_convs merges its branches"):
+    assert all("a RepConv, whose fuse_convs merges its layers" in skip.reason for skip in plan.skipped)
+    with pytest.raises(NoSiteError, match="whose fuse_convs merges its layers"):
         insert_eca(model, [skip.path for skip in plan.skipped])
 
 

@@ -13,7 +13,7 @@ from eca_multi.surgery.reasons import (
 )
 
 from .block import PRODUCTS, Block
-from .classes import NORMS, is_passing, is_pool
+from .classes import NORMS, has_parameters, is_passing, is_pool, is_scale
 from .flow import ADDS
 from .residual import SCALES, Source, source_of
 
@@ -114,11 +114,11 @@ def _is_gated_copy(block: Block, branch: int, shortcut: int) -> bool:
 
 
 def _is_parallel(block: Block, shortcut: set[int], counts: list[int]) -> bool:
-    """Whether a shortcut without a convolution is a branch too: a norm beside one convolution, or other layers."""
+    """Whether a shortcut without a convolution is a branch too: a norm beside one convolution, or layers that mix."""
     if min(counts) > 0:
         return False
     modules = [module for module in map(block.of, shortcut) if module is not None and not is_passing(module)]
-    layers = [module for module in modules if not is_pool(module) and any(True for _ in module.parameters())]
+    layers = [module for module in modules if not is_pool(module) and not is_scale(module) and has_parameters(module)]
     norms = [module for module in layers if isinstance(module, NORMS)]
     return len(layers) > len(norms) or (bool(norms) and max(counts) == 1)
 

@@ -39,6 +39,16 @@ def is_pool(module: nn.Module) -> bool:
     return any(kind.__module__ == POOLS and "Unpool" not in kind.__name__ for kind in type(module).__mro__)
 
 
+def has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
+def is_scale(module: nn.Module) -> bool:
+    """Whether a module has one number for each channel, or one alone, and is no norm: a layer scale, a PReLU."""
+    own = list(module.parameters())
+    return len(own) == 1 and own[0].numel() == max(own[0].shape, default=1) and not isinstance(module, NORMS)
+
+
 def is_upsampling(module: nn.Module) -> bool:
     return isinstance(module, UPSAMPLING) or any("Unpool" in kind.__name__ for kind in type(module).__mro__)
 

@@ -60,9 +60,9 @@ class Recorder(TorchFunctionMode):
         name = self._name_in_running(path)
         if name:
             inputs = list(dict.fromkeys(self._known((args, kwargs))))
-            tensors = _tensors(output)
-            for i, tensor in enumerate(tensors):
-                self._add(tensor, Step("module", name, inputs, part=i if len(tensors) > 1 else None))
+            is_one = isinstance(output, torch.Tensor)
+            for i, tensor in enumerate(_tensors(output)):
+                self._add(tensor, Step("module", name, inputs, part=None if is_one else i))
 
     def _name_in_running(self, path: str) -> str:
         """Return the path of a module within the one whose forward runs; "" if that is not written down."""

@@ -62,9 +62,10 @@ def _merged(network: Network, path: str) -> str:
     """Why a module inside of one that merges its branches cannot be a site."""
     above = parent_of(path)[0]
     while above:
-        if above in network.at and (method := merging(network.at[above].module)):
+        inside = path.removeprefix(f"{above}.")
+        if above in network.at and (method := merging(network.at[above].module, inside)):
             kind = type(network.at[above].module).__name__
-            return f"inside of {above}, a {kind}, whose {method} merges its branches: name {above} itself"
+            return f"inside of {above}, a {kind}, whose {method} merges its layers: name {above} itself"
         above = parent_of(above)[0]
     return ""
 

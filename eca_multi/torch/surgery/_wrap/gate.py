@@ -1,6 +1,7 @@
 """An ECA behind a module: the module's child `eca`, called by a forward hook. All names and attributes stay."""
 
 import dis
+import inspect
 from functools import cache
 from typing import Any
 
@@ -63,18 +64,34 @@ def why_no_gate(module: nn.Module) -> str:
     return ""
 
 
-def merging(module: nn.Module) -> str:
-    """Return the method by which a module merges its branches into one convolution; "" if it has none.
+def merging(module: nn.Module, inside: str) -> str:
+    """Return the method by which a module merges layers, one at the path `inside` among them; "" if it has none.
 
-    No gate can stand inside of a branch that is merged, and the branches go as wholes, with what stands in them.
+    No gate can stand inside of a branch that is merged, and the branches go as wholes, with what stands in them. Where
+    a method exchanges norms alone, which it folds into their neighbours, gates stay everywhere but at these norms.
     """
     for name in MERGING:
-        if hasattr(type(module), name):
+        method = getattr(type(module), name, None)
+        if method is not None and not (_folds_norms(module, method) and _named(method).isdisjoint(inside.split("."))):
             return name
     fuse = getattr(getattr(type(module), "fuse", None), "__code__", None)
     deleted = [step.argval for step in dis.get_instructions(fuse) if step.opname == "DELETE_ATTR"] if fuse else []
     branches = [child_table(module)[name] for name in deleted if name in child_table(module)]
     return "fuse" if any(branch is not None and any(True for _ in branch.children()) for branch in branches) else ""
+
+
+def _folds_norms(module: nn.Module, method: Any) -> bool:
+    """Whether the children that a method sets or deletes have vectors of parameters alone, as norms do."""
+    gone = [child for name in _named(method) if (child := child_table(module).get(name)) is not None]
+    return bool(gone) and all(p.ndim < 2 for child in gone for p in child.parameters())
+
+
+def _named(method: Any) -> set[Any]:
+    """Return the attributes that a method sets or deletes, and the texts in it, which may name others."""
+    code = getattr(inspect.unwrap(method), "__code__", None)
+    steps = list(dis.get_instructions(code)) if code is not None else []
+    written = {step.argval for step in steps if step.opname in ("STORE_ATTR", "DELETE_ATTR")}
+    return written | {step.argval for step in steps if step.opname == "LOAD_CONST" and isinstance(step.argval, str)}
 
 
 def runs_children(module: nn.Module) -> bool:
