@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eca_multi._parsing import reason_of
 from eca_multi.surgery.errors import UnsupportedModelError
 from eca_multi.surgery.reasons import TOKENS
 
@@ -53,9 +54,25 @@ def is_abstract(tree: Any) -> bool:
     return any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree))
 
 
+def check_whole(what: str, tree: Any) -> None:
+    """Refuse a tree that holds shapes in one part and arrays in the other: it can neither be run nor stay abstract."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    away = [path for path, leaf in leaves if is_abstract(leaf)]
+    if 0 < len(away) < len(leaves):
+        first = jax.tree_util.keystr(away[0], simple=True, separator="/").removesuffix("/value")
+        raise UnsupportedModelError(
+            f"{what} must hold arrays alone or shapes alone. Received: {len(away)} of {len(leaves)} as shapes, {first} "
+            "the first. Load these before."
+        )
+
+
 def are_equal(before: Sequence[Any], after: Sequence[Any]) -> bool:
     """Whether all bits of the arrays are equal; a NaN equals a NaN of the same bits."""
     return [_bits(array) for array in before] == [_bits(array) for array in after]
+
+
+def has_nan(arrays: Sequence[Any]) -> bool:
+    return any(jnp.issubdtype(array.dtype, jnp.inexact) and bool(jnp.isnan(array).any()) for array in arrays)
 
 
 def _bits(array: Any) -> tuple[Any, ...]:
@@ -95,6 +112,15 @@ def tokens(path: str, shapes: Sequence[Shape | None], ranks: Collection[int]) ->
     shape = shapes[0]
     is_sequence = shape is not None and len(shape) == 3 and bool(ranks) and 3 not in ranks
     return TOKENS.format(path=path) if is_sequence else ""
+
+
+def does_not_run(what: str, error: Exception) -> UnsupportedModelError:
+    """Return the error for a network that raises on the example inputs."""
+    reason = f"{type(error).__name__}: {reason_of(error).rstrip('.')}"
+    return UnsupportedModelError(
+        f"{what} must run on example_inputs while JAX traces it. Received: {reason}. "
+        f"Pass what the {what} is called with: an array, a tuple of positional inputs or a dict of keywords."
+    )
 
 
 def unbound_axis(what: str, error: NameError) -> UnsupportedModelError:

@@ -1,6 +1,7 @@
 """Patterns for the paths of sites: a regular expression, a list of paths or suffixes, or a callable."""
 
 import difflib
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,9 +14,11 @@ Pattern = str | Sequence[str] | Callable[[str, Any], bool]
 
 def check_pattern(name: str, pattern: Any) -> None:
     """Check a pattern; `name` is the option that holds the pattern."""
-    if pattern is None or callable(pattern):
+    if pattern is None:
         return
-    if isinstance(pattern, str):
+    if callable(pattern):
+        check_callable(name, pattern)
+    elif isinstance(pattern, str):
         try:
             re.compile(pattern)
         except re.error as error:
@@ -28,6 +31,21 @@ def check_pattern(name: str, pattern: Any) -> None:
             f"{name} must be a regular expression, a list of paths or suffixes, or a callable (path, module). "
             f"Received: {name}={pattern!r}. Pass a str, for example 'layer4.*'."
         )
+
+
+def check_callable(name: str, function: Callable[..., Any]) -> None:
+    """Check that a callable takes a path and a module. Some built-in functions do not tell what they take."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind("", None)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} must be a callable of a path and a module. Received: {name}={function!r} ({error}). "
+            "Write, for example, lambda path, module: path.endswith('bn2')."
+        ) from None
 
 
 def is_list_of_texts(value: Any) -> bool:

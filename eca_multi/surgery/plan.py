@@ -7,6 +7,7 @@ a network can be built again from the file.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -129,8 +130,10 @@ class ECAPlan:
             raise _later(schema, data.get("package"))
         if schema != SCHEMA:
             raise _unreadable(f"schema {schema!r}")
-        with parsing(_unreadable):
-            entries = tuple(_entry(entry) for entry in data.pop("entries", ()))
+        with parsing(partial(_unreadable, package=data.get("package"))):
+            if "entries" not in data:
+                raise ValueError("no entries")
+            entries = tuple(_entry(entry) for entry in data.pop("entries"))
             skipped = tuple(_skipped(skip) for skip in data.pop("skipped", ()))
             notes = tuple(data.pop("notes", ()))
             return _check_fields(cls(entries=entries, skipped=skipped, notes=notes, **data), "")
@@ -194,15 +197,20 @@ def _check_fields(record: T, of: str) -> T:
 
 
 def _later(schema: int, package: object) -> ValueError:
-    writer = f", written by eca_multi {package}" if isinstance(package, str) and package else ""
     return ValueError(
         f"plan must have schema {SCHEMA}, which eca_multi {__version__} reads. "
-        f"Received: {printable(f'schema {schema}{writer}')}. Update eca_multi, or plan anew with plan_eca."
+        f"Received: {printable(f'schema {schema}{_writer(package)}')}. Update eca_multi, or plan anew with plan_eca."
     )
 
 
-def _unreadable(received: str) -> ValueError:
+def _unreadable(received: str, package: object = "") -> ValueError:
+    writer, remedy = _writer(package), "Use that version, or plan anew with plan_eca."
+    if not writer or package == __version__:
+        writer, remedy = "", "Make it with ECAPlan.save."
     return ValueError(
-        f"plan must be the JSON of an ECAPlan, schema {SCHEMA}. Received: {printable(received)}. "
-        "Make it with ECAPlan.save."
+        f"plan must be the JSON of an ECAPlan, schema {SCHEMA}. Received: {printable(f'{received}{writer}')}. {remedy}"
     )
+
+
+def _writer(package: object) -> str:
+    return f", written by eca_multi {package}" if isinstance(package, str) and package else ""

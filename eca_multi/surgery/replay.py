@@ -40,6 +40,8 @@ def replay(plan: ECAPlan, framework: str, at_path: Mapping[str, Candidate]) -> l
     differences = []
     if plan.framework != framework:
         differences.append(f"framework is {framework}, the plan's {plan.framework}")
+    paths = [entry.path for entry in plan.entries]
+    differences += [f"{path}: stands in the plan twice" for path in dict.fromkeys(paths) if paths.count(path) > 1]
     for entry in plan.entries:
         candidate = at_path.get(entry.path)
         texts = ["is not there"] if candidate is None else _differences(entry, candidate)

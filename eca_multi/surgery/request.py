@@ -9,8 +9,8 @@ from typing import Any
 from eca_multi._errors import GATES, check_init, check_odd
 from eca_multi._kernel import eca_kernel_size
 
-from .errors import UnsupportedModelError
-from .patterns import Pattern, check_pattern, is_list_of_texts
+from .errors import PlanMismatchError, UnsupportedModelError
+from .patterns import Pattern, check_callable, check_pattern, is_list_of_texts
 from .plan import ECAPlan
 
 KINDS = ("residual", "block", "conv_norm", "conv", "norm", "se", "slot")
@@ -58,12 +58,17 @@ class Request:
         check_plan_gate(self.gate)
         check_init(self.init, self.gate)
         _check_overrides(self.overrides)
+        if self.verify is not None:
+            check_flag("verify", self.verify, "Leave it out to verify where there are example_inputs.")
         if self.verify and self.example_inputs is None:
             raise ValueError("verify=True must come with example_inputs. Received: example_inputs=None. Pass an input.")
 
     def _check_where(self) -> None:
         where, kinds = self.where, [kind for kind in KINDS if kind != "slot" or self.framework == "torch"]
-        if callable(where) or is_list_of_texts(where) or (isinstance(where, str) and where in kinds):
+        if callable(where):
+            check_callable("where", where)
+            return
+        if is_list_of_texts(where) or (isinstance(where, str) and where in kinds):
             return
         hint = "A list names exact paths."
         if where == "slot":
@@ -81,6 +86,11 @@ class Request:
         if not isinstance(self.plan, ECAPlan):
             raise TypeError(
                 f"plan must be an ECAPlan. Received: {type(self.plan).__name__}. Make it with plan_eca or ECAPlan.load."
+            )
+        if self.plan.framework != self.framework:
+            raise PlanMismatchError(
+                f"plan must be for {self.framework}. Received: a plan for {self.plan.framework}. Plan this model anew "
+                "with plan_eca, or give the plan to that framework's insert_eca."
             )
         options = (field for field in fields(self) if field.name not in BESIDE_A_PLAN)
         changed = [field.name for field in options if getattr(self, field.name) != field.default]
@@ -116,6 +126,11 @@ def check_plan_gate(gate: Any) -> None:
             f"gate must be {' or '.join(map(repr, GATES))}, so that a plan can name it. Received: gate={gate!r}. "
             "For a gate of your own, build the ECA layer yourself."
         )
+
+
+def check_flag(name: str, value: Any, remedy: str = "Pass one of the two.") -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False. Received: {name}={value!r}. {remedy}")
 
 
 def _check_min_channels(value: Any) -> None:

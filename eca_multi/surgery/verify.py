@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from eca_multi._parsing import reason_of
 from eca_multi.reference import forward
 
 from .entry import ECAEntry
@@ -37,6 +38,24 @@ def check_verified(
             f"The network with ECA must do what the plan says. Received: {'; '.join(wrong)}. The model was put back; "
             "leave these sites out with exclude."
         )
+
+
+def check_numbers(has_nan: bool) -> None:
+    """Raise VerifyError if the outputs before the insertion hold NaN: what is NaN before and after shows no ECA."""
+    if has_nan:
+        raise VerifyError(
+            "The network must return numbers on example_inputs, for its outputs before and after to be compared. "
+            "Received: NaN in its outputs before the insertion. Look for NaN in the weights and the inputs, or pass "
+            "verify=False."
+        )
+
+
+def did_not_run(error: BaseException, reason: str = "") -> VerifyError:
+    """Return the error for a changed network whose run raises, where the run before did not."""
+    return VerifyError(
+        f"The network with ECA must run. Received: {type(error).__name__}: {(reason or reason_of(error)).rstrip('.')}. "
+        "The model was put back; leave these sites out with exclude, or pass verify=False."
+    )
 
 
 def probe(entry: ECAEntry, x: ArrayLike) -> NDArray[np.float64]:

@@ -26,13 +26,16 @@ def without_a_fault(code: CodeType) -> frozenset[int]:
     """Positions that Python traces but where no exception can be raised: the call of a `with` statement's __exit__.
 
     Python raises what a trace function raises there before that call, which nothing in reality does: a signal is
-    looked at after a call and at a jump back.
+    looked at after a call and at a jump back. A `try:` that begins a `with` block is such a position too: its NOP does
+    nothing, and the table of handlers leaves the NOP out.
     """
     steps = [one for one in dis.get_instructions(code) if one.opname not in ("CACHE", "EXTENDED_ARG")]
     found = set()
     for number, one in enumerate(steps):
         three = steps[number : number + 3]
         if len(three) == 3 and all(step.opname == "LOAD_CONST" and step.argval is None for step in three):
+            found.add(one.offset)
+        if one.opname == "NOP":
             found.add(one.offset)
         if one.opname == "PUSH_EXC_INFO" and steps[number + 1].opname == "WITH_EXCEPT_START":
             found.add(one.offset)

@@ -6,7 +6,7 @@ from typing import Any
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import candidates_at, replay
-from eca_multi.surgery.request import Overrides, Request, Where
+from eca_multi.surgery.request import Overrides, Request, Where, check_flag
 
 from ._find.check import check_model
 from ._find.finder import Finder
@@ -73,8 +73,7 @@ def insert_eca(
         "keras", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides,
         plan, verify,
     )  # fmt: skip
-    if not isinstance(keep_class, bool):
-        raise TypeError(f"keep_class must be True or False. Received: keep_class={keep_class!r}. Pass one of the two.")
+    check_flag("keep_class", keep_class)
     check_model(model)
     finder = Finder(with_shapes(model, example_inputs))
     if plan is None:

@@ -10,7 +10,7 @@ from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.request import Overrides, Request, Where
 
-from ._find.check import check_model
+from ._find.check import check_model, does_not_run
 from ._find.finder import Finder
 from ._find.graph import Network, is_built
 from ._find.kinds import kind
@@ -96,8 +96,11 @@ def with_shapes(model: Any, example_inputs: Any) -> Any:
     if is_built(model) or example_inputs is None:
         return model
     copy = rebuilt(Network(model), Edits())
-    (x,) = keras.tree.flatten(example_inputs)
-    copy.build((None, *np.shape(x)[1:]))
+    try:
+        (x,) = keras.tree.flatten(example_inputs)
+        copy.build((None, *np.shape(x)[1:]))
+    except Exception as error:
+        raise does_not_run(error) from error
     return copy
 
 

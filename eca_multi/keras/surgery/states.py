@@ -133,6 +133,11 @@ def load_base_state(
     if isinstance(state, Mapping):
         check_excepted(except_for, [*state, *(key for key, _ in _variables(model, of_eca=False))])
     else:
+        if not isinstance(state, str | PathLike):
+            raise TypeError(
+                "state must be a mapping of keys to arrays or the path of a file. "
+                f"Received: {type(state).__name__}. Pass what base_state returned."
+            )
         state = _from_file(model, fspath(state), except_for)
     inserted = [layer for layer in Network(model).leaves() if isinstance(layer, InsertedECA)]
     wanted = {key for key, _ in _variables(model, of_eca=False)}

@@ -11,8 +11,9 @@ from keras import ops
 from eca_multi.keras._owned import values
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.plan import ECAPlan
-from eca_multi.surgery.verify import check_verified, differences, probe
+from eca_multi.surgery.verify import check_numbers, check_verified, did_not_run, differences, probe
 
+from ._find.check import does_not_run, first_words
 from ._find.graph import Network
 from ._wrap.installed import InsertedECA, installed_layers
 
@@ -21,7 +22,15 @@ Runs = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]  # what each ECA re
 
 def verify(plan: ECAPlan, old: Any, new: Any, example_inputs: Any) -> None:
     """Raise VerifyError unless the new model does what the plan says."""
-    before, after = run(old, example_inputs), run(new, example_inputs)
+    try:
+        before = run(old, example_inputs)
+    except Exception as error:
+        raise does_not_run(error) from error
+    check_numbers(plan.keeps_output and any(np.not_equal(y, y).any() for y in before))  # NaN differs from itself
+    try:
+        after = run(new, example_inputs)
+    except Exception as error:
+        raise did_not_run(error, first_words(error)) from error
     same = len(before) == len(after) and all(
         x.dtype == y.dtype and np.array_equal(x, y, equal_nan=True) for x, y in zip(before, after, strict=True)
     )

@@ -12,10 +12,10 @@ from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import candidates_at, replay
-from eca_multi.surgery.request import Overrides, Request, Where
+from eca_multi.surgery.request import Overrides, Request, Where, check_flag
 from eca_multi.torch._unchanged import unchanged_on_error
 
-from ._find.check import check_inside, check_model
+from ._find.check import check_inside, check_model, on_meta
 from ._find.kinds import find
 from ._find.network import Network
 from ._find.observe import observe
@@ -83,6 +83,7 @@ def insert_eca(
         "torch", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides,
         plan, verify,
     )  # fmt: skip
+    check_flag("inplace", inplace)
     check_model(model)
     check_inside(model, example_inputs)
     with unchanged_on_error(model, is_run=example_inputs is not None):
@@ -94,7 +95,8 @@ def insert_eca(
             entries = replay(plan, "torch", candidates_at(plan, partial(find, network)))
         if not inplace:
             model = copy.deepcopy(model)
-        before = observe(model, example_inputs, {}).outputs if request.is_verified() else None
+        is_verified = request.is_verified(abstract=on_meta(example_inputs))
+        before = observe(model, example_inputs, {}).outputs if is_verified else None
         layers = [layer_for(model, entry, plan) for entry in entries]  # make all layers first, then change the network
         for entry, layer in zip(entries, layers, strict=True):
             wrap(model, entry, layer)

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from eca_multi.surgery.entry import ECAEntry
-from eca_multi.surgery.errors import UnsupportedModelError, VerifyError
+from eca_multi.surgery.errors import UnsupportedModelError
 from eca_multi.surgery.plan import ECAPlan
-from eca_multi.surgery.verify import check_verified, differences, probe
+from eca_multi.surgery.verify import check_numbers, check_verified, did_not_run, differences, probe
 from eca_multi.torch.layers import ECA
 
 from ._find.observe import observe
@@ -36,7 +36,8 @@ def verify(model: nn.Module, plan: ECAPlan, example_inputs: Any, before: list[to
         with _other_kernels(layers, kernels), _watched(plan, sites, layers, partial(_compare, plan, kernels, wrong)):
             observe(model, example_inputs, {})
     except UnsupportedModelError as error:
-        raise VerifyError(f"The network with ECA must run. Received: {error} The model was put back.") from error
+        raise did_not_run(error.__cause__ or error) from error
+    check_numbers(any(bool(tensor.isnan().any()) for tensor in before))
     same = len(base_run.outputs) == len(before) and all(map(torch.equal, base_run.outputs, before))
     calls = {path: (base_run.calls[path], eca_run.calls[path]) for path in sites}
     check_verified(plan, same, calls, [text for texts in wrong.values() for text in texts])

@@ -7,7 +7,7 @@ import jax
 from flax import linen as nn
 
 from eca_multi.flax._initializers import kernel_of
-from eca_multi.flax._run import Shape, is_abstract
+from eca_multi.flax._run import Shape, check_whole, is_abstract
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import candidates_at, replay
@@ -81,6 +81,7 @@ def insert_eca(
     )  # fmt: skip
     check_module(module)
     check_variables(variables)
+    check_whole("variables", variables)
     call = call_with(module, example_inputs, method)
     finder = Finder(module, variables, call)
     if plan is None:

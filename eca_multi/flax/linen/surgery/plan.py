@@ -11,12 +11,14 @@ from flax import core
 from flax import linen as nn
 from flax.core import meta
 
-from eca_multi.flax._run import Shape, stacked_note
+from eca_multi._printable import PrintableError
+from eca_multi.flax._run import Shape, check_whole, stacked_note
 from eca_multi.surgery.choose import choose
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.request import Overrides, Request, Where
+from eca_multi.surgery.verify import did_not_run
 
 from ._find.call import Call, call_with, runner
 from ._find.check import check_module
@@ -83,6 +85,7 @@ def plan_eca(
     )
     check_module(module)
     check_variables(variables)
+    check_whole("variables", variables)
     finder = Finder(module, variables, call_with(module, example_inputs, method))
     plan = plan_for(request, finder)
     return build(finder, plan, plan.entries)[1] if plan.entries else plan
@@ -114,7 +117,12 @@ def build(
         return with_sites(module, sorted((*sites_of(module), *new), key=lambda site: order[site.entry.path]))
 
     variables = without_replaced(finder.variables, sites)
-    shapes = _kernel_shapes(with_new(sites), variables, sites, finder.call)
+    try:
+        shapes = _kernel_shapes(with_new(sites), variables, sites, finder.call)
+    except PrintableError:  # our own, complete
+        raise
+    except Exception as error:
+        raise did_not_run(error) from error
     sites = [replace(site, entry=_with_shape(site.entry, shape)) for site, shape in zip(sites, shapes, strict=True)]
     plan = replace(plan, entries=tuple(site.entry for site in sites))
     return with_new(sites), plan, list(zip(sites, shapes, strict=True))

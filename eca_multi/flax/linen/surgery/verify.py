@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from eca_multi.flax._run import are_equal
+from eca_multi.flax._run import are_equal, has_nan
 from eca_multi.flax.linen.layers import ECA
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.plan import ECAPlan
-from eca_multi.surgery.verify import check_verified, differences, probe
+from eca_multi.surgery.verify import check_numbers, check_verified, did_not_run, differences, probe
 
 from ._find.call import Call, Run, runner
 from ._wrap import NAME, is_eca
@@ -45,8 +45,12 @@ def verify(plan: ECAPlan, old: tuple[nn.Module, Any], new: tuple[nn.Module, Any]
 
     with jax.disable_jit():
         before = _outputs(*old, call) if plan.keeps_output else None  # outputs that may differ are not compared
-        with nn.intercept_methods(watch):
-            after = _outputs(*new, call, run)
+        check_numbers(has_nan(jax.tree.leaves(before)))
+        try:
+            with nn.intercept_methods(watch):
+                after = _outputs(*new, call, run)
+        except Exception as error:
+            raise did_not_run(error) from error
     same = not plan.keeps_output or are_equal(*map(jax.tree.leaves, (before, after)))
     calls = {path: (counted.get(path, 0), counted.get(f"{path}/{NAME}", 0)) for path in plan.paths}
     tried = [_tried(entry, plan, *received[entry.path]) for entry in plan.entries if entry.path in received]

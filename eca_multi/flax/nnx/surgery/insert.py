@@ -10,12 +10,12 @@ from flax import nnx
 from eca_multi._undo import undone_on_error
 from eca_multi.flax._method import check_method
 from eca_multi.flax._owned import copied
-from eca_multi.flax._run import is_abstract
+from eca_multi.flax._run import check_whole, is_abstract
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import replay
-from eca_multi.surgery.request import Overrides, Request, Where
+from eca_multi.surgery.request import Overrides, Request, Where, check_flag
 
 from ._find.check import check_model
 from ._find.kinds import find
@@ -86,8 +86,11 @@ def insert_eca(
         "nnx", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides,
         plan, verify,
     )  # fmt: skip
+    check_flag("inplace", inplace)
     check_model(model)
     check_method(model, method)
+    if example_inputs is not None:
+        check_whole("model", nnx.state(model))
     is_verified = request.is_verified(abstract=is_abstract((nnx.state(model), example_inputs)))
     network = Network(model, example_inputs, method)
     if plan is None:

@@ -8,6 +8,7 @@ from typing import Any
 from flax import nnx
 
 from eca_multi.flax._method import check_method
+from eca_multi.flax._run import check_whole
 from eca_multi.surgery.choose import choose
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.errors import ChannelInferenceError
@@ -83,6 +84,8 @@ def plan_eca(
     )
     check_model(model)
     check_method(model, method)
+    if example_inputs is not None:
+        check_whole("model", nnx.state(model))
     return plan_for(Network(model, example_inputs, method), request)
 
 

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from eca_multi.flax._run import are_equal, split_inputs
+from eca_multi.flax._run import are_equal, has_nan, split_inputs
 from eca_multi.flax.nnx.layers import ECA
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.plan import ECAPlan
-from eca_multi.surgery.verify import check_verified, differences, probe
+from eca_multi.surgery.verify import check_numbers, check_verified, did_not_run, differences, probe
 
 from ._find.places import places
 from ._find.trace import trace
@@ -23,9 +23,14 @@ from ._wrap import NAME, become
 def verify(model: nnx.Module, plan: ECAPlan, example_inputs: Any, original: nnx.Module, method: str) -> None:
     """Raise VerifyError unless the network with ECA, against a copy from before, does what the plan says."""
     received: dict[str, tuple[ECA, jax.Array]] = {}
-    outputs = _outputs(model, example_inputs, method, plan, received)
     # Outputs that may change are not compared.
-    same = not plan.keeps_output or are_equal(_outputs(original, example_inputs, method), outputs)
+    before = _outputs(original, example_inputs, method) if plan.keeps_output else []
+    check_numbers(has_nan(before))
+    try:
+        outputs = _outputs(model, example_inputs, method, plan, received)
+    except Exception as error:
+        raise did_not_run(error) from error
+    same = not plan.keeps_output or are_equal(before, outputs)
     if not same:
         # XLA may fuse, and so round differently, a part that the network compiles itself (a scan, an inner jit). The
         # promise is about the operations one by one, so compare these; some networks do not run uncompiled.

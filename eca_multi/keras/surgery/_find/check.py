@@ -1,5 +1,6 @@
 """Which models surgery can change, and what to say of the others."""
 
+import re
 import sys
 from typing import Any
 
@@ -28,6 +29,8 @@ def check_model(model: Any) -> None:
             "Insert ECA before tf.function, jax.jit or torch.compile.",
         )
     _check_container(model, "")
+    if isinstance(model, keras.Sequential) and not model.layers:
+        raise _unsupported("a network of layers", f"{model.name!r}, a Sequential without layers", "Add layers before.")
     if hasattr(model, "jax_state_sync"):  # in the middle of fit, where JAX's trainer holds the weights beside the model
         model.jax_state_sync()
 
@@ -80,6 +83,25 @@ def _is_traced() -> bool:
     except Exception:  # each backend has its own error for a tensor without a value
         return True
     return False
+
+
+def does_not_run(error: Exception) -> UnsupportedModelError:
+    """Return the error for a model that raises on the example inputs."""
+    return UnsupportedModelError(
+        f"model must run on example_inputs. Received: {type(error).__name__}: {first_words(error)}. "
+        "Pass what you call the model with: an array, a tuple of inputs, or a dict of inputs by their names."
+    )
+
+
+def first_words(error: BaseException) -> str:
+    """Return the part of an error's text that says what is wrong: Keras puts the name of the layer before that part.
+
+    Keras prints that part bold, and lists the arguments of the call behind.
+    """
+    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    text = re.sub("\x1b\\[\\d*m", "", text).partition("Arguments received by")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[:2]).removesuffix(".") or type(error).__name__
 
 
 def _unsupported(expected: str, received: str, remedy: str) -> UnsupportedModelError:

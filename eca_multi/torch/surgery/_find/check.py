@@ -7,6 +7,7 @@ from torch import nn
 from torch.jit import is_tracing  # type: ignore[attr-defined]  # documented, but not in torch.jit.__all__
 
 from eca_multi.surgery.errors import UnsupportedModelError
+from eca_multi.torch._private import tree_leaves
 
 REMEDIES = {
     "DistributedDataParallel": "Pass model.module, and wrap the result.",
@@ -59,8 +60,12 @@ def check_inside(model: nn.Module, example_inputs: Any) -> None:
             )
     tensors = dict(model.named_parameters()) | dict(model.named_buffers())
     away = [name for name, tensor in tensors.items() if tensor.is_meta]
-    if example_inputs is not None and 0 < len(away) < len(tensors):
+    if example_inputs is not None and away and not (len(away) == len(tensors) and on_meta(example_inputs)):
         raise UnsupportedModelError(
             f"model must hold its tensors to be run on example_inputs. Received: {len(away)} of {len(tensors)} on the "
             f"meta device, {away[0]} the first. Load them before, or leave example_inputs out."
         )
+
+
+def on_meta(example_inputs: Any) -> bool:
+    return any(isinstance(leaf, torch.Tensor) and leaf.is_meta for leaf in tree_leaves(example_inputs))

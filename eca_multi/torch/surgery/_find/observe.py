@@ -1,6 +1,7 @@
 """One run of a network that leaves the network unchanged: each module's output shape and number of calls."""
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,7 +55,12 @@ def observe(
     try:
         hooks += [module.register_forward_hook(partial(_note, run, path)) for path, module in watched.items()]
         recorder.attach()
-        with unchanged_by_a_run(model), torch.no_grad(), recorder if flows else contextlib.nullcontext():
+        with (
+            unchanged_by_a_run(model),
+            torch.no_grad(),
+            _uncompiled(),
+            recorder if flows else contextlib.nullcontext(),
+        ):
             model.eval()
             result = model(*args, **kwargs)
     except Exception as error:
@@ -93,6 +99,11 @@ def unchanged_by_a_run(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, old in buffers:
                     buffer.copy_(old)
+
+
+def _uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """Run what torch.compile has compiled operation by operation: compiled, it rounds differently beside an ECA."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
 def _note(run: Run, path: str, module: nn.Module, args: Any, output: Any) -> None:

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from flax import errors
 from flax import linen as nn
 
+from eca_multi._printable import PrintableError
 from eca_multi.flax._jaxpr.flow import Flow
 from eca_multi.flax._jaxpr.tags import tag, tag_input
-from eca_multi.flax._run import Shape, unbound_axis
+from eca_multi.flax._run import Shape, does_not_run, unbound_axis
 from eca_multi.flax.linen.surgery._wrap import NAME, base_class, is_eca
 from eca_multi.surgery.errors import PlanMismatchError
 
@@ -85,8 +86,13 @@ def trace(module: nn.Module, variables: Any, call: Call) -> tuple[dict[str, Call
     except MISFITS as error:
         raise PlanMismatchError(
             f"variables must be those of the module. Received: {str(error).partition(' (https')[0]} "
-            "Pass what this module's init returned; a replicated state goes through flax.jax_utils.unreplicate before."
+            "Pass what this module's init returned, and inputs of the shape that init took; a replicated state goes "
+            "through flax.jax_utils.unreplicate before."
         ) from error
+    except PrintableError:  # our own, complete
+        raise
+    except Exception as error:
+        raise does_not_run("module", error) from error
     first = len(jax.tree.leaves(variables))
     return called, Flow(jaxpr, range(first, len(jaxpr.jaxpr.invars)))
 

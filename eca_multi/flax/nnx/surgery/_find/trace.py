@@ -12,9 +12,8 @@ from flax import nnx
 
 from eca_multi.flax._jaxpr.flow import Flow
 from eca_multi.flax._jaxpr.tags import tag, tag_input
-from eca_multi.flax._run import Shape, split_arrays, split_inputs, unbound_axis
+from eca_multi.flax._run import Shape, does_not_run, split_arrays, split_inputs, unbound_axis
 from eca_multi.flax.nnx.surgery._wrap import become, hidden, subclass, variables
-from eca_multi.surgery.errors import UnsupportedModelError
 
 from .places import places
 
@@ -71,10 +70,7 @@ def trace(model: nnx.Module, example_inputs: Any, method: str = "__call__") -> T
     except NameError as error:
         raise unbound_axis("model", error) from error
     except Exception as error:
-        raise UnsupportedModelError(
-            f"model must run on example_inputs while JAX traces it. Received: {type(error).__name__}: {error}. "
-            "Pass what the model is called with: an array, a tuple of positional inputs or a dict of keywords."
-        ) from error
+        raise does_not_run("model", error) from error
     finally:
         _recording.calls = None
     values = len(jax.tree.leaves(state))
