@@ -2,7 +2,7 @@
 
 import difflib
 import numbers
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -58,6 +58,11 @@ class Request:
         check_plan_gate(self.gate)
         check_init(self.init, self.gate)
         _check_overrides(self.overrides)
+        if isinstance(self.example_inputs, Iterator):
+            raise TypeError(
+                "example_inputs must be an input, a tuple or a dict of inputs. "
+                f"Received: {type(self.example_inputs).__name__}. Take one batch from it, next(batches)."
+            )
         if self.verify is not None:
             check_flag("verify", self.verify, "Leave it out to verify where there are example_inputs.")
         if self.verify and self.example_inputs is None:

@@ -3,24 +3,21 @@
 Surgery and loading in four frameworks; `--slow` runs thousands of injections, a default run a sample of them.
 """
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
 import torch
-from flax import nnx
 
 import eca_multi
 from tests.support.frameworks import FRAMEWORKS
 from tests.support.injecting import Injector, Interrupted, NoMemory, drawn
-from tests.support.loading_nets import SHAPE, SITES, fingerprint, flat, numpy, package, plain, with_eca
+from tests.support.loading_nets import SHAPE, SITES, numpy, package, plain, with_eca
+from tests.support.looking import fingerprint, look
 
 OURS = Injector(Path(eca_multi.__file__).parent)
 KINDS = ("torch", "keras", "linen", "nnx")
@@ -39,66 +36,7 @@ class Subject:
     def look(self) -> dict[str, Any]:
         """Structure, identities, numbers, flags, hooks, random states: equal only if nothing is another."""
         given = {path: (id(value), fingerprint(value)) for path, value in self.given.items()}
-        return LOOKS[self.kind](self.held) | {"given": given} | around()
-
-
-def around() -> dict[str, Any]:
-    """What a process has beside models."""
-    return {
-        "torch": (
-            torch.get_rng_state().numpy().tobytes(),
-            torch.is_grad_enabled(),
-            torch._C._len_torch_function_stack(),
-        ),
-        "python": random.getstate(),
-        "numpy": np.random.get_state()[1].tobytes(),
-        "jax": (jax.config.jax_disable_jit, isinstance(jnp.zeros(()), jax.core.Tracer)),
-    }
-
-
-def look_at_torch(model: torch.nn.Module) -> dict[str, Any]:
-    modules = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        found = {name: table for name, table in vars(module).items() if isinstance(table, dict)}
-        tables = {name: (type(table), [(k, id(v)) for k, v in table.items()]) for name, table in found.items()}
-        modules[path] = (id(module), type(module), module.training, list(vars(module)), tables)
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    numbers = {name: (id(one), one.requires_grad, one.grad, fingerprint(one)) for name, one in tensors}
-    return {"modules": modules, "order": list(modules), "numbers": numbers}
-
-
-def look_at_keras(model: keras.Model) -> dict[str, Any]:
-    modules = [(id(x), x.name, type(x), x.trainable, x.built, len(x._inbound_nodes)) for x in model._flatten_layers()]
-    numbers = [(id(v), v.path, v.trainable, fingerprint(keras.ops.convert_to_numpy(v))) for v in model.variables]
-    return {"modules": modules, "numbers": numbers, "compiled": (model.compiled, id(getattr(model, "optimizer", None)))}
-
-
-def look_at_linen(held: tuple[Any, Any]) -> dict[str, Any]:
-    from eca_multi.flax.linen.surgery._wrap import sites_of
-    from eca_multi.flax.linen.surgery._wrap.gating import running
-
-    module, variables = held
-    numbers = {path: (id(value), fingerprint(value)) for path, value in flat(variables).items()}
-    return {"modules": (id(module), type(module), sites_of(module)), "numbers": numbers, "active": running.gates}
-
-
-def look_at_nnx(model: nnx.Module) -> dict[str, Any]:
-    nodes = [
-        (path, id(one), type(one), list(vars(one))) for path, one in nnx.iter_graph(model) if hasattr(one, "__dict__")
-    ]
-    leaves = nnx.to_flat_state(nnx.state(model))
-    numbers = [
-        (path, id(one), fingerprint(one.get_value() if isinstance(one, nnx.Variable) else one)) for path, one in leaves
-    ]
-    numbers = [one if "bare" not in one[0] else (one[0], one[2]) for one in numbers]
-    return {
-        "modules": nodes,
-        "graph": nnx.graphdef(model),
-        "numbers": numbers,
-    }
-
-
-LOOKS = {"torch": look_at_torch, "keras": look_at_keras, "linen": look_at_linen, "nnx": look_at_nnx}
+        return look(self.kind, self.held) | {"given": given}
 
 
 # --- the calls --------------------------------------------------------------------------------------------------------
