@@ -14,6 +14,8 @@ from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.tensor import parse
 from eca_multi.parity.engines.base import Unsupported
 from eca_multi.parity.engines.torch import TorchEngine
+from eca_multi.parity.execute import worker
+from eca_multi.parity.execute.messages import Do, Request
 from eca_multi.parity.explain.hypotheses.reference import explain
 from eca_multi.parity.explain.localize import in_order
 from eca_multi.parity.explain.rerun import with_results
@@ -125,6 +127,7 @@ def test_without_taps_the_outputs_are_looked_at(job):
     assert set(causes) == {"weight is transposed"}
 
 
-def test_another_reference_says_that_it_cannot(job):
+def test_another_reference_says_that_it_cannot_and_imports_nothing_for_it(monkeypatch):
+    monkeypatch.setattr(worker, "import_module", pytest.fail)
     with pytest.raises(Unsupported, match="the operations of a NumPy reference are not known"):
-        explain(NumpyReference(NumpyAdapter()), job)
+        worker._answer(NumpyReference(NumpyAdapter()), Request(1, Do.EXPLAIN))

@@ -19,7 +19,7 @@ import numpy as np
 
 from eca_multi.checkpoints.safetensors import read_safetensors
 from eca_multi.parity.budget.errors import whole_or_float64
-from eca_multi.parity.define.adapters import Adapter, NumpyAdapter, adapter_of, unsupported
+from eca_multi.parity.define.adapters import Adapter, NumpyAdapter, TorchAdapter, adapter_of, unsupported
 from eca_multi.parity.define.axes import SpecError
 from eca_multi.parity.define.job import Job, with_arrays
 from eca_multi.parity.define.loading import VALUE, label_of, load_object
@@ -123,6 +123,8 @@ def _answer(engine: Any, request: Request) -> Answer:
     if request.do is Do.FINGERPRINT:
         probes = import_module("eca_multi.parity.explain.fingerprints")
         return messages.Measured(request.id, probes.measure(engine.probes))
+    if request.do is Do.EXPLAIN and engine.adapter.engine != TorchAdapter.engine:
+        raise Unsupported("the operations of a NumPy reference are not known")  # before PyTorch is imported for them
     job = _job(request)
     if request.do is Do.EXPLAIN:
         stages, causes = import_module("eca_multi.parity.explain.hypotheses.reference").explain(engine, job)

@@ -9,12 +9,11 @@ import torch
 
 from eca_multi.parity.budget.safety import SAFETY
 from eca_multi.parity.budget.torch_reference import TorchReference
-from eca_multi.parity.define.adapters import TorchAdapter
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.taps import Recorder
 from eca_multi.parity.define.tensor import Kind, Quantity, Tensor
 from eca_multi.parity.engines._private_torch import DisableTorchFunction
-from eca_multi.parity.engines.base import Native, Unsupported
+from eca_multi.parity.engines.base import Native
 from eca_multi.parity.engines.torch import TorchEngine
 from eca_multi.parity.judge.compare import judge
 
@@ -33,12 +32,7 @@ def explain(engine: Any, job: Job) -> tuple[dict[str, str], dict[str, float]]:
         engine: The engine of a PyTorch adapter, as the reference or as a runner.
         job: With the taps, outputs, states and gradients of the runner as `given`: each stage is judged by what the
             reference makes of the runner's own taps.
-
-    Raises:
-        Unsupported: If the reference is no PyTorch adapter.
     """
-    if engine.adapter.engine != TorchAdapter.engine:
-        raise Unsupported("the operations of a NumPy reference are not known")
     watched = _Watched(engine)
     stages = watched.traced(job)
     known = watched.solve(job)
