@@ -237,7 +237,7 @@ NETWORKS |= {
     "transformers:PVTv2": partial(
         _transformers, "PvtV2Model", pixels(), hidden_sizes=[16, 32, 40, 64], depths=[1, 1, 1, 1]
     ),
-    "transformers:CvT": partial(_transformers, "CvtModel", pixels(), depth=[1, 1, 1]),
+    "transformers:CvT": partial(_transformers, "CvtModel", pixels(), depth=[1, 2, 3]),
     "transformers:FocalNet": partial(_transformers, "FocalNetModel", pixels(), image_size=64, embed_dim=16,
                                      depths=[1, 1, 1, 1]),
     "transformers:Wav2Vec2": partial(_transformers, "Wav2Vec2Model", waves(), **_HIDDEN, **_CONVS),

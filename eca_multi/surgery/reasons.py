@@ -15,7 +15,7 @@ MERGE = (
 )
 DIFFERENT_ORIGIN = "adds maps of different origin, with nothing in common: no residual branch"
 PARTIAL = "adds groups of channels to each other, a partial sum within a branch: the branch's own end is the site"
-GATED_COPY = "adds a tensor to a gated copy of the same tensor: attention, no residual branch"
+GATED_COPY = "adds a tensor, as it is or gated, to a gated copy of the same tensor: attention, no residual branch"
 POOLED = "its branch ends in a pooling layer, which has nothing to gate: no residual branch"
 NO_MODULE = "its branch ends in {}, not in a module: gate the block instead, in a list"
 

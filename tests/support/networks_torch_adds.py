@@ -350,6 +350,18 @@ class GatedCopy(nn.Module):
         return y + y * self.mask(x)
 
 
+class GatedTwice(GatedCopy):
+    """x * mask + x * another: attention over channels beside attention over positions."""
+
+    def __init__(self, c):
+        super().__init__(c)
+        self.other = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv(c, c, 1), nn.ReLU(), conv(c, c, 1), nn.Sigmoid())
+
+    def forward(self, x):
+        y = self.trunk(x)
+        return y * self.mask(y) + y * self.other(y)
+
+
 class PooledBranch(nn.Module):
     def __init__(self, c):
         super().__init__()

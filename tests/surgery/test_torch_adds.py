@@ -17,6 +17,7 @@ from tests.support.networks_torch_adds import (
     Encoder,
     FeaturePyramid,
     GatedCopy,
+    GatedTwice,
     Ghost,
     GivenInBlock,
     HighResolution,
@@ -73,6 +74,7 @@ NO_BRANCH = {
     "pyramid": (lambda: Pyramid(8), reasons.MERGE, 1),
     "HRNet": (lambda: HighResolution(8), reasons.DIFFERENT_ORIGIN, 1),
     "gated copy": (lambda: GatedCopy(8), reasons.GATED_COPY, 1),
+    "gated twice": (lambda: GatedTwice(8), reasons.GATED_COPY, 1),
     "pool": (lambda: PooledBranch(8), reasons.POOLED, 1),
     "no convolution": (lambda: Positions(8), reasons.NO_CONVOLUTION, 1),
 }

@@ -106,11 +106,20 @@ def _origin(block: Block, shortcut: int, own: set[int]) -> int:
 
 
 def _is_gated_copy(block: Block, branch: int, shortcut: int) -> bool:
-    """x + x * gate(x)."""
-    product = _carried(block, branch)
+    """x + x * gate(x), or x * gate(x) + x * another(x)."""
+    factors, others = _factors(block, branch), _factors(block, shortcut)
+    if block.before_passing(shortcut) in factors:
+        return True
+    gated = [[i for i in one if not block.is_gate(i)] for one in (factors, others)]
+    return len(gated[0]) == 1 and gated[0] == gated[1]
+
+
+def _factors(block: Block, number: int) -> list[int]:
+    """Return the two tensors that a product multiplies; none for another step."""
+    product = _carried(block, number)
     is_product = block.step(product).kind == "function" and block.step(product).name in PRODUCTS
     factors = [block.before_passing(i) for i in block.inputs(product)]
-    return is_product and len(factors) == 2 and block.before_passing(shortcut) in factors
+    return factors if is_product and len(factors) == 2 else []
 
 
 def _is_parallel(block: Block, shortcut: set[int], counts: list[int]) -> bool:
