@@ -427,6 +427,17 @@ class Ghost(nn.Module):
         return torch.cat([x, self.cheap(x)], 1)
 
 
+class SpatialGate(nn.Module):
+    """Returns its input times a map of one channel: says no channels either (CBAM)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 3, padding=1)
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.conv(torch.cat([x.amax(1, True), x.mean(1, True)], 1)))
+
+
 class Closed(nn.Module):
     """A residual block that ends in a given layer."""
 

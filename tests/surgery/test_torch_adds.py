@@ -38,6 +38,7 @@ from tests.support.networks_torch_adds import (
     ShakeShake,
     SliceInPlace,
     SliceThenJoin,
+    SpatialGate,
     TakesTupleOfOne,
     Tokens,
     TwoScales,
@@ -63,6 +64,7 @@ RESIDUAL = {
     "scaled shortcut": (lambda: ScaledShortcut(8), 8, "body.4"),
     "layer scale": (lambda: Closed(8, LayerScale(8)), 8, "last"),
     "ghost": (lambda: Closed(8, Ghost(8)), 8, "last"),
+    "spatial gate": (lambda: Closed(8, SpatialGate()), 8, "last"),
     "reshaped": (lambda: Tokens(MapAmongTokens(8)), 8, "block.modulation"),
 }
 NEEDS_A_RUN = {"slice, in place", "ghost", "reshaped", "tuple of one"}

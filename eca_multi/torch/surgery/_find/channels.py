@@ -68,7 +68,11 @@ class Channels:
         if block.step(number).kind == "function" and block.step(number).name in ADDS:
             return next((said for i in block.inputs(number) if (said := self._by(block, i))[0]), (None, None))
         source = source_of(block, number)
-        if not source.path or set(source.notes) & CHANGED:
+        if set(source.notes) & CHANGED:
+            return None, None
+        if source.is_input and not source.layout and block.path:  # a gate of an author's own, as in CBAM
+            return self._before(self._at[block.path])
+        if not source.path:
             return None, None
         channels, axis = self.of(self._at[join(block.path, source.path)])
         return channels, 1 if source.layout and axis == -1 else axis

@@ -27,12 +27,16 @@ CHANGED = {PIECE, PADDED, RESHAPED}  # the channels are others, or elsewhere, be
 
 @dataclass(frozen=True)
 class Source:
-    """The module that a tensor comes from: its `path` within the block, or "" and the `reason` why there is none."""
+    """The module that a tensor comes from: its `path` within the block, or "" and the `reason` why there is none.
+
+    `is_input`: the tensor is the block's input, as far as changed as `layout` and `notes` say.
+    """
 
     path: str = ""
     layout: str = ""  # "channels_last" if axes are turned behind the module
     notes: tuple[str, ...] = ()
     reason: str = ""
+    is_input: bool = False
 
 
 def source_of(block: Block, number: int) -> Source:
@@ -45,7 +49,7 @@ def source_of(block: Block, number: int) -> Source:
         if module is not None and not block.is_passing(number) and not is_passing(module):
             return _in_module(step, module, layout, tuple(notes))
         if step.kind == "input":
-            return Source(reason=NO_MODULE.format("the block's input"))
+            return Source("", layout, tuple(notes), NO_MODULE.format("the block's input"), is_input=True)
         if step.kind == "function":
             if step.name in ADDS and len(inputs) == 2:
                 return Source(reason=NO_MODULE.format("a sum") if not _is_sum_of_branches(block, number) else PARALLEL)
