@@ -16,6 +16,7 @@ from benchmarks.zoo.other_process import Other
 from benchmarks.zoo.steps import judged, listed, must, planned
 from benchmarks.zoo.torch_flow import adds_of
 from benchmarks.zoo.torch_run import run, seed, tensors
+from eca_multi.surgery.at_start import NO_MEAN
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.torch import eca_parameters, insert_eca, plan_eca, remove_eca
 
@@ -85,7 +86,11 @@ def _randomise_kernels(model: nn.Module) -> None:
 
 
 def _sites_change_outputs(plain: nn.Module, inputs: Any, before: list[torch.Tensor], plan: ECAPlan) -> None:
-    """The control: what the plain network has at the plan's sites, times other numbers for each channel."""
+    """The control: what the plain network has at the plan's sites, times other numbers for each channel.
+
+    Behind an instance norm without bias the mean of each channel is 0, and every ECA's gate is 1; the plan notes that.
+    """
+    must(any(NO_MEAN not in entry.notes for entry in plan.entries), f"each site {NO_MEAN}")
 
     def scaling(axis: int) -> Any:
         def hook(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
