@@ -18,6 +18,7 @@ from tests.support.frameworks import FRAMEWORKS
 from tests.support.injecting import Injector, Interrupted, NoMemory, drawn
 from tests.support.loading_nets import SHAPE, SITES, numpy, package, plain, with_eca
 from tests.support.looking import fingerprint, look
+from tests.support.trained_nets import TRAINED
 
 OURS = Injector(Path(eca_multi.__file__).parent)
 KINDS = ("torch", "keras", "linen", "nnx")
@@ -58,6 +59,15 @@ def remove(kind: str) -> Subject:
     net = with_eca(kind)
     arguments = net.held if kind == "linen" else (net.held,)
     return Subject(kind, net.held, lambda: package(kind).remove_eca(*arguments))
+
+
+def trained(kind: str) -> Subject:
+    """In the middle of training: gradients that wait, an optimizer's state, a user's hook at a site."""
+    training = TRAINED[kind]()
+    if kind == "torch":
+        training.net.norm.register_forward_hook(lambda module, args, output: None)
+    function, given = package(kind).insert_eca, {"example_inputs": training.x}
+    return Subject(kind, training.net, lambda: function(training.net, ["conv", "norm"], **given), given)
 
 
 def load(kind: str, part: str) -> Subject:
@@ -109,6 +119,7 @@ CALLS: dict[str, tuple[Callable[[str], Subject], dict[str, tuple[int, int]]]] = 
         lambda kind: insert(kind, run=True),
         {"torch": (10, 160), "keras": (0, 50), "linen": (0, 0), "nnx": (0, 50)},  # linen's is always
     ),
+    "insert-trained": (trained, {"torch": (0, 80), "keras": (0, 30), "nnx": (0, 40)}),
     "remove": (remove, {"torch": (10, 120), "keras": (10, 80), "linen": (10, 50), "nnx": (10, 80)}),
     "load_base_state": (lambda kind: load(kind, "base"), dict.fromkeys(KINDS, (15, 100))),
     "load_eca_state": (lambda kind: load(kind, "eca"), dict.fromkeys(KINDS, (15, 80))),
