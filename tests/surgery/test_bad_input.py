@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from torch import nn
 
 from eca_multi.surgery.errors import PlanMismatchError, UnsupportedModelError, VerifyError
@@ -14,8 +15,15 @@ from tests.support.bad_nets import failing, half_abstract, with_nan
 from tests.support.looking import look
 from tests.support.surgery_twins import TWINS
 
-KERAS = [pytest.mark.keras, pytest.mark.slow_on("jax")]
-each = pytest.mark.parametrize("twin", [pytest.param(t, id=t.name, marks=KERAS * (t.name == "keras")) for t in TWINS])
+
+def over(*names):
+    """Run a test on these frameworks, with the name in the test's id."""
+    keras = [pytest.mark.keras, pytest.mark.slow_on("jax")]
+    twins = [pytest.param(t, id=t.name, marks=keras * (t.name == "keras")) for t in TWINS if t.name in names]
+    return pytest.mark.parametrize("twin", twins)
+
+
+each = over("torch", "keras", "linen", "nnx")
 
 
 def refused(twin, net, error, pattern, verbs=("insert_eca",), **options):
@@ -77,7 +85,7 @@ def test_inputs_that_are_a_generator(twin):
     refused(twin, twin.net(), TypeError, pattern, BOTH, example_inputs=(x for x in [twin.x()]))
 
 
-@each
+@over("torch", "linen", "nnx")  # Keras builds a model as a whole
 def test_a_network_half_without_values(twin):
     pattern = r"must hold .*Received: 2 of 5 (on the meta device|as shapes), .*stem.(bias|weight) the first.* [Ll]oad"
     refused(twin, half_abstract(twin), UnsupportedModelError, pattern, BOTH)
@@ -117,13 +125,11 @@ def test_a_callable_of_one_argument(twin, option):
 
 
 @each
-@pytest.mark.parametrize("option", ["verify", "inplace", "keep_class"])
-def test_a_flag_that_is_no_bool(twin, option):
-    if {"inplace": twin.name in ("keras", "linen"), "keep_class": twin.name != "keras"}.get(option):
-        pytest.skip("the option of other frameworks")
-    refused(
-        twin, twin.net(), TypeError, rf"{option} must be True or False\. Received: {option}='yes'", **{option: "yes"}
-    )
+def test_a_flag_that_is_no_bool(twin):
+    own = {"torch": ["inplace"], "nnx": ["inplace"], "keras": ["keep_class"], "linen": []}[twin.name]
+    for option in ("verify", *own):
+        pattern = rf"{option} must be True or False\. Received: {option}='yes'"
+        refused(twin, twin.net(), TypeError, pattern, **{option: "yes"})
 
 
 @each
@@ -136,18 +142,11 @@ def test_a_state_that_is_no_state(twin):
     assert look(twin.name, net) == before
 
 
-@each
+@over("torch", "nnx")  # elsewhere insertion makes a new model and leaves alone what the old one shares
 def test_a_block_in_two_wrappers(twin):
     """A gate goes in once, whichever wrapper asks; either takes it out, and nothing of it is left."""
-    if twin.name == "torch":
-        net, wrap = twin.net(), lambda net, *more: nn.Sequential(net, *more)
-        more = nn.ReLU()
-    elif twin.name == "nnx":
-        from flax import nnx
-
-        net, wrap, more = twin.net(), lambda net, *more: nnx.Sequential(net, *more), nnx.relu
-    else:
-        pytest.skip("insertion makes a new model; what the old one shares with others is not touched")
+    net = twin.net()
+    wrap, more = (nn.Sequential, nn.ReLU()) if twin.name == "torch" else (nnx.Sequential, nnx.relu)
     before, path = look(twin.name, net), "0.conv" if twin.name == "torch" else "layers.0.conv"
     one, other = wrap(net), wrap(net, more)
     for model in (one, other):
