@@ -50,7 +50,7 @@ def examine(name: str, build: Callable[[], Network], other: Other, without: Sequ
     found["acts"] = judged(lambda: must(not _is_equal(before, run(model, inputs)), "kernels change no output"))
     found["reload"] = judged(lambda: _reloaded(model, inputs, other), lambda: _reloaded(plain, inputs, other))
     found["rebuilt"] = judged(lambda: _rebuilt(build, model, inputs, plan))
-    found["train"] = judged(lambda: _trains(model, inputs), lambda: _gradients(plain, inputs, plain.trainable_weights))
+    found["train"] = judged(lambda: _trains(model, inputs), lambda: _reached(plain, model, inputs))
     if "export" not in without and BACKEND == "tensorflow":
         found["export"] = judged(lambda: _exports(model, inputs), lambda: _exports(plain, inputs))
     found["undo"] = judged(lambda: _undone(plain, model, inputs, before))
@@ -156,10 +156,26 @@ def _gradients(model: Any, inputs: Any, weights: Sequence[Any]) -> list[float]:
 
 
 def _trains(model: Any, inputs: Any) -> None:
+    dead = _dead(model, inputs)
+    must(not dead, f"{len(dead)} kernels without a gradient: {listed(dead)}")
+
+
+def _dead(model: Any, inputs: Any) -> list[str]:
     kernels = eca_parameters(model)
     sizes = _gradients(model, inputs, kernels)
-    dead = [kernel.path for kernel, size in zip(kernels, sizes, strict=True) if not size > 0]
-    must(not dead, f"{len(dead)} kernels without a gradient: {listed(dead)}")
+    return [kernel.path for kernel, size in zip(kernels, sizes, strict=True) if not size > 0]
+
+
+def _reached(plain: Any, model: Any, inputs: Any) -> None:
+    """The plain network's own weights at the sites of the kernels without a gradient: do all of them get none?"""
+    weights = plain.trainable_weights
+    sizes = _gradients(plain, inputs, weights)
+    for kernel in _dead(model, inputs):
+        site = kernel.removesuffix("_eca/kernel") + "/"
+        of_site = [size for weight, size in zip(weights, sizes, strict=True) if weight.path.startswith(site)]
+        if not of_site or max(of_site) > 0:
+            return
+    must(False, "the weights at these places get no gradient either")
 
 
 def _exports(model: Any, inputs: Any) -> None:

@@ -7,6 +7,6 @@ SAMPLE = frozenset("""
     transformers:ResNet transformers:RegNet-y transformers:Segformer transformers:EnCodec transformers:ViT
     monai:UNet3d-res monai:DynUNet-res smp:Linknet/resnet18
     pytorchcv:resnet20_cifar10 pytorchcv:wrn16_10_cifar10
-    keras-hub:ResNet-basic keras-hub:CSP-dark keras-hub:EfficientNet keras-hub:ResNet-v2-basic
+    keras-hub:ResNet-basic keras-hub:CSP-dark keras-hub:EfficientNet keras-hub:DeepLabV3(ResNet)
     flaxmodels:ResNet18 jax_resnet:ResNet18 flaim:convnext_xxxnano diffusers:UNet2DCondition
 """.split())  # fmt: skip  # noqa: SIM905  # a list of names, one line for each package

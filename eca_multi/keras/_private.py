@@ -57,6 +57,11 @@ PRIVATE_NAMES = {
         "not the call, so that one call of a shared layer could not be changed alone."
     ),
     "keras.Layer()._flatten_layers": "The layers in a layer: a model alone has public `layers`, a wrapper has none.",
+    "keras.Variable()._name": "The public name is read-only; Keras counts the names of variables that got none.",
+    "keras.Variable()._path": (
+        "The public path is read-only. Keras makes it of the names of the layers around when a variable is made: names "
+        "that are counted through the process, where layers in a layer got none, and so other ones in a copy."
+    ),
     "keras.Layer()._remat_mode": (
         "Whether a layer recomputes its activations. keras.RematScope sets the mode of the layers that are made in it; "
         "nothing public reads the mode."
@@ -126,6 +131,25 @@ def functional_class(model: Any) -> type:
 def layers_in(layer: Any) -> list[Any]:
     """Return a layer and all layers inside, in the order in which they were made."""
     return list(layer._flatten_layers())
+
+
+def copy_names(old: Any, new: Any) -> None:
+    """Give the layers in a copy of a layer, and its variables, the names of the first ones.
+
+    PyTorch's backend, where each layer is a torch.nn.Module, lists variables by path: `track_again` after it.
+    """
+    for part, copied in zip(layers_in(old), layers_in(new), strict=True):
+        copied.name = part.name
+    for variable, copied in zip(old.variables, new.variables, strict=True):
+        copied._name, copied._path = variable.name, variable.path
+
+
+def track_again(layer: Any) -> None:
+    """List the variables of a layer, and of those inside, by the paths that they have now, where a backend does."""
+    for part in layers_in(layer) if keras.backend.backend() == "torch" else ():
+        if "_torch_params" in dict(part.named_children()):
+            part.torch_params.clear()
+            part.torch_params.update({variable.path: variable.value for variable in part.variables})
 
 
 def copy_remat_mode(old: Any, new: Any) -> None:

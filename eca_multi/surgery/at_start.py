@@ -14,6 +14,8 @@ NO_MEAN_YET = (
     "moves"
 )
 
+UNUSED = "no output of the model depends on it, so a gate here changes nothing and its kernel gets no gradient"
+
 
 def start_notes(scale: bool | None, bias: bool | None, *, is_instance_norm: bool = False) -> tuple[str, ...]:
     """Return what a plan notes of an ECA behind a norm, a convolution or a layer scale.

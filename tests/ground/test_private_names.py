@@ -37,6 +37,7 @@ def keras_instances():
     node = layer._inbound_nodes[0]
     return {
         "keras.Model()": model,
+        "keras.Variable()": layer.kernel,
         "keras.src.ops.node.Node()": node,
         "keras.layers.Lambda()": keras.layers.Lambda(abs),
     }

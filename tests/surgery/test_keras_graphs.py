@@ -161,7 +161,8 @@ def test_graphs_of_all_forms(name, tmp_path):
     back = remove_eca(again)
     assert all(np.array_equal(a, b) for a, b in zip(run(back, x), before, strict=True))
     assert [layer.name for layer in back.layers] == [layer.name for layer in model.layers]
-    assert [v.path for v in back.weights] == [v.path for v in remove_eca(insert_eca(model)).weights]
+    for with_eca, without in ((new, model), (new, remove_eca(new)), (again, back)):  # Keras's reload has its own names
+        assert [v.path for v in with_eca.weights if "_eca" not in v.path] == [v.path for v in without.weights]
     load_base_state(new, base_state(model))
     assert all(np.array_equal(a, b) for a, b in zip(run(new, x), before, strict=True))
 

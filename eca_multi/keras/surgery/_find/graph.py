@@ -211,6 +211,23 @@ class Network:
         """Return how often an operation is called in one run of the root."""
         return sum(graph.times for graph, _ in self.calls(operation))
 
+    def needed(self) -> set[int]:
+        """Return the `id`s of the tensors that the root's outputs need: it may use some outputs of a nested model."""
+        found: set[int] = set()
+        todo = [(self.graphs[0], tensor) for tensor in self.graphs[0].outputs]
+        while todo:
+            graph, tensor = todo.pop()
+            call = graph.producer.get(id(tensor))
+            if id(tensor) in found or call is None:
+                continue
+            found.add(id(tensor))
+            todo += [(graph, before) for before in call.inputs]
+            inner = model_in(call.operation)
+            if inner is not None:
+                pairs = zip(call.outputs, self.graph(inner).outputs, strict=True)
+                todo += [(self.graph(inner), inside) for outside, inside in pairs if outside is tensor]
+        return found
+
     def ordered(self) -> Iterator[tuple[Graph, Call]]:
         """As `calls`, but a nested model's calls come where it is called first: the order in which layers run."""
         entered: set[int] = set()

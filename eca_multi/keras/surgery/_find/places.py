@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from eca_multi.surgery.at_start import UNUSED
 from eca_multi.surgery.candidate import HAS_ECA, Candidate
 from eca_multi.surgery.reasons import UNKNOWN_AXIS
 
@@ -48,6 +49,7 @@ class Places:
     def __init__(self, network: Network) -> None:
         self.network = network
         self._layouts: dict[int, str] = {}
+        self._needed = network.needed()
 
     def site(self, operation: Any, *, action: str = "after", notes: tuple[str, ...] = (), **fields: Any) -> Site:
         """Return the site behind an operation, all of whose outputs are gated."""
@@ -108,6 +110,7 @@ class Places:
         layout = self.layout(graph, gated)
         shape = gated.shape
         has_channels = shape is not None and len(shape) > 2
+        unused = () if id(gated) in self._needed else (UNUSED,)
         values: dict[str, Any] = {
             "path": self.network.path(operation),
             "module": operation,
@@ -117,7 +120,7 @@ class Places:
             "layout": layout,
             "aliases": self.network.aliases(operation),
             "calls": times,
-            "notes": (*notes, *_notes(operation, times), *notes_at_start(operation)),
+            "notes": (*notes, *_notes(operation, times), *notes_at_start(operation), *unused),
             "reason": reason or unfit(gated),
             "shape": tuple(shape or ()),
         }

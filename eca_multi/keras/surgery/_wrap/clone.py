@@ -8,7 +8,7 @@ import keras
 
 from eca_multi._files.scratch import scratch_folder
 from eca_multi.keras._owned import values
-from eca_multi.keras._private import copied_operation, copy_remat_mode, output_shape_of
+from eca_multi.keras._private import copied_operation, copy_names, copy_remat_mode, output_shape_of
 from eca_multi.keras.surgery._find.kinds import kind, parts
 from eca_multi.surgery.errors import UnsupportedModelError
 
@@ -47,7 +47,7 @@ def _lambda(layer: Any) -> Any:
 
 
 def copy_state(old: Any, new: Any) -> None:
-    """Copy all that a layer has learnt or adapted."""
+    """Copy all that a layer has learnt or adapted, and the names of what is inside, which Keras may have counted."""
     if not isinstance(old, keras.Layer):
         return
     if old.built and not new.built:
@@ -61,6 +61,7 @@ def copy_state(old: Any, new: Any) -> None:
         )
     for variable, copy in zip(before, after, strict=True):
         copy.assign(values(variable))
+    copy_names(old, new)
     for part, copy in zip(parts(old), parts(new), strict=True):
         _copy_assets(part, copy)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from eca_multi.keras._private import arguments
+from eca_multi.keras._private import arguments, track_again
 from eca_multi.keras.surgery._find.check import is_plain, keeps_class, keras_class, own_class
 from eca_multi.keras.surgery._find.graph import Call, Graph, Network, operations
 from eca_multi.keras.surgery._find.kinds import is_container, is_input, model_in
@@ -55,6 +55,7 @@ class _Rebuild:
         for operation in self._old:
             if is_container(operation) and self._is_kept(operation):
                 self._copy_attributes(operation, own_attributes(operation)[1])
+        track_again(new)
         self._copy_flags([layer for layer in layers if isinstance(layer, keras.Layer)])
         if compiled and model.compiled:
             compile_like(model, new)
