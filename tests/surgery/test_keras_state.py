@@ -324,3 +324,44 @@ def test_the_two_layer_classifier_learns_digits(with_eca):
     assert accuracy > 0.8
     if with_eca:
         assert all(np.abs(kernel).max() > 0 for kernel in eca_state(model).values())
+
+
+def in_half(policy, make):
+    keras.config.set_dtype_policy(policy)
+    try:
+        return make()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made", ["by Keras", "by the user", "bfloat16"])
+def test_a_model_in_the_middle_of_training_in_half_precision(made, tmp_path):
+    """The loss stays scaled, by the scale of now, and momentum goes on, also outside of the policy's scope."""
+    policy = "mixed_bfloat16" if made == "bfloat16" else "mixed_float16"
+    model, x, y = in_half(policy, resnet), data(), np.ones((2, 5))
+    optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
+    if made == "by the user":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1024.0, dynamic_growth_steps=2)
+    model.compile(optimizer, "mse", jit_compile=False, run_eagerly=keras.backend.backend() != "jax")
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer) is (made != "bfloat16")
+    for _ in range(3):
+        model.train_on_batch(x, y)
+    new = insert_eca(model, example_inputs=x)
+    assert type(new.optimizer) is type(model.optimizer)
+    if made == "by the user":
+        assert float(new.optimizer.dynamic_scale) == float(model.optimizer.dynamic_scale) == 2048.0
+    now = {v.path.rsplit("/", 1)[-1]: keras.ops.convert_to_numpy(v) for v in new.optimizer.variables}
+    old = {v.path.rsplit("/", 1)[-1]: keras.ops.convert_to_numpy(v) for v in model.optimizer.variables}
+    assert old["stem_conv_kernel_momentum"].any()
+    assert all(np.array_equal(now[name], value) for name, value in old.items())
+    model.train_on_batch(x, y)
+    new.train_on_batch(x, y)  # the gates are 1 in this step, so the base takes the same one
+    kept, taken = base_state(model), base_state(new)
+    assert all(np.allclose(taken[key], kept[key], rtol=0, atol=1e-3) for key in kept)
+    assert all(kernel.any() and np.isfinite(kernel).all() for kernel in eca_state(new).values())
+    new.save(tmp_path / "net.keras")
+    # A plain Functional's config tells no policy: Keras scales the loss again where the policy of the process says so.
+    again = in_half(policy, lambda: keras.saving.load_model(tmp_path / "net.keras"))
+    assert type(again.optimizer) is type(new.optimizer)
+    np.testing.assert_array_equal(run(again, x)[0], run(new, x)[0])

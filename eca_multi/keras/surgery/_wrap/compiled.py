@@ -57,18 +57,25 @@ def new_optimizer(old: Any) -> Any:
 def copy_optimizer_state(old: Any, new: Any, variables: Sequence[Any]) -> None:
     """Build the new optimizer for the new variables and copy the state of those that the old one knows.
 
-    The order of the variables is the model's: Keras goes by it where it saves, and on JAX where it trains.
+    The order of the variables is the model's: Keras goes by it where it saves, and on JAX where it trains. The states
+    are told apart by the last part of their paths, which names the variable: the parts before name the optimizers around,
+    and differ where a LossScaleOptimizer was built by its first step.
     """
     if not old.built:
         return
     if not new.built:
         new.build(variables)
-    state = defaultdict(list)  # of each path in order: two layers of nested models may share their names
+    state = defaultdict(list)  # of each name in order: two layers of nested models may share their names
     for variable in old.variables:
-        state[variable.path].append(variable)
+        state[_name(variable)].append(variable)
     for variable in new.variables:
-        if state[variable.path] and state[variable.path][0].shape == variable.shape:
-            variable.assign(values(state[variable.path].pop(0)))
+        same = state[_name(variable)]
+        if same and same[0].shape == variable.shape:
+            variable.assign(values(same.pop(0)))
+
+
+def _name(variable: Any) -> str:
+    return str(variable.path.rsplit("/", 1)[-1])
 
 
 def optimized_again(old: Any, trained: Sequence[Any], known: Mapping[int, Any]) -> list[Any]:

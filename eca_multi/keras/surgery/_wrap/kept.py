@@ -96,8 +96,12 @@ def kept(model: Any) -> Any:
 def _class_with_eca(cls: type) -> Any:
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     new = type(cls.__name__, (WithECA, cls), names | {"class_without_eca": cls})
-    # Under the name of all: from_config reads the class from the config, so each serves for all.
-    return keras.saving.register_keras_serializable("eca_multi", "WithECA")(new)
+    # Under the name of all, and then WithECA again: its from_config reads the class from the config, and a name means
+    # the same whatever was made in a process before (keras-hub asks of which class a preset is).
+    registered = keras.saving.register_keras_serializable("eca_multi", "WithECA")
+    registered(new)
+    registered(WithECA)
+    return new
 
 
 def _config_without_eca(model: Any) -> dict[str, Any]:

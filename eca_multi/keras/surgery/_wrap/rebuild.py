@@ -121,12 +121,13 @@ class _Rebuild:
     def _container(self, model: Any, plain: Any, *arguments: Any) -> Any:
         """Return a model of the old one's class with another graph; its class's own __init__ is not run."""
         if is_plain(model) or not self._is_kept(model):
-            return plain(*arguments, name=model.name)
-        cls = own_class(model)
-        new = cls.__new__(cls)
-        self._new[id(model)] = new
-        self._copy_attributes(model, own_attributes(model)[0])
-        keras_class(model).__init__(new, *arguments, name=model.name)
+            new = plain(*arguments, name=model.name)
+        else:
+            cls = own_class(model)
+            new = cls.__new__(cls)
+            self._new[id(model)] = new
+            self._copy_attributes(model, own_attributes(model)[0])
+            keras_class(model).__init__(new, *arguments, name=model.name)
         if new.dtype_policy != model.dtype_policy:
             new.dtype_policy = model.dtype_policy
         return new
