@@ -35,8 +35,8 @@ END = "assert np.array_equal(run(model, xy['x'])[0], xy['y']), 'outputs differ'\
 def backbone():
     hub = pytest.importorskip("keras_hub", reason=NEEDS)
     return hub.models.ResNetBackbone(
-        input_conv_filters=[64], input_conv_kernel_sizes=[3], stackwise_num_filters=[64, 64], stackwise_num_blocks=[1, 1],
-        stackwise_num_strides=[1, 2], block_type="basic_block", image_shape=(16, 16, 3),
+        input_conv_filters=[64], input_conv_kernel_sizes=[3], stackwise_num_filters=[64, 64],
+        stackwise_num_blocks=[1, 1], stackwise_num_strides=[1, 2], block_type="basic_block", image_shape=(16, 16, 3),
     )  # fmt: skip
 
 

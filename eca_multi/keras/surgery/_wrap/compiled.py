@@ -58,8 +58,8 @@ def copy_optimizer_state(old: Any, new: Any, variables: Sequence[Any]) -> None:
     """Build the new optimizer for the new variables and copy the state of those that the old one knows.
 
     The order of the variables is the model's: Keras goes by it where it saves, and on JAX where it trains. The states
-    are told apart by the last part of their paths, which names the variable: the parts before name the optimizers around,
-    and differ where a LossScaleOptimizer was built by its first step.
+    are told apart by the last part of their paths, which names the variable: the parts before name the optimizers
+    around, and differ where a LossScaleOptimizer was built by its first step.
     """
     if not old.built:
         return
