@@ -6,7 +6,7 @@ from torch.jit import ScriptModule
 from eca_multi.surgery.errors import UnsupportedModelError
 from eca_multi.torch._private import forward_hooks
 
-from .gate import attach, gate_of, gate_output
+from .gate import attach, detach, gate_of, gate_output
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -20,6 +20,8 @@ class Children(dict[str, nn.Module | None]):
 
     def __setitem__(self, name: str, new: nn.Module | None) -> None:
         old = self.get(name)
+        if new is not None and self._left_gate(name, new):
+            detach(new)
         if old is not None and not self._moves(name, old):
             if new is None or type(new) is nn.Identity:
                 self._check_fold(name, old)
@@ -39,6 +41,12 @@ class Children(dict[str, nn.Module | None]):
     def _moves(self, name: str, old: nn.Module) -> bool:
         """Whether a child has another name already, as while a list of modules inserts one."""
         return any(child is old for other, child in self.items() if other != name)
+
+    def _left_gate(self, name: str, new: nn.Module) -> bool:
+        """Whether a child comes back at another name, as when two change places: its gate stayed where it was."""
+        layer = gate_of(new)
+        others = [child for other, child in self.items() if other != name and child is not new]
+        return layer is not None and new is not self.get(name) and any(gate_of(child) is layer for child in others)
 
     def _before(self, name: str) -> nn.Module | None:
         names = list(self)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.jit import ScriptModule, is_scripting  # type: ignore[attr-defined]  # torch.jit lists no names
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from eca_multi.surgery.errors import UnsupportedModelError
 from eca_multi.torch._private import child_table, forward_hooks, load_pre_hooks
@@ -16,10 +18,14 @@ from eca_multi.torch.layers import ECA
 from .old_names import rename_old
 
 NAME = "eca"
+OWN_KEY = -1  # torch counts hooks from 0 in each process, so that a hook there replaces one that was pickled
 # Tools that fold or fuse these layers ask for exactly these classes, and do not ask for hooks.
 FOLDED = {
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU),
+    *(nn.LazyConv1d, nn.LazyConv2d, nn.LazyConv3d),
+    *(nn.LazyConvTranspose1d, nn.LazyConvTranspose2d, nn.LazyConvTranspose3d),
+    *(nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d),
 }
 MERGING = ("fuse_convs", "switch_to_deploy", "reparameterize")  # of ultralytics, RepVGG and timm
 OWN_CHILDREN = {"children", "named_children", "modules", "named_modules", "_modules"}
@@ -114,11 +120,13 @@ def attach(module: nn.Module, layer: ECA) -> None:
         raise UnsupportedModelError(f"A {type(module).__name__} cannot have an ECA. Received: {reason}.")
     child_table(module)[NAME] = layer
     if gate_output not in forward_hooks(module).values():
-        module.register_forward_hook(gate_output, prepend=True)
-        module.register_load_state_dict_pre_hook(rename_old)  # type: ignore[no-untyped-call]  # torch's own
-    kind: Any = type(module)
+        handle = module.register_forward_hook(gate_output)
+        _key_apart(forward_hooks(module), handle.id)
+        handle = module.register_load_state_dict_pre_hook(rename_old)  # type: ignore[no-untyped-call]  # torch's own
+        _key_apart(load_pre_hooks(module), handle.id)
+    kind = type_before_parametrizations(module)
     if kind in FOLDED:
-        module.__class__ = class_apart(kind)
+        _exchange_class(module, class_apart(kind))
 
 
 def detach(module: nn.Module) -> None:
@@ -127,9 +135,23 @@ def detach(module: nn.Module) -> None:
     for hooks, ours in ((forward_hooks(module), gate_output), (load_pre_hooks(module), rename_old)):
         for key in [key for key, hook in hooks.items() if getattr(hook, "hook", hook) is ours]:
             del hooks[key]
-    plain: Any = type(module).__bases__[0]
-    if plain in FOLDED and type(module) is class_apart(plain):
-        module.__class__ = plain
+    kind = type_before_parametrizations(module)
+    plain: Any = kind.__bases__[0]
+    if plain in FOLDED and kind is class_apart(plain):
+        _exchange_class(module, plain)
+
+
+def _key_apart(hooks: Any, key: int) -> None:
+    hooks[OWN_KEY] = hooks.pop(key)
+    hooks.move_to_end(OWN_KEY, last=False)
+
+
+def _exchange_class(module: nn.Module, kind: Any) -> None:
+    """Set a module's class, below the class that a parametrization makes for each module, which copies share."""
+    if is_parametrized(module):
+        made = type(module)
+        kind = type(made.__name__, (kind,), dict(vars(made)))
+    module.__class__ = kind
 
 
 @cache
@@ -138,9 +160,10 @@ def class_apart(kind: Any) -> Any:
 
     torch.fx's conv-bn fusing for one drops a batch norm, hooks and all, if its class is exactly BatchNorm2d.
     """
-    return type(
-        kind.__name__, (kind,), {"__module__": kind.__module__, "__doc__": kind.__doc__, "__reduce_ex__": _reduced}
-    )
+    body: dict[str, Any] = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__reduce_ex__": _reduced}
+    if issubclass(kind, LazyModuleMixin):
+        body["cls_to_become"] = class_apart(kind.cls_to_become)
+    return type(kind.__name__, (kind,), body)
 
 
 def _reduced(module: nn.Module, protocol: Any) -> Any:
