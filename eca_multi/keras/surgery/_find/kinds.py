@@ -40,8 +40,8 @@ def is_norm(operation: Any) -> bool:
 
 
 def is_add(operation: Any) -> bool:
-    """Of keras.layers, or of keras.ops for `a + b`."""
-    return kind(operation) == "Add"
+    """Of keras.layers, or of keras.ops for `a + b`; an Average is the half of an Add."""
+    return kind(operation) == "Add" or type(operation) is L.Average
 
 
 def is_pooling(operation: Any) -> bool:

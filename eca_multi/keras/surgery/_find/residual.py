@@ -15,7 +15,7 @@ from eca_multi.surgery.reasons import DIFFERENT_ORIGIN, MERGE, NO_CONVOLUTION, N
 
 from .graph import Call, Graph
 from .hidden import adds, hidden_adds
-from .kinds import enlarges, is_input, is_pooling, kind, weighted
+from .kinds import enlarges, is_add, is_input, is_pooling, kind, weighted
 from .places import Places, Site, unfit
 
 NUMBER = re.compile(r"\d+")
@@ -51,19 +51,34 @@ def residual(places: Places) -> list[Site]:
         for call in graph.in_order():
             if len(call.inputs) < 2 or not adds(call):
                 continue
-            operand, reason = _branch(places, graph, call, behind)
-            if operand is None:
+            operands, reason = _branches(places, graph, call, behind)
+            if reason:
                 refused.append(_refused(places, call, reason))
-            else:
-                edges.append((graph, call, operand))
+            edges += [(graph, call, operand) for operand in operands]
     return [*places.edge_sites(edges), *refused, *hidden_adds(places)]
 
 
-def _branch(places: Places, graph: Graph, add: Call, behind: Ancestry) -> tuple[Any, str]:
-    """Return the operand that is the branch; None and the reason where there is none."""
+def _branches(places: Places, graph: Graph, add: Call, behind: Ancestry) -> tuple[list[Any], str]:
+    """Return the operands that are branches; none and the reason where there is none."""
     reason = unfit(add.outputs[0])
     if reason:
-        return None, reason
+        return [], reason
+    branches = _beside_a_shortcut(graph, add, behind)
+    if not branches:
+        branches, reason = _branch(add, behind)
+    for branch in branches:
+        last = places.source(graph, add, branch)
+        if len(add.outputs[0].shape) == 3 and places.is_tokens(graph, branch):
+            return [], TOKENS
+        if is_pooling(last.operation) and graph.only_consumer(last.inputs[0]) is not last:
+            return [], POOLED  # of a map that others get too; one that ends a branch of convolutions is such an end
+        if is_input(last.operation):
+            return [], NO_MODULE.format("an input of a model")
+    return branches, reason
+
+
+def _branch(add: Call, behind: Ancestry) -> tuple[list[Any], str]:
+    """Return the operand with the most convolutions of its own, or the reason why none has."""
     masks = [behind.mask(tensor) for tensor in add.inputs]
     others = [reduce(or_, masks[:i] + masks[i + 1 :]) for i in range(len(masks))]
     own = [mask & ~other for mask, other in zip(masks, others, strict=True)]
@@ -71,21 +86,37 @@ def _branch(places: Places, graph: Graph, add: Call, behind: Ancestry) -> tuple[
     order = sorted(range(len(counts)), key=lambda i: -counts[i])
     first, second = order[0], order[1]
     if counts[first] == 0:
-        return None, NO_CONVOLUTION
+        return [], NO_CONVOLUTION
     if len({behind.enlarges(mask) for mask in own}) == 2:
-        return None, MERGE
+        return [], MERGE
     if counts[first] == counts[second]:
-        return None, PARALLEL
+        return [], PARALLEL
     if not any(masks[first] & masks[i] for i in order[1:]):
-        return None, DIFFERENT_ORIGIN
-    if len(add.outputs[0].shape) == 3 and places.is_tokens(graph, add.inputs[first]):
-        return None, TOKENS
-    last = places.source(graph, add, add.inputs[first])
-    if is_pooling(last.operation) and graph.only_consumer(last.inputs[0]) is not last:
-        return None, POOLED  # of a map that others get too; one that ends a branch of convolutions is such an end
-    if is_input(last.operation):
-        return None, NO_MODULE.format("an input of a model")
-    return add.inputs[first], ""
+        return [], DIFFERENT_ORIGIN
+    return [add.inputs[first]], ""
+
+
+def _beside_a_shortcut(graph: Graph, add: Call, behind: Ancestry) -> list[Any]:
+    """Return the operands of an add that are branches of a sum of three terms or more, x + a(x) + b(x)."""
+    terms = _terms(graph, add)
+    for shortcut in terms if len(terms) > 2 else ():
+        mask = behind.mask(shortcut)
+        others = [term for term in terms if term is not shortcut]
+        own = [behind.mask(term) & ~mask for term in others]
+        if all(map(behind.weight, own)) and not any(mask & ~behind.mask(term) for term in others):
+            is_branch = {id(term) for term, steps in zip(others, own, strict=True) if not behind.enlarges(steps)}
+            return [tensor for tensor in add.inputs if id(tensor) in is_branch]
+    return []
+
+
+def _terms(graph: Graph, add: Call) -> list[Any]:
+    """Return what a chain of adds adds."""
+    terms = []
+    for tensor in add.inputs:
+        inner = graph.producer.get(id(tensor))
+        is_chained = inner is not None and is_add(inner.operation) and graph.only_consumer(tensor) is add
+        terms += _terms(graph, inner) if inner is not None and is_chained else [tensor]
+    return terms
 
 
 def _refused(places: Places, add: Call, reason: str) -> Site:

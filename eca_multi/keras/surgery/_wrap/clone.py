@@ -2,6 +2,7 @@
 
 import random
 from contextlib import ExitStack
+from types import FunctionType
 from typing import Any
 
 import keras
@@ -21,7 +22,7 @@ def clone_operation(operation: Any) -> Any:
     try:
         with keras.saving.custom_object_scope(own_classes):
             is_lambda = type(operation) is keras.layers.Lambda
-            new = _lambda(operation) if is_lambda else type(operation).from_config(operation.get_config())
+            new = _lambda(operation) if is_lambda else type(operation).from_config(_config(operation))
     except Exception as error:
         raise UnsupportedModelError(
             f"model must be made of layers that can be made again from their config. "
@@ -31,6 +32,19 @@ def clone_operation(operation: Any) -> Any:
     new.name = operation.name
     copy_remat_mode(operation, new)
     return new
+
+
+def _config(layer: Any) -> dict[str, Any]:
+    """Return a layer's config; of Keras's layers with the user's own functions in it, which no file tells whole."""
+    config: dict[str, Any] = layer.get_config()
+    if type(layer).__module__.startswith("keras."):
+        values = {name: getattr(layer, name, None) for name in config}
+        config |= {name: value for name, value in values.items() if _is_own_function(value)}
+    return config
+
+
+def _is_own_function(value: Any) -> bool:
+    return isinstance(value, FunctionType) and not value.__module__.startswith("keras.")
 
 
 def _lambda(layer: Any) -> Any:

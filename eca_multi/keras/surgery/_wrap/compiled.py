@@ -1,5 +1,6 @@
 """What a model was compiled with, for a new model: live objects, and the optimizer's state by variable."""
 
+import inspect
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,8 @@ from eca_multi.keras._private import compile_arguments, learning_rate_of, optimi
 def compile_like(old: Any, new: Any) -> None:
     """Compile a new model as an old one: the same losses and functions, new metrics, a new optimizer of the same state.
 
-    Losses hold no state. A metric of the user's own class, which no config need tell whole, is the same object in both
-    models.
+    Losses hold no state. A metric of the user's own class whose config does not tell it whole is the same object in
+    both models.
     """
     arguments = compile_arguments(old)
     before = arguments["optimizer"]
@@ -94,12 +95,21 @@ def optimized_again(old: Any, trained: Sequence[Any], known: Mapping[int, Any]) 
 
 
 def _metric(metric: Any) -> Any:
-    if isinstance(metric, keras.metrics.Metric) and type(metric).__module__.startswith("keras."):
+    if isinstance(metric, keras.metrics.Metric) and _tells_all(type(metric)):
         try:
             return type(metric).from_config(metric.get_config())
         except Exception:  # of a function that Keras does not know by name
             return metric
     return metric
+
+
+def _tells_all(kind: type) -> bool:
+    """Whether a metric's config tells all of its arguments: its class has a get_config for them, or there are none."""
+    own = [base for base in kind.__mro__ if not base.__module__.startswith(("keras.", "builtins"))]
+    if not own or any("get_config" in vars(base) for base in own):
+        return True
+    arguments = inspect.signature(kind).parameters.values()
+    return {one.name for one in arguments if one.kind is not one.VAR_KEYWORD} <= {"name", "dtype"}
 
 
 def _is_setting(name: str, value: Any) -> bool:

@@ -29,11 +29,17 @@ class Add:
 def adds(block: Block) -> list[Add]:
     """Return the adds of two tensors that both depend on the block's input, in the order of the forward."""
     parallel: set[int] = set()
+    shortcuts: dict[int, int] = {}
     found = []
     for number, first, second, line in _operands(block):
-        branch = _branch(block, first, second, parallel)
+        branch = _next_branch(block, first, second, shortcuts)
+        if branch is None:
+            branch = _branch(block, first, second, parallel)
         if branch == PARALLEL:
             parallel.add(number)
+        elif not isinstance(branch, str):
+            shortcut = _summed(block, first if branch == second else second)
+            shortcuts[number] = shortcuts.get(shortcut, shortcut)
         source = Source(reason=branch) if isinstance(branch, str) else source_of(block, branch)
         found.append(Add(source, line))
     return found
@@ -55,11 +61,19 @@ def adder_line(block: Block) -> str | None:
     if block.convolutions(range(len(block.flow.steps))):
         return None
     for number, step in enumerate(block.flow.steps):
-        operands = {block.before_passing(i) for i in block.inputs(number)}
+        operands = {_summed(block, i) for i in block.inputs(number)}
         is_add = step.kind == "function" and step.name in ADDS and len(operands) == 2
         if is_add and all(block.step(i).kind == "input" for i in operands):
             return step.line
     return None
+
+
+def _summed(block: Block, number: int) -> int:
+    """Step back over passing modules and over the 0 with which Python's sum begins."""
+    number = block.before_passing(number)
+    while block.step(number).name in ADDS and len(block.inputs(number)) == 1:
+        number = block.before_passing(block.inputs(number)[0])
+    return number
 
 
 def _branch(block: Block, first: int, second: int, parallel: set[int]) -> int | str:
@@ -87,6 +101,17 @@ def _branch(block: Block, first: int, second: int, parallel: set[int]) -> int | 
     if pieces:
         return MERGE if any(map(block.is_part, pieces)) else PARTIAL
     return branch
+
+
+def _next_branch(block: Block, first: int, second: int, shortcuts: dict[int, int]) -> int | None:
+    """Return the next branch in a chain of adds, x + a(x) + b(x), where b(x) is a branch beside x as a(x) is."""
+    for operand, branch in ((first, second), (second, first)):
+        total = block.before_passing(operand)
+        if total in shortcuts and len(block.flow.users(total)) == 1:
+            shortcut = shortcuts[total]
+            if shortcut in block.flow.before(branch) and _branch(block, shortcut, branch, set()) == branch:
+                return branch
+    return None
 
 
 def _carried(block: Block, number: int) -> int:

@@ -14,11 +14,13 @@ PIECES = {"split", "chunk", "unbind", "tensor_split"}
 PRODUCTS = {"mul", "imul", "rmul", "multiply"}
 GATES = re.compile(r"(?i)(h(ard)?_?)?sigmoid|softmax|tanh")
 JOINS = {"cat", "concat", "concatenate"}
+CASTS = {"to", "type", "type_as", "float", "double", "half", "bfloat16"}
 UPSAMPLING = {"interpolate", "upsample", "pixel_shuffle", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 # Functions behind which a tensor is still the same map, resized or without some of its parts.
 RESHAPING = {
-    "getitem", "pad", "repeat", "expand", "contiguous", "clone", "detach", "to", "interpolate", "upsample", "narrow",
+    "getitem", "pad", "repeat", "expand", "contiguous", "clone", "detach", "interpolate", "upsample", "narrow",
     "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool1d", "max_pool2d", "max_pool3d", "boolean_dispatch", *PIECES,
+    *CASTS,
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from eca_multi.torch._unchanged import put_back
 from .classes import is_chain
 from .places import children
 
-ADDS = {"add", "iadd", "radd"}
+ADDS = {"add", "iadd", "radd", "lerp", "addcmul", "addcdiv"}  # with one factor or two that no input makes
 RESHAPES = {"view", "reshape", "flatten"}
 SIZES = {"size", "dim", "numel", "ndimension", "get_device", "len"}
 # Functions that take the size or the type of a tensor and none of its values; those of LIKE of their second tensor.
@@ -128,6 +128,8 @@ def _read(graph: torch.fx.Graph) -> Flow:
             flow.outputs = [numbers[leaf] for leaf in tree_leaves(node.args[0]) if isinstance(leaf, torch.fx.Node)]
             continue
         kind = {"placeholder": "input", "get_attr": "constant", "call_module": "module"}.get(node.op, "function")
+        if kind == "input" and node.args and isinstance(node.args[0], int | float):
+            kind = "constant"  # an argument whose default is a number: a scale, a flag
         name = node.target if kind == "module" else name_of(node.target)
         if name in RESHAPES:
             inputs = inputs[:1]  # the others are sizes, which may come from an argument of the forward

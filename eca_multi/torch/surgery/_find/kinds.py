@@ -173,7 +173,7 @@ def _at_source(network: Network, place: Place, block: Block, source: Source, tex
 
 def _require_flows(network: Network, candidates: list[Candidate]) -> None:
     """Refuse a network whose blocks cannot be traced: it may have residual adds all the same."""
-    unknown = network.unknown()
+    unknown = network.unknown(of_any=not candidates)
     if any(not candidate.reason for candidate in candidates) or not unknown or network.run is not None:
         return
     path, error = next(iter(unknown.items()))

@@ -113,9 +113,9 @@ class Network:
         found = [(place, self.block(place.path)) for place in self.places if _may_add(place)]
         return [(place, block) for place, block in found if block is not None]
 
-    def unknown(self) -> dict[str, Untraceable]:
-        """Return the modules with convolutions inside whose data flow is unknown, with the reason."""
-        paths = [place.path for place in self.places if _may_add(place) and convolutions(place.module)]
+    def unknown(self, of_any: bool = False) -> dict[str, Untraceable]:
+        """Return the modules, with convolutions inside or any, whose data flow is unknown, with the reason."""
+        paths = [place.path for place in self.places if _may_add(place) and (of_any or convolutions(place.module))]
         flows = {path: self.flow(path) for path in paths if self.block(path) is None}
         return {path: flow for path, flow in flows.items() if isinstance(flow, Untraceable)}
 

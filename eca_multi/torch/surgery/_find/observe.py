@@ -22,7 +22,7 @@ from .recorder import Recorder
 class Run:
     """The tensors in a network's output, and what a run showed of each module, by path.
 
-    `shapes` holds the shape of the module's last output, or None if that was no single tensor.
+    `shapes` holds the shape of the module's last output, or None if that was no single tensor of real numbers.
     """
 
     outputs: list[torch.Tensor] = field(default_factory=list)
@@ -108,4 +108,5 @@ def _uncompiled() -> contextlib.AbstractContextManager[Any]:
 
 def _note(run: Run, path: str, module: nn.Module, args: Any, output: Any) -> None:
     run.calls[path] += 1
-    run.shapes[path] = tuple(output.shape) if isinstance(output, torch.Tensor) else None
+    is_map = isinstance(output, torch.Tensor) and output.is_floating_point()
+    run.shapes[path] = tuple(output.shape) if is_map else None

@@ -54,7 +54,9 @@ def _reason(network: Network, place: Place) -> str:
     if network.run and not network.calls(place):
         return "never called on example_inputs"
     if network.run and network.shape(place) is None:
-        return "its output is no single tensor"
+        return "its output is no single tensor of real numbers"
+    if any(tensor.is_complex() for tensor in place.module.parameters(recurse=False)):
+        return "it computes with complex numbers"
     return why_no_gate(place.module) or _merged(network, place.path)
 
 
