@@ -92,3 +92,13 @@ def test_children_with_gates_of_their_own_take_them_along():
     layers = [module.eca for module in net]
     net[0], net[1], net[2] = net[1], net[2], net[0]
     assert [layers.index(module.eca) for module in net] == [1, 2, 0]
+
+
+def test_hooks_of_the_user_that_change_what_goes_on():
+    net = stack()
+    net[1].register_forward_hook(lambda module, args, output: 2 * output, prepend=True)
+    net[1].register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    expected, hooks = net(image()), list(net[1]._forward_hooks)
+    insert_eca(net, "norm", example_inputs=image())
+    assert torch.equal(net(image()), expected)
+    assert list(remove_eca(net)[1]._forward_hooks) == hooks

@@ -16,7 +16,7 @@ from eca_multi.surgery.verify import check_numbers, check_verified, did_not_run,
 from eca_multi.torch.layers import ECA
 
 from ._find.observe import observe
-from ._wrap.gate import gate_of
+from ._wrap.gate import gate_first, gate_of
 
 
 def verify(model: nn.Module, plan: ECAPlan, example_inputs: Any, before: list[torch.Tensor]) -> None:
@@ -53,7 +53,8 @@ def _watched(
     try:
         for entry in plan.entries:
             hooks.append(layers[entry.path].register_forward_pre_hook(partial(_receive, received, entry.path)))
-            hooks.append(sites[entry.path].register_forward_hook(partial(_send, received, entry, note)))
+            hooks.append(sites[entry.path].register_forward_hook(partial(_send, received, entry, note), prepend=True))
+            gate_first(sites[entry.path])  # and behind `_send` hooks of the user's, which may change what goes on
         yield
     finally:
         for hook in hooks:

@@ -1,6 +1,7 @@
 """New layers like old ones: from their config, then variables, states and flags."""
 
 import random
+import warnings
 from contextlib import ExitStack
 from types import FunctionType
 from typing import Any
@@ -36,7 +37,9 @@ def clone_operation(operation: Any) -> Any:
 
 def _config(layer: Any) -> dict[str, Any]:
     """Return a layer's config; of Keras's layers with the user's own functions in it, which no file tells whole."""
-    config: dict[str, Any] = layer.get_config()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras warns of a lambda in a file, and nothing is saved here
+        config: dict[str, Any] = layer.get_config()
     if type(layer).__module__.startswith("keras."):
         values = {name: getattr(layer, name, None) for name in config}
         config |= {name: value for name, value in values.items() if _is_own_function(value)}

@@ -32,9 +32,8 @@ def adds(block: Block) -> list[Add]:
     shortcuts: dict[int, int] = {}
     found = []
     for number, first, second, line in _operands(block):
-        branch = _next_branch(block, first, second, shortcuts)
-        if branch is None:
-            branch = _branch(block, first, second, parallel)
+        chained = _next_branch(block, first, second, shortcuts)
+        branch = _branch(block, first, second, parallel) if chained is None else chained
         if branch == PARALLEL:
             parallel.add(number)
         elif not isinstance(branch, str):

@@ -141,6 +141,13 @@ def detach(module: nn.Module) -> None:
         _exchange_class(module, plain)
 
 
+def gate_first(module: nn.Module) -> None:
+    """Put the gate's hook before all other hooks, one that was registered with `prepend=True` too."""
+    hooks: Any = forward_hooks(module)
+    for key in [key for key, hook in hooks.items() if hook is gate_output]:
+        hooks.move_to_end(key, last=False)
+
+
 def _key_apart(hooks: Any, key: int) -> None:
     hooks[OWN_KEY] = hooks.pop(key)
     hooks.move_to_end(OWN_KEY, last=False)
