@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 import threading
+from collections.abc import Iterator
 
 # These must be set before the first import of a framework.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -41,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Compile JAX without most of XLA's optimisations, which take a third of the time of a test of JAX.
 
     The slow tests, `make parity` and all processes that tests start compile as users do; so do tests that ask for
-    `optimised`.
+    `optimised`, and not those that ask for `unoptimised`.
     """
     import jax
 
@@ -88,12 +89,22 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     return np.random.default_rng(list(request.node.originalname.encode()))
 
 
-@pytest.fixture
-def optimised():
-    """Compile JAX with all of XLA's optimisations: for tests of what XLA makes of our code."""
+def _with_optimisations(wanted: bool) -> Iterator[None]:
     import jax
 
     before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", not wanted)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def optimised() -> Iterator[None]:
+    """Compile JAX with all of XLA's optimisations: for tests of what XLA makes of our code."""
+    yield from _with_optimisations(True)
+
+
+@pytest.fixture
+def unoptimised() -> Iterator[None]:
+    """Compile JAX without most of XLA's optimisations in a slow test too: for tests of which network is computed."""
+    yield from _with_optimisations(False)

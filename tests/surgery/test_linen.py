@@ -32,6 +32,8 @@ from tests.support.networks_linen import (
     trained,
 )
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 # --- where it goes -----------------------------------------------------------------------------------------------
 
 OTHERS = {

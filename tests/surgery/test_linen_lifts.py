@@ -17,6 +17,8 @@ from eca_multi.flax.linen import insert_eca, plan_eca, remove_eca
 from eca_multi.surgery.errors import NoSiteError, UnsupportedModelError
 from tests.support.networks_linen import KEY, flat, image, randomised, trained
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 X = image(2, 6, 5, 3)
 
 
