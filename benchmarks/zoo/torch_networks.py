@@ -105,7 +105,7 @@ for _name in ("resnet18", "mobilenet_v2"):
         _torchvision, _name, 64, "torchvision.models.quantization", num_classes=10
     )
 for _name in ("r3d_18", "mc3_18", "r2plus1d_18", "s3d"):
-    NETWORKS[f"torchvision:{_name}"] = partial(_video, _name, 64 if _name == "s3d" else 32)
+    NETWORKS[f"torchvision:{_name}"] = partial(_video, _name, 224 if _name == "s3d" else 32)
 
 for _name in (
     "resnet18", "resnet18d", "resnext26ts", "seresnet18", "skresnet18", "ecaresnext26t_32x4d", "resnest14d",
