@@ -10,17 +10,23 @@ from eca_multi.surgery.at_start import start_notes
 
 
 def notes_at_start(weights: Mapping[str, Any], *, has_bias: bool, is_instance_norm: bool) -> tuple[str, ...]:
-    """Return the notes for a norm or a convolution.
+    """Return the notes for a norm, a convolution or a layer scale.
 
     Args:
         weights: Its arrays by name: "scale" or "kernel", and "bias"; an array that is not there, or shapes in place of
-            values, tell nothing.
+            values, tell nothing. Of a layer scale, its one array under any name.
         has_bias: Whether the layer has a bias, also where `weights` lacks it.
         is_instance_norm: As in `start_notes`.
     """
-    scale = next((is_zero(weights[name]) for name in ("scale", "kernel") if name in weights), None)
+    scales = [name for name in weights if name != "bias"]
+    scale = is_zero(weights[scales[0]]) if scales else None
     bias = is_zero(weights["bias"]) if "bias" in weights else False if has_bias else None
     return start_notes(scale, bias, is_instance_norm=is_instance_norm)
+
+
+def is_layer_scale(kind: str, weights: Mapping[str, Any]) -> bool:
+    """Whether a module does nothing but multiply by its one parameter, by the name of its class."""
+    return "scale" in kind.lower() and len(weights) == 1
 
 
 def is_zero(array: Any) -> bool:

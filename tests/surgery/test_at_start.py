@@ -96,3 +96,80 @@ def test_a_layer_scale_of_zero_behind_the_site(scale):
     (entry,) = eca_multi.torch.plan_eca(nn.Sequential(Scaled(scale))).entries
     assert (SCALED_TO_ZERO in entry.notes) == (scale == 0)
     assert "before the layer scale" in entry.notes
+
+
+class LinenScaled(linen.Module):
+    scale: float
+    shape: tuple[int, ...]
+
+    @linen.compact
+    def __call__(self, x):
+        gamma = self.param("gamma", lambda _, shape: jnp.full(shape, self.scale), self.shape)
+        return x + gamma * linen.Conv(8, (3, 3))(x)
+
+
+class NnxScaled(nnx.Module):
+    def __init__(self, scale, shape):
+        self.conv = nnx.Conv(8, 8, (3, 3), rngs=nnx.Rngs(0))
+        self.gamma = nnx.Param(jnp.full(shape, scale))
+
+    def __call__(self, x):
+        return x + self.gamma.get_value() * self.conv(x)
+
+
+def linen_branch(net):
+    variables = net.init(jax.random.key(0), jnp.asarray(X))
+    return eca_multi.flax.linen.plan_eca(net, variables, example_inputs=X).entries[0].notes
+
+
+def nnx_branch(net):
+    return eca_multi.flax.nnx.plan_eca(net, example_inputs=X).entries[0].notes
+
+
+@pytest.mark.parametrize("shape", [(8,), ()], ids=["layer scale", "ReZero"])
+@pytest.mark.parametrize("scale", [0.0, 1e-6])
+def test_a_layer_scale_of_zero_in_flax(scale, shape):
+    for notes in (linen_branch(LinenScaled(scale, shape)), nnx_branch(NnxScaled(scale, shape))):
+        assert (SCALED_TO_ZERO in notes) == (scale == 0)
+    net = eca_multi.flax.nnx.insert_eca(NnxScaled(scale, shape), example_inputs=X)  # the control by autograd
+    gradient = nnx.grad(lambda net: (net(X) * jnp.linspace(-1, 1, X.size).reshape(X.shape)).sum())(net)
+    assert bool(gradient["conv"]["eca"]["kernel"].get_value().any()) == (scale != 0)
+
+
+class LinenLayerScale(linen.Module):
+    start: float
+
+    @linen.compact
+    def __call__(self, x):
+        return x * self.param("gamma", lambda _: jnp.full((x.shape[-1],), self.start))
+
+
+class NnxLayerScale(nnx.Module):
+    def __init__(self, start):
+        self.gamma = nnx.Param(jnp.full((8,), start))
+
+    def __call__(self, x):
+        return x * self.gamma.get_value()
+
+
+class NnxBlock(nnx.Module):
+    def __init__(self, start):
+        self.conv = nnx.Conv(8, 8, (3, 3), rngs=nnx.Rngs(0))
+        self.scale = NnxLayerScale(start)
+
+    def __call__(self, x):
+        return x + self.scale(self.conv(x))
+
+
+class LinenBlock(linen.Module):
+    start: float
+
+    @linen.compact
+    def __call__(self, x):
+        return x + LinenLayerScale(self.start)(linen.Conv(8, (3, 3))(x))
+
+
+@pytest.mark.parametrize("start", [0.0, 1e-6])
+def test_a_layer_scale_of_zero_that_is_a_module_in_flax(start):
+    for notes in (linen_branch(LinenBlock(start)), nnx_branch(NnxBlock(start))):
+        assert (SILENT in notes) == (start == 0)

@@ -33,6 +33,14 @@ SAME_RANK = frozenset(
         *("reduce_window_max", "reduce_window_sum", "rev", "select_and_scatter_add", "slice"),
     )
 )
+# A silent operation changes no number.
+SILENT = frozenset(
+    (
+        *("convert_element_type", "copy", "copy_p", "device_put", "join", "mesh_cast", "name", "optimization_barrier"),
+        *("pvary", "reduce_precision", "reshard", "sharding_constraint", "stop_gradient"),
+    )
+)
+PARTS = frozenset(("dynamic_slice", "slice", "slice of scan"))
 ADDS = ("add", "add_any")
 RANDOM = frozenset(("rng_bit_generator", "rng_uniform", "threefry2x32"))
 
@@ -79,11 +87,13 @@ class Flow:
     Args:
         jaxpr: Of the run. The model's variables are closed over, or arguments that `inputs` does not name.
         inputs: Which of the jaxpr's arguments are the model's inputs; None for all.
+        weights: The first of the jaxpr's arguments, as arrays, as far as they are known; shapes tell nothing.
         memo: The results of `origins`, by number.
     """
 
     jaxpr: ClosedJaxpr
     inputs: Sequence[int] | None = None
+    weights: Sequence[Any] = ()
     nodes: list[Node] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict, repr=False)
 
@@ -95,6 +105,7 @@ class Flow:
         arguments = [
             self._leaf("input" if i in chosen else "constant", v.aval, i in chosen) for i, v in enumerate(inner.invars)
         ]
+        self._weight_of = dict(zip(arguments, self.weights, strict=False))
         self.outputs = self._inline(inner, [*constants, *arguments], 1)
 
     def tags(self, kind: str = "out", path: str | None = None) -> Iterator[int]:
@@ -111,6 +122,14 @@ class Flow:
         """Return the module's path in a tag; "" for a value without a tag."""
         mark = self.nodes[number].mark
         return mark.path if mark is not None else ""
+
+    def weight(self, number: int) -> Any:
+        """Return the array of the model's variables that a value is, or is a part of; None for any other value."""
+        node = self.nodes[number]
+        while len(node.ins) == 1 and (node.op in PARTS or node.op in SILENT or node.op in MOVES):
+            number = node.ins[0]
+            node = self.nodes[number]
+        return self._weight_of.get(number)
 
     @cached_property
     def users(self) -> list[list[int]]:

@@ -3,17 +3,13 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from .flow import ELEMENTWISE, MOVES, Flow
+from eca_multi.flax._start import is_zero
 
-COUNTS = ("random", "scaled", "activated", "gated")
-# Products, sums and choices are no activations. A silent operation changes no number.
+from .flow import ELEMENTWISE, MOVES, SILENT, Flow
+
+COUNTS = ("random", "scaled", "zeroed", "activated", "gated")
+# Products, sums and choices are no activations.
 LINEAR = frozenset(("mul", "div", "add", "add_any", "sub", "select_n", "neg", *MOVES))
-SILENT = frozenset(
-    (
-        *("convert_element_type", "copy", "copy_p", "device_put", "join", "mesh_cast", "name", "optimization_barrier"),
-        *("pvary", "reduce_precision", "reshard", "sharding_constraint", "stop_gradient"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -24,6 +20,7 @@ class Origins:
         other: Whether the value also comes from something without a tag that depends on the inputs (a pooling, ...).
         random, scaled, gated: How often the value was multiplied by random numbers, by a parameter, and by a value that
             depends on the inputs and has another shape.
+        zeroed: How often the value was multiplied by a parameter of zeros.
         activated: How often the value went through an activation.
         entered: These counts at the entry of each module that the value went into, by the module's path.
     """
@@ -32,6 +29,7 @@ class Origins:
     other: bool = False
     random: int = 0
     scaled: int = 0
+    zeroed: int = 0
     activated: int = 0
     gated: int = 0
     entered: Mapping[str, "Origins"] = field(default_factory=dict)
@@ -120,13 +118,15 @@ def _from_operands(flow: Flow, number: int, known: Mapping[int, Origins]) -> Ori
         if node.mark.kind == "in":
             return replace(behind, entered={**behind.entered, node.mark.path: behind})
         return behind if _is_passed_on(flow, number, behind) else Origins(frozenset((number,)))
-    others = [flow.nodes[i] for i in node.ins if i not in followed]
+    left = [i for i in node.ins if i not in followed]
+    others = [flow.nodes[i] for i in left]
     product = node.op in ("mul", "div")
     tensors = [other for other in others if other.shape]
     return replace(
         behind,
         random=behind.random + any(other.random and not other.data for other in others),
         scaled=behind.scaled + (product and any(not t.data and not t.random for t in tensors)),
+        zeroed=behind.zeroed + (node.op == "mul" and any(is_zero(flow.weight(i)) for i in left)),
         activated=behind.activated + (node.op not in LINEAR and node.op not in SILENT),
         gated=behind.gated + (product and any(other.data for other in others)),
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from eca_multi.surgery.at_start import SCALED_TO_ZERO
 from eca_multi.surgery.reasons import DIFFERENT_ORIGIN, NO_CONVOLUTION, NO_MODULE, PARALLEL
 
 from .flow import ADDS, ELEMENTWISE, MOVES, Flow, Node
@@ -126,6 +127,7 @@ def _described(flow: Flow, site: int, number: int, operand: int, shortcut: int, 
             (behind.activated, "an activation follows the gate, before the add"),
             (behind.gated, "another gate follows"),
             (behind.scaled, "a layer scale follows the gate"),
+            (behind.zeroed, SCALED_TO_ZERO),
             (_goes_elsewhere(flow, site, number), "its output goes elsewhere too, and is gated there as well"),
         )
         if happens

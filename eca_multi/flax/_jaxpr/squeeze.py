@@ -1,7 +1,6 @@
 """Squeeze-and-excitation blocks in a jaxpr: modules that multiply their own input by a gate from its global mean."""
 
-from .flow import MOVES, Flow
-from .origins import SILENT
+from .flow import MOVES, SILENT, Flow
 
 POOLING = ("reduce_sum", "reduce_max", "reduce_window_sum", "reduce_window_max", "reduce_window")
 

@@ -11,7 +11,7 @@ from eca_multi.flax._jaxpr.origins import origin_path, readers
 from eca_multi.flax._jaxpr.residual import Branch, residual_branches
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
 from eca_multi.flax._run import tokens, unfit
-from eca_multi.flax._start import is_instance_norm, notes_at_start
+from eca_multi.flax._start import is_instance_norm, is_layer_scale, notes_at_start
 from eca_multi.flax.linen.surgery._wrap import NAME, is_eca
 from eca_multi.surgery.candidate import HAS_ECA, Candidate
 from eca_multi.surgery.errors import UnsupportedModelError
@@ -185,12 +185,13 @@ class Finder:
         return ("depthwise: the gate is usually after the projection",)
 
     def _at_start(self, record: CalledModule) -> tuple[str, ...]:
-        module, shape = record.module, record.shapes[0]
-        if not isinstance(module, (*CONVS, *NORMS, nn.Dense)) or record.is_mapped:
+        module, shape, params = record.module, record.shapes[0], self._params(record)
+        is_known = isinstance(module, (*CONVS, *NORMS, nn.Dense)) or is_layer_scale(record.kind, params)
+        if not is_known or record.is_mapped:
             return ()
         is_instance = is_instance_norm(module, shape[-1] if shape else None, nn.InstanceNorm)
         has_bias = getattr(module, "use_bias", False)
-        weights = {name: meta.unbox(value) for name, value in self._params(record).items()}
+        weights = {name: meta.unbox(value) for name, value in params.items()}
         return notes_at_start(weights, has_bias=has_bias, is_instance_norm=is_instance)
 
     def _params(self, record: CalledModule) -> Any:

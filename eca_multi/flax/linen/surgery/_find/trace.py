@@ -93,8 +93,8 @@ def trace(module: nn.Module, variables: Any, call: Call) -> tuple[dict[str, Call
         raise
     except Exception as error:
         raise does_not_run("module", error) from error
-    first = len(jax.tree.leaves(variables))
-    return called, Flow(jaxpr, range(first, len(jaxpr.jaxpr.invars)))
+    weights = jax.tree.leaves(variables)
+    return called, Flow(jaxpr, range(len(weights), len(jaxpr.jaxpr.invars)), weights)
 
 
 def _is_floating(value: Any) -> bool:

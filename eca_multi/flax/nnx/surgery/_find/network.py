@@ -8,7 +8,7 @@ from flax import nnx
 from eca_multi.flax._jaxpr.residual import Branch, parent, residual_branches
 from eca_multi.flax._jaxpr.squeeze import gates_its_input
 from eca_multi.flax._run import Shape, stacked_note, tokens, unfit
-from eca_multi.flax._start import is_instance_norm, notes_at_start
+from eca_multi.flax._start import is_instance_norm, is_layer_scale, notes_at_start
 from eca_multi.flax.nnx.layers import ECA
 from eca_multi.flax.nnx.surgery._wrap import NAME, base_class, is_gated
 from eca_multi.surgery.candidate import HAS_ECA, Candidate, Place
@@ -148,10 +148,10 @@ class Network:
 
 
 def _notes_at_start(module: Any, channels: int | None) -> tuple[str, ...]:
-    if not isinstance(module, (*CONVS, *NORMS, nnx.Linear)):
+    weights = {name: value.get_value() for name, value in vars(module).items() if isinstance(value, nnx.Param)}
+    is_known = isinstance(module, (*CONVS, *NORMS, nnx.Linear)) or is_layer_scale(base_class(module).__name__, weights)
+    if not is_known:
         return ()
-    own = {name: getattr(module, name, None) for name in ("scale", "kernel", "bias")}
-    weights = {name: value.get_value() for name, value in own.items() if isinstance(value, nnx.Variable)}
     is_instance = is_instance_norm(module, channels, nnx.InstanceNorm)
     return notes_at_start(weights, has_bias="bias" in weights, is_instance_norm=is_instance)
 

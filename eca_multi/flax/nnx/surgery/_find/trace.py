@@ -73,8 +73,8 @@ def trace(model: nnx.Module, example_inputs: Any, method: str = "__call__") -> T
         raise does_not_run("model", error) from error
     finally:
         _recording.calls = None
-    values = len(jax.tree.leaves(state))
-    return Trace(Flow(jaxpr, range(values, values + len(arrays))), calls)
+    weights = jax.tree.leaves(state)
+    return Trace(Flow(jaxpr, range(len(weights), len(weights) + len(arrays)), weights), calls)
 
 
 @functools.cache
