@@ -17,10 +17,13 @@ def counted(plain: Sequence[Add], gated: Sequence[Add], skipped: Iterable[Any]) 
     if len(gated) != len(plain):
         return {"gated": 0, "reasoned": 0, "left": [], "recount": len(gated)}
     reasons = list(skipped)
+    bare = [add for add in gated if not add.ecas]
+    # What the plan says of a place inside belongs to the innermost module, which is asked first.
+    inner = sorted(range(len(bare)), key=lambda i: -len(bare[i].place))
+    found = {i: _taken(reasons, bare[i]) for i in inner}
     left = [
-        {"place": add.place, "line": add.line, "shape": list(add.shape), "reason": _taken(reasons, add)}
-        for add in gated
-        if not add.ecas
+        {"place": add.place, "line": add.line, "shape": list(add.shape), "reason": found[i]}
+        for i, add in enumerate(bare)
     ]
     return {"gated": len(gated) - len(left), "reasoned": sum(bool(item["reason"]) for item in left), "left": left}
 

@@ -114,20 +114,21 @@ def tokens(path: str, shapes: Sequence[Shape | None], ranks: Collection[int]) ->
     return TOKENS.format(path=path) if is_sequence else ""
 
 
-def does_not_run(what: str, error: Exception) -> UnsupportedModelError:
-    """Return the error for a network that raises on the example inputs."""
+def does_not_run(what: str, error: Exception, remedy: str = "") -> UnsupportedModelError:
+    """Return the error for a network that raises on the example inputs; `remedy` where the inputs are not to blame."""
     reason = f"{type(error).__name__}: {reason_of(error).rstrip('.')}"
+    inputs = f"Pass what the {what} is called with: an array, a tuple of positional inputs or a dict of keywords."
     return UnsupportedModelError(
-        f"{what} must run on example_inputs while JAX traces it. Received: {reason}. "
-        f"Pass what the {what} is called with: an array, a tuple of positional inputs or a dict of keywords."
+        f"{what} must run on example_inputs while JAX traces it. Received: {reason}. {remedy or inputs}"
     )
 
 
 def unbound_axis(what: str, error: NameError) -> UnsupportedModelError:
     """Return the error for a network that JAX cannot trace alone: in training a BatchNorm averages over devices."""
     return UnsupportedModelError(
-        f"{what} must run on example_inputs by itself. Received: {error}. A BatchNorm with axis_name needs jax.vmap or "
-        "jax.shard_map around it in training mode: plan in evaluation mode, in which the sites are the same."
+        f"{what} must run on example_inputs by itself. Received: {str(error).rstrip('.')}. "
+        "A BatchNorm with axis_name needs jax.vmap or jax.shard_map around it in training mode: plan in evaluation "
+        "mode, in which the sites are the same."
     )
 
 

@@ -422,6 +422,17 @@ def test_vmap():
     assert taken(jax.vmap(net), np.zeros((3, 2, 8, 8, 4), np.float32)) == ["conv"]
 
 
+def test_vmap_over_members_that_share_the_map():
+    """The map has 1 as the axis of the members; a gate of 1 by 1 (the control) is no map."""
+
+    def net(scale, x):
+        return x + conv("conv", x * scale)
+
+    members = jax.vmap(net, in_axes=(0, None))
+    assert taken(lambda x: members(jnp.ones(3), x)) == ["conv"]
+    assert branches(lambda x: x.mean((1, 2), keepdims=True) + conv("conv", x)) == []
+
+
 # --- tags ------------------------------------------------------------------------------------------------------------
 
 

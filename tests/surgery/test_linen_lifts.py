@@ -164,6 +164,27 @@ def test_both_orders_planned_twice(name, where, plain_first):
     assert remove_eca(with_eca, new)[0] == module
 
 
+class EitherOr(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        first, second = Block(name="first"), Block(name="second")
+        if self.is_initializing():
+            return second(first(x))
+        return nn.cond(x.sum() > 0, lambda _, x: first(x), lambda _, x: second(x), self, x)
+
+
+@pytest.mark.slow
+def test_both_branches_of_a_cond():
+    """One run takes one branch: `verify` does not ask for a call of the other one."""
+    x = image(2, 6, 5, 8)
+    variables = trained(EitherOr(), x)
+    with_eca, more = insert_eca(EitherOr(), variables, example_inputs=x)
+    more = randomised(with_eca, more)
+    for sign in (1, -1):
+        signed = sign * jnp.abs(x)
+        assert np.abs(with_eca.apply(more, signed) - EitherOr().apply(variables, signed)).max() > 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["jit", "jit of a function of the module"])
 def test_one_of_two_equal_blocks(name):

@@ -172,6 +172,19 @@ def test_another_method_is_named():
         plan_eca(net, variables, example_inputs=X, method=Coder.encode)
 
 
+class Encoder(nn.Module):
+    def setup(self):
+        self.block = Block()
+
+    def encode(self, x):
+        return self.block(x)
+
+
+def test_a_network_without_a_call_is_told_to_name_its_method():
+    with pytest.raises(ValueError, match=r"Received: '__call__', which Encoder lacks\. Pass the name of the one"):
+        plan_eca(Encoder(), {"params": {}}, example_inputs=X)
+
+
 class Spread(nn.Module):
     """Its norm averages over devices."""
 

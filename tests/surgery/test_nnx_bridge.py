@@ -110,7 +110,7 @@ def test_a_norm_over_devices_is_planned_in_evaluation_mode():
 
 def test_another_method():
     model = Bridged(nnx.Rngs(0))
-    with pytest.raises(UnsupportedModelError, match="must run on example_inputs"):
+    with pytest.raises(ValueError, match=r"Received: '__call__', which Bridged lacks\. Pass the name of the one"):
         plan_eca(model, example_inputs=X)
     assert plan_eca(model, example_inputs=X, method="encode").paths == ("branch",)
     before = model.encode(X)

@@ -1,6 +1,7 @@
 """ECA in nnx networks: whatever fails, the network is as it was, and the message says what to do."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax import nnx
 
@@ -105,6 +106,17 @@ def test_a_model_that_is_traced_is_refused_and_stays():
             function()
         assert everything(model) == before
     assert run(insert_eca(model, example_inputs=X, verify=False)).shape == (2, 10)
+
+
+def test_arrays_with_an_axis_for_devices_are_named():
+    """As jax.pmap takes them; inputs of a wrong rank (the control) are told by JAX's own words."""
+    model = small()
+    with pytest.raises(UnsupportedModelError, match=r"Pass what the model is called with"):
+        plan_eca(model, example_inputs=X[0, 0])
+    arrays = nnx.state(model, (nnx.Param, nnx.BatchStat))
+    nnx.update(model, jax.tree.map(lambda array: jnp.stack([array, array]), arrays))
+    with pytest.raises(UnsupportedModelError, match="All its layers hold 2 copies of their arrays, as jax"):
+        plan_eca(model, example_inputs=X)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks.zoo.count import counted
+from benchmarks.zoo.flow import Add
 from benchmarks.zoo.torch_flow import adds_of
 from eca_multi.surgery.entry import Skipped
 from eca_multi.surgery.errors import NoSiteError
@@ -118,3 +119,11 @@ def test_a_refusal_holds_the_reason_of_each_add():
         plan_eca(net, example_inputs=X)
     found = counted(adds_of(net, X), adds_of(net, X), refusal.value.skipped)
     assert (found["gated"], found["reasoned"]) == (0, 1), refusal.value.skipped
+
+
+def test_a_reason_inside_two_modules_belongs_to_the_inner_one():
+    """The block's own add is the attention's; the add of the block's MLP is the MLP's (PVT v2)."""
+    adds = [Add(place, (2, 16, 8), frozenset()) for place in ("block", "block/mlp")]
+    skipped = [Skipped("block/attention/projection", "tokens of attention"), Skipped("block/mlp/out", "tokens of MLP")]
+    found = counted(adds, adds, skipped)
+    assert [item["reason"] for item in found["left"]] == ["tokens of attention", "tokens of MLP"]

@@ -60,7 +60,13 @@ def _is_sum(flow: Flow, node: Node) -> bool:
     if node.op not in ADDS or len(node.ins) != 2 or len(node.shape) < 3 or not node.floating:
         return False
     operands = [flow.nodes[i] for i in node.ins]
-    return all(o.data and o.shape == node.shape for o in operands) and not any(is_spread(flow, i) for i in node.ins)
+    fits = all(o.data and _is_of_shape(o, node.shape) for o in operands)
+    return fits and not any(is_spread(flow, i) for i in node.ins)
+
+
+def _is_of_shape(operand: Node, shape: tuple[int, ...]) -> bool:
+    """Whether an operand has this shape, or 1 as the first axis of a map that all members of a `jax.vmap` share."""
+    return operand.shape == shape or (len(shape) > 3 and operand.shape == (1, *shape[1:]))
 
 
 def _terms(flow: Flow, number: int, inner: set[int]) -> list[int]:

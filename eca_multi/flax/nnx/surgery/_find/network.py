@@ -143,8 +143,12 @@ class Network:
 
     def _channel_axis(self, place: Place) -> int | None:
         """The channel axis of a module's output in the run's data flow; None if unknown."""
-        flow = self.traced("any").flow
-        return next((flow.nodes[number].axis for number in flow.tags("out", place.path)), None)
+        flow, shape = self.traced("any").flow, self._outputs(place)[0]
+        node = next((flow.nodes[number] for number in flow.tags("out", place.path)), None)
+        if node is None or node.axis is None or shape is None:
+            return None
+        axis = node.axis - (len(node.shape) - len(shape))  # the flow holds the output with the axes of each vmap
+        return axis if axis >= 0 else None
 
 
 def _notes_at_start(module: Any, channels: int | None) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from eca_multi.flax._jaxpr.tags import tag, tag_input
 from eca_multi.flax._run import Shape, does_not_run, split_arrays, split_inputs, unbound_axis
 from eca_multi.flax.nnx.surgery._wrap import become, hidden, subclass, variables
 
+from .classes import CONVS, NORMS, static_stack
 from .places import places
 
 PATH = "eca_multi_path"
@@ -70,11 +71,22 @@ def trace(model: nnx.Module, example_inputs: Any, method: str = "__call__") -> T
     except NameError as error:
         raise unbound_axis("model", error) from error
     except Exception as error:
-        raise does_not_run("model", error) from error
+        raise does_not_run("model", error, _remedy(model)) from error
     finally:
         _recording.calls = None
     weights = jax.tree.leaves(state)
     return Trace(Flow(jaxpr, range(len(weights), len(weights) + len(arrays)), weights), calls)
+
+
+def _remedy(model: nnx.Module) -> str:
+    """Return what to do with a replicated model; "" for any other one."""
+    stacks = {static_stack(place.module) for place in places(model) if isinstance(place.module, (*CONVS, *NORMS))}
+    if len(stacks) == 1 and (stack := stacks.pop()):
+        return (
+            f"All its layers hold {stack[0]} copies of their arrays, as jax.pmap takes them: insert ECA before the "
+            "state is replicated, or into a model that holds one copy of each array (array[0])."
+        )
+    return ""
 
 
 @functools.cache
