@@ -139,3 +139,20 @@ def test_a_gate_over_another_axis_is_found(monkeypatch):
     monkeypatch.setattr(insert, "layer_for", over_rows)
     with pytest.raises(VerifyError, match="norm: with a kernel off the identity, it is not ECA over axis -1"):
         insert_eca(model, example_inputs=x)
+
+
+class OverSamples(nnx.Module):
+    """Its block runs under nnx.vmap, on one sample at a time."""
+
+    def __init__(self, rngs):
+        self.block = Called(rngs)
+
+    def __call__(self, x):
+        return nnx.vmap(lambda block, one: block(one[None])[0], in_axes=(None, 0))(self.block, x)
+
+
+def test_a_block_under_vmap_is_planned():
+    """The axis of the channels is told without the axis of the vmap."""
+    model = OverSamples(nnx.Rngs(0))
+    plain = plan_eca(model.block, example_inputs=X).paths
+    assert plan_eca(model, example_inputs=X).paths == tuple(f"block.{path}" for path in plain)
