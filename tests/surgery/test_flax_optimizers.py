@@ -1,4 +1,4 @@
-"""ECA put into Flax networks in the middle of training in half precision: float32 weights, bfloat16 computation."""
+"""An optimizer from before the insertion is refused, and its moments go on in a new one; bfloat16 computation."""
 
 import jax
 import jax.numpy as jnp
