@@ -1,5 +1,6 @@
 """The operations of a Keras network's run, as TensorFlow traces them, told to a `Flow`."""
 
+import re
 from typing import Any
 
 import keras
@@ -36,7 +37,7 @@ def adds_of(model: Any, inputs: Any) -> list[Add]:
         convolves = op.type in CONVOLUTIONS
         kind = MIX if convolves else KINDS.get(op.type, OTHER)
         shapes = [tuple(tensor.shape) if tensor.shape.rank is not None else () for tensor in op.inputs]
-        value = flow.step(kind, read, shapes=shapes, conv=convolves, place=op.name.rsplit("/", 1)[0])
+        value = flow.step(kind, read, shapes=shapes, conv=convolves, place=_place(op.name))
         for tensor in op.outputs:
             at.setdefault(tensor.name, value)
     return flow.adds
@@ -44,3 +45,13 @@ def adds_of(model: Any, inputs: Any) -> list[Add]:
 
 def _is_eca(path: str) -> bool:
     return path.endswith("/kernel") and "eca" in path.split("/")[-2].lower()
+
+
+def _place(name: str) -> str:
+    """The path of the layer in which an operation runs: its scopes without the model's, and without their numbers.
+
+    TensorFlow gives a scope a number of its own behind the layer's name. An operation of `keras.ops` in the model's
+    graph has a scope too, which is its name there.
+    """
+    scopes = [re.sub(r"_\d+$", "", scope) for scope in name.split("/")[:-1]]
+    return "/".join(scopes[1:])

@@ -90,13 +90,32 @@ OF_FIT = {
 
 
 @contextmanager
-def same_name_counts() -> Iterator[None]:
-    """Put the counts of automatic names back at the end."""
+def same_name_counts(afresh: bool = False) -> Iterator[None]:
+    """Put the counts of automatic names back at the end; `afresh` counts from the start in between."""
     counts = copy.deepcopy(global_state.get_global_attribute("object_name_uids"))
+    if afresh:
+        global_state.set_global_attribute("object_name_uids", None)
     try:
         yield
     finally:
         global_state.set_global_attribute("object_name_uids", counts)
+
+
+@contextmanager
+def untouched(layers: list[Any]) -> Iterator[None]:
+    """Put the attributes of layers back at the end, and the items of lists, such as the records of calls."""
+    before = [(vars(layer), dict(vars(layer))) for layer in layers]
+    lists = [(v, list(v)) for _, attributes in before for v in attributes.values() if isinstance(v, list)]
+    try:
+        yield
+    finally:
+        for attributes, old in before:
+            for name in attributes.keys() - old.keys():
+                del attributes[name]
+            attributes.update(old)
+        for items, old_items in lists:
+            if list(map(id, items)) != list(map(id, old_items)):
+                list.__setitem__(items, slice(None), old_items)  # Keras's own kind of list would track them anew
 
 
 def nodes_of(function: Any) -> list[Any]:

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
+from keras import ops
 
 from eca_multi.keras import (
     base_state,
@@ -136,6 +137,67 @@ def test_adds_inside_of_a_layer_are_listed():
     after = trace_of(model), [len(part._inbound_nodes) for part in model.get_layer("block")._flatten_layers()]
     assert after == before
     assert plan_eca(model, ["block"]).paths == ("block",)  # what the reason offers
+
+
+@keras.saving.register_keras_serializable("tests")
+class Tokens(L.Layer):
+    """Repeats a weight for each sample, as a class token; its config does not make it again."""
+
+    def __init__(self, made_from, how, **kwargs):
+        super().__init__(**kwargs)
+        self.how, self.conv, self.dense = how, L.Conv2D(4, 1, name="conv"), L.Dense(4, name="dense")
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(1, 1, 4), initializer="ones", name="scale")
+
+    def call(self, x):
+        x = self.conv(x)
+        if self.how == "maps":
+            self.seen = x  # what a call leaves in a layer must not stay after a plan
+            return x + self.dense(x)
+        size = ops.shape(x)
+        tokens = ops.reshape(x, (size[0], size[1] * size[2], 4)) * ops.repeat(self.scale, size[0], axis=0)
+        if self.how == "values":
+            return x * float(ops.max(tokens) > 0)
+        tokens = tokens + self.dense(tokens) if self.how == "tokens" else tokens
+        return ops.reshape(tokens, ops.shape(x))
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("maps", {"block/add": "inside of the layer 'block' (Tokens)"}),
+        ("tokens", {"block/add": "adds tokens (N, T, C)"}),
+        ("none", {}),
+    ],
+)
+def test_adds_inside_of_a_layer_are_read_from_the_layer_itself(how, expected):
+    model = net(lambda x: Tokens(1, how, name="block")(L.Add(name="add")([x, conv(x, "branch")])))
+    block = model.get_layer("block")
+    names, nodes = set(vars(block)), [len(part._inbound_nodes) for part in block._flatten_layers()]
+    seen = getattr(block, "seen", None)
+    found = {skip.path: skip.reason for skip in plan_eca(model).skipped_adds}
+    assert found.keys() == expected.keys()
+    assert all(text in found[path] for path, text in expected.items())
+    assert found == {skip.path: skip.reason for skip in plan_eca(model).skipped_adds}, "names come from the layer alone"
+    assert set(vars(block)) == names
+    assert [len(part._inbound_nodes) for part in block._flatten_layers()] == nodes
+    assert getattr(block, "seen", None) is seen
+
+
+def test_a_layer_that_cannot_be_read_says_so():
+    class Values(Tokens):
+        def compute_output_shape(self, shape):
+            return (*shape[:-1], 4)
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor((*x.shape[:-1], 4), dtype="float32")
+
+    model = net(lambda x: Values(1, "values", name="block")(L.Add(name="add")([x, conv(x, "branch")])))
+    (skip,) = plan_eca(model).skipped_adds
+    assert skip.path == "block"
+    assert "the code of the layer 'block' (Values) could not be read (" in skip.reason
+    assert "so its adds are not known: gate the layer's output, where=['block']" in skip.reason
 
 
 def test_time_distributed_is_entered(tmp_path):

@@ -1,13 +1,12 @@
 """Adds that no operation of Keras tells by its name: a layer that adds its inputs, and the adds inside of a layer."""
 
-import random
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from eca_multi.keras._private import arguments, nodes_of, same_name_counts
+from eca_multi.keras._private import arguments, nodes_of, same_name_counts, untouched
 from eca_multi.surgery.candidate import Candidate
 
 from .graph import Call
@@ -18,7 +17,13 @@ INSIDE = (
     "adds inside of the layer {!r} ({}), whose code the graph hides: gate the layer's output, where=[{!r}], or build "
     "the layer's network with the Functional API"
 )
+UNREAD = (
+    "the code of the layer {!r} ({}) could not be read ({}), so its adds are not known: gate the layer's output, "
+    "where=[{!r}], or build the layer's network with the Functional API"
+)
+TOKENS = "adds tokens (N, T, C), no feature maps"
 SIZE = 3  # of an axis of unknown size, in a trial
+BATCH = 2
 
 
 def adds(call: Call) -> bool:
@@ -43,7 +48,7 @@ def adds(call: Call) -> bool:
 
 
 def _is_sum(call: Call) -> bool:
-    shape = [2, *(size or SIZE for size in call.inputs[0].shape[1:])]
+    shape = [BATCH, *(size or SIZE for size in call.inputs[0].shape[1:])]
     rng = np.random.default_rng(0)
     a, b = (rng.uniform(0.5, 1.5, shape).astype("float32") for _ in range(2))
     none = np.zeros_like(a)
@@ -60,42 +65,58 @@ def _is_sum(call: Call) -> bool:
 
 
 def hidden_adds(places: Places) -> list[Site]:
-    """Return the adds of two maps inside of layers with convolutions, each as a site that cannot be taken."""
+    """Return the adds of two maps inside of layers with weights, each as a site that cannot be taken.
+
+    A layer with convolutions that could not be read is such a site itself.
+    """
     sites = []
     for operation in places.network.in_order():
-        if is_opaque(operation) and weighted(operation, also_dense=False):
+        if _hides(operation):
             path = places.network.path(operation)
-            reason = INSIDE.format(path, kind(operation), path)
-            for name in _adds_in(next(call for _, call in places.network.calls(operation))):
-                inside = Candidate(f"{path}/{name}", operation, "before_add", "Add", reason=reason, what="add")
-                sites.append(Site(inside, operation))
+            sequences = not any("1D" in kind(part) for part in parts(operation))
+            try:
+                found = _adds_in(next(call for _, call in places.network.calls(operation)))
+            except Exception as error:  # code that needs values, or that Keras cannot trace inside of another layer
+                said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+                reason = UNREAD.format(path, kind(operation), said, path)
+                found, convolutions = [], weighted(operation, also_dense=False)
+                if convolutions:
+                    sites.append(Site(_refused(path, operation, reason, kind(operation)), operation))
+            for name, rank in found:
+                reason = TOKENS if rank == 3 and sequences else INSIDE.format(path, kind(operation), path)
+                sites.append(Site(_refused(f"{path}/{name}", operation, reason, "Add"), operation))
     return sites
 
 
-def _adds_in(call: Call) -> list[str]:
-    """Return the names of the adds in a layer's call, from the graph that a copy of the layer makes."""
+def _refused(path: str, operation: Any, reason: str, module: str) -> Candidate:
+    return Candidate(path, operation, "before_add", module, reason=reason, what="add")
+
+
+def _hides(operation: Any) -> bool:
+    """Whether a layer is not one of Keras's own, and has layers with weights that the graph does not show."""
+    own = type(operation).__module__.startswith("keras.src.layers.")
+    return not own and is_opaque(operation) and weighted(operation) > 0
+
+
+def _adds_in(call: Call) -> list[tuple[str, int]]:
+    """Return the names and ranks of the adds in a layer's call. The layer is left as it was."""
     if call.node is None or any(t is None or t.shape is None for t in call.inputs):
         return []
-    state = random.getstate()  # of which initializers without a seed draw
-    try:
-        with same_name_counts():
-            copy = type(call.operation).from_config(call.operation.get_config())
-            return _adds_of(copy, call.node)
-    except Exception:  # code that needs values, or layers that build has still to make
-        return []
-    finally:
-        random.setstate(state)
+    with same_name_counts(afresh=True), untouched(parts(call.operation)):
+        return _adds_of(call.operation, call.node)
 
 
-def _adds_of(layer: Any, node: Any) -> list[str]:
-    """Return the paths of the adds in a layer and in the layers in it, as in the call that a node records."""
-    inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in node.input_tensors]
+def _adds_of(layer: Any, node: Any) -> list[tuple[str, int]]:
+    """Return the paths and ranks of the adds in a layer and in the layers in it, as in the call that a node records."""
+    # Code that repeats a weight for each sample needs the size of the batch.
+    shapes = [(tensor.shape[0] or BATCH, *tensor.shape[1:]) for tensor in node.input_tensors]
+    inputs = [keras.Input(batch_shape=s, dtype=t.dtype) for s, t in zip(shapes, node.input_tensors, strict=True)]
     args, kwargs = arguments(node, {id(old): new for old, new in zip(node.input_tensors, inputs, strict=True)})
-    paths = []
+    found = []
     for inner in nodes_of(keras.Function(inputs, keras.tree.flatten(layer.call(*args, **kwargs)))):
         name = inner.operation.name
         if is_add(inner.operation) and len(inner.input_tensors) == 2:
-            paths.append(str(name))
-        elif is_opaque(inner.operation) and weighted(inner.operation, also_dense=False):
-            paths += [f"{name}/{path}" for path in _adds_of(inner.operation, inner)]
-    return paths
+            found.append((str(name), len(inner.outputs[0].shape)))
+        elif _hides(inner.operation):
+            found += [(f"{name}/{path}", rank) for path, rank in _adds_of(inner.operation, inner)]
+    return found

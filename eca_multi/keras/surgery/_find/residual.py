@@ -14,12 +14,11 @@ from eca_multi.surgery.candidate import Candidate
 from eca_multi.surgery.reasons import DIFFERENT_ORIGIN, MERGE, NO_CONVOLUTION, NO_MODULE, PARALLEL, POOLED
 
 from .graph import Call, Graph
-from .hidden import adds, hidden_adds
+from .hidden import TOKENS, adds, hidden_adds
 from .kinds import enlarges, is_add, is_input, is_pooling, kind, weighted
 from .places import Places, Site, unfit
 
 NUMBER = re.compile(r"\d+")
-TOKENS = "adds tokens (N, T, C), no feature maps"
 
 
 class Ancestry:
