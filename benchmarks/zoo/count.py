@@ -42,7 +42,9 @@ def _taken(reasons: list[Any], add: Add) -> str:
             return skip.reason
     inside = [skip for skip in others if _holds(add.place, skip.path)]
     if not inside:
-        return ""
+        # Of a layer that could not be read the plan says so once, for every add inside.
+        whole = [skip for skip in reasons if not add.line and skip.path and _holds(skip.path, add.place)]
+        return whole[0].reason if whole else ""
     nearest = min(inside, key=lambda skip: len(skip.path))
     reasons.remove(nearest)
     return nearest.reason

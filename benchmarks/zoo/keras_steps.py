@@ -34,7 +34,10 @@ def examine(name: str, build: Callable[[], Network], other: Other, without: Sequ
     if plan is None:
         return found | _counted(adds, adds, skipped)
     made: list[Any] = []
-    found["insert"] = judged(lambda: made.append(insert_eca(plain, plan=plan, example_inputs=inputs)))
+    found["insert"] = judged(
+        lambda: made.append(insert_eca(plain, plan=plan, example_inputs=inputs)),
+        lambda: keras.models.clone_model(plain),
+    )
     if not made:
         return found | _counted(adds, adds, skipped)
     model = made[0]

@@ -12,6 +12,7 @@ STEPS = {
     "reload": "reloaded", "rebuilt": "rebuilt", "export": "exported", "class": "class kept",
     "pickle": "pickled",
 }  # fmt: skip
+EVERY = ("plan", "insert", "acts", *STEPS)  # those in front have no figure of their own
 PAGE = """\
 # ECA in networks of other packages
 
@@ -58,8 +59,7 @@ small inputs, and statistics and scales of norms off their start. A Keras networ
 
 def faults(record: Record) -> list[str]:
     """What is wrong in this network, in words; nothing where the plain network fails in the same way."""
-    steps = ("plan", "insert", "acts", *STEPS)
-    wrong = [f"{step}: {record[step]['note']}" for step in steps if _state(record, step) == "no"]
+    wrong = [f"{step}: {record[step]['note']}" for step in EVERY if _state(record, step) == "no"]
     left = _adds(record) - record.get("gated", 0) - record.get("reasoned", 0)
     if "recount" in record:
         wrong.append(f"{record['adds']} adds before, {record['recount']} after insertion")
@@ -81,7 +81,7 @@ def write_page(records: Sequence[Record], path: Path, listed: int) -> None:
             count=len(records),
             listed=listed,
             wrong=_list("What is wrong", [(called(r), "; ".join(faults(r))) for r in ran if faults(r)]),
-            own=_list("The network's own", [(called(r), f"{step}: {r[step]['own']}") for r in ran for step in STEPS
+            own=_list("The network's own", [(called(r), f"{step}: {r[step]['own']}") for r in ran for step in EVERY
                                             if _state(r, step) == "own"]),
             reasons=_reasons(ran),
             rows=_rows(ran),

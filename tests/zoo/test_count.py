@@ -105,6 +105,17 @@ def test_an_add_takes_the_reason_of_its_own_line_alone():
     assert [item["reason"] for item in found["left"]] == ["", "of the second"]
 
 
+def test_what_the_plan_says_of_a_layer_it_cannot_read_holds_for_the_adds_inside():
+    add = Add("neck/stage/residual", (2, 8, 8, 4), frozenset())
+    found = counted([add, add], [add, add], [Skipped("neck", "could not be read")])
+    assert found["reasoned"] == 2
+    assert counted([add], [add], [Skipped("necklace", "another")])["reasoned"] == 0
+    known = Add(
+        "neck/stage/residual", (2, 8, 8, 4), frozenset(), "net:1"
+    )  # of an add in a known line that is no answer
+    assert counted([known], [known], [Skipped("neck", "could not be read")])["reasoned"] == 0
+
+
 def test_a_refusal_holds_the_reason_of_each_add():
     class Parallel(nn.Module):
         def __init__(self):
