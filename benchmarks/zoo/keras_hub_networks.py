@@ -206,12 +206,14 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     "keras-hub:RetinaNetObjectDetector": partial(_task, "RetinaNetObjectDetector", "RetinaNet(ResNet)", num_classes=3),
     "keras-hub:DFineObjectDetector": partial(_task, "DFineObjectDetector", "DFine(HGNetV2)", num_classes=3),
 }  # fmt: skip
-for _name in ("ResNet-v2-basic", "CSP-dark", "Xception", "EfficientNet", "DenseNet", "VGG", "HGNetV2"):
-    _options = {"num_classes": 3} | ({"pooling": "avg"} if _name == "HGNetV2" else {})
-    NETWORKS[f"keras-hub:ImageClassifier({_name})"] = partial(_task, "ImageClassifier", _name, **_options)
+for _name in ("ResNet-v2-basic", "CSP-dark", "Xception", "EfficientNet", "DenseNet", "VGG"):
+    NETWORKS[f"keras-hub:ImageClassifier({_name})"] = partial(_task, "ImageClassifier", _name, num_classes=3)
 for _name, _of in {
     "MiTImageClassifier": "MiT", "ViTImageClassifier": "ViT", "DeiTImageClassifier": "DeiT",
     "SwinTransformerImageClassifier": "Swin", "MobileNetImageClassifier": "MobileNet",
     "MobileNetV5ImageClassifier": "MobileNetV5",
 }.items():  # fmt: skip
     NETWORKS[f"keras-hub:{_name}"] = partial(_task, _name, _of, num_classes=3)
+NETWORKS["keras-hub:HGNetV2ImageClassifier"] = partial(
+    _task, "HGNetV2ImageClassifier", "HGNetV2", preprocessor=None, num_classes=3
+)
