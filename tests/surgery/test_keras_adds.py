@@ -185,6 +185,24 @@ def test_adds_inside_of_a_layer_are_read_from_the_layer_itself(how, expected):
     assert getattr(block, "seen", None) is seen
 
 
+def test_the_output_of_a_layer_with_several_outputs_is_not_offered():
+    class Stages(L.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.conv = L.Conv2D(4, 1, name="conv")
+
+        def call(self, x):
+            return x, x + self.conv(x)
+
+        def compute_output_shape(self, shape):
+            return shape, shape
+
+    model = net(lambda x: Stages(name="block")(L.Add(name="add")([x, conv(x, "branch")]))[1])
+    (skip,) = plan_eca(model).skipped_adds
+    assert skip.path == "block/add"
+    assert skip.reason.endswith("whose code the graph hides: build the layer's network with the Functional API")
+
+
 def test_a_layer_that_cannot_be_read_says_so():
     class Values(Tokens):
         def compute_output_shape(self, shape):

@@ -13,14 +13,8 @@ from .graph import Call
 from .kinds import is_add, is_opaque, kind, parts, weighted
 from .places import Places, Site
 
-INSIDE = (
-    "adds inside of the layer {!r} ({}), whose code the graph hides: gate the layer's output, where=[{!r}], or build "
-    "the layer's network with the Functional API"
-)
-UNREAD = (
-    "the code of the layer {!r} ({}) could not be read ({}), so its adds are not known: gate the layer's output, "
-    "where=[{!r}], or build the layer's network with the Functional API"
-)
+INSIDE = "adds inside of the layer {!r} ({}), whose code the graph hides: {}"
+UNREAD = "the code of the layer {!r} ({}) could not be read ({}), so its adds are not known: {}"
 TOKENS = "adds tokens (N, T, C), no feature maps"
 SIZE = 3  # of an axis of unknown size, in a trial
 BATCH = 2
@@ -74,18 +68,25 @@ def hidden_adds(places: Places) -> list[Site]:
         if _hides(operation):
             path = places.network.path(operation)
             sequences = not any("1D" in kind(part) for part in parts(operation))
+            call = next(call for _, call in places.network.calls(operation))
+            remedy = _remedy(path, call)
             try:
-                found = _adds_in(next(call for _, call in places.network.calls(operation)))
+                found = _adds_in(call)
             except Exception as error:  # code that needs values, or that Keras cannot trace inside of another layer
                 said = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-                reason = UNREAD.format(path, kind(operation), said, path)
+                reason = UNREAD.format(path, kind(operation), said, remedy)
                 found, convolutions = [], weighted(operation, also_dense=False)
                 if convolutions:
                     sites.append(Site(_refused(path, operation, reason, kind(operation)), operation))
             for name, rank in found:
-                reason = TOKENS if rank == 3 and sequences else INSIDE.format(path, kind(operation), path)
+                reason = TOKENS if rank == 3 and sequences else INSIDE.format(path, kind(operation), remedy)
                 sites.append(Site(_refused(f"{path}/{name}", operation, reason, "Add"), operation))
     return sites
+
+
+def _remedy(path: str, call: Call) -> str:
+    rebuilt = "build the layer's network with the Functional API"
+    return f"gate the layer's output, where=[{path!r}], or {rebuilt}" if len(call.outputs) == 1 else rebuilt
 
 
 def _refused(path: str, operation: Any, reason: str, module: str) -> Candidate:
