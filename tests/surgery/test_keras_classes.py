@@ -61,6 +61,40 @@ def test_remove_gives_the_class_back():
     np.testing.assert_array_equal(run(back, data(X))[0], run(old, data(X))[0])
 
 
+class Ordered(keras.Model):
+    """Keeps its layers as attributes before Keras's __init__ runs, some of them in a list."""
+
+    def __init__(self):
+        self.stem = L.Conv2D(4, 3, padding="same", name="stem")
+        self.blocks = [L.Conv2D(4, 3, padding="same", name=name) for name in ("late", "early")]
+        self.norm = L.BatchNormalization(name="norm")
+        inputs = keras.Input(X[1:])
+        x = self.stem(inputs)
+        for layer in reversed(self.blocks):
+            x = L.Add()([x, self.norm(layer(x))]) if layer.name == "early" else layer(x)
+        super().__init__(inputs, x)
+
+    def get_config(self):
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls()
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch takes no layer as attribute before its __init__")
+def test_the_order_of_weights_stays():
+    """Optimizers and `get_weights` count weights by their order, and Keras orders them by when a model got a layer."""
+    old = Ordered()
+    order = [v.path for v in old.weights]
+    new = insert_eca(old, verify=False)
+    assert [v.path for v in new.weights if "_eca" not in v.path] == order
+    assert [v.path for v in remove_eca(new).weights] == order
+    assert order != [
+        v.path for layer in old.layers for v in layer.weights
+    ]  # the control: another order is in the graph
+
+
 @pytest.mark.parametrize("make", [classifier, lambda: randomised(Backbone()), lambda: randomised(Stack())])
 def test_configs_and_files_bring_the_ecas_back(make, tmp_path):
     old, x = make(), data(X)

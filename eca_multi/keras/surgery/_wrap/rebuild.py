@@ -137,7 +137,8 @@ class _Rebuild:
         self._copies.knows(self._new, self._tensors)
         for name, value in attributes.items():
             copy = self._copies.of(value, name)
-            if isinstance(value, keras.Layer) and name in vars(model):  # on torch, one that is hidden from torch
+            is_hidden = keras.backend.backend() == "torch" and name in vars(model)  # from torch's table of modules
+            if isinstance(value, keras.Layer) and is_hidden:
                 object.__setattr__(new, name, copy)
             else:
                 setattr(new, name, copy)
