@@ -90,9 +90,7 @@ def test_the_order_of_weights_stays():
     new = insert_eca(old, verify=False)
     assert [v.path for v in new.weights if "_eca" not in v.path] == order
     assert [v.path for v in remove_eca(new).weights] == order
-    assert order != [
-        v.path for layer in old.layers for v in layer.weights
-    ]  # the control: another order is in the graph
+    assert order != [v.path for layer in old.layers for v in layer.weights]  # the control: the graph has another
 
 
 @pytest.mark.parametrize("make", [classifier, lambda: randomised(Backbone()), lambda: randomised(Stack())])
