@@ -93,6 +93,39 @@ def test_the_order_of_weights_stays():
     assert order != [v.path for layer in old.layers for v in layer.weights]  # the control: the graph has another
 
 
+class Task(keras.Model):
+    """Runs a part of an encoder's graph, and keeps the whole encoder as an attribute, as tasks of keras-hub do."""
+
+    def __init__(self):
+        inputs = keras.Input(X[1:], name="pixels")
+        x = L.Conv2D(4, 3, padding="same", name="stem")(inputs)
+        middle = L.Add(name="add")([x, L.Conv2D(4, 3, padding="same", name="branch")(x)])
+        encoder = keras.Model(inputs, L.Conv2D(2, 3, name="top")(middle), name="encoder")
+        part = keras.Model(encoder.input, middle, name="part")
+        own = keras.Input(X[1:], name="own")
+        super().__init__(own, L.Conv2D(3, 1, name="head")(part(own)))
+        self.encoder = encoder
+
+
+def test_an_attribute_shares_its_layers_with_the_graph():
+    old = Task()
+    new = insert_eca(old, verify=False)
+    assert new.encoder is not old.encoder
+    assert new.encoder.get_layer("branch") is new.get_layer("part").get_layer("branch")
+    assert installed_eca(new.encoder).paths == ("branch",), "a gate is in the graph that both have"
+    kept = sorted(v.path for v in new.weights if "_eca" not in v.path)
+    assert kept == sorted(v.path for v in old.weights), "none of the encoder's weights is there twice"
+    off_identity(new)
+    x = data(X)
+    features = keras.Model(old.encoder.input, old.encoder.get_layer("add").output)
+    assert np.abs(run(new.get_layer("part"), x)[0] - run(features, x)[0]).max() > 1e-3  # the control
+    for name in ("stem", "branch", "top"):
+        np.testing.assert_array_equal(new.encoder.get_layer(name).kernel, old.encoder.get_layer(name).kernel)
+    back = remove_eca(new)
+    assert [v.path for v in back.weights] == [v.path for v in old.weights]
+    np.testing.assert_array_equal(run(back.encoder, x)[0], run(old.encoder, x)[0])
+
+
 @pytest.mark.parametrize("make", [classifier, lambda: randomised(Backbone()), lambda: randomised(Stack())])
 def test_configs_and_files_bring_the_ecas_back(make, tmp_path):
     old, x = make(), data(X)

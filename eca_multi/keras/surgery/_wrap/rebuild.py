@@ -44,17 +44,19 @@ class _Rebuild:
         self._old: list[Any] = []
         self._gates: dict[int, Any] = {}
         self._tensors: dict[int, Any] = {}
-        self._copies = Copies(lambda model: rebuilt(Network(model), Edits()))
+        self._graphs = {id(graph.model): graph for graph in network.graphs}
+        self._copies = Copies(self._outside)
 
     def run(self, compiled: bool) -> Any:
         model = self.network.model
         new = self._made(model)
-        layers = [operation for operation in self._old if model_in(operation) is None]
-        for layer in layers:
-            copy_state(layer, self._new[id(layer)])
-        for operation in self._old:
+        first = self._old.copy()
+        self._copy_states(first)
+        for operation in self._old:  # which grows: an attribute may hold a model that is in no graph yet
             if is_container(operation) and self._is_kept(operation):
                 self._copy_attributes(operation, own_attributes(operation)[1])
+        self._copy_states(self._old[len(first) :])
+        layers = [operation for operation in self._old if model_in(operation) is None]
         track_again(new)
         self._copy_flags([layer for layer in layers if isinstance(layer, keras.Layer)])
         if compiled and model.compiled:
@@ -63,6 +65,19 @@ class _Rebuild:
             trained = optimized_again(old, new.trainable_variables, self._variables(layers))
             copy_optimizer_state(old, optimizer, trained)
         return new
+
+    def _outside(self, model: Any) -> Any:
+        """Return a new model for one that only an attribute holds; both share what they share in the old model."""
+        self._graphs = {id(graph.model): graph for graph in Network(model).graphs} | self._graphs
+        new = self._made(model)
+        if model.compiled:
+            compile_like(model, new)
+        return new
+
+    def _copy_states(self, operations: list[Any]) -> None:
+        for operation in operations:
+            if model_in(operation) is None:
+                copy_state(operation, self._new[id(operation)])
 
     def _made(self, operation: Any) -> Any:
         if id(operation) not in self._new:
@@ -86,7 +101,7 @@ class _Rebuild:
 
     def _sequential(self, model: Any) -> Any:
         layers = []
-        inputs = filter(is_input, operations(self.network.graph(model).calls))  # `Sequential.layers` leaves them out
+        inputs = filter(is_input, operations(self._graphs[id(model)].calls))  # `Sequential.layers` leaves them out
         for layer in [*inputs, *model.layers]:
             if id(layer) in self.edits.dropped:
                 continue
@@ -96,8 +111,8 @@ class _Rebuild:
         return self._container(model, keras.Sequential, layers)
 
     def _functional(self, model: Any) -> Any:
-        graph = self.network.graph(model)
-        made: dict[int, Any] = {}
+        graph = self._graphs[id(model)]
+        made = dict(self._tensors)  # a model in an attribute may share a part of its graph
         gated: dict[tuple[int, int], Any] = {}
         for call in graph.calls:
             if is_input(call.operation):
@@ -107,7 +122,8 @@ class _Rebuild:
                 made[id(tensor)] = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name)
         needed = self._needed(graph)
         for call in graph.calls:
-            if id(call) in needed and not is_input(call.operation):
+            is_made = all(id(tensor) in made for tensor in call.outputs)
+            if id(call) in needed and not is_made:
                 self._call(call, made, gated)
         inputs, outputs = (
             keras.tree.map_structure(lambda tensor: made[id(tensor)], struct) for struct in (model.input, model.output)
@@ -187,7 +203,7 @@ class _Rebuild:
 
     def _copy_flags(self, layers: list[Any]) -> None:
         """A model and a layer pass their flag on to all in them, so copy from outside in, variables last."""
-        for graph in self.network.graphs:
+        for graph in self._graphs.values():
             holds_gates = graph.model is self.network.model and bool(self._gates)  # a frozen root freezes its gates
             self._new[id(graph.model)].trainable = graph.model.trainable or holds_gates
         for layer in layers:
