@@ -36,7 +36,7 @@ def examine(name: str, build: Callable[[], Network], other: Other, without: Sequ
     made: list[Any] = []
     found["insert"] = judged(
         lambda: made.append(insert_eca(plain, plan=plan, example_inputs=inputs)),
-        lambda: keras.models.clone_model(plain),
+        lambda: keras.models.clone_model(plain, recursive=True),  # as surgery, which makes each layer again
     )
     if not made:
         return found | _counted(adds, adds, skipped)
