@@ -74,6 +74,9 @@ def _built(build: Callable[[], Network]) -> Network:
             weight.assign(rng.uniform(0.5, 1.5, value.shape))
         elif value.size and value.dtype.kind == "f" and np.abs(value).max() < 1e-3:
             weight.assign(rng.normal(0, 0.1, value.shape) if "b" in name[:2] else rng.uniform(0.5, 1.5, value.shape))
+    for layer in model.layers:
+        if hasattr(layer, "finalize_state"):  # Normalization computes with tensors that it makes of its variables
+            layer.finalize_state()
     return model, inputs
 
 
