@@ -126,6 +126,26 @@ def test_an_attribute_shares_its_layers_with_the_graph():
     np.testing.assert_array_equal(run(back.encoder, x)[0], run(old.encoder, x)[0])
 
 
+class Holder(keras.Model):
+    """Holds a layer that only the network around it calls, as SAM's backbone holds the mask decoder."""
+
+    def __init__(self, decoder, **kwargs):
+        inputs = keras.Input(X[1:])
+        super().__init__(
+            inputs, L.Add(name="add")([inputs, L.Conv2D(3, 3, padding="same", name="branch")(inputs)]), **kwargs
+        )
+        self.decoder = decoder
+
+
+def test_a_layer_in_an_attribute_is_the_one_that_the_network_calls():
+    holder, inputs = Holder(L.Conv2D(2, 1, name="decoder"), name="holder"), keras.Input(X[1:])
+    old = keras.Model(inputs, holder.decoder(holder(inputs)))
+    new = insert_eca(old, verify=False)
+    assert new.get_layer("holder").decoder is new.get_layer("decoder")
+    assert sorted(v.path for v in new.weights if "_eca" not in v.path) == sorted(v.path for v in old.weights)
+    assert [v.path for v in remove_eca(new).weights] == [v.path for v in old.weights]
+
+
 @pytest.mark.parametrize("make", [classifier, lambda: randomised(Backbone()), lambda: randomised(Stack())])
 def test_configs_and_files_bring_the_ecas_back(make, tmp_path):
     old, x = make(), data(X)

@@ -34,13 +34,15 @@ class Copies:
     """Copies of attributes, each object once: what was made anew already is taken, all else is copied.
 
     Args:
-        remake: Returns a new model like a model that is outside of the graph.
+        remake: Returns a new model like a model that is outside of the graph, and the new layer of a layer in it.
+        is_in_graph: Whether a layer is in the graph; it may be met in an attribute before its call.
     """
 
-    def __init__(self, remake: Callable[[Any], Any]) -> None:
+    def __init__(self, remake: Callable[[Any], Any], is_in_graph: Callable[[Any], bool]) -> None:
         self.optimizers: list[tuple[Any, Any]] = []  # old and new, whose states are still to be copied
         self._memo: dict[int, Any] = {}
         self._remake = remake
+        self._is_in_graph = is_in_graph
 
     def knows(self, *made: dict[int, Any]) -> None:
         """Take what was made anew: the new layer, model or tensor for the `id` of an old one."""
@@ -66,7 +68,8 @@ class Copies:
                 return type(value)(*copies)
             plain = next(cls for cls in (list, tuple, set) if isinstance(value, cls))
             return (plain if _is_tracked(value) else type(value))(copies)
-        if isinstance(value, keras.Model) and isinstance(value, keras.Function | keras.Sequential):
+        is_model = isinstance(value, keras.Model) and isinstance(value, keras.Function | keras.Sequential)
+        if is_model or self._is_in_graph(value):
             return self._remake(value)
         if isinstance(value, keras.Layer | keras.metrics.Metric | keras.random.SeedGenerator):
             return _remade(value, name)

@@ -45,7 +45,7 @@ class _Rebuild:
         self._gates: dict[int, Any] = {}
         self._tensors: dict[int, Any] = {}
         self._graphs = {id(graph.model): graph for graph in network.graphs}
-        self._copies = Copies(self._outside)
+        self._copies = Copies(self._in_attribute, lambda value: id(value) in network.paths)
 
     def run(self, compiled: bool) -> Any:
         model = self.network.model
@@ -66,12 +66,16 @@ class _Rebuild:
             copy_optimizer_state(old, optimizer, trained)
         return new
 
-    def _outside(self, model: Any) -> Any:
-        """Return a new model for one that only an attribute holds; both share what they share in the old model."""
-        self._graphs = {id(graph.model): graph for graph in Network(model).graphs} | self._graphs
-        new = self._made(model)
-        if model.compiled:
-            compile_like(model, new)
+    def _in_attribute(self, value: Any) -> Any:
+        """Return the new one of a layer or model in an attribute; both share what they share in the old model."""
+        if not is_container(value) or id(value) in self._graphs:
+            return self._made(value)
+        self._graphs |= {
+            id(graph.model): graph for graph in Network(value).graphs if id(graph.model) not in self._graphs
+        }
+        new = self._made(value)
+        if value.compiled:
+            compile_like(value, new)
         return new
 
     def _copy_states(self, operations: list[Any]) -> None:
