@@ -61,6 +61,20 @@ def test_a_copy_does_not_change_the_class_of_a_parametrized_layer():
     assert kind.__bases__ == (nn.Conv2d,)
 
 
+def test_a_parametrized_layer_gets_its_own_class_back():
+    net = stack()
+    weight_norm(net[0])
+    kind = type(net[0])
+    assert type(insert_eca(net, "conv")[0]) is not kind
+    assert type(remove_eca(net)[0]) is kind
+    weight_norm(insert_eca(net, "conv")[0], "bias", dim=0)  # the control: the old class knows no parametrized bias
+    bias = net[0].bias
+    kept = remove_eca(net)[0]
+    assert type(kept) is not kind
+    assert type(kept).__bases__ == (nn.Conv2d,)
+    torch.testing.assert_close(kept.bias, bias)
+
+
 def test_a_lazy_layer_is_not_folded_once_it_has_its_weights():
     net = nn.Sequential(nn.LazyConv2d(8, 3), nn.LazyBatchNorm2d(), nn.ReLU())
     net = pickle.loads(pickle.dumps(insert_eca(net, ["1"], kernel_size=3)))

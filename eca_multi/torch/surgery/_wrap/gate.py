@@ -4,6 +4,7 @@ import dis
 import inspect
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -27,6 +28,7 @@ FOLDED = {
     *(nn.LazyConvTranspose1d, nn.LazyConvTranspose2d, nn.LazyConvTranspose3d),
     *(nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d),
 }
+_MADE_OF: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # torch's class for each that a gate made of it
 MERGING = ("fuse_convs", "switch_to_deploy", "reparameterize")  # of ultralytics, RepVGG and timm
 OWN_CHILDREN = {"children", "named_children", "modules", "named_modules", "_modules"}
 
@@ -156,8 +158,13 @@ def _key_apart(hooks: Any, key: int) -> None:
 def _exchange_class(module: nn.Module, kind: Any) -> None:
     """Set a module's class, below the class that a parametrization makes for each module, which copies share."""
     if is_parametrized(module):
-        made = type(module)
-        kind = type(made.__name__, (kind,), dict(vars(made)))
+        made: Any = type(module)
+        before = _MADE_OF.get(made)
+        if before is not None and before.__bases__ == (kind,) and vars(before).keys() == vars(made).keys():
+            kind = before  # the class of before the gate, unless other tensors are parametrized now
+        else:
+            kind = type(made.__name__, (kind,), dict(vars(made)))
+            _MADE_OF[kind] = made
     module.__class__ = kind
 
 
