@@ -81,7 +81,21 @@ def _built(build: Callable[[], Network]) -> Network:
     for layer in model.layers:
         if hasattr(layer, "finalize_state"):  # Normalization computes with tensors that it makes of its variables
             layer.finalize_state()
+    _settle(model, inputs, rng)
     return model, inputs
+
+
+def _settle(model: Any, inputs: Any, rng: np.random.Generator) -> None:
+    """Bring the statistics near to those of the inputs: with others a deep network is chaotic, and rounding decides."""
+    norms = [x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    model(inputs, training=True)
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+        value = keras.ops.convert_to_numpy(norm.moving_variance)
+        norm.moving_variance.assign(value * rng.uniform(0.5, 1.5, value.shape) + 0.1)
 
 
 def _adds(model: Any, inputs: Any) -> Sequence[Add] | None:
