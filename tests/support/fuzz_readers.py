@@ -37,7 +37,7 @@ PATIENCE = 6  # so many times as long by the clock, for a reader that waits
 ADDRESS_SPACE = 4 << 30  # bytes beyond what the process has when it starts to read
 # ValueErrors that are documented beside CheckpointError and SpecError, and are about the content.
 DOCUMENTED = re.compile(
-    r"weights (do not fit|must be)|arch must be|plan must be|the checkpoint must hold each tensor once|"
+    r"weights (do not fit|must be)|arch must be|plan must (be|have schema)|the checkpoint must hold each tensor once|"
     r".* must be a report of run --json"
 )
 
