@@ -37,7 +37,7 @@ def examine(name: str, build: Callable[[], Network], other: Other, without: Sequ
     made: list[Any] = []
     found["insert"] = judged(
         lambda: made.append(insert_eca(plain, plan=plan, example_inputs=inputs)),
-        lambda: keras.models.clone_model(plain, recursive=True),  # as surgery, which makes each layer again
+        lambda: _made_again(plain),
     )
     if not made:
         return found | _counted(adds, adds, skipped)
@@ -96,6 +96,12 @@ def _settle(model: Any, inputs: Any, rng: np.random.Generator) -> None:
         norm.momentum = momentum
         value = keras.ops.convert_to_numpy(norm.moving_variance)
         norm.moving_variance.assign(value * rng.uniform(0.5, 1.5, value.shape) + 0.1)
+
+
+def _made_again(plain: Any) -> None:
+    """As in surgery, Keras makes each layer of a model again from its config."""
+    again, count = keras.models.clone_model(plain, recursive=True), len(plain.variables)
+    must(len(again.variables) == count, f"clone_model makes {len(again.variables)} variables of {count}")
 
 
 def _adds(model: Any, inputs: Any) -> Sequence[Add] | None:
