@@ -100,8 +100,8 @@ def _settle(model: Any, inputs: Any, rng: np.random.Generator) -> None:
 
 def _made_again(plain: Any) -> None:
     """As in surgery, Keras makes each layer of a model again from its config."""
-    again, count = keras.models.clone_model(plain, recursive=True), len(plain.variables)
-    must(len(again.variables) == count, f"clone_model makes {len(again.variables)} variables of {count}")
+    again, count = keras.models.clone_model(plain, recursive=True), len(plain.weights)
+    must(len(again.weights) == count, f"clone_model makes {len(again.weights)} weights of {count}")
 
 
 def _adds(model: Any, inputs: Any) -> Sequence[Add] | None:
