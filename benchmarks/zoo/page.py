@@ -17,8 +17,8 @@ PAGE = """\
 # ECA in networks of other packages
 
 `make zoo` writes this page, every number of it. It puts ECA into networks that nobody here wrote, with random weights,
-small inputs, and statistics and scales of norms off their start. A Keras network counts once for each backend. So far
-{count} of the {listed} networks in its lists were examined; the next `make zoo` goes on with the others.
+small inputs, and statistics and scales of norms off their start. A Keras network counts once for each backend.
+{examined}
 
 {head}
 
@@ -78,8 +78,7 @@ def write_page(records: Sequence[Record], path: Path, listed: int) -> None:
     path.write_text(
         PAGE.format(
             head=_head(ran),
-            count=len(records),
-            listed=listed,
+            examined=_examined(len(records), listed),
             wrong=_list("What is wrong", [(called(r), "; ".join(faults(r))) for r in ran if faults(r)]),
             own=_list("The network's own", [(called(r), f"{step}: {r[step]['own']}") for r in ran for step in EVERY
                                             if _state(r, step) == "own"]),
@@ -174,9 +173,15 @@ def _commits(records: Sequence[Record]) -> str:
     return f"Commits of the records, + where files differed from the commit: {named}."
 
 
+def _examined(count: int, listed: int) -> str:
+    if count == listed:
+        return f"All {listed} networks in its lists were examined."
+    return f"{count} of the {listed} networks in its lists were examined; the next `make zoo` goes on with the others."
+
+
 def _list(title: str, items: Sequence[tuple[str, str]]) -> str:
     if not items:
-        return ""
+        return f"## {title}\n\nNothing."
     lines = [f"- {name}: {_plain(text)}" for name, text in items]
     return f"## {title}\n\n" + "\n".join(lines)
 
