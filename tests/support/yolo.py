@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.zoo import operators
+
 NEEDS = "needs ultralytics (AGPL-3.0), which is in the environment of `make zoo` alone: make zoo-yolo"
 # Nothing is downloaded or installed; ultralytics reads these when it is imported.
 os.environ |= {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false"}
+operators.install()  # before anything imports torchvision, in this process and in those that the tests start
 
 
 def require_ultralytics() -> None:
