@@ -16,6 +16,7 @@ from benchmarks.zoo.keras_run import run
 from benchmarks.zoo.other_process import Other
 from benchmarks.zoo.steps import judged, listed, must, planned
 from eca_multi.keras import eca_parameters, insert_eca, plan_eca, remove_eca
+from eca_multi.keras._private import layers_in
 from eca_multi.keras.surgery._find.graph import Network as Graphs
 from eca_multi.surgery.entry import Skipped
 from eca_multi.surgery.plan import ECAPlan
@@ -87,7 +88,7 @@ def _built(build: Callable[[], Network]) -> Network:
 
 def _settle(model: Any, inputs: Any, rng: np.random.Generator) -> None:
     """Bring the statistics near to those of the inputs: with others a deep network is chaotic, and rounding decides."""
-    norms = [x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
+    norms = [x for x in layers_in(model) if isinstance(x, keras.layers.BatchNormalization)]
     kept = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

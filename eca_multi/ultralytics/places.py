@@ -69,9 +69,9 @@ def _section(network: Any, path: str) -> str:
 def _nothing(text: str, classes: list[str]) -> NoSiteError:
     names = list(dict.fromkeys(name for name in classes if not hasattr(nn, name)))
     lower = [name.lower() for name in names]
-    near = [close for word in text.lower().split() for close in difflib.get_close_matches(word, lower, 1)]
-    is_misspelt = near and near[0] not in text.lower().split()
-    hint = f"Did you mean {near[0]!r}?" if is_misspelt else f"The network has {', '.join(names)}."
+    said = text.lower().split()
+    meant = [next(iter(difflib.get_close_matches(word, lower, 1)), word) for word in said]
+    hint = f"Did you mean {' '.join(meant)!r}?" if meant != said else f"The network has {', '.join(names)}."
     return NoSiteError(
         f"where must be one of {', '.join(map(repr, KINDS))}, a path, a class, or words such as 'after SPPF', "
         f"'before Detect' and 'c2f in backbone'. Received: {text!r}, which names no module. {hint}"

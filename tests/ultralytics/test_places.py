@@ -69,7 +69,7 @@ def test_words(where, paths):
         ("c2ff", "Did you mean 'c2f'?"),
         ("after SPPF in head", "The network has Conv, C2f"),
         ("c2f in middle", "which names no module"),
-        ("before Detekt", "Did you mean 'detect'?"),
+        ("before Detekt", "Did you mean 'before detect'?"),
     ],
 )
 def test_words_that_name_nothing(where, said):
