@@ -1,0 +1,116 @@
+"""Over which axes ECA averages, and which keep gates of their own: the checks that every framework calls."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, SupportsIndex
+
+from ._errors import _integer, _text
+
+_POOL_REMEDY = "Name spatial axes of x, for example (2, 3) for the frames' own means in a video (N, C, H, W, T)."
+_CAUSAL_REMEDY = "Name the axis of time, for example 2 for a sequence (N, C, T)."
+
+
+class Pooling(NamedTuple):
+    """The axes of one x, counted from the front, each tuple in rising order.
+
+    axes: Those averaged over; the causal one, over which the mean runs, is among them.
+    kept: Those along which gates vary: what is not pooled, and the causal one. The gate is (N, C, *kept).
+    causal: The axis along which a position sees itself and what lies before it; None where there is none.
+    """
+
+    axes: tuple[int, ...]
+    kept: tuple[int, ...]
+    causal: int | None
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The axes whose sum is taken whole: the pooled ones without the causal one."""
+        return tuple(axis for axis in self.axes if axis != self.causal)
+
+
+def check_pooling(
+    pool_axes: SupportsIndex | Sequence[SupportsIndex] | None,
+    causal_axis: SupportsIndex | None,
+    axis: int,
+    shape: Sequence[Any],
+) -> Pooling:
+    """Check the pooled axes of an x whose channels are at `axis`; an unknown extent (None) passes.
+
+    An extent of 0 in a pooled axis has no mean and raises; in a kept axis it is as good as an empty batch.
+    """
+    rank = len(shape)
+    pool_axes, causal_axis = check_pooling_types(pool_axes, causal_axis)
+    axes = tuple(i for i in range(1, rank) if i != axis)
+    if pool_axes is not None:
+        axes = tuple(sorted(_spatial("pool_axes", pool, pool_axes, axis, rank, _POOL_REMEDY) for pool in pool_axes))
+        if len(set(axes)) < len(axes):
+            remedy = "Name each axis once; -1 is the last one."
+            raise ValueError(_text("pool_axes", "different axes", f"pool_axes={pool_axes} for rank {rank}", remedy))
+    causal = None
+    if causal_axis is not None:
+        causal = _spatial("causal_axis", causal_axis, causal_axis, axis, rank, _CAUSAL_REMEDY)
+        if causal not in axes:
+            remedy = "Add the axis to pool_axes: the mean runs along it."
+            received = f"causal_axis={causal_axis} with pool_axes={pool_axes} for rank {rank}"
+            raise ValueError(_text("causal_axis", "one of the pooled axes", received, remedy))
+    for i in axes:
+        if shape[i] is not None and shape[i] == 0:
+            remedy = "The mean over no position is undefined; drop such samples."
+            raise ValueError(_text("x", "non-empty in every pooled axis", f"shape {tuple(shape)}", remedy))
+    kept = tuple(i for i in range(1, rank) if i != axis and (i not in axes or i == causal))
+    return Pooling(axes, kept, causal)
+
+
+def check_pooling_types(
+    pool_axes: SupportsIndex | Sequence[SupportsIndex] | None, causal_axis: SupportsIndex | None
+) -> tuple[tuple[int, ...] | None, int | None]:
+    """Return both as a layer stores them, before any x is known: one axis alone counts as a tuple of one."""
+    if causal_axis is not None:
+        causal_axis = _integer("causal_axis", causal_axis, "an integer or None", _CAUSAL_REMEDY)
+    if pool_axes is None:
+        return None, causal_axis
+    expected = "an integer, several integers or None"
+    if isinstance(pool_axes, str | bytes | dict):
+        raise TypeError(_text("pool_axes", expected, f"pool_axes={pool_axes!r}", _POOL_REMEDY))
+    if not isinstance(pool_axes, Sequence):
+        return (_integer("pool_axes", pool_axes, expected, _POOL_REMEDY),), causal_axis
+    axes = tuple(_integer("pool_axes", axis, "a sequence of integers", _POOL_REMEDY) for axis in pool_axes)
+    if not axes:
+        remedy = "Without a pooled axis there is no mean; leave the option out to pool over all spatial axes."
+        raise ValueError(_text("pool_axes", "one axis or more", "pool_axes=()", remedy))
+    return axes, causal_axis
+
+
+def _spatial(name: str, value: int, received: object, channel_axis: int, rank: int, remedy: str) -> int:
+    """Return one axis counted from the front; the batch and the channels are no spatial axes."""
+    text = f"{name}={received} for rank {rank}"
+    if not -rank <= value < rank:
+        raise ValueError(_text(name, f"in [-{rank}, {rank}) for rank {rank}", text, remedy))
+    if value % rank == 0:
+        raise ValueError(_text(name, "other axes than the batch axis 0", text, remedy))
+    if value % rank == channel_axis:
+        raise ValueError(_text(name, f"other axes than the channel axis {channel_axis}", text, remedy))
+    return value % rank
+
+
+# --- the residual ------------------------------------------------------------------------------------------------
+
+
+def check_residual_shape(residual: Sequence[Any], x: Sequence[Any]) -> None:
+    """Check that the residual has x's shape; an unknown extent (None) on either side fits."""
+    fits = len(residual) == len(x) and all(r is None or s is None or r == s for r, s in zip(residual, x, strict=True))
+    if not fits:
+        remedy = "The residual is added element by element, without broadcasting; project the shortcut first."
+        raise ValueError(_text("residual", f"of x's shape {tuple(x)}", f"shape {tuple(residual)}", remedy))
+
+
+def check_residual_dtype(residual: str, x: str) -> None:
+    """Check the names of both dtypes: a sum of two would have a third."""
+    if residual != x:
+        remedy = "Cast it to x's dtype; y has x's dtype."
+        raise TypeError(_text("residual", f"of x's dtype {x}", f"dtype {residual}", remedy))
+
+
+def check_residual_device(residual: object, x: object) -> None:
+    if residual != x:
+        remedy = "Move it to the device of x."
+        raise ValueError(_text("residual", f"on x's device {x}", f"device {residual}", remedy))
