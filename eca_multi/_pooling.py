@@ -26,6 +26,11 @@ class Pooling(NamedTuple):
         """The axes whose sum is taken whole: the pooled ones without the causal one."""
         return tuple(axis for axis in self.axes if axis != self.causal)
 
+    @property
+    def running(self) -> int | None:
+        """Where the causal axis lies in (N, C, *kept); None where there is none."""
+        return None if self.causal is None else 2 + self.kept.index(self.causal)
+
 
 def check_pooling(
     pool_axes: SupportsIndex | Sequence[SupportsIndex] | None,
@@ -55,7 +60,7 @@ def check_pooling(
     for i in axes:
         if shape[i] is not None and shape[i] == 0:
             remedy = "The mean over no position is undefined; drop such samples."
-            raise ValueError(_text("x", "non-empty in every pooled axis", f"shape {tuple(shape)}", remedy))
+            raise ValueError(_text("x", "non-empty in every spatial axis that is pooled", f"shape {tuple(shape)}", remedy))
     kept = tuple(i for i in range(1, rank) if i != axis and (i not in axes or i == causal))
     return Pooling(axes, kept, causal)
 

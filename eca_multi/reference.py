@@ -3,16 +3,17 @@
 It uses no framework and no automatic differentiation. The implementations are judged by its results; plain loops and
 finite differences in the tests check the module itself. The notation is that of docs/eca.md:
 
-    p = mean of x over S (over the valid positions)     g = gate(z)
-    z[n, c] = sum_j w[j] p[n, c + j - k//2]             y = x * g
+    p = mean of x over the pooled axes P (over the valid positions; along a causal axis, up to each position)
+    z[n, c, .] = sum_j w[j] p[n, c + j - k//2, .]       g = gate(z)       y = x * g (+ residual)
 
 The gate multiplies padding (a position that the mask leaves out) like any other position. But NaN or infinity there
 takes no part in the gate's gradient: 0 * NaN would be NaN, though the loss never looked there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import EllipsisType, MappingProxyType
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,15 +27,18 @@ from ._errors import (
     check_kernel,
     check_mask,
     check_padding,
-    spatial_axes,
 )
+from ._pooling import Pooling, check_pooling, check_residual_shape
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Forward:
-    """Outputs of `forward`: `pooled`, `logits` and `gate` have shape (N, C), `y` has x's."""
+    """Outputs of `forward`: `pooled`, `logits` and `gate` have shape (N, C, *kept), `y` has x's.
+
+    The kept axes are those along which gates vary, in x's order: what is not pooled, and the causal one.
+    """
 
     pooled: Array
     logits: Array
@@ -44,7 +48,10 @@ class Forward:
 
 @dataclass(frozen=True)
 class Backward:
-    """Outputs of `backward`: gradients of sum(cotangent * y); `d_*` are (N, C), `dx` and `dw` as x and weight."""
+    """Outputs of `backward`: gradients of sum(cotangent * y); `d_*` are (N, C, *kept), `dx` and `dw` as x and weight.
+
+    The gradient of the residual is the cotangent itself.
+    """
 
     d_gate: Array
     d_logits: Array
@@ -60,7 +67,10 @@ def forward(
     padding: str = "zeros",
     gate: str = "sigmoid",
     channel_axis: int = 1,
+    pool_axes: int | Sequence[int] | None = None,
+    causal_axis: int | None = None,
     mask: ArrayLike | None = None,
+    residual: ArrayLike | None = None,
     instead: Mapping[str, Array] = MappingProxyType({}),
 ) -> Forward:
     """Compute ECA in float64.
@@ -71,8 +81,12 @@ def forward(
         padding: "zeros" or "circular", over the channels.
         gate: "sigmoid", "hard_sigmoid" (relu6(z + 3) / 6) or "2sigmoid" (2 * sigmoid).
         channel_axis: Axis of the channels, not 0.
-        mask: Boolean, broadcastable to x's shape without its channel axis: True where a position counts. A sample
-            without any valid position gets p = 0.
+        pool_axes: Axes of x to average over; None is all but batch and channels. A gate of its own for each position
+            of the others.
+        causal_axis: The pooled axis along which a position sees itself and what lies before it. Gates vary along it.
+        mask: Boolean, broadcastable to x's shape without its channel axis: True where a position counts. Where no
+            position counts (so far), p = 0.
+        residual: Of x's shape, added to the product.
         instead: For some of the results "pooled", "logits" and "gate", the values from which the later stages go on;
             the result itself stays what this stage computes. The parity harness judges each stage alone by this.
 
@@ -89,11 +103,16 @@ def forward(
     Source: Wang et al., ECA-Net, CVPR 2020.
     """
     x, w, axis = _check(x, weight, padding, gate, channel_axis)
-    valid, count = valid_positions(x, axis, mask)
-    pooled = mean(x, valid, count, axis)
+    pooling = check_pooling(pool_axes, causal_axis, axis, x.shape)
+    valid, count = valid_positions(x, axis, pooling, mask)
+    pooled = mean(x, valid, count, axis, pooling)
     logits = correlate(instead.get("pooled", pooled), w, padding)
     g = gate_value(instead.get("logits", logits), gate)
-    return Forward(pooled, logits, g, x * expand(instead.get("gate", g), axis, x.ndim))
+    y = x * expand(instead.get("gate", g), axis, pooling)
+    if residual is not None:
+        check_residual_shape(np.shape(residual), x.shape)
+        y = y + _real("residual", residual)
+    return Forward(pooled, logits, g, y)
 
 
 def backward(
@@ -104,14 +123,17 @@ def backward(
     padding: str = "zeros",
     gate: str = "sigmoid",
     channel_axis: int = 1,
+    pool_axes: int | Sequence[int] | None = None,
+    causal_axis: int | None = None,
     mask: ArrayLike | None = None,
     instead: Mapping[str, Array] = MappingProxyType({}),
 ) -> Backward:
     """Compute the gradients of sum(cotangent * y) with respect to x, weight and every intermediate result.
 
     Args:
-        x, weight, padding, gate, channel_axis, mask: As in `forward`. Where the mask is False and x is not finite, x
-            counts as 0 for the gradient of the gate; dx there is cotangent * gate, as at any such position.
+        x, weight, padding, gate, channel_axis, pool_axes, causal_axis, mask: As in `forward`. Where the mask is False
+            and x is not finite, x counts as 0 for the gradient of the gate; dx there is cotangent * gate, as at any
+            such position.
         cotangent: Gradient of the loss with respect to y, of x's shape.
         instead: As in `forward`, and for "d_gate", "d_logits" and "d_pooled" too.
 
@@ -122,63 +144,88 @@ def backward(
         >>> grads.dw
         array([3., 4., 3.])
     """
-    out = forward(x, weight, padding=padding, gate=gate, channel_axis=channel_axis, mask=mask, instead=instead)
+    options: dict[str, Any] = {"channel_axis": channel_axis, "pool_axes": pool_axes, "causal_axis": causal_axis}
+    out = forward(x, weight, padding=padding, gate=gate, mask=mask, instead=instead, **options)
     x, w, axis = _check(x, weight, padding, gate, channel_axis)
+    pooling = check_pooling(pool_axes, causal_axis, axis, x.shape)
     G = _real("cotangent", cotangent)
     if G.shape != x.shape:
         raise ValueError(
             f"cotangent must be of x's shape {x.shape}. Received: shape {G.shape}. "
             "It is the gradient with respect to y."
         )
-    valid, count = valid_positions(x, axis, mask)
+    valid, count = valid_positions(x, axis, pooling, mask)
     pooled, logits, g = (instead.get(name, getattr(out, name)) for name in ("pooled", "logits", "gate"))
 
-    d_gate = (G * without_bad_padding(x, valid)).sum(spatial_axes(axis, x.shape))
+    d_gate = total(G * without_bad_padding(x, valid), axis, pooling)
     d_logits = instead.get("d_gate", d_gate) * gate_slope(logits, gate)
     d_pooled = correlate_back(instead.get("d_logits", d_logits), w, padding)
     per_channel = products(instead.get("d_logits", d_logits), pooled, w.shape[1], padding)
     dw = per_channel.sum((0, 1)) if np.ndim(weight) == 1 else per_channel.sum(0)
-    dx = G * expand(g, axis, x.ndim)
-    dx = dx + np.where(valid, expand(instead.get("d_pooled", d_pooled) / count, axis, x.ndim), 0.0)
+    d_sums = running_back(instead.get("d_pooled", d_pooled) / count, pooling)
+    dx = G * expand(g, axis, pooling) + np.where(valid, expand(d_sums, axis, pooling), 0.0)
     return Backward(d_gate, d_logits, d_pooled, dx, dw)
 
 
 # --- stages: the parity harness sends errors and magnitudes through the linear ones
 
 
-def valid_positions(x: Array, axis: int, mask: ArrayLike | None) -> tuple[NDArray[np.bool_], Array]:
-    """Return the positions that count, as x's shape with one channel, and their number, at least 1, as (N, 1)."""
+def valid_positions(x: Array, axis: int, pooling: Pooling, mask: ArrayLike | None) -> tuple[NDArray[np.bool_], Array]:
+    """Return the positions that count, as x's shape with one channel, and their number, at least 1, (N, 1, *kept)."""
     shape = x.shape[:axis] + x.shape[axis + 1 :]
     valid = np.ones(shape, bool)
     if mask is not None:
         mask = np.asarray(mask)
         check_mask(mask.dtype == bool, mask, axis, x.shape)
         valid = np.broadcast_to(mask, shape)
-    count = valid.sum(tuple(range(1, len(shape))), dtype=np.float64)
-    return np.expand_dims(valid, axis), np.maximum(count, 1)[:, None]
+    valid = np.expand_dims(valid, axis)
+    return valid, np.maximum(running(total(valid.astype(np.float64), axis, pooling), pooling), 1)
 
 
-def mean(x: Array, valid: NDArray[np.bool_], count: Array, axis: int) -> Array:
-    """Return the mean of x over its valid positions, (N, C)."""
-    pooled: Array = np.where(valid, x, 0.0).sum(spatial_axes(axis, x.shape)) / count
-    return pooled
+def mean(x: Array, valid: NDArray[np.bool_], count: Array, axis: int, pooling: Pooling) -> Array:
+    """Return the mean of x over its valid positions, (N, C, *kept)."""
+    return running(total(np.where(valid, x, 0.0), axis, pooling), pooling) / count
+
+
+def total(a: Array, axis: int, pooling: Pooling) -> Array:
+    """Sum over the pooled axes but the causal one; channels go to axis 1: (N, C, *kept)."""
+    sums: Array = np.moveaxis(a, axis, 1).sum(tuple(i + 1 if i < axis else i for i in pooling.whole))
+    return sums
+
+
+def running(a: Array, pooling: Pooling) -> Array:
+    """Sum (N, C, *kept) up to each position of the causal axis, where there is one."""
+    return a if pooling.running is None else a.cumsum(pooling.running)
+
+
+def running_back(a: Array, pooling: Pooling) -> Array:
+    """Apply the transpose of `running`: sum from each position to the end."""
+    if pooling.running is None:
+        return a
+    return np.flip(np.flip(a, pooling.running).cumsum(pooling.running), pooling.running)
 
 
 def correlate(a: Array, w: Array, padding: str) -> Array:
-    """Correlate a, (N, C), with a kernel for all channels, (1, k), or one for each, (C, k)."""
+    """Correlate a, (N, C, *kept), with a kernel for all channels, (1, k), or one for each, (C, k)."""
     taps, half = range(w.shape[1]), w.shape[1] // 2
-    return sum((w[:, j] * shift(a, j - half, padding) for j in taps), start=np.zeros_like(a))
+    return sum((_tap(w, j, a) * shift(a, j - half, padding) for j in taps), start=np.zeros_like(a))
 
 
 def correlate_back(a: Array, w: Array, padding: str) -> Array:
     """Apply the transpose of `correlate`."""
     taps, half = range(w.shape[1]), w.shape[1] // 2
-    return sum((shift(w[:, j] * a, half - j, padding) for j in taps), start=np.zeros_like(a))
+    return sum((shift(_tap(w, j, a) * a, half - j, padding) for j in taps), start=np.zeros_like(a))
+
+
+def _tap(w: Array, j: int, a: Array) -> Array:
+    """Return tap j of every kernel, shaped to multiply (N, C, *kept)."""
+    return w[:, j].reshape(-1, *(1,) * (a.ndim - 2))
 
 
 def products(d_logits: Array, pooled: Array, k: int, padding: str) -> Array:
-    """Return the terms of dw before the sum over samples (and channels), (N, C, k)."""
-    return np.stack([d_logits * shift(pooled, j - k // 2, padding) for j in range(k)], -1)
+    """Return the terms of dw, summed over the kept axes, before the sum over samples (and channels), (N, C, k)."""
+    terms = [d_logits * shift(pooled, j - k // 2, padding) for j in range(k)]
+    return np.stack([term.sum(tuple(range(2, term.ndim))) for term in terms], -1)
 
 
 def without_bad_padding(x: Array, valid: NDArray[np.bool_]) -> Array:
@@ -232,12 +279,11 @@ def shift(a: Array, offset: int, padding: str) -> Array:
     index = np.arange(C) + offset
     if padding == "circular":
         return a[:, index % C]
-    inside = (index >= 0) & (index < C)
+    inside = ((index >= 0) & (index < C)).reshape(-1, *(1,) * (a.ndim - 2))
     return np.where(inside, a[:, np.clip(index, 0, C - 1)], 0.0)
 
 
-def expand(a: Array, axis: int, rank: int) -> Array:
-    """Give (N, C) the rank of x, with the channels at `axis`."""
-    index: list[slice | EllipsisType | None] = [slice(None)] + [None] * (rank - 1)
-    index[axis] = slice(None)
-    return a[tuple(index)]
+def expand(a: Array, axis: int, pooling: Pooling) -> Array:
+    """Give (N, C, *kept) the rank of x, with the channels at `axis`."""
+    missing = sorted(i + 1 if i < axis else i for i in pooling.whole)  # in the order batch, channels, the other axes
+    return np.moveaxis(np.expand_dims(a, missing), 1, axis)

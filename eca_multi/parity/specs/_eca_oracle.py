@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from eca_multi import reference
+from eca_multi._pooling import check_pooling
 from eca_multi.parity.define.dtypes import U_ACC, rounding
 from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.tensor import Cotangent, Kind, Quantity, labelled
@@ -45,18 +46,21 @@ class _Analysis:
     def __init__(self, job: Job) -> None:
         self.x, self.w = job.inputs["x"].astype(np.float64), job.weights["w"].astype(np.float64)
         self.options: dict[str, Any] = {name: job.config[name] for name in ("padding", "gate")}
+        self.options |= {name: job.config.get(name) for name in ("pool_axes", "causal_axis")}
         self.options["mask"] = job.inputs.get("mask")
+        self.residual = job.inputs.get("residual")
         self.instead = {_STAGES[quantity]: array.astype(np.float64) for quantity, array in job.given.items()}
         self.u, self.tiny = rounding(job.dtype).u, rounding(job.dtype).tiny
         self.kernel = np.atleast_2d(self.w)
-        self.valid, self.count = reference.valid_positions(self.x, 1, self.options["mask"])
+        self.pooling = check_pooling(self.options["pool_axes"], self.options["causal_axis"], 1, self.x.shape)
+        self.valid, self.count = reference.valid_positions(self.x, 1, self.pooling, self.options["mask"])
 
     def forward(self) -> dict[Quantity, tuple[np.ndarray, np.ndarray]]:
         x, kernel, padding, u, tiny = self.x, self.kernel, self.options["padding"], self.u, self.tiny
-        out = reference.forward(x, self.w, **self.options, instead=self.instead)
+        out = reference.forward(x, self.w, **self.options, residual=self.residual, instead=self.instead)
         p, z, g = (self.instead.get(stage, getattr(out, stage)) for stage in ("pooled", "logits", "gate"))
 
-        magnitude = reference.mean(abs(x), self.valid, self.count, 1)
+        magnitude = reference.mean(abs(x), self.valid, self.count, 1, self.pooling)
         e_pooled = u * abs(out.pooled) + U_ACC * np.sqrt(self.count) * magnitude + tiny
         e_p = _inherited("pooled", e_pooled, self.instead)
         magnitude = reference.correlate(abs(p), abs(kernel), padding)
@@ -67,6 +71,8 @@ class _Analysis:
         e_gate = slope * e_z + 2 * u * out.gate + tiny
         e_g = _inherited("gate", e_gate, self.instead)
         e_y = abs(x) * self._expand(e_g) + u * abs(out.y) + tiny
+        if self.residual is not None:  # the product and the sum are rounded in the accumulator, then y once
+            e_y = e_y + U_ACC * abs(x * self._expand(g))
         self.p, self.g, self.e_p, self.e_g, self.slope = p, g, e_p, e_g, slope  # for backward
         return {
             Quantity(Kind.TAP, "pooled"): (out.pooled, e_pooled),
@@ -83,10 +89,11 @@ class _Analysis:
         if cotangent is Cotangent.ONES:
             instead = {stage: array for stage, array in instead.items() if stage in _TAPS.values()}
         out = reference.backward(self.x, self.w, G, **self.options, instead=instead)
-        dg, dz = (instead.get(stage, getattr(out, stage)) for stage in ("d_gate", "d_logits"))
+        dg, dz, dp = (instead.get(stage, getattr(out, stage)) for stage in ("d_gate", "d_logits", "d_pooled"))
 
-        products = abs(G * reference.without_bad_padding(self.x, self.valid)).sum(tuple(range(2, G.ndim)))
-        e_d_gate = u * abs(out.d_gate) + (u + U_ACC * np.sqrt(np.prod(G.shape[2:]))) * products + tiny
+        products = reference.total(abs(G * reference.without_bad_padding(self.x, self.valid)), 1, self.pooling)
+        terms = np.sqrt(np.prod([G.shape[axis] for axis in self.pooling.whole]))
+        e_d_gate = u * abs(out.d_gate) + (u + U_ACC * terms) * products + tiny
         e_dg = _inherited("d_gate", e_d_gate, instead)
         e_d_logits = self.slope * e_dg + abs(dg) * (self.e_g + u * self.g) + 2 * u * abs(out.d_logits) + tiny
         e_dz = _inherited("d_logits", e_d_logits, instead)
@@ -95,7 +102,11 @@ class _Analysis:
         e_dp = _inherited("d_pooled", e_dp, instead)
 
         g = self._expand(self.g)
-        e_mean = np.where(self.valid, self._expand(e_dp / self.count), 0.0)
+        e_sums = reference.running_back(e_dp / self.count, self.pooling)
+        if self.pooling.running is not None:
+            magnitude = reference.running_back(abs(dp) / self.count, self.pooling)
+            e_sums = e_sums + U_ACC * np.sqrt(dp.shape[self.pooling.running]) * magnitude
+        e_mean = np.where(self.valid, self._expand(e_sums), 0.0)
         e_dx = abs(G) * self._expand(self.e_g) + u * (abs(out.dx) + abs(G) * g) + e_mean + tiny
         k = kernel.shape[1]
         e_dw = reference.products(e_dz, abs(self.p), k, padding) + reference.products(abs(dz), self.e_p, k, padding)
@@ -110,7 +121,7 @@ class _Analysis:
         }
 
     def _expand(self, a: np.ndarray) -> np.ndarray:
-        return reference.expand(a, 1, self.x.ndim)
+        return reference.expand(a, 1, self.pooling)
 
 
 def _inherited(stage: str, error: np.ndarray, instead: Mapping[str, np.ndarray]) -> np.ndarray:
