@@ -60,7 +60,8 @@ def check_pooling(
     for i in axes:
         if shape[i] is not None and shape[i] == 0:
             remedy = "The mean over no position is undefined; drop such samples."
-            raise ValueError(_text("x", "non-empty in every spatial axis that is pooled", f"shape {tuple(shape)}", remedy))
+            expected = "non-empty in every spatial axis that is pooled"
+            raise ValueError(_text("x", expected, f"shape {tuple(shape)}", remedy))
     kept = tuple(i for i in range(1, rank) if i != axis and (i not in axes or i == causal))
     return Pooling(axes, kept, causal)
 
