@@ -23,10 +23,15 @@ class Framework:
     def package(self) -> Any:
         return import_module(self.module)
 
-    def build(self, channels: int, kernel_size: int | None = None, *, channel_axis=None, **options) -> "Built":
-        """Return a layer with fresh weights (for `jax`, which has no layer, the function with weights)."""
+    def build(
+        self, channels: int, kernel_size: int | None = None, *, channel_axis=None, rank: int = 3, **options
+    ) -> "Built":
+        """Return a layer with fresh weights (for `jax`, which has no layer, the function with weights).
+
+        Some layers read their first x: it has the given rank, so that pool_axes and causal_axis of `options` exist.
+        """
         axis = self.native_axis if channel_axis is None else channel_axis
-        return _BUILD[self.kind](self.package, channels, kernel_size, axis, options)
+        return _BUILD[self.kind](self.package, channels, kernel_size, axis, rank, options)
 
     def tensor(self, array: np.ndarray, dtype: str | None = None) -> Any:
         """Take a NumPy array to the framework's own tensor, rounded to `dtype` where that is given."""
@@ -48,50 +53,57 @@ class Built:
     call: Callable[..., Any]
     holder: Any
 
-    def __call__(self, x: Any, mask: Any = None) -> Any:
-        return self.call(self, x, mask)
+    def __call__(self, x: Any, mask: Any = None, residual: Any = None) -> Any:
+        # A residual goes along where there is one, so that a layer's call without it stays what a user writes.
+        return self.call(self, x, mask, {} if residual is None else {"residual": residual})
 
 
-def _torch(package, channels, kernel_size, axis, options):
+def _torch(package, channels, kernel_size, axis, rank, options):
     layer = package.ECA(channels, kernel_size, channel_axis=axis, **options)
-    return Built(layer, lambda b, x, mask: b.layer(x, mask), layer)
+    return Built(layer, lambda b, x, mask, more: b.layer(x, mask, **more), layer)
 
 
-def _keras(package, channels, kernel_size, axis, options):
+def _keras(package, channels, kernel_size, axis, rank, options):
     layer = package.ECA(kernel_size, data_format="channels_first" if axis == 1 else "channels_last", **options)
-    layer.build((None, channels, None) if axis == 1 else (None, None, channels))
-    return Built(layer, lambda b, x, mask: b.layer(x, mask=mask), layer)
+    layer.build(_shape(channels, axis, rank, None))
+    return Built(layer, lambda b, x, mask, more: b.layer(x, mask=mask, **more), layer)
 
 
-def _linen(package, channels, kernel_size, axis, options):
+def _linen(package, channels, kernel_size, axis, rank, options):
     import jax
     import jax.numpy as jnp
 
     options = {("kernel_init" if key == "init" else key): value for key, value in options.items()}
     layer = package.ECA(kernel_size, channel_axis=axis, **options)
-    shape = (1, channels, 1) if axis == 1 else (1, 1, channels)
-    variables = layer.init(jax.random.key(0), jnp.zeros(shape))
-    return Built(layer, lambda b, x, mask: b.layer.apply(b.holder, x, mask), variables)
+    variables = layer.init(jax.random.key(0), jnp.zeros(_shape(channels, axis, rank, 1)))
+    return Built(layer, lambda b, x, mask, more: b.layer.apply(b.holder, x, mask, **more), variables)
 
 
-def _nnx(package, channels, kernel_size, axis, options):
+def _nnx(package, channels, kernel_size, axis, rank, options):
     from flax import nnx
 
     layer = package.ECA(channels, kernel_size, channel_axis=axis, rngs=nnx.Rngs(0), **options)
-    return Built(layer, lambda b, x, mask: b.layer(x, mask), layer)
+    return Built(layer, lambda b, x, mask, more: b.layer(x, mask, **more), layer)
 
 
-def _jax(package, channels, kernel_size, axis, options):
+def _jax(package, channels, kernel_size, axis, rank, options):
     """The function, with a linen layer's fresh kernel."""
-    call_options = {key: options[key] for key in ("padding", "gate") if key in options}
+    named = ("padding", "gate", "pool_axes", "causal_axis")
+    call_options = {key: options[key] for key in named if key in options}
     linen = import_module("eca_multi.flax.linen")
-    variables = _linen(linen, channels, kernel_size, axis, options).holder
+    variables = _linen(linen, channels, kernel_size, axis, rank, options).holder
 
-    def call(built, x, mask):
+    def call(built, x, mask, more):
         kernel = built.holder["params"]["kernel"]
-        return package.eca(x, kernel, channel_axis=axis, mask=mask, **call_options)
+        return package.eca(x, kernel, channel_axis=axis, mask=mask, **call_options, **more)
 
     return Built(package.eca, call, variables)
+
+
+def _shape(channels, axis, rank, extent):
+    shape = [extent] * rank
+    shape[axis if isinstance(axis, int) and -rank <= axis < rank else -1] = channels  # the layer refuses another axis
+    return tuple(shape)
 
 
 def _torch_tensor(array, dtype):
