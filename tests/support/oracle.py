@@ -13,6 +13,7 @@ from eca_multi.parity.define.tensor import labelled
 from eca_multi.parity.engines import ENGINES
 from eca_multi.parity.execute.tasks import base_job
 from eca_multi.parity.specs import eca
+from eca_multi.parity.specs._eca_cases import OPTIONS
 from eca_multi.parity.specs._eca_oracle import solve
 
 RESULTS = ("y", "dx", "dw")
@@ -53,3 +54,32 @@ def run(kind: str, job: Job):
         return labelled(getattr(import_module(module), engine)(adapter).evaluate(job))
     finally:
         keras.config.set_dtype_policy(policy)  # a worker of Keras sets it to the job's, for its own process
+
+
+AXES = {3: ("N", "C", "L"), 4: tuple("NCHW"), 5: ("N", "C", "D", "H", "W")}
+
+
+def option_job(arrays: Mapping[str, np.ndarray], dtype: str = "float32", **options) -> Job:
+    """A job of x, weight, cotangent and perhaps mask and residual, channels first, with a float32 weight."""
+    config = {**OPTIONS, "C": arrays["x"].shape[1], "k": arrays["weight"].shape[-1], **options}
+    axes = AXES[arrays["x"].ndim]
+    inputs = {name: arrays[name] for name in ("x", "mask", "residual") if name in arrays}
+    return Job(
+        "case",
+        dtype,
+        config,
+        {"x": axes, "y": axes, "residual": axes, "mask": (axes[0], *axes[2:])},
+        ("y",),
+        weight_axes={"w": ("k",) if config["shared"] else ("C", "k")},
+        param_dtype="float32",
+        inputs={name: array if array.dtype == bool else array.astype(np.float32) for name, array in inputs.items()},
+        weights={"w": arrays["weight"].astype(np.float32)},
+        cotangents={"y": arrays["cotangent"].astype(np.float32)},
+    )
+
+
+def wrong(outputs, job: Job, times: float = 1.0) -> set[str]:
+    """The results, y and the gradients, of which some number is further off than so many times its budget."""
+    names = ["y", *(f"d{name}" for name in (*job.inputs, "w") if name != "mask")]
+    expected = judged(job, names)
+    return {n for n in names if not within(outputs[n].values, expected[n][0], times * expected[n][1]).all()}

@@ -18,6 +18,16 @@ from ._images import photographs
 # 2048 positions, so that a sum of equal terms in float16 would stop growing.
 SIZES = {"N": 2, "C": 20, "H": 53, "W": 61, "k": 3}
 
+# "channels": the framework's usual place or the other one. Axes count with the channels at axis 1.
+OPTIONS = {
+    "padding": "zeros",
+    "gate": "sigmoid",
+    "shared": True,
+    "channels": "usual",
+    "pool_axes": None,
+    "causal_axis": None,
+}
+
 
 def _same_sign(rng: Rng, config: Mapping[str, Any]) -> Arrays:
     x = _features(rng, config, "NCHW")

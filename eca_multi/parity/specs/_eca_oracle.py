@@ -112,13 +112,16 @@ class _Analysis:
         e_dw = reference.products(e_dz, abs(self.p), k, padding) + reference.products(abs(dz), self.e_p, k, padding)
         e_dw = e_dw + U_ACC * np.sqrt(dz.size) * reference.products(abs(dz), abs(self.p), k, padding)
         e_dw = e_dw.sum((0, 1) if self.w.ndim == 1 else 0) + u * abs(out.dw) + tiny
-        return {
+        solution = {
             Quantity(Kind.TAP_GRADIENT, "gate"): (out.d_gate, e_d_gate),
             Quantity(Kind.TAP_GRADIENT, "conv"): (out.d_logits, e_d_logits),
             Quantity(Kind.TAP_GRADIENT, "pooled"): (out.d_pooled, e_d_pooled),
             Quantity(Kind.INPUT_GRADIENT, "x", cotangent): (out.dx, e_dx),
             Quantity(Kind.WEIGHT_GRADIENT, "w", cotangent): (out.dw, e_dw),
         }
+        if self.residual is not None:  # the cotangent itself
+            solution[Quantity(Kind.INPUT_GRADIENT, "residual", cotangent)] = (G, np.full(G.shape, tiny))
+        return solution
 
     def _expand(self, a: np.ndarray) -> np.ndarray:
         return reference.expand(a, 1, self.pooling)

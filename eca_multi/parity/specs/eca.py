@@ -10,7 +10,7 @@ from eca_multi.parity.define.job import Job
 from eca_multi.parity.define.spec import Spec, Training
 from eca_multi.parity.define.taps import tap
 
-from ._eca_cases import CASES, SIZES
+from ._eca_cases import CASES, OPTIONS, SIZES
 from ._eca_oracle import Solved, solve
 
 Config = Mapping[str, Any]
@@ -28,7 +28,15 @@ class _Eca:
         return usual if config["channels"] == "usual" else other
 
     def options(self, config: Config) -> dict[str, Any]:
-        return {name: config[name] for name in ("padding", "gate")}
+        """Return the options that all frameworks share. The specification counts axes with the channels at axis 1."""
+        options = {name: config[name] for name in ("padding", "gate")}
+        shift = 0 if self.layout_for(config) == "NC*" else 1
+        # A bundle of an earlier version has neither.
+        if (pool_axes := config.get("pool_axes")) is not None:
+            options["pool_axes"] = tuple(axis - shift for axis in pool_axes)
+        if (causal_axis := config.get("causal_axis")) is not None:
+            options["causal_axis"] = causal_axis - shift
+        return options
 
     def axis(self, config: Config) -> int:
         return 1 if self.layout_for(config) == "NC*" else -1
@@ -38,7 +46,7 @@ class _Eca:
         return {name: f"w: k -> {shared}" if config["shared"] else f"w: C k -> {per_channel}"}
 
     def call(self, layer: Any, inputs: Tensors, config: Config) -> Any:
-        return layer(inputs["x"], mask=inputs.get("mask"))
+        return layer(inputs["x"], **_beside_x(inputs))
 
 
 class _EcaOnJax(_Eca):
@@ -117,7 +125,7 @@ class Jax(_EcaOnJax, adapters.JaxAdapter):
         from eca_multi.jax import eca
 
         options = {**self.options(config), "channel_axis": self.axis(config)}
-        return lambda inputs, weights: eca(inputs["x"], weights["w"], mask=inputs.get("mask"), **options)
+        return lambda inputs, weights: eca(inputs["x"], weights["w"], **_beside_x(inputs), **options)
 
 
 class Oracle(adapters.NumpyAdapter):
@@ -125,6 +133,10 @@ class Oracle(adapters.NumpyAdapter):
 
     def solve(self, job: Job) -> Solved:
         return solve(job)
+
+
+def _beside_x(inputs: Tensors) -> Tensors:
+    return {name: inputs[name] for name in ("mask", "residual") if name in inputs}
 
 
 def _tapped(convolve: Callable[..., Any]) -> Callable[..., Any]:
@@ -144,7 +156,7 @@ SPEC = Spec(
     "ECA",
     layout="NCHW",
     weights={"w": "k"},
-    config={**SIZES, "padding": "zeros", "gate": "sigmoid", "shared": True, "channels": "usual"},
+    config={**SIZES, **OPTIONS},
     taps=("pooled", "conv", "gate"),
     runners={"torch": Torch, "keras": Keras, "linen": Linen, "nnx": Nnx, "jax": Jax},
     reference=Oracle,
