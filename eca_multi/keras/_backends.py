@@ -8,6 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from eca_multi._pooling import Pooling
+
 BACKEND = keras.backend.backend()  # for the life of the process
 if BACKEND == "jax":
     from eca_multi.jax import _bfloat16, _masked_product
@@ -60,8 +62,15 @@ def widen(x: Tensor, acc: str) -> tuple[Tensor, Tensor]:
     return wide, wide
 
 
-def mean(sums: Tensor, count: Tensor | int) -> Tensor:
-    if BACKEND == "jax" and not isinstance(sums, keras.KerasTensor):
+def running(a: Tensor, axis: int) -> Tensor:
+    """Sum up to each position of an axis, with an error that does not grow with the number of positions."""
+    if BACKEND == "jax":  # XLA adds pairwise; it has no float64 unless the user sets it
+        return ops.cumsum(a, axis)
+    return ops.cast(ops.cumsum(ops.cast(a, "float64"), axis), a.dtype)
+
+
+def mean(sums: Tensor, count: Tensor | int, pooling: Pooling) -> Tensor:
+    if BACKEND == "jax" and pooling.causal is None and not isinstance(sums, keras.KerasTensor):
         # XLA:CPU makes a quotient once, but a product with 1/count, and so the taps' gradient, at each position of dx.
         count = _bfloat16.opaque(ops.broadcast_to(ops.cast(count, sums.dtype), ops.shape(sums)))
     return sums / count

@@ -1,7 +1,7 @@
 """The ECA function for Keras 3: the tensor lines of the layer, in keras.ops."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -17,10 +17,10 @@ from eca_multi._errors import (
     check_kernel,
     check_mask,
     check_padding,
-    spatial_axes,
 )
+from eca_multi._pooling import Pooling, check_pooling, check_residual_dtype, check_residual_shape
 
-from ._backends import COPIES, fused_eca, is_faster, masked_product, mean, scaled, widen
+from ._backends import COPIES, fused_eca, is_faster, masked_product, mean, running, scaled, widen
 
 # A tensor of whichever backend Keras runs on; Keras itself has no type for it.
 Tensor = Any
@@ -40,7 +40,10 @@ def eca(
     padding: str = "zeros",
     gate: Gate = "sigmoid",
     channel_axis: int = -1,
+    pool_axes: int | Sequence[int] | None = None,
+    causal_axis: int | None = None,
     mask: Tensor | None = None,
+    residual: Tensor | None = None,
     return_gate: bool = False,
 ) -> Any:
     """Gate each channel of `x` by a 1-D convolution over the channels' means.
@@ -51,13 +54,19 @@ def eca(
         padding: "zeros" or "circular", over the channels.
         gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid, exactly 1 at 0), or a function of the logits.
         channel_axis: Axis of the channels, not 0.
+        pool_axes: Axes of x to average over; None is all but batch and channels. Each position of an axis that is
+            left out has gates of its own: the frames of a video, say.
+        causal_axis: The pooled axis along which a position sees itself and what lies before it, never what comes
+            after; gates vary along it.
         mask: Boolean, broadcastable to x's shape without its channel axis; True where a position counts for the
-            mean. A sample without any valid position has mean 0.
+            mean. Where no position counts (so far), the mean is 0.
+        residual: Of x's shape and dtype, added to the product before the one rounding to x's dtype.
         return_gate: Return also the gate.
 
     Returns:
-        y of x's shape and dtype; with `return_gate`, (y, gate) with the gate of shape (N, C) in float32, or float64
-        where x or weight is. Means, gate and product are computed in that dtype.
+        y of x's shape and dtype; with `return_gate`, (y, gate) with the gate of shape (N, C), followed by the axes
+        along which it varies, in float32, or float64 where x or weight is. Means, gate, product and sum are computed
+        in that dtype.
 
     Raises:
         TypeError, ValueError: As listed in docs/errors.md.
@@ -76,12 +85,17 @@ def eca(
     check_floating("weight", is_floating(weight), weight)
     x, weight = ops.convert_to_tensor(x), ops.convert_to_tensor(weight)
     axis = check_channel_axis(channel_axis, x.shape)
-    axes = spatial_axes(axis, x.shape)
+    pooling = check_pooling(pool_axes, causal_axis, axis, x.shape)
     channels = x.shape[axis]
     kernels, taps = native_kernel("keras", weight.shape)
     k = check_kernel(kernels, taps, channels, weight.shape)
     check_circular(padding, k, channels)
-    if mask is None and is_faster(x, weight, gate, axis):
+    if residual is not None:
+        check_floating("residual", is_floating(residual), residual)
+        residual = ops.convert_to_tensor(residual)
+        check_residual_shape(residual.shape, x.shape)
+        check_residual_dtype(_dtype_name(residual), _dtype_name(x))
+    if mask is None and residual is None and not pooling.kept and is_faster(x, weight, gate, axis):
         y, g = fused_eca(x, weight, padding, str(gate), axis)
         return (y, g) if return_gate else y
 
@@ -90,44 +104,82 @@ def eca(
 
     # TensorFlow sums float16 in float16 and JAX the gradient of a bfloat16 product in bfloat16: widen x first.
     wide, again = widen(x, acc)
-    extents = [x.shape[i] for i in axes]
-    if mask is None and None not in extents:
-        pooled = mean(ops.sum(again, axes), math.prod(extents))  # ops.mean takes float64 through float32 in torch
-    else:
+    valid = None
+    if mask is not None or not _has_known_count(x, pooling):
         valid = ops.ones_like(ops.take(x, [0], axis), dtype="bool")  # x's shape with one channel, known or not
-        if mask is not None:
-            check_mask(is_bool(mask), mask, axis, x.shape)
-            mask = ops.convert_to_tensor(mask)
-            missing = tuple(range(len(x.shape) - 1 - len(mask.shape)))
-            valid = ops.logical_and(ops.expand_dims(ops.expand_dims(mask, missing), axis), valid)
-        count = ops.sum(ops.cast(valid, acc), axes)
+    if mask is not None:
+        check_mask(is_bool(mask), mask, axis, x.shape)
+        mask = ops.convert_to_tensor(mask)
+        missing = tuple(range(len(x.shape) - 1 - len(mask.shape)))
+        valid = ops.logical_and(ops.expand_dims(ops.expand_dims(mask, missing), axis), valid)
+    if valid is None:
+        pooled = mean(_sums(again, axis, pooling), _known_count(x, pooling, acc), pooling)
+    else:
+        count = _sums(ops.cast(valid, acc), axis, pooling)
         count = ops.where(count > 0, count, ops.ones_like(count))  # ops.maximum makes float32 of float64 in torch
-        pooled = mean(ops.sum(ops.where(valid, again, ops.zeros((), acc)), axes), count)
+        pooled = mean(_sums(ops.where(valid, again, ops.zeros((), acc)), axis, pooling), count, pooling)
 
-    logits = _convolve(pooled, ops.reshape(ops.cast(weight, acc), (k, -1)), padding)
+    w = ops.reshape(ops.cast(weight, acc), (k, -1) + (1,) * len(pooling.kept))
+    logits = _convolve(pooled, w, padding, 1 if pooling.causal else COPIES)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
-    # Not expand_dims: its gradient on an empty batch ends a process in which TensorFlow compiles a graph.
-    scale = g[tuple(slice(None) if i in (0, axis) else None for i in range(len(x.shape)))]
-    y = scaled(x, wide, scale) if mask is None else masked_product(x, wide, scale, valid)
+    scale = _beside(g, axis, pooling)
+    if residual is not None:
+        product = wide * scale if mask is None else masked_product(wide, wide, scale, valid)
+        y = ops.cast(product + ops.cast(residual, acc), x.dtype)
+    else:
+        y = scaled(x, wide, scale) if mask is None else masked_product(x, wide, scale, valid)
     return (y, g) if return_gate else y
 
 
-def _convolve(pooled: Tensor, w: Tensor, padding: str) -> Tensor:
-    """Correlate the means (N, C) with one kernel (k, 1), or with one per channel (k, C)."""
+def _has_known_count(x: Tensor, pooling: Pooling) -> bool:
+    """Whether the extents of the pooled axes are numbers; along time, a model's config would hold the counts."""
+    is_recorded = pooling.causal is not None and isinstance(x, keras.KerasTensor)
+    return None not in [x.shape[i] for i in pooling.axes] and not is_recorded
+
+
+def _known_count(x: Tensor, pooling: Pooling, acc: str) -> Tensor | int:
+    """Return the number of positions, or those so far, shaped to divide (N, C, *kept)."""
+    count = math.prod([x.shape[i] for i in pooling.whole])
+    if pooling.running is None:
+        return count
+    steps = ops.arange(1, x.shape[pooling.causal] + 1, dtype=acc)
+    behind = len(pooling.kept) + 1 - pooling.running
+    return ops.reshape(steps * count, (-1,) + (1,) * behind)
+
+
+def _sums(a: Tensor, axis: int, pooling: Pooling) -> Tensor:
+    """Sum over the pooled axes, along the causal one up to each position: (N, C, *kept)."""
+    sums = ops.sum(a, pooling.whole) if pooling.whole else a  # ops.mean takes float64 through float32 in torch
+    if pooling.kept:
+        sums = ops.moveaxis(sums, axis - sum(i < axis for i in pooling.whole), 1)
+    return sums if pooling.running is None else running(sums, pooling.running)
+
+
+def _beside(g: Tensor, axis: int, pooling: Pooling) -> Tensor:
+    """Give (N, C, *kept) the rank of x, with the channels at `axis`."""
+    if pooling.kept:
+        g = ops.moveaxis(g, 1, axis - sum(i < axis for i in pooling.whole))
+    # Not expand_dims: its gradient on an empty batch ends a process in which TensorFlow compiles a graph.
+    rank = len(g.shape) + len(pooling.whole)
+    return g[tuple(None if i in pooling.whole else slice(None) for i in range(rank))]
+
+
+def _convolve(pooled: Tensor, w: Tensor, padding: str, several: int) -> Tensor:
+    """Correlate the means (N, C, *kept) with one kernel (k, 1, ...), or with one per channel (k, C, ...)."""
     # Shifted copies instead of ops.conv, whose kernel gradient is wrong for sharded channels on the JAX backend.
     channels, k = pooled.shape[1], w.shape[0]
     half = k // 2
     if padding == "zeros":
-        padded = ops.pad(pooled, ((0, 0), (half, half)))
+        padded = ops.pad(pooled, ((0, 0), (half, half)) + ((0, 0),) * (len(pooled.shape) - 2))
     else:
         padded = ops.concatenate([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
-    copies = [padded] * COPIES  # in a model of the functional API, whose batch has no number yet
-    if not isinstance(padded, keras.KerasTensor):
-        copies = ops.broadcast_to(padded, (COPIES, *ops.shape(padded)))
+    copies = [padded] * several  # in a model of the functional API, whose batch has no number yet
+    if several > 1 and not isinstance(padded, keras.KerasTensor):
+        copies = ops.broadcast_to(padded, (several, *ops.shape(padded)))
     logits = copies[0][:, :channels] * w[0]
     for j in range(1, k):
-        logits = logits + copies[j % COPIES][:, j : j + channels] * w[j]
+        logits = logits + copies[j % several][:, j : j + channels] * w[j]
     return logits
 
 

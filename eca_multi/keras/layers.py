@@ -1,6 +1,6 @@
 """The ECA layer for Keras 3."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -22,9 +22,9 @@ from eca_multi._errors import (
     check_odd,
     check_padding,
     several_tensors,
-    spatial_axes,
 )
 from eca_multi._kernel import eca_kernel_size
+from eca_multi._pooling import check_pooling, check_pooling_types, check_residual_shape
 
 from .functional import Gate, Tensor, eca, is_bool, is_floating
 
@@ -39,12 +39,15 @@ class ECA(keras.layers.Layer):
         kernel_size: Odd size k of the kernel. None takes `eca_kernel_size(C, gamma=gamma, beta=beta)`.
         gamma, beta: The constants of that rule; unused where `kernel_size` is given.
         padding: "zeros" or "circular", over the channels.
-        gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid), or a function of the logits (N, C).
+        gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid), or a function of the logits.
         shared: True for one kernel for all channels, False for one per channel (ECA-NS).
         init: "uniform" is U(-1/sqrt(k), 1/sqrt(k)); "identity" is zeros and needs gate="2sigmoid", so that the
             layer returns x until it is trained.
         data_format: "channels_last" for (N, *S, C), "channels_first" for (N, C, *S); None takes
             `keras.config.image_data_format()`.
+        pool_axes: Axes of the input to average over; None is all but batch and channels. Each position of an axis
+            that is left out has gates of its own: the frames of a video, say.
+        causal_axis: The pooled axis along which a position sees itself and what lies before it; 1 in (N, T, C).
         kernel_initializer: Instead of `init`.
         kernel_regularizer, kernel_constraint: For the kernel.
         **kwargs: `name`, `dtype`, `trainable`, ... of every Keras layer.
@@ -53,6 +56,9 @@ class ECA(keras.layers.Layer):
         inputs: Tensor (N, *S, C) of rank >= 3 in any floating-point dtype.
         mask: Boolean, broadcastable to (N, *S): True where a position counts for the mean. Keras passes its own mask
             (N, T) here, which holds for all axes behind T, and passes it on.
+        residual: Tensor of the inputs' shape, which Keras casts to the compute dtype as the inputs; y = x * gate +
+            residual, the end of a residual block.
+        inputs_mask: Where Keras puts its own mask of `inputs` if a residual is given; `mask` wins over it.
 
     Output shape:
         As the input, in the layer's compute dtype. Weights: `kernel` of shape (k, 1, 1), or (k, 1, C) where shared
@@ -81,6 +87,8 @@ class ECA(keras.layers.Layer):
         shared: bool = True,
         init: str = "uniform",
         data_format: str | None = None,
+        pool_axes: int | Sequence[int] | None = None,
+        causal_axis: int | None = None,
         kernel_initializer: Any = None,
         kernel_regularizer: Any = None,
         kernel_constraint: Any = None,
@@ -106,6 +114,7 @@ class ECA(keras.layers.Layer):
         self.shared = bool(shared)
         self.init = init
         self.data_format = check_data_format(data_format)
+        self.pool_axes, self.causal_axis = check_pooling_types(pool_axes, causal_axis)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.kernel_constraint = keras.constraints.get(kernel_constraint)
@@ -117,6 +126,7 @@ class ECA(keras.layers.Layer):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         axis = check_channel_axis(self.channel_axis, input_shape)
+        check_pooling(self.pool_axes, self.causal_axis, axis, input_shape)
         channels = check_known_channels(input_shape[axis], input_shape)
         k = self.kernel_size
         if k is None:
@@ -142,25 +152,44 @@ class ECA(keras.layers.Layer):
             self._check(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
-    def call(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        residual: Tensor | None = None,
+        inputs_mask: Tensor | None = None,
+    ) -> Tensor:
         return eca(
             inputs,
             self.kernel,
             padding=self.padding,
             gate=self.gate,
             channel_axis=self.channel_axis,
-            mask=_full_mask(mask, inputs),
+            pool_axes=self.pool_axes,
+            causal_axis=self.causal_axis,
+            mask=_full_mask(inputs_mask if mask is None else mask, inputs),
+            residual=residual,
         )
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         check_channel_axis(self.channel_axis, input_shape)
         return tuple(input_shape)
 
-    def compute_output_spec(self, inputs: Tensor, mask: Tensor | None = None) -> keras.KerasTensor:
+    def compute_output_spec(
+        self,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        residual: Tensor | None = None,
+        inputs_mask: Tensor | None = None,
+    ) -> keras.KerasTensor:
         axis = self._check(inputs)
-        spatial_axes(axis, inputs.shape)
+        check_pooling(self.pool_axes, self.causal_axis, axis, inputs.shape)
+        mask = inputs_mask if mask is None else mask
         if mask is not None:
             check_mask(is_bool(mask), _full_mask(mask, inputs), axis, inputs.shape)
+        if residual is not None:
+            check_floating("residual", is_floating(residual), residual)
+            check_residual_shape(residual.shape, inputs.shape)
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -175,6 +204,8 @@ class ECA(keras.layers.Layer):
             "shared": self.shared,
             "init": self.init,
             "data_format": self.data_format,
+            "pool_axes": self.pool_axes,
+            "causal_axis": self.causal_axis,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "kernel_constraint": keras.constraints.serialize(self.kernel_constraint),

@@ -30,6 +30,8 @@ FULL = {
     "gate": keras.activations.relu,
     "shared": False,
     "data_format": "channels_first",
+    "pool_axes": (2, -1),
+    "causal_axis": -1,
     "kernel_initializer": keras.initializers.RandomNormal(stddev=0.25, seed=3),
     "kernel_regularizer": keras.regularizers.L1L2(l1=0.25, l2=0.5),
     "kernel_constraint": keras.constraints.MaxNorm(max_value=1.5),
