@@ -96,6 +96,8 @@ LAYER = {
     "shared": True,
     "init": "uniform",
     "channel_axis": -1,
+    "pool_axes": None,
+    "causal_axis": None,
 }
 FUNCTION = {
     "x": inspect.Parameter.empty,
@@ -103,12 +105,16 @@ FUNCTION = {
     "padding": "zeros",
     "gate": "sigmoid",
     "channel_axis": -1,
+    "pool_axes": None,
+    "causal_axis": None,
     "mask": None,
+    "residual": None,
     "return_gate": False,
 }
 NO_DEFAULT = inspect.Parameter.empty
 MESH_AXES = {"axis_name": None, "channel_axis_name": None}  # shard_map, which the other frameworks do not have
-# What differs, and why. None takes a name away, a string renames it, `more` comes at the end.
+# What differs, and why. None takes a name away, a string renames it, a pair is another name with its default, `more`
+# comes at the end.
 LAYERS = {
     # channels first; the parameter's placement as in every torch layer
     ("eca_multi.torch", "ECA"): ({"channel_axis": 1}, {"device": None, "dtype": None}),
@@ -116,9 +122,8 @@ LAYERS = {
     ("eca_multi.torch", "LazyECA"): ({"channels": None, "channel_axis": 1}, {"device": None, "dtype": None}),
     # infers the channels; Keras's words for the channel axis and for what a kernel can have
     ("eca_multi.keras", "ECA"): (
-        {"channels": None, "channel_axis": None},
+        {"channels": None, "channel_axis": ("data_format", None)},
         {
-            "data_format": None,
             "kernel_initializer": None,
             "kernel_regularizer": None,
             "kernel_constraint": None,
@@ -150,6 +155,8 @@ def varied(shared, changes, more):
             result.append((name, default))
         elif name == "init":
             result.append((changes[name], default))
+        elif isinstance(changes[name], tuple):
+            result.append(changes[name])
         elif changes[name] is not None:
             result.append((name, changes[name]))
     return result + list(more.items())
