@@ -1,6 +1,6 @@
 """Reading a Keras model: its graphs, nested ones too, with calls in an order in which they can be made again."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -94,8 +94,12 @@ def read(model: Any, path: str = "") -> Graph:
     # What Keras makes of a Sequential's layers has no public name; its inputs and outputs have.
     sequential = isinstance(model, keras.Sequential)
     function = keras.Function(model.inputs, model.outputs, name=model.name) if sequential else model
-    calls = [Call(n.operation, list(n.input_tensors), list(n.outputs), n) for n in _ordered(nodes_of(function))]
-    return Graph(model, path, calls, list(model.outputs))
+    return Graph(model, path, calls_in(function), list(model.outputs))
+
+
+def calls_in(function: Any) -> list[Call]:
+    """Return the calls of a graph, each after those that make its inputs."""
+    return [Call(n.operation, list(n.input_tensors), list(n.outputs), n) for n in _ordered(nodes_of(function))]
 
 
 def operations(calls: Iterable[Call]) -> list[Any]:
@@ -211,10 +215,13 @@ class Network:
         """Return how often an operation is called in one run of the root."""
         return sum(graph.times for graph, _ in self.calls(operation))
 
-    def needed(self) -> set[int]:
-        """Return the `id`s of the tensors that the root's outputs need: it may use some outputs of a nested model."""
+    def needed(self, outputs: Sequence[Any] | None = None) -> set[int]:
+        """Return the `id`s of the tensors that outputs of the root, all if None, need.
+
+        The root may use some outputs of a nested model.
+        """
         found: set[int] = set()
-        todo = [(self.graphs[0], tensor) for tensor in self.graphs[0].outputs]
+        todo = [(self.graphs[0], tensor) for tensor in (self.graphs[0].outputs if outputs is None else outputs)]
         while todo:
             graph, tensor = todo.pop()
             call = graph.producer.get(id(tensor))
