@@ -31,11 +31,11 @@ class Flow:
     @property
     def is_causal(self) -> bool:
         """Whether no position sees what comes after it; one position of a coarser axis stands for all of its step."""
-        return self.axis is not None and self.ahead <= max(self.step - 1, 0)
+        return self.axis is not None and self.ahead <= max(self.step - 1, Fraction(0))
 
     @property
     def keeps_frames(self) -> bool:
-        return self.axis is not None and self.is_framewise and (self.ahead, self.step) == (0, 1)
+        return self.axis is not None and self.is_framewise and self.ahead == 0 and self.step == 1
 
     def at(self, axis: int | None) -> "Flow":
         """Return the flow of the same positions at another axis."""

@@ -29,7 +29,7 @@ NORMS_OVER_AXES = {"LayerNormalization", "RMSNormalization", "UnitNormalization"
 REDUCTIONS = {"Mean", "Sum", "Max", "Min", "Amax", "Amin", "Prod", "Var", "Std", "Any", "All"}
 ATTENTIONS = {"MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention"}
 RANKS = (1, 2, 3)
-# Rules for operations of one input: the flow of the first output. Keras's base classes stand for theirs.
+# Rules for operations of one input: the flow of the first output.
 RULES: dict[str, Callable[[Step, Flow], Flow]] = {
     **dict.fromkeys(
         (f"{kind}Conv{rank}D" for kind in ("", "Depthwise", "Separable") for rank in RANKS), windows.convolved

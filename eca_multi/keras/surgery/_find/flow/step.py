@@ -40,7 +40,7 @@ def known_as(operation: Any) -> str:
     """Return the name of the class of Keras whose `call` the operation runs; "" for code of a user's own."""
     for cls in type(operation).__mro__:
         if cls.__module__.startswith("keras."):
-            return cls.__name__ if type(operation).call is cls.call else ""
+            return cls.__name__ if type(operation).call is getattr(cls, "call", None) else ""
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Rules for operations whose output at a position looks at positions around: convolutions, pooling, padding, RNNs, ECA."""
+"""Rules for operations that look at positions around one: convolutions, pooling, padding, RNNs, ECA."""
 
 from eca_multi._pooling import check_pooling
 
