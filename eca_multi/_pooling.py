@@ -31,6 +31,10 @@ class Pooling(NamedTuple):
         """Where the causal axis lies in (N, C, *kept); None where there is none."""
         return None if self.causal is None else 2 + self.kept.index(self.causal)
 
+    def left(self, axis: int) -> int:
+        """Return where an axis of x stands in the sums over the whole axes."""
+        return axis - sum(i < axis for i in self.whole)
+
 
 def check_pooling(
     pool_axes: SupportsIndex | Sequence[SupportsIndex] | None,
@@ -96,6 +100,14 @@ def _spatial(name: str, value: int, received: object, channel_axis: int, rank: i
     if value % rank == channel_axis:
         raise ValueError(_text(name, f"other axes than the channel axis {channel_axis}", text, remedy))
     return value % rank
+
+
+def check_spread(axis_name: str | tuple[str, ...] | None, pooling: Pooling) -> None:
+    """Check that a mesh axis can spread the positions of a mean: the causal axis must lie on one device."""
+    if axis_name is not None and not pooling.whole:
+        remedy = "Spread the batch or the channels instead: a running mean needs what lies before it."
+        received = f"axis_name={axis_name!r} with causal_axis={pooling.causal} as the only pooled axis"
+        raise ValueError(_text("axis_name", "None where the mean runs along a single axis", received, remedy))
 
 
 # --- the residual ------------------------------------------------------------------------------------------------

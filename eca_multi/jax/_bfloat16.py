@@ -11,7 +11,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 Pair = tuple[jax.Array, jax.Array]
-Triple = tuple[jax.Array, jax.Array, jax.Array]
+Four = tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -28,17 +28,19 @@ def _widen_jvp(acc: DTypeLike, primals: tuple[jax.Array], tangents: tuple[jax.Ar
 
 
 @jax.custom_jvp
-def scaled(x: jax.Array, wide: jax.Array, g: jax.Array) -> jax.Array:
-    """Return wide * g in x's dtype; wide is x in g's, and carries its gradient."""
-    return (wide * g).astype(x.dtype)
+def scaled(x: jax.Array, wide: jax.Array, g: jax.Array, residual: jax.Array | None = None) -> jax.Array:
+    """Return wide * g + residual in x's dtype; wide is x in g's, and carries its gradient."""
+    y = wide * g
+    return (y if residual is None else y + residual.astype(y.dtype)).astype(x.dtype)
 
 
 @scaled.defjvp
-def _scaled_jvp(primals: Triple, tangents: Triple) -> Pair:
-    # Two terms, each rounded: then the backward pass widens dy for each use too.
-    (x, wide, g), (_, d_wide, d_g) = primals, tangents
+def _scaled_jvp(primals: Four, tangents: Four) -> Pair:
+    # In terms, each rounded: then the backward pass widens dy for each use too.
+    (x, wide, g, residual), (_, d_wide, d_g, d_residual) = primals, tangents
     along_g = (anew(x, g).astype(wide.dtype) * d_g).astype(x.dtype)
-    return scaled(x, wide, g), (d_wide * g).astype(x.dtype) + anew(along_g)
+    along = (d_wide * g).astype(x.dtype) + anew(along_g)
+    return scaled(x, wide, g, residual), along if d_residual is None else along + d_residual
 
 
 def anew(a: jax.Array, *after: jax.Array) -> jax.Array:

@@ -1,7 +1,7 @@
 """The ECA function for JAX: the tensor lines of the layer."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, overload
 
 import jax
@@ -20,14 +20,15 @@ from eca_multi._errors import (
     check_kernel,
     check_mask,
     check_padding,
-    spatial_axes,
 )
+from eca_multi._pooling import Pooling, check_pooling, check_residual_dtype, check_residual_shape, check_spread
 
 from ._bfloat16 import opaque, scaled, widen
 from ._masked_product import masked_product
 from ._mesh import AxisName, across, axis_size, with_neighbours
 
 Gate = str | Callable[[jax.Array], jax.Array]
+PoolAxes = int | Sequence[int] | None
 
 GATES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": jax.nn.sigmoid,
@@ -44,7 +45,10 @@ def eca(
     padding: str = ...,
     gate: Gate = ...,
     channel_axis: int = ...,
+    pool_axes: PoolAxes = ...,
+    causal_axis: int | None = ...,
     mask: ArrayLike | None = ...,
+    residual: ArrayLike | None = ...,
     return_gate: Literal[False] = ...,
     axis_name: AxisName = ...,
     channel_axis_name: str | None = ...,
@@ -57,7 +61,10 @@ def eca(
     padding: str = ...,
     gate: Gate = ...,
     channel_axis: int = ...,
+    pool_axes: PoolAxes = ...,
+    causal_axis: int | None = ...,
     mask: ArrayLike | None = ...,
+    residual: ArrayLike | None = ...,
     return_gate: Literal[True],
     axis_name: AxisName = ...,
     channel_axis_name: str | None = ...,
@@ -69,7 +76,10 @@ def eca(
     padding: str = "zeros",
     gate: Gate = "sigmoid",
     channel_axis: int = -1,
+    pool_axes: PoolAxes = None,
+    causal_axis: int | None = None,
     mask: ArrayLike | None = None,
+    residual: ArrayLike | None = None,
     return_gate: bool = False,
     axis_name: AxisName = None,
     channel_axis_name: str | None = None,
@@ -82,15 +92,21 @@ def eca(
         padding: "zeros" or "circular", over the channels.
         gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid, exactly 1 at 0), or a function of the logits.
         channel_axis: Axis of the channels, not 0.
+        pool_axes: Axes of x to average over; None is all but the batch and the channels. Along the axes that are left
+            out, the kept ones, gates vary: (2, 3) of a video (N, T, H, W, C) gives each frame its own.
+        causal_axis: The pooled axis along which the mean of a position runs over itself and what lies before it, never
+            over what comes after; gates vary along it too. See docs/sequences.md.
         mask: Boolean, broadcastable to x's shape without its channel axis; True where a position counts for the
-            mean. A sample without any valid position has mean 0.
+            mean. Where no position counts (so far), the mean is 0.
+        residual: Of x's shape and dtype; y = x * gate + residual, rounded once.
         return_gate: Return also the gate.
         axis_name, channel_axis_name: Inside `jax.shard_map`, where x is one device's shard: the mesh axes over which
-            the positions of a sample are spread, and the one over which the channels are. Leave them elsewhere.
+            the positions of a mean are spread, and the one over which the channels are. Leave them elsewhere. A mesh
+            axis that spreads a kept axis needs no name; the causal axis must lie on one device.
 
     Returns:
-        y of x's shape and dtype; with `return_gate`, (y, gate) with the gate of shape (N, C) in float32, or float64
-        where x or weight is. Means, gate and product are computed in that dtype.
+        y of x's shape and dtype; with `return_gate`, (y, gate) with the gate of shape (N, C, *kept), the kept axes in
+        x's order, in float32, or float64 where x or weight is. Means, gate and product are computed in that dtype.
 
     Raises:
         TypeError, ValueError: As listed in docs/errors.md.
@@ -108,7 +124,12 @@ def eca(
     check_axis_names(axis_name, channel_axis_name)
     x, weight = as_floating("x", x), as_floating("weight", weight)
     axis = check_channel_axis(channel_axis, x.shape)
-    axes = spatial_axes(axis, x.shape)
+    pooling = check_pooling(pool_axes, causal_axis, axis, x.shape)
+    check_spread(axis_name, pooling)
+    if residual is not None:
+        residual = as_floating("residual", residual)
+        check_residual_shape(residual.shape, x.shape)
+        check_residual_dtype(residual.dtype.name, x.dtype.name)
     channels = x.shape[axis]
     kernels, taps = native_kernel("jax", weight.shape)
     k = check_kernel(kernels, taps, channels, weight.shape)
@@ -121,29 +142,50 @@ def eca(
     # XLA:CPU makes a quotient once, but the product with 1/n, and so the taps' gradient, at every position of dx.
     valid: jax.Array | None = None
     if mask is None:
-        count = opaque(jnp.asarray(math.prod(x.shape[i] for i in axes), acc))
-        pooled = across(lax.pmean, again.sum(axes) / count, axis_name)
+        sums = so_far(again.sum(pooling.whole), pooling)
+        pooled = across(lax.pmean, sums / opaque(_counts(x.shape, pooling, acc)), axis_name)
     else:
         check_mask(getattr(mask, "dtype", None) == jnp.bool_, mask, axis, x.shape)
         valid = jnp.broadcast_to(mask, (*x.shape[:axis], *x.shape[axis + 1 :]))
         valid = jnp.expand_dims(valid, axis)
-        count = jnp.maximum(across(lax.psum, valid.sum(axes, dtype=acc), axis_name), 1)
-        sums = across(lax.psum, jnp.where(valid, again, 0).sum(axes), axis_name)
+        count = so_far(valid.sum(pooling.whole, dtype=acc), pooling)
+        count = jnp.maximum(across(lax.psum, count, axis_name), 1)
+        sums = so_far(jnp.where(valid, again, 0).sum(pooling.whole), pooling)
+        sums = across(lax.psum, sums, axis_name)
         pooled = sums / opaque(jnp.broadcast_to(count, sums.shape))
 
-    logits = _convolve(pooled, weight.astype(acc).reshape(k, 1, -1), padding, channel_axis_name)
+    pooled = jnp.moveaxis(pooled, pooling.left(axis), 1)
+    w = weight.astype(acc).reshape(k, 1, -1, *(1 for _ in pooling.kept))
+    logits = _convolve(pooled, w, padding, channel_axis_name)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
-    scale = jnp.expand_dims(g, axes)
+    scale = jnp.expand_dims(jnp.moveaxis(g, 1, pooling.left(axis)), pooling.whole)
     if valid is not None:
-        y = masked_product(x, wide, scale, valid)
+        y = masked_product(x, wide, scale, valid, residual)
+    elif twice:
+        y = scaled(x, wide, scale, residual)
     else:
-        y = scaled(x, wide, scale) if twice else (wide * scale).astype(x.dtype)
+        y = (wide * scale if residual is None else wide * scale + residual.astype(acc)).astype(x.dtype)
     return (y, g) if return_gate else y
 
 
+def so_far(sums: jax.Array, pooling: Pooling) -> jax.Array:
+    """Return the running sums along the causal axis; without one, the sums as they are."""
+    # XLA sums in blocks, and these again in blocks: after 10^6 steps the error is that of a few dozen additions.
+    return sums if pooling.causal is None else lax.cumsum(sums, pooling.left(pooling.causal))
+
+
+def _counts(shape: tuple[int, ...], pooling: Pooling, acc: DTypeLike) -> jax.Array:
+    """Return how many positions there are in each mean: one number, or one for each position of the causal axis."""
+    count = jnp.asarray(math.prod(shape[i] for i in pooling.whole), acc)
+    if pooling.causal is None:
+        return count
+    after = len(shape) - 1 - len(pooling.whole) - pooling.left(pooling.causal)
+    return count * (lax.iota(acc, shape[pooling.causal]) + 1).reshape(-1, *(1,) * after)
+
+
 def _convolve(pooled: jax.Array, w: jax.Array, padding: str, channel_axis_name: str | None) -> jax.Array:
-    """Correlate the means (N, C) with one kernel (k, 1, 1), or with one per channel (k, 1, C)."""
+    """Correlate the means (N, C, *kept) with one kernel (k, 1, 1, ...), or with one per channel (k, 1, C, ...)."""
     # Shifted copies instead of lax.conv, whose kernel gradient is silently wrong where the channels are sharded.
     half = len(w) // 2
     wider = with_neighbours(pooled, half, padding, channel_axis_name) if channel_axis_name else None
@@ -165,7 +207,7 @@ def _shift(a: jax.Array, offset: int, padding: str) -> jax.Array:
 
 
 def _pad(a: jax.Array, low: int) -> jax.Array:
-    return lax.pad(a, jnp.zeros((), a.dtype), ((0, 0, 0), (low, -low, 0)))
+    return lax.pad(a, jnp.zeros((), a.dtype), ((0, 0, 0), (low, -low, 0), *((0, 0, 0),) * (a.ndim - 2)))
 
 
 def as_floating(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> jax.Array:

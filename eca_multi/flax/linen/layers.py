@@ -18,13 +18,14 @@ from eca_multi._errors import (
     check_padding,
 )
 from eca_multi._kernel import eca_kernel_size
+from eca_multi._pooling import check_pooling_types
 from eca_multi.flax._initializers import uniform
 from eca_multi.jax._mesh import AxisName
-from eca_multi.jax.functional import Gate, as_floating, eca
+from eca_multi.jax.functional import Gate, PoolAxes, as_floating, eca
 
 
 class ECA(nn.Module):
-    """Efficient Channel Attention: y = x * gate(convolution over the channels of the spatial mean of x).
+    """Efficient Channel Attention: y = x * gate(convolution over the channels of the spatial mean of x) (+ residual).
 
     The number of channels C is read from x.
 
@@ -32,19 +33,23 @@ class ECA(nn.Module):
         kernel_size: Odd size k of the kernel. None takes `eca_kernel_size(C, gamma=gamma, beta=beta)`.
         gamma, beta: The constants of that rule; unused where `kernel_size` is given.
         padding: "zeros" or "circular", over the channels.
-        gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid), or a function of the logits (N, C).
+        gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid), or a function of the logits (N, C, *kept).
         shared: True for one kernel for all channels, False for one per channel (ECA-NS).
         kernel_init: `init` of the other frameworks (a linen module has a method of that name): "uniform" is
             U(-1/sqrt(k), 1/sqrt(k)); "identity" is zeros and needs gate="2sigmoid", so that the layer returns x
             until it is trained. Or an initializer function (key, shape, dtype), as in every layer of Flax.
         channel_axis: Axis of the channels, not 0: -1 for (N, *S, C), 1 for (N, C, *S).
-        dtype: Convert x to it first; None keeps x's.
+        pool_axes: Axes of x to average over; None is all but the batch and the channels. Gates vary along the others.
+        causal_axis: The pooled axis along which the mean of a position runs over itself and what lies before it;
+            gates vary along it too. See docs/sequences.md.
+        dtype: Convert x and the residual to it first; None keeps x's.
         param_dtype: Of the parameter.
-        axis_name, channel_axis_name: Inside `jax.shard_map`, the mesh axes over which the positions of a sample are
+        axis_name, channel_axis_name: Inside `jax.shard_map`, the mesh axes over which the positions of a mean are
             spread, and the one over which the channels are. `init` ignores them: call it outside, on x as a whole.
 
     Shape:
         x: (N, *S, C) of rank >= 3 in any floating-point dtype. mask: boolean, broadcastable to (N, *S).
+        residual: as x; it is added to the product, in one pass.
         Output: as x, in x's dtype (or `dtype`). Parameters: `kernel` of shape (k, 1, 1), or (k, 1, C) where shared
         is False.
 
@@ -70,6 +75,8 @@ class ECA(nn.Module):
     shared: bool = True
     kernel_init: str | Initializer = "uniform"
     channel_axis: int = -1
+    pool_axes: PoolAxes = None
+    causal_axis: int | None = None
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
     axis_name: AxisName = None
@@ -84,12 +91,15 @@ class ECA(nn.Module):
         if not callable(self.kernel_init):
             check_init(self.kernel_init, self.gate, "kernel_init", "an initializer function")
         check_axis_type(self.channel_axis)
+        self.pool_axes, self.causal_axis = check_pooling_types(self.pool_axes, self.causal_axis)
         check_axis_names(self.axis_name, self.channel_axis_name)
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+    def __call__(self, x: ArrayLike, mask: ArrayLike | None = None, residual: ArrayLike | None = None) -> jax.Array:
         x = as_floating("x", x, self.dtype)
+        if residual is not None:
+            residual = as_floating("residual", residual, self.dtype)
         axis = check_channel_axis(self.channel_axis, x.shape)
         channels = x.shape[axis]
         k = self._kernel_size(channels)
@@ -103,7 +113,10 @@ class ECA(nn.Module):
             padding=self.padding,
             gate=self.gate,
             channel_axis=axis,
+            pool_axes=self.pool_axes,
+            causal_axis=self.causal_axis,
             mask=mask,
+            residual=residual,
             axis_name=None if self.is_initializing() else self.axis_name,
             channel_axis_name=None if self.is_initializing() else self.channel_axis_name,
         )

@@ -18,8 +18,9 @@ from eca_multi._errors import (
     check_positive_int,
 )
 from eca_multi._kernel import eca_kernel_size
+from eca_multi._pooling import check_pooling_types
 from eca_multi.jax._mesh import AxisName, axis_size
-from eca_multi.jax.functional import Gate, as_floating, eca
+from eca_multi.jax.functional import Gate, PoolAxes, as_floating, eca
 
 
 class ECAParam(nnx.Param):
@@ -35,26 +36,30 @@ class ECAParam(nnx.Param):
 
 
 class ECA(nnx.Module):
-    """Efficient Channel Attention: y = x * gate(convolution over the channels of the spatial mean of x).
+    """Efficient Channel Attention: y = x * gate(convolution over the channels of the spatial mean of x) (+ residual).
 
     Args:
         channels: Number of channels C of x.
         kernel_size: Odd size k of the kernel. None takes `eca_kernel_size(channels, gamma=gamma, beta=beta)`.
         gamma, beta: The constants of that rule; unused where `kernel_size` is given.
         padding: "zeros" or "circular", over the channels.
-        gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid), or a function of the logits (N, C).
+        gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid), or a function of the logits (N, C, *kept).
         shared: True for one kernel for all channels, False for one per channel (ECA-NS).
         init: "uniform" is U(-1/sqrt(k), 1/sqrt(k)); "identity" is zeros and needs gate="2sigmoid", so that the
             layer returns x until it is trained.
         channel_axis: Axis of the channels, not 0: -1 for (N, *S, C), 1 for (N, C, *S).
-        dtype: Convert x to it first; None keeps x's.
+        pool_axes: Axes of x to average over; None is all but the batch and the channels. Gates vary along the others.
+        causal_axis: The pooled axis along which the mean of a position runs over itself and what lies before it;
+            gates vary along it too. See docs/sequences.md.
+        dtype: Convert x and the residual to it first; None keeps x's.
         param_dtype: Of the parameter.
-        axis_name, channel_axis_name: Inside `jax.shard_map`, the mesh axes over which the positions of a sample are
+        axis_name, channel_axis_name: Inside `jax.shard_map`, the mesh axes over which the positions of a mean are
             spread, and the one over which the channels are; `channels` counts those of all devices.
         rngs: Its `params` stream draws the kernel.
 
     Shape:
         x: (N, *S, C) of rank >= 3 in any floating-point dtype. mask: boolean, broadcastable to (N, *S).
+        residual: as x; it is added to the product, in one pass.
         Output: as x, in x's dtype (or `dtype`). Parameters: `kernel`, an `ECAParam` of shape (k, 1, 1), or (k, 1, C)
         where shared is False.
 
@@ -84,6 +89,8 @@ class ECA(nnx.Module):
         shared: bool = True,
         init: str = "uniform",
         channel_axis: int = -1,
+        pool_axes: PoolAxes = None,
+        causal_axis: int | None = None,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         axis_name: AxisName = None,
@@ -105,6 +112,7 @@ class ECA(nnx.Module):
         self.shared = shared
         self.init = init
         self.channel_axis = check_axis_type(channel_axis)
+        self.pool_axes, self.causal_axis = check_pooling_types(pool_axes, causal_axis)
         self.dtype = dtype
         self.axis_name = axis_name
         self.channel_axis_name = channel_axis_name
@@ -120,8 +128,10 @@ class ECA(nnx.Module):
     def param_dtype(self) -> DTypeLike:
         return self.kernel.dtype
 
-    def __call__(self, x: ArrayLike, mask: ArrayLike | None = None) -> jax.Array:
+    def __call__(self, x: ArrayLike, mask: ArrayLike | None = None, residual: ArrayLike | None = None) -> jax.Array:
         x = as_floating("x", x, self.dtype)
+        if residual is not None:
+            residual = as_floating("residual", residual, self.dtype)
         axis = check_channel_axis(self.channel_axis, x.shape)
         whole = x.shape[axis] * axis_size(self.channel_axis_name)
         check_channels(self.channels, axis, (*x.shape[:axis], whole, *x.shape[axis + 1 :]))
@@ -131,7 +141,10 @@ class ECA(nnx.Module):
             padding=self.padding,
             gate=self.gate,
             channel_axis=axis,
+            pool_axes=self.pool_axes,
+            causal_axis=self.causal_axis,
             mask=mask,
+            residual=residual,
             axis_name=self.axis_name,
             channel_axis_name=self.channel_axis_name,
         )
