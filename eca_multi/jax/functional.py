@@ -142,19 +142,17 @@ def eca(
     # XLA:CPU makes a quotient once, but the product with 1/n, and so the taps' gradient, at every position of dx.
     valid: jax.Array | None = None
     if mask is None:
-        sums = so_far(again.sum(pooling.whole), pooling)
+        sums = _sums(again, axis, pooling)
         pooled = across(lax.pmean, sums / opaque(_counts(x.shape, pooling, acc)), axis_name)
     else:
         check_mask(getattr(mask, "dtype", None) == jnp.bool_, mask, axis, x.shape)
         valid = jnp.broadcast_to(mask, (*x.shape[:axis], *x.shape[axis + 1 :]))
         valid = jnp.expand_dims(valid, axis)
-        count = so_far(valid.sum(pooling.whole, dtype=acc), pooling)
+        count = _sums(valid, axis, pooling, acc)
         count = jnp.maximum(across(lax.psum, count, axis_name), 1)
-        sums = so_far(jnp.where(valid, again, 0).sum(pooling.whole), pooling)
-        sums = across(lax.psum, sums, axis_name)
+        sums = across(lax.psum, _sums(jnp.where(valid, again, 0), axis, pooling), axis_name)
         pooled = sums / opaque(jnp.broadcast_to(count, sums.shape))
 
-    pooled = jnp.moveaxis(pooled, pooling.left(axis), 1)
     w = weight.astype(acc).reshape(k, 1, -1, *(1 for _ in pooling.kept))
     logits = _convolve(pooled, w, padding, channel_axis_name)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
@@ -169,10 +167,11 @@ def eca(
     return (y, g) if return_gate else y
 
 
-def so_far(sums: jax.Array, pooling: Pooling) -> jax.Array:
-    """Return the running sums along the causal axis; without one, the sums as they are."""
+def _sums(a: jax.Array, axis: int, pooling: Pooling, dtype: DTypeLike | None = None) -> jax.Array:
+    """Sum over the pooled axes, up to each position of the causal one: (N, C, *kept)."""
+    sums = jnp.moveaxis(a.sum(pooling.whole, dtype=dtype), pooling.left(axis), 1)
     # XLA sums in blocks, and these again in blocks: after 10^6 steps the error is that of a few dozen additions.
-    return sums if pooling.causal is None else lax.cumsum(sums, pooling.left(pooling.causal))
+    return sums if pooling.running is None else lax.cumsum(sums, pooling.running)
 
 
 def _counts(shape: tuple[int, ...], pooling: Pooling, acc: DTypeLike) -> jax.Array:
@@ -180,8 +179,8 @@ def _counts(shape: tuple[int, ...], pooling: Pooling, acc: DTypeLike) -> jax.Arr
     count = jnp.asarray(math.prod(shape[i] for i in pooling.whole), acc)
     if pooling.causal is None:
         return count
-    after = len(shape) - 1 - len(pooling.whole) - pooling.left(pooling.causal)
-    return count * (lax.iota(acc, shape[pooling.causal]) + 1).reshape(-1, *(1,) * after)
+    after = (1,) * sum(i > pooling.causal for i in pooling.kept)
+    return count * (lax.iota(acc, shape[pooling.causal]) + 1).reshape(-1, *after)
 
 
 def _convolve(pooled: jax.Array, w: jax.Array, padding: str, channel_axis_name: str | None) -> jax.Array:
