@@ -18,6 +18,8 @@ SHARED = {
     "shared": False,
     "init": "identity",
     "channel_axis": 1,
+    "pool_axes": (2, -1),
+    "causal_axis": 2,
 }
 MESH_AXES = {"axis_name": ("space", "time"), "channel_axis_name": "model"}
 JAX = {"dtype": "float16", "param_dtype": "bfloat16", **MESH_AXES}
@@ -28,7 +30,9 @@ OF_KERAS = {
 }
 # What a framework has beside the shared options; None takes one away. No value here or above is a default but one.
 OWN = {
-    "torch": [{"channels": 6, "device": torch.device("meta"), "dtype": torch.float64}],
+    "torch": [
+        {"pool_axes": None, "causal_axis": None, "channels": 6, "device": torch.device("meta"), "dtype": torch.float64}
+    ],
     "keras": [
         {"channel_axis": None, "data_format": "channels_first"},
         {"channel_axis": None, "init": "uniform", **OF_KERAS},  # an initializer and "identity" exclude each other
