@@ -88,12 +88,14 @@ class Flow:
         jaxpr: Of the run. The model's variables are closed over, or arguments that `inputs` does not name.
         inputs: Which of the jaxpr's arguments are the model's inputs; None for all.
         weights: The first of the jaxpr's arguments, as arrays, as far as they are known; shapes tell nothing.
+        results: How many of the jaxpr's outputs, the first ones, are the model's; the rest are its statistics.
         memo: The results of `origins`, by number.
     """
 
     jaxpr: ClosedJaxpr
     inputs: Sequence[int] | None = None
     weights: Sequence[Any] = ()
+    results: int | None = None
     nodes: list[Node] = field(default_factory=list)
     memo: dict[int, Any] = field(default_factory=dict, repr=False)
 

@@ -50,7 +50,9 @@ class Positions:
         return bool(states) and all(state.size == self.size and holds(state) for state in states)
 
 
-def positions(jaxpr: ClosedJaxpr, inputs: Sequence[int], axis: int, settled: Collection[str] = ()) -> Positions:
+def positions(
+    jaxpr: ClosedJaxpr, inputs: Sequence[int], axis: int, settled: Collection[str] = (), results: int | None = None
+) -> Positions:
     """Follow one axis of a network's inputs through a run.
 
     Args:
@@ -58,6 +60,7 @@ def positions(jaxpr: ClosedJaxpr, inputs: Sequence[int], axis: int, settled: Col
         inputs: Which of the jaxpr's arguments are the network's inputs. The first one with the most axes leads; another
             one has positions if it has as many of them along the same axis, and counts as a constant otherwise.
         axis: Of the leading input.
+        results: How many of the jaxpr's outputs count, the first ones; None for all.
         settled: Paths of modules that leave positions apart once trained, whatever they do in this run: batch norms.
 
     Example:
@@ -76,7 +79,7 @@ def positions(jaxpr: ClosedJaxpr, inputs: Sequence[int], axis: int, settled: Col
         states[i] = Reach(axis, 0, 0, size) if len(shape) > axis and shape[axis] == size else None
     outputs = reader.read(jaxpr.jaxpr, [*[None] * len(jaxpr.jaxpr.constvars), *states], 0)
     ends = [tuple(getattr(v.aval, "shape", ())) for v in jaxpr.jaxpr.outvars]
-    return Positions(axis, size, list(zip(outputs, ends, strict=True)), reader.modules)
+    return Positions(axis, size, list(zip(outputs, ends, strict=True))[:results], reader.modules)
 
 
 class _Reader:

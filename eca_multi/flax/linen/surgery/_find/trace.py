@@ -80,7 +80,7 @@ def trace(module: nn.Module, variables: Any, call: Call) -> tuple[dict[str, Call
     apply, arrays = runner(module, call, run=run)
     try:
         with nn.intercept_methods(watch):
-            jaxpr = jax.make_jaxpr(apply)(variables, arrays)
+            jaxpr, shapes = jax.make_jaxpr(apply, return_shape=True)(variables, arrays)
     except NameError as error:
         raise unbound_axis("module", error) from error
     except MISFITS as error:
@@ -94,7 +94,8 @@ def trace(module: nn.Module, variables: Any, call: Call) -> tuple[dict[str, Call
     except Exception as error:
         raise does_not_run("module", error) from error
     weights = jax.tree.leaves(variables)
-    return called, Flow(jaxpr, range(len(weights), len(jaxpr.jaxpr.invars)), weights)
+    results = len(jax.tree.leaves(shapes[0]))  # the collections that change come behind them
+    return called, Flow(jaxpr, range(len(weights), len(jaxpr.jaxpr.invars)), weights, results)
 
 
 def _is_floating(value: Any) -> bool:
