@@ -36,6 +36,8 @@ class Candidate:
     calls: int | None = None
     keeps_output: bool = True
     notes: tuple[str, ...] = ()
+    pool_axes: tuple[int, ...] | None = None
+    causal_axis: int | None = None
     reason: str = ""
     axis_reason: str = ""
     shape: tuple[int, ...] = ()

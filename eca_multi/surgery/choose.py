@@ -6,7 +6,9 @@ from typing import Any
 
 from eca_multi import __version__
 from eca_multi._kernel import eca_kernel_size
+from eca_multi._pooling import check_pooling_types
 
+from .axes import Axes, axes_at
 from .candidate import HAS_ECA, Candidate
 from .entry import ECAEntry, Skipped
 from .errors import ChannelInferenceError, NoSiteError
@@ -77,6 +79,7 @@ def choose(
         where=request.recorded_where,
         gate=request.gate,
         init=request.init,
+        keep_causality=request.keep_causality,
         gamma=request.gamma,
         beta=request.beta,
         entries=tuple(entries),
@@ -147,7 +150,15 @@ def _entry(request: Request, candidate: Candidate, options: Mapping[str, Any], r
     if channels is not None and k >= 2 * channels:
         notes.append("the kernel is wider than the channels it sees")
     keeps_output = candidate.keeps_output and request.init == "identity"
-    return candidate.entry(kernel_size=k, parameters=k, keeps_output=keeps_output, notes=tuple(notes))
+    axes = _axes(request, candidate, options)._asdict()
+    return candidate.entry(kernel_size=k, parameters=k, keeps_output=keeps_output, notes=tuple(notes), **axes)
+
+
+def _axes(request: Request, candidate: Candidate, options: Mapping[str, Any]) -> Axes:
+    """Return the axes of a site's ECA; those in `overrides` count in the default layout too, and may be None."""
+    given = {name: options.get(name, getattr(request, name)) for name in Axes._fields}
+    asked = Axes(*check_pooling_types(**given))
+    return axes_at(request.framework, asked, candidate.path, candidate.layout, candidate.shape)
 
 
 def _no_site(request: Request, model: str, skipped: Sequence[Skipped], offers: Mapping[str, int]) -> NoSiteError:

@@ -1,6 +1,7 @@
 """The lines of a plan: one ECA, or one site or add that gets none."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 ACTIONS = ("after", "before_add", "replace", "fill")
 LAYOUTS = ("channels_first", "channels_last")
@@ -30,6 +31,7 @@ class ECAEntry:
         calls: How often one run of the model calls the site; None if unknown.
         keeps_output: Whether the network's output is bit-equal right after insertion.
         notes: What to know about this ECA.
+        pool_axes, causal_axis: The ECA layer's options, in the site's own layout; they count for equality too.
 
     Example:
         >>> from eca_multi.surgery.entry import ECAEntry
@@ -50,10 +52,18 @@ class ECAEntry:
     calls: int | None = field(default=None, compare=False)
     keeps_output: bool = field(default=True, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    pool_axes: tuple[int, ...] | None = None
+    causal_axis: int | None = None
 
     @property
     def channel_axis(self) -> int:
         return 1 if self.layout == "channels_first" else -1
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """Those of `pool_axes` and `causal_axis` that are given, as keywords for the layer."""
+        values = {"pool_axes": self.pool_axes, "causal_axis": self.causal_axis}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,10 @@ class VerifyError(PrintableError, RuntimeError):
     """The changed network does not do what the plan promised."""
 
 
+class CausalityError(PrintableError, ValueError):
+    """ECAs would carry the future into the past, or one frame into another; the message lists sites and remedy."""
+
+
 def no_eca(network: str) -> NoSiteError:
     return NoSiteError(f"The network must have ECA. Received: a {network} without it. Call insert_eca first.")
 

@@ -1,15 +1,19 @@
 """The plan that kernels tell: those in a checkpoint, or those in a live network."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eca_multi import __version__
+from eca_multi._pooling import check_pooling_types
 
+from .axes import Axes, axes_at, check_axes
 from .candidate import Candidate
 from .errors import NoSiteError, PlanMismatchError
 from .plan import ECAPlan
 from .request import check_plan_gate
+
+NO_AXES = Axes()
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ def inferred_plan(
     gate: str,
     key: str,
     model_parameters: int,
+    axes: Axes = NO_AXES,
 ) -> ECAPlan:
     """Return the plan for the sites of the kernels.
 
@@ -47,6 +52,7 @@ def inferred_plan(
         kernels: By the site's path: those of the checkpoint that the plain network lacks.
         at_path: What the plain network has at those paths, in the network's order.
         key: How a checkpoint names a kernel, for the message: "<site>.eca.kernel".
+        axes: What the ECAs average over, which no checkpoint tells; they count in the framework's default layout.
 
     Raises:
         NoSiteError: If there are no kernels. PlanMismatchError: If the network lacks a site.
@@ -64,8 +70,20 @@ def inferred_plan(
         )
     # A module with two names has its kernel under both in a state, and stands in the plan once.
     by_site = {candidate.path: (candidate, kernels[path]) for path, candidate in at_path.items() if path in kernels}
-    notes = ("read from the keys of a state; the gate is not in them",)
-    return plan_of(framework, model, by_site.values(), gate=gate, model_parameters=model_parameters, notes=notes)
+    sites = [(_with_axes(framework, candidate, axes), kernel) for candidate, kernel in by_site.values()]
+    notes = ("read from the keys of a state; the gate and the axes are not in them",)
+    return plan_of(framework, model, sites, gate=gate, model_parameters=model_parameters, notes=notes)
+
+
+def _with_axes(framework: str, site: Candidate, axes: Axes) -> Candidate:
+    return replace(site, **axes_at(framework, axes, site.path, site.layout, site.shape)._asdict())
+
+
+def asked_axes(framework: str, pool_axes: Any, causal_axis: Any) -> Axes:
+    """Return the axes that the caller of `infer_plan` names, checked."""
+    axes = Axes(*check_pooling_types(pool_axes, causal_axis))
+    check_axes(framework, axes)
+    return axes
 
 
 def plan_of(

@@ -17,17 +17,20 @@ from eca_multi._files.file import write_atomically
 from eca_multi._parsing import parse_json, parsing
 from eca_multi._printable import printable
 
+from .causality import HOW, Evidence, texts
 from .entry import ACTIONS, LAYOUTS, SKIPPED, ECAEntry, Skipped
 from .plan_text import table
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)  # the first had no axes and no evidence, which have defaults
 # The types of those fields that hold no text, and the fields that hold any number of values.
 _KINDS: dict[str, tuple[type, ...]] = {
     "channels": (int,), "kernel_size": (int,), "parameters": (int,), "calls": (int, type(None)),
     "keeps_output": (bool,), "gamma": (int, float), "beta": (int, float), "model_parameters": (int,), "schema": (int,),
-    "entries": (ECAEntry,), "skipped": (Skipped,),
+    "entries": (ECAEntry,), "skipped": (Skipped,), "pool_axes": (int,), "causal_axis": (int, type(None)),
+    "keep_causality": (bool,), "evidence": (Evidence,), "place": (int, type(None)), "rank": (int,),
 }  # fmt: skip
-_LISTS = ("aliases", "notes", "entries", "skipped")
+_LISTS = ("aliases", "notes", "entries", "skipped", "evidence", "sites", "pool_axes")
 T = TypeVar("T")
 
 
@@ -44,6 +47,8 @@ class ECAPlan:
         model: Class name of the network.
         where: What was asked for; a list of paths or a callable is recorded as "paths" or "callable".
         gate, init, gamma, beta: As in the ECA layer.
+        keep_causality: Whether `insert_eca` refuses ECAs that break what `evidence` shows.
+        evidence: What shows that the network looks at no later position, or at one frame at a time.
         entries: The sites, in the network's own order.
         skipped: All other candidates: sites, and adds of two tensors, each with its place and its reason.
         model_parameters: Number of parameters of the network without these ECAs.
@@ -70,6 +75,8 @@ class ECAPlan:
     init: str = "identity"
     gamma: float = 2
     beta: float = 1
+    keep_causality: bool = True
+    evidence: tuple[Evidence, ...] = ()
     entries: tuple[ECAEntry, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     model_parameters: int = 0
@@ -128,15 +135,17 @@ class ECAPlan:
         schema = data.get("schema")
         if type(schema) is int and schema > SCHEMA:
             raise _later(schema, data.get("package"))
-        if schema != SCHEMA:
+        if type(schema) is not int or schema not in READABLE:
             raise _unreadable(f"schema {schema!r}")
         with parsing(partial(_unreadable, package=data.get("package"))):
             if "entries" not in data:
                 raise ValueError("no entries")
             entries = tuple(_entry(entry) for entry in data.pop("entries"))
             skipped = tuple(_skipped(skip) for skip in data.pop("skipped", ()))
+            evidence = tuple(_evidence(item) for item in data.pop("evidence", ()))
             notes = tuple(data.pop("notes", ()))
-            return _check_fields(cls(entries=entries, skipped=skipped, notes=notes, **data), "")
+            lists = {"entries": entries, "skipped": skipped, "evidence": evidence, "notes": notes}
+            return _check_fields(cls(**{**data, **lists, "schema": SCHEMA}), "")
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the plan as JSON: the whole file, or no change."""
@@ -162,7 +171,7 @@ class ECAPlan:
             f"ECA in {self.model} ({self.framework}), {options}",
             self.entries,
             self.skipped,
-            self.notes,
+            (*self.notes, *texts(self.framework, self.entries, self.evidence, self.keep_causality)),
             model_parameters=self.model_parameters,
         )
 
@@ -171,11 +180,22 @@ def _entry(data: Mapping[str, Any]) -> ECAEntry:
     lists = {name: data.get(name, []) for name in ("aliases", "notes")}
     if not all(isinstance(value, list) for value in lists.values()):
         raise ValueError("aliases and notes are no lists")
+    if isinstance(data.get("pool_axes"), list):
+        lists["pool_axes"] = data["pool_axes"]
     entry = ECAEntry(**{**data, **{name: tuple(value) for name, value in lists.items()}})
     _check_fields(entry, f" of {entry.path!r}")
     if entry.action not in ACTIONS or entry.layout not in LAYOUTS:
         raise ValueError(f"{entry.path!r} has action {entry.action!r} and layout {entry.layout!r}")
     return entry
+
+
+def _evidence(data: Mapping[str, Any]) -> Evidence:
+    if not isinstance(data.get("sites"), list):
+        raise ValueError("the sites of the evidence are no list")
+    evidence = _check_fields(Evidence(**{**data, "sites": tuple(data["sites"])}), " of the evidence")
+    if evidence.how not in HOW:
+        raise ValueError(f"the evidence is {evidence.how!r:.100}")
+    return evidence
 
 
 def _skipped(data: Mapping[str, Any]) -> Skipped:
@@ -190,6 +210,8 @@ def _check_fields(record: T, of: str) -> T:
     for field in fields(record):  # type: ignore[arg-type]  # T is one of the three dataclasses
         value = getattr(record, field.name)
         kinds = _KINDS.get(field.name, (str,))
+        if field.name == "pool_axes" and value is None:
+            continue
         fits = all(type(item) in kinds for item in value) if isinstance(value, tuple) else type(value) in kinds
         if not fits or isinstance(value, tuple) != (field.name in _LISTS):
             raise ValueError(f"{field.name}{of} is {value!r:.100}")

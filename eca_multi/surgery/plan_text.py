@@ -35,7 +35,7 @@ def _groups(entries: Sequence[ECAEntry]) -> list[list[ECAEntry]]:
     def kind(entry: ECAEntry) -> tuple[object, ...]:
         words = (NUMBER.sub("#", text) for text in (entry.path, entry.tensor, entry.into))
         sizes = (entry.channels, entry.kernel_size, entry.calls, entry.layout, entry.notes, len(entry.aliases))
-        return (*words, entry.action, entry.module_type, *sizes)
+        return (*words, entry.action, entry.module_type, *sizes, entry.pool_axes, entry.causal_axis)
 
     return [part for _, group in groupby(entries, kind) for part in _grids(list(group), lambda entry: entry.path)]
 
@@ -57,7 +57,15 @@ def _row(group: Sequence[ECAEntry]) -> tuple[str, ...]:
     times = f"x{len(group)}" if len(group) > 1 else ""
     calls = "" if first.calls is None else str(first.calls)
     sizes = (str(first.channels or "?"), str(first.kernel_size), calls)
-    return (_merged([e.path for e in group]), times, first.module_type, *sizes, _merged([e.tensor for e in group]))
+    tensors = _merged([e.tensor for e in group]) + _over(first)
+    return (_merged([e.path for e in group]), times, first.module_type, *sizes, tensors)
+
+
+def _over(entry: ECAEntry) -> str:
+    """Say over which axes an ECA averages where it does not average over all."""
+    pooled = [] if entry.pool_axes is None else [f"mean over {', '.join(map(str, entry.pool_axes))}"]
+    causal = [] if entry.causal_axis is None else [f"causal along {entry.causal_axis}"]
+    return f" ({'; '.join(pooled + causal)})" if pooled + causal else ""
 
 
 def _merged(texts: Sequence[str]) -> str:
@@ -84,7 +92,7 @@ def _notes(entries: Sequence[ECAEntry]) -> list[str]:
             about.setdefault(f"{entry.path} is also {alias}: one ECA for both", [])
         for note in entry.notes:
             about.setdefault(note, []).append(entry.path)
-    return [f"{_listed(paths)}: {note}" if paths else note for note, paths in about.items()]
+    return [f"{listed(paths)}: {note}" if paths else note for note, paths in about.items()]
 
 
 def by_reason(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
@@ -92,10 +100,10 @@ def by_reason(skipped: Sequence[Skipped]) -> list[tuple[str, str]]:
     reasons: dict[str, list[str]] = {}
     for skip in skipped:
         reasons.setdefault(skip.reason, []).append(skip.where)
-    return [(_listed(paths), reason) for reason, paths in reasons.items()]
+    return [(listed(paths), reason) for reason, paths in reasons.items()]
 
 
-def _listed(paths: Sequence[str], most: int = 4) -> str:
+def listed(paths: Sequence[str], most: int = 4) -> str:
     once = list(dict.fromkeys(paths))  # a plan from a file may name a site twice
     kinds = [list(group) for _, group in groupby(once, lambda path: NUMBER.sub("#", path))]
     texts = [_merged(part) for group in kinds for part in _grids(group, str)]

@@ -8,14 +8,20 @@ from typing import Any
 
 from eca_multi._errors import GATES, check_init, check_odd
 from eca_multi._kernel import eca_kernel_size
+from eca_multi._pooling import check_pooling_types
 
+from .axes import Axes, check_axes
 from .errors import PlanMismatchError, UnsupportedModelError
 from .patterns import Pattern, check_callable, check_pattern, is_list_of_texts
 from .plan import ECAPlan
 
 KINDS = ("residual", "block", "conv_norm", "conv", "norm", "se", "slot")
-BESIDE_A_PLAN = ("framework", "plan", "example_inputs", "verify")  # what a plan does not settle
-_OVERRIDES = "overrides must map a pattern to {'kernel_size': k, 'channel_axis': 1 or -1}, or to one of the two"
+BESIDE_A_PLAN = ("framework", "plan", "keep_causality", "example_inputs", "verify")  # what a plan does not settle
+_OVERRIDES = (
+    "overrides must map a pattern to {'kernel_size': k, 'channel_axis': 1 or -1, 'pool_axes': axes, "
+    "'causal_axis': axis}, or to some of these"
+)
+_OPTIONS = {"kernel_size", "channel_axis", "pool_axes", "causal_axis"}
 Where = str | Sequence[str] | Callable[[str, Any], bool]
 Overrides = Mapping[str, Mapping[str, Any]]
 
@@ -41,6 +47,9 @@ class Request:
     beta: float = 1
     gate: str = "2sigmoid"
     init: str = "identity"
+    pool_axes: int | Sequence[int] | None = None
+    causal_axis: int | None = None
+    keep_causality: bool = True
     example_inputs: Any = None
     overrides: Overrides | None = None
     plan: ECAPlan | None = None
@@ -57,7 +66,9 @@ class Request:
         eca_kernel_size(1, gamma=self.gamma, beta=self.beta)
         check_plan_gate(self.gate)
         check_init(self.init, self.gate)
-        _check_overrides(self.overrides)
+        check_axes(self.framework, self.axes)
+        check_flag("keep_causality", self.keep_causality, "False inserts ECAs that break causality all the same.")
+        _check_overrides(self.framework, self.overrides)
         if isinstance(self.example_inputs, Iterator):
             raise TypeError(
                 "example_inputs must be an input, a tuple or a dict of inputs. "
@@ -106,6 +117,11 @@ class Request:
             )
 
     @property
+    def axes(self) -> Axes:
+        """The pooled axes and the causal one, as a layer stores them."""
+        return Axes(*check_pooling_types(self.pool_axes, self.causal_axis))
+
+    @property
     def kind(self) -> str:
         """What a framework has to look for: one of KINDS, or "any" for a list of paths or a callable."""
         return self.where if isinstance(self.where, str) else "any"
@@ -146,7 +162,7 @@ def _check_min_channels(value: Any) -> None:
         )
 
 
-def _check_overrides(overrides: Any) -> None:
+def _check_overrides(framework: str, overrides: Any) -> None:
     if overrides is None:
         return
     if not isinstance(overrides, Mapping):
@@ -155,12 +171,13 @@ def _check_overrides(overrides: Any) -> None:
         )
     for pattern, options in overrides.items():
         check_pattern("overrides", pattern)
-        if not isinstance(options, Mapping) or not options or not set(options) <= {"kernel_size", "channel_axis"}:
+        if not isinstance(options, Mapping) or not options or not set(options) <= _OPTIONS:
             raise (ValueError if isinstance(options, Mapping) else TypeError)(
                 f"{_OVERRIDES}. Received: {options!r} for {pattern!r}. The other options hold for the whole network."
             )
         if "kernel_size" in options:
             check_odd("kernel_size", options["kernel_size"])
+        check_axes(framework, Axes(*check_pooling_types(options.get("pool_axes"), options.get("causal_axis"))))
         axis = options.get("channel_axis", 1)
         is_integer = isinstance(axis, int) and not isinstance(axis, bool)
         if not is_integer or axis not in (1, -1):

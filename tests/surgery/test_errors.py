@@ -18,7 +18,8 @@ PATTERN = re.escape(
 SIZE = "kernel_size must be an odd positive integer. Received: kernel_size="
 GATES = "gate must be 'sigmoid' or 'hard_sigmoid' or '2sigmoid', so that a plan can name it. Received: gate="
 OVERRIDES = re.escape(
-    "overrides must map a pattern to {'kernel_size': k, 'channel_axis': 1 or -1}, or to one of the two. Received: "
+    "overrides must map a pattern to {'kernel_size': k, 'channel_axis': 1 or -1, 'pool_axes': axes, "
+    "'causal_axis': axis}, or to some of these. Received: "
 )
 MATCH = "must match a site of the model. Received: 'bn9', which matches none. Near: "
 
@@ -72,6 +73,21 @@ TABLE = {
     ),
     "overrides-axis-type": Bad(
         TypeError, "channel_axis must be 1 or -1, .*Received: True", {"overrides": {"conv": {"channel_axis": True}}}
+    ),
+    "pool-axes-type": Bad(TypeError, "pool_axes must be .*Received: pool_axes='2'", {"pool_axes": "2"}),
+    "pool-axes-empty": Bad(
+        ValueError, r"pool_axes must be one axis or more. Received: pool_axes=\(\)", {"pool_axes": ()}
+    ),
+    "pool-axes-batch": Bad(ValueError, "pool_axes must be other axes than the batch axis 0", {"pool_axes": (0,)}),
+    "causal-axis-type": Bad(
+        TypeError, "causal_axis must be an integer or None. Received: causal_axis=2.5", {"causal_axis": 2.5}
+    ),
+    "causal-axis-batch": Bad(ValueError, "causal_axis must be other axes than the batch", {"causal_axis": 0}),
+    "keep-causality": Bad(
+        TypeError, "keep_causality must be True or False. Received: keep_causality=1", {"keep_causality": 1}
+    ),
+    "overrides-causal-axis": Bad(
+        ValueError, "causal_axis must be other axes than the batch", {"overrides": {"conv": {"causal_axis": 0}}}
     ),
     "overrides-unmatched": Bad(NoSiteError, f"overrides {MATCH}", {"overrides": {"bn9": {"kernel_size": 3}}}),
 }

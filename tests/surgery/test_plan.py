@@ -9,6 +9,7 @@ import pytest
 
 from eca_multi.reference import forward
 from eca_multi.surgery.candidate import HAS_ECA, Candidate
+from eca_multi.surgery.causality import Evidence
 from eca_multi.surgery.choose import choose
 from eca_multi.surgery.entry import ECAEntry, Skipped
 from eca_multi.surgery.errors import ChannelInferenceError, NoSiteError, PlanMismatchError, VerifyError
@@ -131,6 +132,35 @@ def test_another_start_says_that_outputs_change():
     assert "outputs WILL CHANGE" in str(made)
 
 
+# --- over which axes -------------------------------------------------------------------------------------------------
+
+VIDEO = [
+    replace(RESNET[0], shape=(1, 256, 9, 8, 7)),
+    replace(RESNET[1], layout="channels_last", shape=(1, 9, 8, 7, 256)),
+]
+
+
+def axes(made):
+    return [(entry.pool_axes, entry.causal_axis) for entry in made.entries]
+
+
+def test_the_axes_stand_in_the_layout_of_each_site():
+    """They count in (N, C, *S) for torch: axis 2 of (N, C, T, H, W) is axis 1 of (N, T, H, W, C)."""
+    assert axes(plan(VIDEO, causal_axis=2)) == [(None, 2), (None, 1)]
+    assert axes(plan(VIDEO, pool_axes=(-2, -1))) == [((-2, -1), None), ((-3, -2), None)]
+    assert axes(plan(VIDEO, pool_axes=3)) == [((3,), None), ((2,), None)]
+    options = {"layer1.0.bn3": {"causal_axis": 2}}
+    assert axes(plan(VIDEO, overrides=options)) == [(None, 2), (None, None)]
+    assert "(mean over 3, 4)" in str(plan(VIDEO, pool_axes=(3, 4)))
+    assert "(causal along 2)" in str(plan(VIDEO, causal_axis=2))
+
+
+def test_a_site_without_such_an_axis_is_named():
+    text = r"causal_axis must be in \[-5, 5\) for rank 5.*\(N, C, \*S\); 'layer1.0.bn3' has rank 5.*overrides="
+    with pytest.raises(ValueError, match=text):
+        plan(VIDEO, causal_axis=5)
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -210,6 +240,8 @@ def test_json_keeps_every_field():
         calls=3,
         keeps_output=False,
         notes=("before the layer scale", "the kernel is wider than the channels it sees"),
+        pool_axes=(1, 2),
+        causal_axis=1,
     )
     made = ECAPlan(
         "linen",
@@ -219,6 +251,8 @@ def test_json_keeps_every_field():
         init="uniform",
         gamma=3,
         beta=2.5,
+        keep_causality=False,
+        evidence=(Evidence("causal", 0, 3, ("stem.norm",), "Conv(padding='CAUSAL') at stem"),),
         entries=(entry, replace(entry, path="other", notes=())),
         skipped=(Skipped("layer1.0.bn2", "in exclude"),),
         model_parameters=1000,
@@ -236,6 +270,9 @@ def test_json_keeps_every_field():
     assert back.notes == made.notes
 
 
+SHOWN = {"how": "causal", "place": 0, "rank": 3, "sites": ["a"], "source": "Chomp1d at b"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -245,6 +282,12 @@ def test_json_keeps_every_field():
         (lambda data: data["entries"][0].update(channels="many"), "channels of 'layer1.0.bn3' is 'many'"),
         (lambda data: data["entries"][0].update(action="glue"), "'glue'"),
         (lambda data: data["entries"][0].pop("path"), "path"),
+        (lambda data: data["entries"][0].update(pool_axes=2), "pool_axes of 'layer1.0.bn3' is 2"),
+        (lambda data: data["entries"][0].update(pool_axes=["2"]), "pool_axes of 'layer1.0.bn3' is"),
+        (lambda data: data["entries"][0].update(causal_axis=2.5), "causal_axis of 'layer1.0.bn3' is 2.5"),
+        (lambda data: data.update(evidence=[{"how": "odd", "sites": []}]), "Evidence"),
+        (lambda data: data.update(evidence=[{**SHOWN, "how": "odd"}]), "the evidence is 'odd'"),
+        (lambda data: data.update(evidence=[{**SHOWN, "place": "2"}]), "place of the evidence is '2'"),
     ],
 )
 def test_a_damaged_record_is_refused(change, message):
@@ -257,9 +300,15 @@ def test_a_damaged_record_is_refused(change, message):
 def test_the_schema_decides_which_version_reads_a_plan():
     data = json.loads(plan().to_json())
     assert ECAPlan.from_json(json.dumps({**data, "package": "0.0.1"})) == plan()
-    text = r"plan must have schema 1, .*Received: schema 2, written by eca_multi 9\.1\. Update eca_multi, or plan anew"
+    first = {**data, "schema": 1, "entries": [dict(entry) for entry in data["entries"]]}
+    for name in ("keep_causality", "evidence"):
+        del first[name]
+    for entry in first["entries"]:
+        del entry["pool_axes"], entry["causal_axis"]
+    assert asdict(ECAPlan.from_json(json.dumps(first))) == asdict(plan())
+    text = r"plan must have schema 2, .*Received: schema 3, written by eca_multi 9\.1\. Update eca_multi, or plan anew"
     with pytest.raises(ValueError, match=text):
-        ECAPlan.from_json(json.dumps({**data, "package": "9.1", "schema": 2, "colour": "red"}))
+        ECAPlan.from_json(json.dumps({**data, "package": "9.1", "schema": 3, "colour": "red"}))
 
 
 # --- equality --------------------------------------------------------------------------------------------------------
@@ -268,6 +317,7 @@ SAME = {"where": "paths", "gamma": 3, "notes": ("n",), "package": "9", "model_pa
 SAME_ENTRY = {"module_type": "X", "tensor": "t", "into": "add", "aliases": ("a",), "calls": 9, "keeps_output": False}
 OTHER = {"framework": "nnx", "model": "Net", "gate": "sigmoid", "init": "uniform"}
 OTHER_ENTRY = {"path": "p", "action": "replace", "channels": 9, "layout": "channels_last", "kernel_size": 9}
+OTHER_ENTRY |= {"pool_axes": (2,), "causal_axis": 2}
 
 
 def test_plans_are_equal_if_the_same_network_comes_out():

@@ -1,12 +1,12 @@
 """Read a plan back: from a checkpoint of a Keras network, or from a live network with ECA."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
 from eca_multi import __version__
-from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan
+from eca_multi.surgery.infer import Kernel, asked_axes, check_checkpoint, inferred_plan
 from eca_multi.surgery.plan import ECAPlan
 
 from ._find.check import check_model
@@ -19,13 +19,22 @@ from .plan import with_shapes
 KEY = re.compile(r"(.*)_eca(?:_\d+)?/kernel")
 
 
-def infer_plan(model: Any, state: Mapping[str, Any], *, gate: str = "2sigmoid", example_inputs: Any = None) -> ECAPlan:
+def infer_plan(
+    model: Any,
+    state: Mapping[str, Any],
+    *,
+    gate: str = "2sigmoid",
+    pool_axes: int | Sequence[int] | None = None,
+    causal_axis: int | None = None,
+    example_inputs: Any = None,
+) -> ECAPlan:
     """Return the plan that a state's keys and kernel sizes tell, for a model without ECA.
 
     Args:
         model: Of the architecture that the state is of, without ECA.
         state: {"<site>_eca/kernel": kernel}, as `eca_state` returns; other keys are passed over.
         gate: Of these ECAs, which no key tells; with "2sigmoid" the plan's `init` is "identity".
+        pool_axes, causal_axis: As in `plan_eca`; they are in no checkpoint either.
         example_inputs: As in `plan_eca`: for a Sequential that is not built.
 
     Returns:
@@ -63,6 +72,7 @@ def infer_plan(model: Any, state: Mapping[str, Any], *, gate: str = "2sigmoid", 
         gate=gate,
         key="<site>_eca/kernel",
         model_parameters=model.count_params() if model.built else 0,
+        axes=asked_axes("keras", pool_axes, causal_axis),
     )
 
 

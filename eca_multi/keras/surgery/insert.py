@@ -1,5 +1,6 @@
 """Insert ECA in a Keras network."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,9 @@ def insert_eca(
     beta: float = 1,
     gate: str = "2sigmoid",
     init: str = "identity",
+    pool_axes: int | Sequence[int] | None = None,
+    causal_axis: int | None = None,
+    keep_causality: bool = True,
     example_inputs: Any = None,
     overrides: Overrides | None = None,
     plan: ECAPlan | None = None,
@@ -44,7 +48,8 @@ def insert_eca(
 
     Args:
         model: A Functional or Sequential model. A Keras graph cannot be changed in place.
-        where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, overrides: As in `plan_eca`.
+        where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, pool_axes, causal_axis,
+            keep_causality, overrides: As in `plan_eca`.
         example_inputs: An array, a tuple of inputs or a dict of them, to verify on.
         plan: A plan for this architecture, instead of `where` and the keywords of `plan_eca`.
         verify: Run old and new model on `example_inputs` and compare; None does so where they are given.
@@ -55,7 +60,8 @@ def insert_eca(
         The new model.
 
     Raises:
-        PlanMismatchError: If the plan does not fit. VerifyError: If outputs or calls are not as planned.
+        PlanMismatchError: If the plan does not fit. CausalityError: If ECAs would carry later positions into earlier
+            ones, or one frame into another. VerifyError: If outputs or calls are not as planned.
         UnsupportedModelError: As in `plan_eca`; or if a class cannot be kept: an attribute cannot be copied, or the
             class makes another network from its config.
         NoSiteError, ChannelInferenceError, TypeError, ValueError: As in `plan_eca`.
@@ -70,8 +76,8 @@ def insert_eca(
     Source: Wang et al., ECA-Net, CVPR 2020.
     """
     request = Request(
-        "keras", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides,
-        plan, verify,
+        "keras", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, pool_axes, causal_axis,
+        keep_causality, example_inputs, overrides, plan, verify,
     )  # fmt: skip
     check_flag("keep_class", keep_class)
     check_model(model)

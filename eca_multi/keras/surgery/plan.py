@@ -1,5 +1,6 @@
 """Say where ECA would be inserted in a Keras network."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -33,6 +34,9 @@ def plan_eca(
     beta: float = 1,
     gate: str = "2sigmoid",
     init: str = "identity",
+    pool_axes: int | Sequence[int] | None = None,
+    causal_axis: int | None = None,
+    keep_causality: bool = True,
     example_inputs: Any = None,
     overrides: Overrides | None = None,
 ) -> ECAPlan:
@@ -49,8 +53,13 @@ def plan_eca(
         min_channels: Sites with fewer channels are left out.
         kernel_size, gamma, beta, gate: As in `ECA`.
         init: "identity" keeps the outputs bit-equal, "uniform" is the paper's.
+        pool_axes, causal_axis: As in `ECA`; the axes count in (N, *S, C) for a site of the same rank. At a site with
+            another channel axis the same spatial axes are meant.
+        keep_causality: Find out whether the network sees no later positions, or one frame at a time, so that
+            `insert_eca` refuses ECAs that would break that. False does not look, and inserts all the same.
         example_inputs: An array, a tuple of inputs or a dict of them: for a Sequential that is not built.
-        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1}}, or one of the two.
+        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1, "pool_axes": axes, "causal_axis": axis}}, or
+            some of these.
 
     Returns:
         The plan, with a reason for each candidate that is left out.
@@ -69,8 +78,9 @@ def plan_eca(
     Source: Wang et al., ECA-Net, CVPR 2020 (the gate stands right before the residual add).
     """
     request = Request(
-        "keras", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides
-    )
+        "keras", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, pool_axes, causal_axis,
+        keep_causality, example_inputs, overrides,
+    )  # fmt: skip
     check_model(model)
     return plan_for(request, Finder(with_shapes(model, example_inputs)))
 

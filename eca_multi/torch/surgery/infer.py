@@ -1,11 +1,11 @@
 """Read a plan back: from a checkpoint of a torch network, or from a live network with ECA."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan, plan_of
+from eca_multi.surgery.infer import Kernel, asked_axes, check_checkpoint, inferred_plan, plan_of
 from eca_multi.surgery.plan import ECAPlan
 
 from ._find.check import check_inside, check_model
@@ -18,7 +18,13 @@ IN_PLACE = ".conv.weight"
 
 
 def infer_plan(
-    model: nn.Module, state: Mapping[str, Any], *, gate: str = "2sigmoid", example_inputs: Any = None
+    model: nn.Module,
+    state: Mapping[str, Any],
+    *,
+    gate: str = "2sigmoid",
+    pool_axes: int | Sequence[int] | None = None,
+    causal_axis: int | None = None,
+    example_inputs: Any = None,
 ) -> ECAPlan:
     """Return the plan that a checkpoint's keys tell: its sites and kernel sizes.
 
@@ -26,6 +32,7 @@ def infer_plan(
         model: Plain, of the checkpoint's architecture; it is not changed.
         state: The checkpoint's state dict.
         gate: The gate, which is in no checkpoint; with "2sigmoid" the plan's `init` is "identity".
+        pool_axes, causal_axis: As in `plan_eca`; they are in no checkpoint either.
         example_inputs: As in `plan_eca`, for sites whose channels or their axis only a run tells.
 
     Returns:
@@ -63,6 +70,7 @@ def infer_plan(
         gate=gate,
         key=f"<site>{BEHIND}",
         model_parameters=base_parameters(model),
+        axes=asked_axes("torch", pool_axes, causal_axis),
     )
 
 

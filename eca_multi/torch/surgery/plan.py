@@ -1,5 +1,6 @@
 """Say where ECA would be inserted in a torch network."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,9 @@ def plan_eca(
     beta: float = 1,
     gate: str = "2sigmoid",
     init: str = "identity",
+    pool_axes: int | Sequence[int] | None = None,
+    causal_axis: int | None = None,
+    keep_causality: bool = True,
     example_inputs: Any = None,
     overrides: Overrides | None = None,
 ) -> ECAPlan:
@@ -46,9 +50,14 @@ def plan_eca(
         min_channels: Leave out sites with fewer channels.
         kernel_size, gamma, beta, gate: As in `ECA`.
         init: "identity" keeps the outputs bit-equal, "uniform" is the paper's.
+        pool_axes, causal_axis: As in `ECA`; the axes count in (N, C, *S) for a site of the same rank. At a site with
+            another channel axis the same spatial axes are meant.
+        keep_causality: Find out whether the network sees no later positions, or one frame at a time, so that
+            `insert_eca` refuses ECAs that would break that. False does not look, and inserts all the same.
         example_inputs: What the model is called with: a tensor, a tuple of positional inputs or a dict of keywords.
             One run in evaluation mode then tells shapes, layouts and calls, also where torch.fx cannot trace.
-        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1}}, or one of the two.
+        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1, "pool_axes": axes, "causal_axis": axis}}, or
+            some of these.
 
     Returns:
         The plan, with a reason for each candidate that is left out.
@@ -73,8 +82,9 @@ def plan_eca(
     Source: Wang et al., ECA-Net, CVPR 2020, for the place.
     """
     request = Request(
-        "torch", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides
-    )
+        "torch", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, pool_axes, causal_axis,
+        keep_causality, example_inputs, overrides,
+    )  # fmt: skip
     check_model(model)
     check_inside(model, example_inputs)
     with unchanged_on_error(model, is_run=example_inputs is not None):

@@ -1,6 +1,6 @@
 """Read a plan back: from a checkpoint of a linen network, or from a live network with ECA."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -10,7 +10,7 @@ from flax.core import meta
 from eca_multi import __version__
 from eca_multi.flax._run import stacked_note
 from eca_multi.surgery.errors import PlanMismatchError
-from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan
+from eca_multi.surgery.infer import Kernel, asked_axes, check_checkpoint, inferred_plan
 from eca_multi.surgery.plan import ECAPlan
 
 from ._find.call import call_with, initial_shapes
@@ -25,6 +25,8 @@ def infer_plan(
     variables: Mapping[str, Any],
     *,
     gate: str = "2sigmoid",
+    pool_axes: int | Sequence[int] | None = None,
+    causal_axis: int | None = None,
     example_inputs: Any = None,
     method: str = "__call__",
 ) -> ECAPlan:
@@ -34,6 +36,7 @@ def infer_plan(
         module: The network without ECA.
         variables: Of the network with ECA; shapes will do.
         gate: That the network was trained with, which no key tells; with "2sigmoid" the plan's `init` is "identity".
+        pool_axes, causal_axis: As in `plan_eca`; they are in no checkpoint either.
         example_inputs, method: As in `plan_eca`.
 
     Raises:
@@ -78,6 +81,7 @@ def infer_plan(
         gate=gate,
         key="<site>/eca/kernel",
         model_parameters=count(plain["params"]),
+        axes=asked_axes("linen", pool_axes, causal_axis),
     )
 
 

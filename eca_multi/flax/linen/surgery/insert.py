@@ -1,6 +1,6 @@
 """Insert ECA in a linen network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,9 @@ def insert_eca(
     beta: float = 1,
     gate: str = "2sigmoid",
     init: str = "identity",
+    pool_axes: int | Sequence[int] | None = None,
+    causal_axis: int | None = None,
+    keep_causality: bool = True,
     example_inputs: Any = None,
     overrides: Overrides | None = None,
     plan: ECAPlan | None = None,
@@ -49,7 +52,7 @@ def insert_eca(
 
     Args:
         module, variables, where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init,
-            example_inputs, overrides, method: As in `plan_eca`.
+            pool_axes, causal_axis, keep_causality, example_inputs, overrides, method: As in `plan_eca`.
         plan: Carry out this plan, instead of choosing; then `where` and the other options of a choice are not given.
         verify: Run the network with the example inputs before and after: outputs equal where the plan says so, each
             ECA called as often as its base. None does where the variables and inputs are arrays.
@@ -58,7 +61,8 @@ def insert_eca(
         (module, variables). Where all sites have ECA already: what was passed in.
 
     Raises:
-        PlanMismatchError: If the plan does not fit. VerifyError: If outputs or calls are not as planned. Others as
+        PlanMismatchError: If the plan does not fit. CausalityError: If ECAs would carry later positions into earlier
+            ones, or one frame into another. VerifyError: If outputs or calls are not as planned. Others as
             `plan_eca`.
 
     Example:
@@ -76,8 +80,8 @@ def insert_eca(
     Source: Wang et al., ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks, CVPR 2020.
     """
     request = Request(
-        "linen", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides,
-        plan, verify,
+        "linen", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, pool_axes, causal_axis,
+        keep_causality, example_inputs, overrides, plan, verify,
     )  # fmt: skip
     check_module(module)
     check_variables(variables)

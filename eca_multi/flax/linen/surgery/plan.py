@@ -40,6 +40,9 @@ def plan_eca(
     beta: float = 1,
     gate: str = "2sigmoid",
     init: str = "identity",
+    pool_axes: int | Sequence[int] | None = None,
+    causal_axis: int | None = None,
+    keep_causality: bool = True,
     example_inputs: Any = None,
     overrides: Overrides | None = None,
     method: str = "__call__",
@@ -57,9 +60,14 @@ def plan_eca(
         min_channels: Leave out sites with fewer.
         kernel_size, gamma, beta, gate: As in `ECA`.
         init: "identity" keeps the outputs bit-equal, "uniform" is the paper's.
+        pool_axes, causal_axis: As in `ECA`; the axes count in (N, *S, C) for a site of the same rank. At a site with
+            another channel axis the same spatial axes are meant.
+        keep_causality: Find out whether the network sees no later positions, or one frame at a time, so that
+            `insert_eca` refuses ECAs that would break that. False does not look, and inserts all the same.
         example_inputs: What the module is called with: one array, a tuple of positional inputs (train flags among
             them), or a dict of keywords. They must be given: a linen module has no submodules outside a call.
-        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1}}, or one of the two.
+        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1, "pool_axes": axes, "causal_axis": axis}}, or
+            some of these.
         method: Name of the method that takes the inputs, for a network that is called by another one than `__call__`.
 
     Returns:
@@ -81,8 +89,9 @@ def plan_eca(
     Source: Wang et al., ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks, CVPR 2020.
     """
     request = Request(
-        "linen", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides
-    )
+        "linen", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, pool_axes, causal_axis,
+        keep_causality, example_inputs, overrides,
+    )  # fmt: skip
     check_module(module)
     check_variables(variables)
     check_whole("variables", variables)

@@ -1,12 +1,13 @@
 """Read a plan back: from a checkpoint of an nnx network, or from a live network with ECA."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from flax import nnx
 
 from eca_multi.flax._method import check_method
-from eca_multi.surgery.infer import Kernel, check_checkpoint, inferred_plan, plan_of
+from eca_multi.surgery.infer import Kernel, asked_axes, check_checkpoint, inferred_plan, plan_of
 from eca_multi.surgery.plan import ECAPlan
 
 from ._find.check import check_model
@@ -21,6 +22,8 @@ def infer_plan(
     state: Any,
     *,
     gate: str = "2sigmoid",
+    pool_axes: int | Sequence[int] | None = None,
+    causal_axis: int | None = None,
     example_inputs: Any = None,
     method: str = "__call__",
 ) -> ECAPlan:
@@ -30,6 +33,7 @@ def infer_plan(
         model: Plain, of the checkpoint's architecture; it is not changed.
         state: The checkpoint: a pure dict (`nnx.to_pure_dict`) or an `nnx.State`; list indices may be text.
         gate: The gate, which is in no checkpoint; with "2sigmoid" the plan's `init` is "identity".
+        pool_axes, causal_axis: As in `plan_eca`; they are in no checkpoint either.
         example_inputs, method: As in `plan_eca`, for sites whose channels or their axis only a run tells.
 
     Returns:
@@ -68,6 +72,7 @@ def infer_plan(
         gate=gate,
         key=f"<site>.{NAME}.kernel",
         model_parameters=base_parameters(model),
+        axes=asked_axes("nnx", pool_axes, causal_axis),
     )
 
 

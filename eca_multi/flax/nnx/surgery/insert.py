@@ -40,6 +40,9 @@ def insert_eca(
     beta: float = 1,
     gate: str = "2sigmoid",
     init: str = "identity",
+    pool_axes: int | Sequence[int] | None = None,
+    causal_axis: int | None = None,
+    keep_causality: bool = True,
     example_inputs: Any = None,
     overrides: Overrides | None = None,
     plan: ECAPlan | None = None,
@@ -57,8 +60,8 @@ def insert_eca(
 
     Args:
         model: As in `plan_eca`.
-        where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides, method:
-            As in `plan_eca`.
+        where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, pool_axes, causal_axis,
+            keep_causality, example_inputs, overrides, method: As in `plan_eca`.
         plan: Carry out this plan, of this model or of another model of the same architecture; then no other option of
             a choice may be given.
         inplace: Change the model itself; False changes a copy with copied arrays.
@@ -68,7 +71,8 @@ def insert_eca(
         The model with ECA. A site that already has ECA stays as it is.
 
     Raises:
-        PlanMismatchError: If the plan does not fit. VerifyError: If outputs differ that were promised equal, or an ECA
+        PlanMismatchError: If the plan does not fit. CausalityError: If ECAs would carry later positions into earlier
+            ones, or one frame into another. VerifyError: If outputs differ that were promised equal, or an ECA
             is not called as often as its site. Others as `plan_eca`. After an error the model is as it was.
 
     Example:
@@ -83,8 +87,8 @@ def insert_eca(
     Source: Wang et al., ECA-Net, CVPR 2020.
     """
     request = Request(
-        "nnx", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides,
-        plan, verify,
+        "nnx", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, pool_axes, causal_axis,
+        keep_causality, example_inputs, overrides, plan, verify,
     )  # fmt: skip
     check_flag("inplace", inplace)
     check_model(model)

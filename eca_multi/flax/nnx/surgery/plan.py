@@ -1,6 +1,7 @@
 """Say where ECA would be inserted in an nnx network."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace as changed
 from functools import partial
 from typing import Any
@@ -34,6 +35,9 @@ def plan_eca(
     beta: float = 1,
     gate: str = "2sigmoid",
     init: str = "identity",
+    pool_axes: int | Sequence[int] | None = None,
+    causal_axis: int | None = None,
+    keep_causality: bool = True,
     example_inputs: Any = None,
     overrides: Overrides | None = None,
     method: str = "__call__",
@@ -50,10 +54,15 @@ def plan_eca(
         min_channels: Leave out sites with fewer channels.
         kernel_size, gamma, beta, gate: As in `ECA`.
         init: "identity" keeps the outputs bit-equal, "uniform" is the paper's; a function of the site's path alone.
+        pool_axes, causal_axis: As in `ECA`; the axes count in (N, *S, C) for a site of the same rank. At a site with
+            another channel axis the same spatial axes are meant.
+        keep_causality: Find out whether the network sees no later positions, or one frame at a time, so that
+            `insert_eca` refuses ECAs that would break that. False does not look, and inserts all the same.
         example_inputs: What the model is called with: an array, a tuple of positional inputs or a dict of keywords.
             Shapes count, zeros will do. Needed for "residual", "block" and "se": an nnx network has no graph before
             it runs. With them ranks, layouts and calls are known too.
-        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1}}, or one of the two.
+        overrides: {pattern: {"kernel_size": k, "channel_axis": 1 or -1, "pool_axes": axes, "causal_axis": axis}}, or
+            some of these.
         method: Name of the method that takes the inputs, for a network that is called by another one than `__call__`.
 
     Returns:
@@ -80,8 +89,9 @@ def plan_eca(
     Source: Wang et al., ECA-Net, CVPR 2020, for the place.
     """
     request = Request(
-        "nnx", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, example_inputs, overrides
-    )
+        "nnx", where, include, exclude, min_channels, kernel_size, gamma, beta, gate, init, pool_axes, causal_axis,
+        keep_causality, example_inputs, overrides,
+    )  # fmt: skip
     check_model(model)
     check_method(model, method)
     if example_inputs is not None:
