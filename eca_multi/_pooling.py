@@ -110,6 +110,25 @@ def check_spread(axis_name: str | tuple[str, ...] | None, pooling: Pooling) -> N
         raise ValueError(_text("axis_name", "None where the mean runs along a single axis", received, remedy))
 
 
+def check_time(causal_axis: SupportsIndex) -> int:
+    """Check the causal axis of a stream, which has one."""
+    return _integer("causal_axis", causal_axis, "an integer", _CAUSAL_REMEDY)
+
+
+def check_state(total: Sequence[Any], count: Sequence[Any], x: Sequence[Any], axis: int, pooling: Pooling) -> None:
+    """Check the shapes of a stream's sums and counts against the next x; None fits any extent."""
+    kept = tuple(x[i] for i in pooling.kept if i != pooling.causal)
+    expected = (x[0], x[axis], *kept), (x[0], *kept)
+    for ours, theirs in zip(expected, (total, count), strict=True):
+        fits = len(ours) == len(theirs) and all(
+            None in pair or pair[0] == pair[1] for pair in zip(ours, theirs, strict=True)
+        )
+        if not fits:
+            remedy = "Each layer has a stream of its own; start one for each batch by ECAState.start."
+            text = f"of sums {expected[0]} and counts {expected[1]} for x of shape {tuple(x)}"
+            raise ValueError(_text("state", text, f"sums {tuple(total)} and counts {tuple(count)}", remedy))
+
+
 # --- the residual ------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Efficient Channel Attention for JAX, as a function. Needs jax and neither Flax nor another framework.
+"""Efficient Channel Attention for JAX, as functions. Needs jax and neither Flax nor another framework.
 
 Write `from eca_multi.jax import eca`; `from eca_multi import jax` would hide the real jax.
 """
@@ -13,5 +13,7 @@ except ModuleNotFoundError as error:
     raise NotInstalled(not_installed("eca_multi.jax", "jax", "jax")) from error
 
 from .functional import eca as eca
+from .step import ECAState as ECAState
+from .step import eca_step as eca_step
 
-__all__ = ["eca"]
+__all__ = ["ECAState", "eca", "eca_step"]

@@ -119,62 +119,67 @@ def eca(
 
     Source: Wang et al., ECA-Net, CVPR 2020.
     """
-    check_padding(padding)
-    check_gate(gate)
     check_axis_names(axis_name, channel_axis_name)
     x, weight = as_floating("x", x), as_floating("weight", weight)
     axis = check_channel_axis(channel_axis, x.shape)
     pooling = check_pooling(pool_axes, causal_axis, axis, x.shape)
     check_spread(axis_name, pooling)
-    if residual is not None:
-        residual = as_floating("residual", residual)
-        check_residual_shape(residual.shape, x.shape)
-        check_residual_dtype(residual.dtype.name, x.dtype.name)
-    channels = x.shape[axis]
-    kernels, taps = native_kernel("jax", weight.shape)
-    k = check_kernel(kernels, taps, channels, weight.shape)
-    check_circular(padding, k, channels * axis_size(channel_axis_name))
-    acc = jnp.float64 if jnp.float64 in (x.dtype, weight.dtype) else jnp.float32
+    residual = check_rest(x, weight, axis, padding, gate, residual, channel_axis_name)
+    acc = accumulator(x, weight)
 
-    # The gradient of a product in bfloat16 is summed in bfloat16 (20 % off on a 28x28 map), so x is widened first.
-    twice = x.dtype == jnp.bfloat16
-    wide, again = widen(x, acc) if twice else (x.astype(acc),) * 2
+    wide, again = twice(x, acc)
     # XLA:CPU makes a quotient once, but the product with 1/n, and so the taps' gradient, at every position of dx.
     valid: jax.Array | None = None
     if mask is None:
-        sums = _sums(again, axis, pooling)
-        pooled = across(lax.pmean, sums / opaque(_counts(x.shape, pooling, acc)), axis_name)
+        sums = sums_of(again, axis, pooling)
+        pooled = across(lax.pmean, sums / opaque(counts_of(x.shape, pooling, acc)), axis_name)
     else:
-        check_mask(getattr(mask, "dtype", None) == jnp.bool_, mask, axis, x.shape)
-        valid = jnp.broadcast_to(mask, (*x.shape[:axis], *x.shape[axis + 1 :]))
-        valid = jnp.expand_dims(valid, axis)
-        count = _sums(valid, axis, pooling, acc)
+        valid = valid_positions(mask, axis, x.shape)
+        count = sums_of(valid, axis, pooling, acc)
         count = jnp.maximum(across(lax.psum, count, axis_name), 1)
-        sums = across(lax.psum, _sums(jnp.where(valid, again, 0), axis, pooling), axis_name)
+        sums = across(lax.psum, sums_of(jnp.where(valid, again, 0), axis, pooling), axis_name)
         pooled = sums / opaque(jnp.broadcast_to(count, sums.shape))
 
-    w = weight.astype(acc).reshape(k, 1, -1, *(1 for _ in pooling.kept))
+    y, g = gated(x, wide, pooled, weight, axis, pooling, valid, residual, padding, gate, channel_axis_name)
+    return (y, g) if return_gate else y
+
+
+def gated(
+    x: jax.Array,
+    wide: jax.Array,
+    pooled: jax.Array,
+    weight: jax.Array,
+    axis: int,
+    pooling: Pooling,
+    valid: jax.Array | None,
+    residual: jax.Array | None,
+    padding: str,
+    gate: Gate,
+    channel_axis_name: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Return y and the gate from the means (N, C, *kept); `wide` is x in their dtype."""
+    w = weight.astype(wide.dtype).reshape(weight.shape[0], 1, -1, *(1 for _ in pooling.kept))
     logits = _convolve(pooled, w, padding, channel_axis_name)
     g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
     check_gate_shape(g.shape, logits.shape)
     scale = jnp.expand_dims(jnp.moveaxis(g, 1, pooling.left(axis)), pooling.whole)
     if valid is not None:
         y = masked_product(x, wide, scale, valid, residual)
-    elif twice:
+    elif x.dtype == jnp.bfloat16:
         y = scaled(x, wide, scale, residual)
     else:
-        y = (wide * scale if residual is None else wide * scale + residual.astype(acc)).astype(x.dtype)
-    return (y, g) if return_gate else y
+        y = (wide * scale if residual is None else wide * scale + residual.astype(wide.dtype)).astype(x.dtype)
+    return y, g
 
 
-def _sums(a: jax.Array, axis: int, pooling: Pooling, dtype: DTypeLike | None = None) -> jax.Array:
+def sums_of(a: jax.Array, axis: int, pooling: Pooling, dtype: DTypeLike | None = None) -> jax.Array:
     """Sum over the pooled axes, up to each position of the causal one: (N, C, *kept)."""
     sums = jnp.moveaxis(a.sum(pooling.whole, dtype=dtype), pooling.left(axis), 1)
     # XLA sums in blocks, and these again in blocks: after 10^6 steps the error is that of a few dozen additions.
     return sums if pooling.running is None else lax.cumsum(sums, pooling.running)
 
 
-def _counts(shape: tuple[int, ...], pooling: Pooling, acc: DTypeLike) -> jax.Array:
+def counts_of(shape: tuple[int, ...], pooling: Pooling, acc: DTypeLike) -> jax.Array:
     """Return how many positions there are in each mean: one number, or one for each position of the causal axis."""
     count = jnp.asarray(math.prod(shape[i] for i in pooling.whole), acc)
     if pooling.causal is None:
@@ -207,6 +212,46 @@ def _shift(a: jax.Array, offset: int, padding: str) -> jax.Array:
 
 def _pad(a: jax.Array, low: int) -> jax.Array:
     return lax.pad(a, jnp.zeros((), a.dtype), ((0, 0, 0), (low, -low, 0), *((0, 0, 0),) * (a.ndim - 2)))
+
+
+def check_rest(
+    x: jax.Array,
+    weight: jax.Array,
+    axis: int,
+    padding: str,
+    gate: Gate,
+    residual: ArrayLike | None,
+    channel_axis_name: str | None = None,
+) -> jax.Array | None:
+    """Check what x, whose channels are at `axis`, goes together with; return the residual as an array."""
+    check_padding(padding)
+    check_gate(gate)
+    kernels, taps = native_kernel("jax", weight.shape)
+    k = check_kernel(kernels, taps, x.shape[axis], weight.shape)
+    check_circular(padding, k, x.shape[axis] * axis_size(channel_axis_name))
+    if residual is None:
+        return None
+    residual = as_floating("residual", residual)
+    check_residual_shape(residual.shape, x.shape)
+    check_residual_dtype(residual.dtype.name, x.dtype.name)
+    return residual
+
+
+def accumulator(x: jax.Array, weight: jax.Array) -> jnp.dtype:
+    dtype: jnp.dtype = jnp.dtype("float64" if jnp.float64 in (x.dtype, weight.dtype) else "float32")
+    return dtype
+
+
+def twice(x: jax.Array, acc: DTypeLike) -> tuple[jax.Array, jax.Array]:
+    """Return x in `acc` for the product and for the means."""
+    # The gradient of a product in bfloat16 is summed in bfloat16 (20 % off on a 28x28 map), so x is widened first.
+    return widen(x, acc) if x.dtype == jnp.bfloat16 else (x.astype(acc),) * 2
+
+
+def valid_positions(mask: ArrayLike, axis: int, shape: tuple[int, ...]) -> jax.Array:
+    """Return the mask of an x of that shape, with one channel."""
+    check_mask(getattr(mask, "dtype", None) == jnp.bool_, mask, axis, shape)
+    return jnp.expand_dims(jnp.broadcast_to(mask, (*shape[:axis], *shape[axis + 1 :])), axis)
 
 
 def as_floating(name: str, value: ArrayLike, dtype: DTypeLike | None = None) -> jax.Array:

@@ -19,7 +19,7 @@ PACKAGES = {
         "ECA base_state eca eca_parameters eca_state freeze_except_eca from_canonical infer_plan insert_eca "
         "installed_eca load_base_state load_eca_state plan_eca remove_eca to_canonical"
     ),
-    "eca_multi.jax": "eca",
+    "eca_multi.jax": "ECAState eca eca_step",
     "eca_multi.flax.linen": (
         "ECA base_state eca_parameters eca_state freeze_except_eca from_canonical infer_plan insert_eca "
         "installed_eca load_base_state load_eca_state plan_eca remove_eca to_canonical"

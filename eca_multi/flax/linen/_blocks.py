@@ -58,6 +58,13 @@ def drop_path(x: jax.Array, rate: float, train: bool) -> jax.Array:
     return nn.Dropout(rate, broadcast_dims=tuple(range(1, x.ndim)), name="drop_path")(x, deterministic=not train)
 
 
+def gated_sum(eca: ECA, branch: jax.Array, shortcut: jax.Array, rate: float, train: bool) -> jax.Array:
+    """Return eca(branch) + shortcut, in one pass where no branch is dropped."""
+    if rate and train:
+        return drop_path(eca(branch), rate, train) + shortcut
+    return eca(branch, residual=shortcut.astype(branch.dtype))
+
+
 class ResidualBlock(nn.Module):
     """A ResNet's block, basic or bottleneck: relu(shortcut(x) + eca(branch(x)))."""
 
@@ -75,13 +82,12 @@ class ResidualBlock(nn.Module):
         branch, shortcut = x, x
         for conv in block.convs:
             branch = conv_norm_act(branch, conv, "relu", dims, train, block.path, **factory)
-        branch = ECA(self.kernel_size, name=child(block.path, block.eca), **factory)(branch)
-        branch = drop_path(branch, self.rate, train)
         if block.shortcut is not None:
             if block.pool:  # "SAME": at an odd extent the last window averages fewer values
                 shortcut = nn.avg_pool(shortcut, (2,) * dims, (2,) * dims, "SAME", count_include_pad=False)
             shortcut = conv_norm_act(shortcut, block.shortcut, "relu", dims, train, block.path, **factory)
-        return nn.relu(branch + shortcut)
+        eca = ECA(self.kernel_size, name=child(block.path, block.eca), **factory)
+        return nn.relu(gated_sum(eca, branch, shortcut, self.rate, train))
 
 
 class InvertedBlock(nn.Module):
@@ -101,5 +107,5 @@ class InvertedBlock(nn.Module):
         branch = x
         for conv in block.convs:
             branch = conv_norm_act(branch, conv, "relu6", dims, train, block.path, **factory)
-        branch = ECA(self.kernel_size, name=child(block.path, block.eca), **factory)(branch)
-        return x + drop_path(branch, self.rate, train) if block.residual else branch
+        eca = ECA(self.kernel_size, name=child(block.path, block.eca), **factory)
+        return gated_sum(eca, branch, x, self.rate, train) if block.residual else eca(branch)

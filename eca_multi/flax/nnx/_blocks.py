@@ -59,6 +59,14 @@ class DropPath(nnx.Dropout):
         super().__init__(rate, broadcast_dims=tuple(range(1, rank)), rngs=rngs if rate else None)
 
 
+def gated_sum(eca: nnx.Module, drop_path: nnx.Module, branch: jax.Array, shortcut: jax.Array) -> jax.Array:
+    """Return drop_path(eca(branch)) + shortcut, in one pass where both are ours and nothing is dropped."""
+    ours = type(eca) is ECA and type(drop_path) is DropPath
+    if not ours or (drop_path.rate and not drop_path.deterministic):
+        return drop_path(eca(branch)) + shortcut
+    return eca(branch, residual=shortcut.astype(branch.dtype))
+
+
 class ResidualBlock(nnx.Module):
     """A ResNet's block, basic or bottleneck: relu(shortcut(x) + eca(branch(x)))."""
 
@@ -76,12 +84,11 @@ class ResidualBlock(nnx.Module):
         branch, shortcut = x, x
         for conv in block.convs:
             branch = conv_norm_act(self, branch, conv, "relu", block.path)
-        branch = self.drop_path(self.eca(branch))
         if block.shortcut is not None:
             if block.pool:  # "SAME": at an odd extent the last window averages fewer values
                 shortcut = nnx.avg_pool(shortcut, (2,) * dims, (2,) * dims, "SAME", count_include_pad=False)
             shortcut = conv_norm_act(self, shortcut, block.shortcut, "relu", block.path)
-        return nnx.relu(branch + shortcut)
+        return nnx.relu(gated_sum(self.eca, self.drop_path, branch, shortcut))
 
 
 class InvertedBlock(nnx.Module):
@@ -99,5 +106,5 @@ class InvertedBlock(nnx.Module):
         branch = x
         for conv in block.convs:
             branch = conv_norm_act(self, branch, conv, "relu6", block.path)
-        branch = getattr(self, child(block.path, block.eca))(branch)
-        return x + self.drop_path(branch) if block.residual else branch
+        eca = getattr(self, child(block.path, block.eca))
+        return gated_sum(eca, self.drop_path, branch, x) if block.residual else eca(branch)
