@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help parity test test-slow fuzz mutants bench zoo zoo-sample zoo-yolo check lint types arrows pages clean
+.PHONY: help parity test test-slow fuzz mutants bench study zoo zoo-sample zoo-yolo check lint types arrows pages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ bench: $(READY)  ## measure the layers and write docs/speed.md, about half an ho
 	$(BIN)/python benchmarks/layers_keras.py --out docs/measured
 	$(BIN)/python benchmarks/import_time.py --out docs/measured
 	$(BIN)/python benchmarks/speed_page.py
+
+study: $(READY)  ## train small networks with each kind of attention and write docs/study.md, about half an hour
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m benchmarks.study $(ARGS)
 
 # Packages that nobody here wrote: an environment of their own, which sees this one's.
 ZOO := .venv-zoo
