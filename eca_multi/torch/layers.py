@@ -1,5 +1,7 @@
 """The ECA layer for PyTorch."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.jit import is_scripting  # type: ignore[attr-defined]  # torch.jit lists no names
@@ -8,6 +10,7 @@ from torch.nn.parameter import Parameter
 from eca_multi._canonical import native_shape
 from eca_multi._errors import check_axis_type, check_gate, check_init, check_odd, check_padding, check_positive_int
 from eca_multi._kernel import eca_kernel_size
+from eca_multi._pooling import check_pooling_types
 
 from ._tensor_lines import Gate, scripted_eca
 from .functional import checked_eca
@@ -37,15 +40,19 @@ class ECA(nn.Module):
         kernel_size: Odd size k of the kernel. None takes `eca_kernel_size(channels, gamma=gamma, beta=beta)`.
         gamma, beta: The constants of that rule; unused where `kernel_size` is given.
         padding: "zeros" or "circular", over the channels.
-        gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid), or a function of the logits (N, C).
+        gate: "sigmoid", "hard_sigmoid", "2sigmoid" (2 * sigmoid), or a function of the logits.
         shared: True for one kernel for all channels, False for one per channel (ECA-NS).
         init: "uniform" is U(-1/sqrt(k), 1/sqrt(k)); "identity" is zeros and needs gate="2sigmoid", so that the
             layer returns x until it is trained.
         channel_axis: Axis of the channels, not 0: 1 for (N, C, *S), -1 for (N, *S, C).
+        pool_axes: Axes to average over, an integer or several; None is all but batch and channels. An axis that is
+            left out is kept: each of its positions has gates of its own.
+        causal_axis: The pooled axis along which a position sees itself and what lies before it, never what comes after.
         device, dtype: Of the parameter.
 
     Shape:
         x: (N, C, *S) of rank >= 3 in any floating-point dtype. mask: boolean, broadcastable to (N, *S).
+        residual: as x, added to the product. The logits are (N, C, *kept), with the axes along which the gates vary.
         Output: as x, in x's dtype. Parameters: `conv.weight` of shape (1, 1, k), or (C, 1, k) where shared is False.
 
     Raises:
@@ -76,6 +83,8 @@ class ECA(nn.Module):
         shared: bool = True,
         init: str = "uniform",
         channel_axis: int = 1,
+        pool_axes: int | Sequence[int] | None = None,
+        causal_axis: int | None = None,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -94,6 +103,7 @@ class ECA(nn.Module):
         self.shared = shared
         self.init = init
         self.channel_axis = check_axis_type(channel_axis)
+        self.pool_axes, self.causal_axis = check_pooling_types(pool_axes, causal_axis)
         shape = native_shape("torch", 1 if shared else self.channels, k)
         self.conv = ChannelKernel(Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
@@ -117,13 +127,22 @@ class ECA(nn.Module):
             bound = self.kernel_size**-0.5
             nn.init.uniform_(self.conv.weight, -bound, bound)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None, residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
         if is_scripting():
-            return scripted_eca(x, self.conv.weight, self.padding, str(self.gate), self.channel_axis, mask)
-        return checked_eca(x, self.conv.weight, self.padding, self.gate, self.channel_axis, mask, self.channels)
+            pools: list[int] = [] if self.pool_axes is None else list(self.pool_axes)
+            options = (self.padding, str(self.gate), self.channel_axis)
+            return scripted_eca(x, self.conv.weight, *options, pools, self.causal_axis, mask, residual)
+        options = (self.padding, self.gate, self.channel_axis, self.pool_axes, self.causal_axis)
+        return checked_eca(x, self.conv.weight, *options, mask, residual, self.channels)
 
     def extra_repr(self) -> str:
         return (
             f"{self.channels}, kernel_size={self.kernel_size}, padding={self.padding!r}, gate={self.gate!r}, "
-            f"shared={self.shared}, init={self.init!r}, channel_axis={self.channel_axis}"
+            f"shared={self.shared}, init={self.init!r}, channel_axis={self.channel_axis}{self._extra_pooling()}"
         )
+
+    def _extra_pooling(self) -> str:
+        options = {"pool_axes": self.pool_axes, "causal_axis": self.causal_axis}
+        return "".join(f", {name}={value}" for name, value in options.items() if value is not None)

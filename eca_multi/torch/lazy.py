@@ -1,5 +1,6 @@
 """The ECA layer that reads its number of channels from its first input."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,11 +8,12 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from eca_multi._canonical import native_kernel, native_shape
-from eca_multi._errors import check_channel_axis, check_circular, check_kernel, check_positive_int, spatial_axes
+from eca_multi._errors import check_channel_axis, check_circular, check_kernel, check_positive_int
 from eca_multi._kernel import eca_kernel_size
+from eca_multi._pooling import check_pooling
 
 from ._tensor_lines import Gate
-from .functional import require_floating, require_mask
+from .functional import require_floating, require_mask, require_residual
 from .layers import ECA, ChannelKernel
 
 
@@ -26,7 +28,8 @@ class LazyECA(LazyModuleMixin, ECA):
     """An `ECA` that reads the number of channels from its first input and then becomes an `ECA`.
 
     Args:
-        kernel_size, gamma, beta, padding, gate, shared, init, channel_axis, device, dtype: As in `ECA`.
+        kernel_size, gamma, beta, padding, gate, shared, init, channel_axis, pool_axes, causal_axis: As in `ECA`.
+        device, dtype: As in `ECA`.
 
     Call the model once before an optimizer, torch.export, DistributedDataParallel or fully_shard sees it.
 
@@ -55,14 +58,15 @@ class LazyECA(LazyModuleMixin, ECA):
         shared: bool = True,
         init: str = "uniform",
         channel_axis: int = 1,
+        pool_axes: int | Sequence[int] | None = None,
+        causal_axis: int | None = None,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         rule: dict[str, Any] = {"gamma": gamma, "beta": beta}
         options: dict[str, Any] = {"padding": padding, "gate": gate, "shared": shared, "init": init}
-        super().__init__(
-            1, 1 if kernel_size is None else kernel_size, channel_axis=channel_axis, device="meta", **rule, **options
-        )
+        options |= {"channel_axis": channel_axis, "pool_axes": pool_axes, "causal_axis": causal_axis}
+        super().__init__(1, 1 if kernel_size is None else kernel_size, device="meta", **rule, **options)
         self.channels = 0
         self._requested_size = kernel_size
         self.conv = LazyChannelKernel(UninitializedParameter(device=device, dtype=dtype))  # type: ignore[call-arg]  # untyped in torch
@@ -75,11 +79,13 @@ class LazyECA(LazyModuleMixin, ECA):
     def has_uninitialized_params(self) -> bool:
         return is_lazy(self.conv.weight)
 
-    def initialize_parameters(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+    def initialize_parameters(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None, residual: torch.Tensor | None = None
+    ) -> None:
         # Refuse all that forward would refuse before the channels are fixed.
         require_floating("x", x)
         axis = check_channel_axis(self.channel_axis, x.shape)
-        spatial_axes(axis, x.shape)
+        check_pooling(self.pool_axes, self.causal_axis, axis, x.shape)
         channels = check_positive_int("channels", x.shape[axis])
         fresh = self.has_uninitialized_params()
         k = self.kernel_size
@@ -88,6 +94,8 @@ class LazyECA(LazyModuleMixin, ECA):
         shape = native_shape("torch", 1 if self.shared else channels, k) if fresh else tuple(self.conv.weight.shape)
         if mask is not None:
             require_mask(mask, axis, x)
+        if residual is not None:
+            require_residual(residual, x)
         kernels, taps = native_kernel("torch", shape)
         check_circular(self.padding, check_kernel(kernels, taps, channels, shape), channels)
         del self._requested_size  # an ECA reads its size off the weight
@@ -104,4 +112,5 @@ class LazyECA(LazyModuleMixin, ECA):
             super().reset_parameters()
 
     def extra_repr(self) -> str:
-        return f"padding={self.padding!r}, gate={self.gate!r}, shared={self.shared}, init={self.init!r}"
+        options = f"padding={self.padding!r}, gate={self.gate!r}, shared={self.shared}, init={self.init!r}"
+        return options + self._extra_pooling()

@@ -30,9 +30,7 @@ OF_KERAS = {
 }
 # What a framework has beside the shared options; None takes one away. No value here or above is a default but one.
 OWN = {
-    "torch": [
-        {"pool_axes": None, "causal_axis": None, "channels": 6, "device": torch.device("meta"), "dtype": torch.float64}
-    ],
+    "torch": [{"channels": 6, "device": torch.device("meta"), "dtype": torch.float64}],
     "keras": [
         {"channel_axis": None, "data_format": "channels_first"},
         {"channel_axis": None, "init": "uniform", **OF_KERAS},  # an initializer and "identity" exclude each other

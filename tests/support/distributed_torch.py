@@ -43,13 +43,23 @@ CASES = {
     "batch, mask": ((4, 10, 6, 5), 0, {}, True),
     "channel, mask": ((3, 10, 6, 5), 1, {}, True),
     "height uneven, mask": ((3, 10, 7, 5), 2, {}, True),
+    "kept axis uneven": ((3, 10, 7, 5), 2, {"pool_axes": (3,)}, False),
+    "pooled axis beside a kept one, channels last": ((3, 7, 6, 10), 2, {"channel_axis": -1, "pool_axes": (2,)}, False),
+    "batch uneven, causal": ((3, 10, 6, 5), 0, {"causal_axis": 2}, False),
+    "channel uneven, causal": ((3, 11, 6, 5), 1, {"causal_axis": 2}, False),
+    "width uneven, causal height": ((3, 10, 6, 5), 3, {"causal_axis": 2}, False),
+    "causal axis": ((3, 10, 6, 5), 2, {"causal_axis": 2}, False),
+    "causal axis uneven, mask": ((3, 10, 7, 5), 2, {"causal_axis": 2}, True),
+    "causal axis, channels last": ((3, 6, 10), 1, {"channel_axis": -1, "causal_axis": 1}, False),
+    "height uneven, residual": ((3, 10, 7, 5), 2, {"residual": True}, False),
+    "causal axis, residual": ((3, 10, 6, 5), 2, {"causal_axis": 2, "residual": True}, False),
 }
 
 
 class Conv1dECA(ECA):
     """The usual form, which DTensor computes wrongly; the form shows that the cases can fail."""
 
-    def forward(self, x, mask=None):
+    def forward(self, x, mask=None, residual=None):
         logits = F.conv1d(x.mean((2, 3)).unsqueeze(1), self.conv.weight, padding=self.kernel_size // 2)
         return x * logits.sigmoid().reshape(x.shape[0], x.shape[1], 1, 1)
 
@@ -60,33 +70,39 @@ IMPLEMENTATIONS = {"ECA": (ECA, CASES), "conv1d": (Conv1dECA, ("batch", "channel
 def run(layer_type, case, mesh, found):
     """Put into `found` the largest errors of y (without grad and with it), dx and dw, and how x and y are sharded."""
     shape, axis, options, masked = CASES[case]
+    options = {**options}
     channel_axis = options.get("channel_axis", 1)
     channels = shape[channel_axis]
     rng = np.random.default_rng(list(case.encode()))
     offsets = np.moveaxis(rng.uniform(-2, 2, (1,) * (len(shape) - 1) + (channels,)), -1, channel_axis)
     x, cotangent = rng.normal(size=shape) + offsets, rng.normal(size=shape)
+    residual = rng.normal(size=shape) if options.pop("residual", False) else None
     mask = rng.random(shape[:1] + shape[2:]) < 0.7 if masked else None  # the masked cases are channels first
     weight = rng.normal(size=(1 if options.get("shared", True) else channels, 1, 3))
     kernel = weight[0, 0] if len(weight) == 1 else weight[:, 0]
     expected = {name: value for name, value in options.items() if name != "shared"} | {"mask": mask}
-    y = reference.forward(x, kernel, **expected).y
+    y = reference.forward(x, kernel, **expected, residual=residual).y
     grads = reference.backward(x, kernel, cotangent, **expected)
 
     layer = layer_type(channels, 3, dtype=torch.float64, **options)
     layer.load_state_dict({"conv.weight": torch.from_numpy(weight)})
     layer = distribute_module(layer, mesh)
     x = distribute_tensor(torch.from_numpy(x), mesh, [Shard(axis)]).requires_grad_()
+    if residual is not None:
+        residual = distribute_tensor(torch.from_numpy(residual), mesh, [Shard(axis)]).requires_grad_()
     cotangent = distribute_tensor(torch.from_numpy(cotangent), mesh, [Shard(axis)])
     if masked:
         placement = Replicate() if axis == 1 else Shard(max(axis - 1, 0))
         mask = distribute_tensor(torch.from_numpy(mask), mesh, [placement])
     with torch.no_grad():
-        found["y, no grad"] = error(layer(x, mask), y)
-    out = layer(x, mask)
+        found["y, no grad"] = error(layer(x, mask, residual), y)
+    out = layer(x, mask, residual)
     found["y"] = error(out, y)
     found["placements"] = [str(x.placements), str(out.placements)]
     out.backward(cotangent)
     found["dx"] = error(x.grad, grads.dx)
+    if residual is not None:
+        found["dresidual"] = error(residual.grad, cotangent.full_tensor().numpy())
     found["dw"] = error(layer.conv.weight.grad, grads.dw.reshape(weight.shape))
 
 

@@ -92,6 +92,18 @@ class FeatureMap(NamedTuple):
                 wide = _product(x[part], g[part[0]], block)
                 y[part] = wide if shift is None else wide.add_(shift[part[0]])
 
+    def scaled_onto(self, g: Tensor, residual: Self, out: Self) -> None:
+        """out = x * g + residual, g of (N, C) in float32, rounded once to x's dtype."""
+        x, y = self.data, out.data
+        g = g.reshape(len(x), 1, x.shape[2])
+        if x.dtype == self.acc:
+            torch.addcmul(residual.data, x, g, out=y)
+        else:
+            block = self._block_memory(2)
+            for part in self._parts():
+                wide = _part_of(block, x[part].numel(), x[part].shape).copy_(residual.data[part])
+                y[part] = wide.add_(_product(x[part], g[part[0]], block))
+
     def _parts(self) -> Iterator[Part]:
         count, positions, channels = self.data.shape
         step = max(1, BLOCK // (positions * channels))

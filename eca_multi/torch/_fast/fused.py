@@ -18,40 +18,55 @@ from .choose import is_for_triton
 from .feature_map import FeatureMap, layout_of
 
 
-def fused_eca(x: Tensor, w: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor]:
+def fused_eca(
+    x: Tensor, w: Tensor, padding: str, gate: str, axis: int, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return y like x, and the gates (N, C) in float32. w is one kernel (1, k), or one per channel (C, k)."""
-    y, g, _ = FusedECA.apply(x, w, padding, gate, axis)  # type: ignore[no-untyped-call]
+    y, g, _ = FusedECA.apply(x, w, residual, padding, gate, axis)  # type: ignore[no-untyped-call]
     return y, g
 
 
-def unfused_eca(x: Tensor, w: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor, Tensor]:
+def unfused_eca(
+    x: Tensor, w: Tensor, residual: Tensor | None, padding: str, gate: str, axis: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return y, the gates and the means by the tensor lines, whose operations every transform knows."""
-    return attend(x, w.unsqueeze(1), padding, gate, Shapes.of(x.shape, axis, w.shape[1]))
+    shapes = Shapes.of(x.shape, axis, w.shape[1])
+    return attend(x, w.unsqueeze(1), padding, gate, shapes, residual=residual)
 
 
 class FusedECA(torch.autograd.Function):
-    """All three outputs (y, gates, means) take a gradient: otherwise the second derivative would lack terms."""
+    """All three outputs (y, gates, means) take a gradient: otherwise the second derivative would lack terms.
+
+    The residual's gradient is dy, so nothing of it is kept.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, w: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor, Tensor]:
-        layout = None if is_wrapped(x, w) else layout_of(x, axis)
+    def forward(
+        x: Tensor, w: Tensor, residual: Tensor | None, padding: str, gate: str, axis: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        layout = None if is_wrapped(x, w, residual) else layout_of(x, axis)
         if layout is None:
-            return unfused_eca(x, w, padding, gate, axis)
+            return unfused_eca(x, w, residual, padding, gate, axis)
         if is_for_triton(x, w, axis):
             y, pooled, g = triton_route.forward(x, w.unsqueeze(1), padding, gate)
-            return y, g, pooled
+            return y if residual is None else y.add_(residual), g, pooled
         x_map = FeatureMap.of(x, axis, layout)
         pooled = x_map.sums() / x_map.positions
         g = named_gate(gate, convolve_plain(pooled, w.to(x_map.acc), padding))
         y = torch.empty_like(x)
-        x_map.scaled(g, None, FeatureMap.of(y, axis, layout))
+        if residual is None:
+            x_map.scaled(g, None, FeatureMap.of(y, axis, layout))
+        else:
+            if layout_of(residual, axis) != layout:
+                residual = torch.empty_like(x).copy_(residual)
+            x_map.scaled_onto(g, FeatureMap.of(residual, axis, layout), FeatureMap.of(y, axis, layout))
         return y, g, pooled
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        x, w, *ctx.options = inputs
+        x, w, _, *ctx.options = inputs
         ctx.save_for_backward(x, w, *output[1:])
         ctx.save_for_forward(x, w, *output[1:])
         ctx.set_materialize_grads(False)  # the gates and the means seldom have a gradient
@@ -61,18 +76,19 @@ class FusedECA(torch.autograd.Function):
         x, w, g, pooled = ctx.saved_tensors
         padding, gate, axis = ctx.options
         dy = torch.zeros_like(x) if dy is None else dy
+        dresidual = dy if ctx.needs_input_grad[2] else None
         # Dynamo may meet this where forward ran outside of its graph.
         is_unfused = torch.compiler.is_compiling() or is_wrapped(x, w, dy, dg, dpooled)
         layout = None if is_unfused else layout_of(x, axis)
         # Under vmap, or where the gradient is differentiated again, take the gradient of the tensor lines.
         if layout is None or torch.is_grad_enabled():
-            _, pull = torch.func.vjp(lambda x, w: unfused_eca(x, w, *ctx.options), x, w)  # type: ignore[misc]
+            _, pull = torch.func.vjp(lambda x, w: unfused_eca(x, w, None, *ctx.options), x, w)  # type: ignore[misc]
             cotangents = (dy, *(torch.zeros_like(g) if d is None else d for d in (dg, dpooled)))
-            return (*pull(cotangents), None, None, None)
+            return (*pull(cotangents), dresidual, None, None, None)
         if is_for_triton(x, w, axis):  # without dpooled: `fused_eca` does not return the means
             dg = torch.zeros_like(g) if dg is None else dg
             gradients = triton_route.backward(dy, x, w.unsqueeze(1), pooled, g, dg, padding, gate)
-            return gradients[0], gradients[1].squeeze(1), None, None, None
+            return gradients[0], gradients[1].squeeze(1), dresidual, None, None, None
         if layout_of(dy, axis) != layout:  # in another order, or expanded, as the gradient of a sum is
             dy = torch.empty_like(x).copy_(dy)
         x_map, dy_map = FeatureMap.of(x, axis, layout), FeatureMap.of(dy, axis, layout)
@@ -84,10 +100,12 @@ class FusedECA(torch.autograd.Function):
             dx = torch.empty_like(x)
             dmeans = dmeans if dpooled is None else dmeans + dpooled
             dy_map.scaled(g, dmeans / x_map.positions, FeatureMap.of(dx, axis, layout))
-        return dx, dw.to(w.dtype), None, None, None
+        return dx, dw.to(w.dtype), dresidual, None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, dx: Tensor | None, dw: Tensor | None, *_: None) -> tuple[Tensor, Tensor, Tensor]:
+    def jvp(
+        ctx: Any, dx: Tensor | None, dw: Tensor | None, dresidual: Tensor | None, *_: None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         x, w, g, pooled = ctx.saved_tensors
         padding, gate, axis = ctx.options
         dx = torch.zeros_like(x) if dx is None else dx
@@ -97,7 +115,8 @@ class FusedECA(torch.autograd.Function):
         if dw is not None:
             dlogits = dlogits + convolve(pooled, dw.to(g.dtype), padding)
         dg = along_slope(gate, g, dlogits)
-        return (dx * g.reshape(shapes.gate) + x * dg.reshape(shapes.gate)).to(x.dtype), dg, dpooled
+        product = dx * g.reshape(shapes.gate) + x * dg.reshape(shapes.gate)
+        return (product if dresidual is None else product + dresidual).to(x.dtype), dg, dpooled
 
 
 # `apply` reads the signature in every call, and that takes as long as a pass over a small map.
