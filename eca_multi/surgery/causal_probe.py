@@ -1,33 +1,38 @@
 """The probe: change later positions of the inputs, and see whether earlier outputs move; then look at the sites.
 
 It needs no framework: `run` takes the inputs as arrays and returns arrays. A network that is not causal costs one run
-for itself and one for each axis that an output shares with an input; without such an axis nothing runs.
+for each axis that an output shares with an input; without such an axis nothing runs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .axes import place_of
 from .causality import Evidence, Found, grouped
 from .entry import ECAEntry
+from .moves import Array as Array
+from .moves import along, apart, changed, noise_like, steps, tolerance
 
-Array = NDArray[Any]
-ROUNDING = 16  # units in the last place of the largest value: a convolution by tiles rounds neighbours together
-SEED = 16
+CLEAR = 1e-3  # of the most that an output moves: more than this at an earlier position is no noise
+FAR = 100  # times the noise: the least that later positions must move, so that earlier ones are known to stand still
 
 
 class Outcome(NamedTuple):
-    """What one run returns: the network's outputs, and the output of each site that was asked for, by path."""
+    """What one run returns: the network's outputs, and what stood at each site that was asked for, by path.
+
+    A site that was called more than once may have a list of arrays, one for each call.
+    """
 
     outputs: Sequence[Array]
-    sites: Mapping[str, Array]
+    sites: Mapping[str, Array | Sequence[Array]]
 
 
 Run = Callable[[Sequence[Array], Sequence[str]], Outcome]  # of the inputs, and of the paths of the sites
+Nudge = Callable[[str, Array], Sequence[Array]]  # of a path, and of what is added there
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,25 @@ class Pair:
     output_axis: int
 
 
-def probe(run: Run, inputs: Sequence[Array], outputs: Sequence[Array], entries: Sequence[ECAEntry]) -> Found:
+class Site(NamedTuple):
+    """A site whose ECA would mix positions: the axis that holds them, the rank, and where they stood still."""
+
+    place: int | None
+    rank: int
+    still: Array
+    before: Array
+    step: int
+
+
+def probe(
+    run: Run,
+    inputs: Sequence[Array],
+    outputs: Sequence[Array],
+    entries: Sequence[ECAEntry],
+    *,
+    eps: float = 0.0,
+    nudge: Nudge | None = None,
+) -> Found:
     """Look for axes along which no output sees a later input, and for sites where a mean would change that.
 
     Args:
@@ -48,9 +71,12 @@ def probe(run: Run, inputs: Sequence[Array], outputs: Sequence[Array], entries: 
         inputs: The tensors that the network is called with. Those of numbers are changed; axis 0 is the batch.
         outputs: What it returns for them.
         entries: The sites to look at; their layouts tell which axes of their outputs are spatial.
+        eps: Of the coarsest type that the network computes in, where that is coarser than its outputs' type.
+        nudge: Runs the network on the inputs with something added to what a site puts out. Then a site whose
+            positions reach only other outputs than the causal one, or none, counts as none.
 
     Returns:
-        The evidence, one for each axis of the sites and kind.
+        The evidence, one for each axis of the sites and kind; and whether a run could tell.
 
     Example:
         >>> import numpy as np
@@ -63,116 +89,154 @@ def probe(run: Run, inputs: Sequence[Array], outputs: Sequence[Array], entries: 
         >>> [(e.how, e.place) for e in probe(run, [x], run([x], []).outputs, [ECAEntry("conv")]).evidence]
         [('causal', 0)]
     """
-    could_tell = False
-    evidence: list[Evidence] = []
-    pairs = _pairs(inputs, outputs)
-    for number, axis in dict.fromkeys((pair.input, pair.axis) for pair in pairs):
-        mine = [pair for pair in pairs if (pair.input, pair.axis) == (number, axis)]
-        for pair, how, steps in _kept(run, inputs, outputs, mine):
-            if how is None:
-                could_tell = could_tell or outputs[pair.output].ndim == inputs[number].ndim
-                continue
-            could_tell = True
-            evidence += _at_sites(run, inputs, pair, how, steps, entries)
-    return Found(_of_maps(evidence, entries), could_tell)
+    return _Probe(run, inputs, outputs, entries, eps, nudge).found()
 
 
-def _pairs(inputs: Sequence[Array], outputs: Sequence[Array]) -> list[Pair]:
-    return [
-        Pair(i, axis, o, other)
-        for i, x in enumerate(inputs)
-        if x.dtype.kind in "fiu"
-        for axis in range(1, x.ndim)
-        for o, y in enumerate(outputs)
-        for other in range(1, y.ndim)
-        if x.shape[axis] == y.shape[other] > 1 and x.size and y.size
-    ]
+@dataclass(frozen=True)
+class _Probe:
+    run: Run
+    inputs: Sequence[Array]
+    outputs: Sequence[Array]
+    entries: Sequence[ECAEntry]
+    eps: float
+    nudge: Nudge | None
+
+    def found(self) -> Found:
+        could_tell = False
+        evidence: list[Evidence] = []
+        pairs = self._pairs
+        kept_outputs = set()
+        kept: list[tuple[Pair, str]] = []
+        for number, axis in dict.fromkeys((pair.input, pair.axis) for pair in pairs):
+            for pair, how in self._kept([pair for pair in pairs if (pair.input, pair.axis) == (number, axis)]):
+                if how:
+                    kept.append((pair, how))
+                    kept_outputs.add(pair.output)
+                could_tell = could_tell or bool(how) or self.outputs[pair.output].ndim == self.inputs[number].ndim
+        is_whole = len(kept_outputs) == len(self.outputs)  # then every site that matters reaches a causal output
+        for pair, how in kept:
+            evidence += self._at_sites(pair, how, None if is_whole else self.nudge)
+        return Found(_of_maps(evidence), could_tell)
+
+    @cached_property
+    def _pairs(self) -> list[Pair]:
+        return [
+            Pair(i, axis, o, other)
+            for i, x in enumerate(self.inputs)
+            if x.dtype.kind in "fiu"
+            for axis in range(1, x.ndim)
+            for o, y in enumerate(self.outputs)
+            if y.dtype.kind == "f"  # an index or a flag may stand still where all that it was chosen by moved
+            for other in range(1, y.ndim)
+            if x.shape[axis] == y.shape[other] > 1 and x.size and y.size
+        ]
+
+    def _kept(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, str]]:
+        """Yield each pair of one axis of an input that a run tells of, with what it keeps; "" for nothing."""
+        number, axis = pairs[0].input, pairs[0].axis
+        alive, unknown, moved = list(pairs), set(), set()
+        for step in steps(self.inputs[number].shape[axis]):
+            result = self.run(changed(self.inputs, number, axis, slice(step, None), step), ()).outputs
+            still = []
+            for pair in alive:
+                moves = along(self.outputs[pair.output], result[pair.output], pair.output_axis)
+                if not moves.any():  # as the last position does where outputs are one behind
+                    still.append(pair)
+                    continue
+                moved.add(pair)
+                verdict = self._stands(moves, slice(None, step), pair)
+                still += [pair] if verdict is not False else []
+                unknown |= {pair} if verdict is None else set()
+            alive = still
+            if not alive:
+                break
+        kept = [pair for pair in alive if pair in moved and pair not in unknown]
+        yield from ((pair, "") for pair in pairs if pair not in alive)
+        if not kept:
+            return
+        result = self.run(changed(self.inputs, number, axis, slice(0, 1), 0), ()).outputs
+        for pair in kept:
+            moves = along(self.outputs[pair.output], result[pair.output], pair.output_axis)
+            yield pair, "frames" if moves.any() and self._stands(moves, slice(1, None), pair) else "causal"
+
+    def _stands(self, moves: Array, where: slice, pair: Pair) -> bool | None:
+        """Whether nothing moved at some positions while others moved; None if a run cannot tell."""
+        here, most = float(moves[where].max()), float(moves.max())
+        if here == 0:
+            return True
+        rounding = tolerance(self.outputs[pair.output], self.eps)
+        if here > max(rounding, CLEAR * min(most, 1e300)):
+            return False
+        noise = max(rounding, self._noise[pair.output])
+        if here > noise:
+            return False
+        return True if most > FAR * noise else None
+
+    @cached_property
+    def _noise(self) -> list[float]:
+        """What two runs on the same inputs differ by, with room."""
+        again = self.run(self.inputs, ()).outputs
+        return [4 * float(apart(y, other).max(initial=0.0)) for y, other in zip(self.outputs, again, strict=True)]
+
+    @cached_property
+    def _before(self) -> Mapping[str, Array | Sequence[Array]]:
+        return self.run(self.inputs, [entry.path for entry in self.entries]).sites
+
+    def _at_sites(self, pair: Pair, how: str, nudge: Nudge | None) -> tuple[Evidence, ...]:
+        """Return the sites at which a sample has positions that move and others that do not: a mean would mix them."""
+        found: dict[str, Site] = {}
+        for step in steps(self.inputs[pair.input].shape[pair.axis]):
+            open_ = [entry for entry in self.entries if entry.path not in found]
+            if not open_:
+                break
+            new = changed(self.inputs, pair.input, pair.axis, slice(step, None), step)
+            after = self.run(new, [entry.path for entry in open_]).sites
+            for entry in open_:
+                calls = zip(_calls(self._before.get(entry.path, ())), _calls(after.get(entry.path, ())), strict=False)
+                site = next((site for old, now in calls if (site := self._parted(entry, old, now, step))), None)
+                if site is not None:
+                    found[entry.path] = site
+        if nudge is not None:
+            found = {path: site for path, site in found.items() if self._reaches(nudge, path, site, pair)}
+        what = "later positions" if how == "causal" else "other frames"
+        moved = "earlier outputs" if how == "causal" else "a frame's outputs"
+        source = f"in a run, {moved} did not move when {what} along axis {pair.axis} of the input changed"
+        paths = [entry.path for entry in self.entries if entry.path in found]
+        return grouped(((path, how, found[path].place, found[path].rank) for path in paths), source)
+
+    def _parted(self, entry: ECAEntry, before: Array, after: Array, step: int) -> Site | None:
+        """Return the spatial axis that parts what moves from what does not; None if nothing is parted in a sample."""
+        if before.shape != after.shape or before.ndim < 3 or not before.size:
+            return None
+        distance = np.max(apart(before, after), axis=entry.channel_axis, keepdims=True)
+        for noise in (0.0, tolerance(before, self.eps)):
+            moves = distance > noise
+            flat = moves.reshape(moves.shape[0], -1)
+            if (flat.any(axis=1) & ~flat.all(axis=1)).any():
+                return Site(_place(entry, moves), before.ndim, ~moves, before, step)
+        return None
+
+    def _reaches(self, nudge: Nudge, path: str, site: Site, pair: Pair) -> bool:
+        """Whether what stood still at a site reaches what stood still in the causal output."""
+        added = np.where(site.still, noise_like(site.before), 0).astype(site.before.dtype)
+        moves = along(self.outputs[pair.output], nudge(path, added)[pair.output], pair.output_axis)
+        return float(moves[: site.step].max()) > 0
 
 
-def _kept(
-    run: Run, inputs: Sequence[Array], outputs: Sequence[Array], pairs: Sequence[Pair]
-) -> list[tuple[Pair, str | None, list[int]]]:
-    """Return each pair with what it keeps, None for nothing, and the positions from which the inputs were changed."""
-    number, axis = pairs[0].input, pairs[0].axis
-    length = inputs[number].shape[axis]
-    steps = _steps(length)
-    alive, moved_at_all = list(pairs), set()
-    noise: list[float] | None = None
-    for step in steps:
-        result = run(_changed(inputs, number, axis, slice(step, None), step), ()).outputs
-        still = []
-        for pair in alive:
-            moves = _moves(outputs[pair.output], result[pair.output], pair.output_axis, 0.0)
-            if moves[:step].any():
-                noise = noise or _noise(run, inputs, outputs)
-                moves = _moves(outputs[pair.output], result[pair.output], pair.output_axis, noise[pair.output])
-            if moves.any():
-                moved_at_all.add(pair)
-            if not moves[:step].any():
-                still.append(pair)
-        alive = still
-        if not alive:
-            break
-    kept = [pair for pair in alive if pair in moved_at_all]
-    dead = [(pair, None, steps) for pair in pairs if pair in moved_at_all and pair not in kept]
-    return dead + [(pair, how, steps) for pair, how in _kinds(run, inputs, outputs, kept)]
-
-
-def _kinds(
-    run: Run, inputs: Sequence[Array], outputs: Sequence[Array], pairs: Sequence[Pair]
-) -> list[tuple[Pair, str]]:
-    """Tell causal pairs from frames: whether one changed position moves others behind it."""
-    if not pairs:
-        return []
-    number, axis = pairs[0].input, pairs[0].axis
-    length = inputs[number].shape[axis]
-    result = run(_changed(inputs, number, axis, slice(0, 1), length), ()).outputs
-    noise = _noise(run, inputs, outputs)
-    found = []
-    for pair in pairs:
-        moves = _moves(outputs[pair.output], result[pair.output], pair.output_axis, noise[pair.output])
-        found.append((pair, "causal" if moves[1:].any() else "frames"))
-    return found
-
-
-def _at_sites(
-    run: Run, inputs: Sequence[Array], pair: Pair, how: str, steps: Sequence[int], entries: Sequence[ECAEntry]
-) -> tuple[Evidence, ...]:
-    """Return the sites at which a sample has positions that move and others that do not: a mean would mix them."""
-    paths = [entry.path for entry in entries]
-    before = run(inputs, paths).sites
-    found: dict[str, tuple[int | None, int]] = {}
-    for step in steps:
-        after = run(_changed(inputs, pair.input, pair.axis, slice(step, None), step), paths).sites
-        for entry in entries:
-            if entry.path in found or entry.path not in before or entry.path not in after:
-                continue
-            place = _place(entry, before[entry.path], after[entry.path])
-            if place is not False:
-                found[entry.path] = (place, before[entry.path].ndim)
-    what = "later positions" if how == "causal" else "other frames"
-    moved = "earlier outputs" if how == "causal" else "a frame's outputs"
-    source = f"in a run, {moved} did not move when {what} along axis {pair.axis} of the input changed"
-    return grouped(((path, how, *found[path]) for path in paths if path in found), source)
-
-
-def _place(entry: ECAEntry, before: Array, after: Array) -> int | bool | None:
-    """Return the spatial axis that parts what moves from what does not; False if nothing is parted within a sample."""
-    if before.shape != after.shape or before.ndim < 3:
-        return False
-    moves = np.any(_differ(before, after, _tolerance(before)), axis=entry.channel_axis, keepdims=True)
-    flat = moves.reshape(moves.shape[0], -1)
-    if not (flat.any(axis=1) & ~flat.all(axis=1)).any():
-        return False
-    channels = entry.channel_axis % before.ndim
-    for axis in (a for a in range(1, before.ndim) if a != channels):
-        along = np.any(moves, axis=tuple(a for a in range(1, before.ndim) if a != axis))
-        if (along.any(axis=1) & ~along.all(axis=1)).any():
-            return place_of(axis, entry.layout, before.ndim)
+def _place(entry: ECAEntry, moves: Array) -> int | None:
+    channels = entry.channel_axis % moves.ndim
+    for axis in (axis for axis in range(1, moves.ndim) if axis != channels):
+        line = np.any(moves, axis=tuple(other for other in range(1, moves.ndim) if other != axis))
+        if (line.any(axis=1) & ~line.all(axis=1)).any():
+            return place_of(axis, entry.layout, moves.ndim)
     return None
 
 
-def _of_maps(evidence: Sequence[Evidence], entries: Sequence[ECAEntry]) -> tuple[Evidence, ...]:
+def _calls(value: Array | Sequence[Array]) -> Sequence[Array]:
+    return [value] if isinstance(value, np.ndarray) else value
+
+
+def _of_maps(evidence: Sequence[Evidence]) -> tuple[Evidence, ...]:
     """Leave out sites whose every position is a frame: a network that works point by point has no frames to keep."""
     places: dict[str, set[int | None]] = {}
     for shown in evidence:
@@ -185,58 +249,3 @@ def _of_maps(evidence: Sequence[Evidence], entries: Sequence[ECAEntry]) -> tuple
         if is_map and key not in kept:
             kept[key] = Evidence(*key, shown.source)
     return tuple(kept.values())
-
-
-def _steps(length: int) -> list[int]:
-    """Return the positions from which on inputs are changed: the first that leaves one, the last, one between.
-
-    The first is off the grid of every network that works on patches or strides.
-    """
-    between = int(np.random.default_rng(SEED).integers(1, length))
-    return list(dict.fromkeys((1, length - 1, between)))
-
-
-def _changed(inputs: Sequence[Array], number: int, axis: int, where: slice, seed: int) -> list[Array]:
-    """Return the inputs with other numbers at some positions: of the same size, or of those that occur (indices)."""
-    rng, x = np.random.default_rng((SEED, seed)), inputs[number].copy()
-    index = (slice(None),) * axis + (where,)
-    part = x[index]
-    if x.dtype.kind == "f":
-        size = float(np.std(x, dtype=np.float64))
-        new = part + rng.normal(size=part.shape) * (size if np.isfinite(size) and size > 0 else 1.0)
-    else:
-        values = np.unique(x)
-        new = values[(np.searchsorted(values, part) + 1 + rng.integers(max(len(values) - 1, 1))) % len(values)]
-    x[index] = new.astype(x.dtype)
-    return [*inputs[:number], x, *inputs[number + 1 :]]
-
-
-def _noise(run: Run, inputs: Sequence[Array], outputs: Sequence[Array]) -> list[float]:
-    """Return what two runs on the same inputs may differ by, and what rounding may."""
-    again = run(inputs, ()).outputs
-    noise = []
-    for y, other in zip(outputs, again, strict=True):
-        with np.errstate(invalid="ignore"):
-            apart = np.abs(np.subtract(y, other, dtype=np.float64)) if y.size else np.zeros(1)
-        noise.append(max(_tolerance(y), 4 * float(np.nan_to_num(apart, posinf=0).max())))
-    return noise
-
-
-def _tolerance(y: Array) -> float:
-    finite = np.abs(y[np.isfinite(y)]) if y.dtype.kind == "f" else np.zeros(0)
-    return ROUNDING * float(np.finfo(y.dtype).eps) * float(finite.max()) if finite.size else 0.0
-
-
-def _moves(y: Array, other: Array, axis: int, noise: float) -> NDArray[np.bool_]:
-    """Return for each position along an axis whether anything there moved."""
-    if y.shape != other.shape:
-        return np.ones(y.shape[axis], bool)
-    others = tuple(a for a in range(y.ndim) if a != axis)
-    return np.asarray(np.any(_differ(y, other, noise), axis=others), np.bool_)
-
-
-def _differ(y: Array, other: Array, noise: float) -> NDArray[np.bool_]:
-    with np.errstate(invalid="ignore"):
-        apart = np.abs(np.subtract(y, other, dtype=np.float64))
-        moved: NDArray[np.bool_] = np.greater(apart, noise)
-    return moved | (np.isnan(apart) & (np.isnan(y) != np.isnan(other)))

@@ -52,10 +52,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Found:
-    """What a probe found: evidence, and whether it could tell at all."""
+    """What a probe found: evidence, whether it could tell at all, and why the runs failed if they did."""
 
     evidence: tuple[Evidence, ...] = ()
     could_tell: bool = False
+    failed: str = ""
 
 
 def grouped(found: Iterable[tuple[str, str, int | None, int]], source: str) -> tuple[Evidence, ...]:
@@ -111,12 +112,20 @@ def combined(probed: Found, said: Sequence[Evidence]) -> tuple[Evidence, ...]:
         said: Evidence from modules. Where the probe found the same, its words name the modules too.
     """
     if not probed.could_tell:
-        return tuple(said)
+        once = {(one.how, one.place, one.rank, one.sites): one for one in reversed(said)}
+        return tuple(reversed(once.values()))
     evidence = []
     for shown in probed.evidence:
         same = [one.source for one in said if (one.how, one.place) == (shown.how, shown.place)]
-        evidence.append(replace(shown, source="; ".join((*dict.fromkeys(same), shown.source))))
+        words = [word for source in (*same, shown.source) for word in source.split("; ")]
+        evidence.append(replace(shown, source="; ".join(dict.fromkeys(words))))
     return tuple(evidence)
+
+
+def not_probed(found: Found) -> tuple[str, ...]:
+    """Return the note of a plan whose probe failed; () if it ran, or if there was nothing to run."""
+    note = "whether the network looks at later positions was not probed, for on changed inputs it raises {}"
+    return (note.format(found.failed),) if found.failed else ()
 
 
 def remedy(framework: str, entries: Sequence[ECAEntry], evidence: Sequence[Evidence]) -> str:

@@ -104,7 +104,7 @@ def differences(entry: ECAEntry, gate: str, kernel: ArrayLike, x: ArrayLike, y: 
         return [f"{entry.path}: axis {entry.channel_axis} of {x.shape} does not hold the {entry.channels} channels"]
     if not x.size or not np.isfinite(x).all():
         return []
-    expected = forward(x, kernel, gate=gate, channel_axis=entry.channel_axis).y
+    expected = forward(x, kernel, gate=gate, channel_axis=entry.channel_axis, **entry.axes).y
     if np.abs(y - expected).max() > FAR * np.abs(x).max():
         return [f"{entry.path}: with a kernel off the identity, it is not ECA over axis {entry.channel_axis}"]
     return []

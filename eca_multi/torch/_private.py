@@ -11,11 +11,11 @@ from torch._C import _functorch as functorch
 from torch._C import _len_torch_dispatch_stack as len_dispatch_modes
 from torch._C import _len_torch_function_stack as len_function_modes
 from torch.nn.modules.batchnorm import _NormBase as NormBase
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 __all__ = [
     "PRIVATE_NAMES", "NormBase", "child_table", "forward_hooks", "functorch", "len_dispatch_modes",
-    "len_function_modes", "load_pre_hooks", "tree_leaves", "versions_of",
+    "len_function_modes", "load_pre_hooks", "tree_flatten", "tree_leaves", "tree_unflatten", "versions_of",
 ]  # fmt: skip
 PRIVATE_NAMES = {
     "torch._C._functorch.peek_interpreter_stack": (
@@ -42,6 +42,11 @@ PRIVATE_NAMES = {
         "The base of all batch and instance norms. A list of the public classes misses the norms of other libraries "
         "that derive from the base, apex's SyncBatchNorm for one."
     ),
+    "torch.utils._pytree.tree_flatten": (
+        "To put other tensors in the place of a network's inputs, which may be nested, for the probe of causality; "
+        "as for tree_leaves, torch.utils has no public registry."
+    ),
+    "torch.utils._pytree.tree_unflatten": "The way back from tree_flatten.",
     "torch.utils._pytree.tree_leaves": (
         "The tensors in a network's outputs. A walk over lists, tuples and dicts misses the output classes that "
         "libraries register there, those of transformers for one; torch.utils has no public registry."

@@ -42,7 +42,7 @@ def test_a_plan_read_from_keys_says_that_it_is(twin):
     state = net[1] if twin.name == "linen" else twin.package.eca_state(net)
     more = {"example_inputs": twin.x()} if twin.name == "linen" else {}
     plan = twin.package.infer_plan(twin.arguments(plain)[0], state, **more)
-    assert plan.notes == ("read from the keys of a state; the gate is not in them",)
+    assert plan.notes == ("read from the keys of a state; the gate and the axes are not in them",)
     assert twin.plan(plain).paths == plan.paths == ("conv",)
     assert "read from the keys" not in str(twin.plan(twin.net()))  # the control: a plan of a choice
 

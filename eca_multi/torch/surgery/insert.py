@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from eca_multi.surgery.causality import check_causality
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
@@ -15,6 +16,7 @@ from eca_multi.surgery.replay import candidates_at, replay
 from eca_multi.surgery.request import Overrides, Request, Where, check_flag
 from eca_multi.torch._unchanged import unchanged_on_error
 
+from ._find.causal import with_evidence
 from ._find.check import check_inside, check_model, on_meta
 from ._find.kinds import find
 from ._find.network import Network
@@ -97,6 +99,10 @@ def insert_eca(
             entries: Sequence[ECAEntry] = plan.entries
         else:
             entries = replay(plan, "torch", candidates_at(plan, partial(find, network)))
+            if plan.keep_causality and request.keep_causality:
+                plan = with_evidence(network, plan, entries)
+        if plan.keep_causality and request.keep_causality:
+            check_causality("torch", plan.model, entries, plan.evidence)
         if not inplace:
             model = copy.deepcopy(model)
         is_verified = request.is_verified(abstract=on_meta(example_inputs))

@@ -12,6 +12,7 @@ from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.request import Overrides, Request, Where
 from eca_multi.torch._unchanged import unchanged_on_error
 
+from ._find.causal import with_evidence
 from ._find.check import check_inside, check_model
 from ._find.kinds import find, offers
 from ._find.network import Network
@@ -92,7 +93,7 @@ def plan_eca(
 
 
 def plan_for(network: Network, request: Request) -> ECAPlan:
-    return choose(
+    plan = choose(
         request,
         type(network.model).__name__,
         find(network, request.kind),
@@ -100,6 +101,7 @@ def plan_for(network: Network, request: Request) -> ECAPlan:
         notes=_notes(network, request),
         offers=partial(offers, network),
     )
+    return with_evidence(network, plan, plan.entries) if request.keep_causality else plan
 
 
 def _notes(network: Network, request: Request) -> tuple[str, ...]:

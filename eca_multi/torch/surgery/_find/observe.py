@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from eca_multi.surgery.errors import UnsupportedModelError
 from eca_multi.torch._private import tree_leaves
@@ -37,6 +38,7 @@ def observe(
     watched: Mapping[str, nn.Module],
     flows: Sequence[str] = (),
     names: Mapping[str, Sequence[str]] | None = None,
+    values: Mapping[str, torch.Tensor] | None = None,
 ) -> Run:
     """Run a network once in evaluation mode, without gradients; its flags, buffers, hooks and the random state stay.
 
@@ -44,6 +46,7 @@ def observe(
         model, example_inputs: As in `plan_eca`.
         watched: By path, the modules whose calls are counted.
         flows: The paths of those whose data flow is written down; `names` then holds all paths of each module.
+        values: By name, the parameters to run with in the place of the network's own.
 
     Raises:
         UnsupportedModelError: If the network does not run on these inputs.
@@ -62,7 +65,7 @@ def observe(
             recorder if flows else contextlib.nullcontext(),
         ):
             model.eval()
-            result = model(*args, **kwargs)
+            result = functional_call(model, dict(values), args, kwargs) if values else model(*args, **kwargs)
     except Exception as error:
         raise UnsupportedModelError(
             f"model must run on example_inputs. Received: {type(error).__name__}: {str(error).splitlines()[0]}. "

@@ -44,6 +44,8 @@ def installed(model: nn.Module) -> list[tuple[Candidate, ECA]]:
                 channels=layer.channels,
                 layout="channels_first" if layer.channel_axis == 1 else "channels_last",
                 aliases=place.aliases,
+                pool_axes=getattr(layer, "pool_axes", None),  # layers that an earlier version pickled have none
+                causal_axis=getattr(layer, "causal_axis", None),
                 keeps_output=layer.inserted != "replace",
             )
             ecas.append((site, layer))

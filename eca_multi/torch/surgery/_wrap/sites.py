@@ -26,7 +26,7 @@ def layer_for(model: nn.Module, entry: ECAEntry, plan: ECAPlan) -> ECA:
     above = model.get_submodule(parent_of(entry.path)[0])
     near = above if entry.action == "fill" else model.get_submodule(entry.path)
     like = next((tensor for module in (near, above, model) for tensor in _floating(module)), None)
-    options: dict[str, Any] = {"gate": plan.gate, "init": plan.init, "channel_axis": entry.channel_axis}
+    options: dict[str, Any] = {"gate": plan.gate, "init": plan.init, "channel_axis": entry.channel_axis, **entry.axes}
     if like is not None:
         options |= {"device": like.device, "dtype": like.dtype}
     with torch.inference_mode(False):  # a kernel made in inference mode could never be trained
