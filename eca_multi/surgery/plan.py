@@ -22,6 +22,7 @@ from .entry import ACTIONS, LAYOUTS, SKIPPED, ECAEntry, Skipped
 from .plan_text import table
 
 SCHEMA = 2
+MOST_AXES = 64  # NumPy's; torch and XLA have no more
 READABLE = (1, 2)  # the first had no axes and no evidence, which have defaults
 # The types of those fields that hold no text, and the fields that hold any number of values.
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -195,6 +196,8 @@ def _evidence(data: Mapping[str, Any]) -> Evidence:
     evidence = _check_fields(Evidence(**{**data, "sites": tuple(data["sites"])}), " of the evidence")
     if evidence.how not in HOW:
         raise ValueError(f"the evidence is {evidence.how!r:.100}")
+    if not 3 <= evidence.rank <= MOST_AXES or not 0 <= (evidence.place or 0) < evidence.rank - 2:
+        raise ValueError(f"the evidence is of spatial axis {evidence.place} of rank {evidence.rank}")
     return evidence
 
 

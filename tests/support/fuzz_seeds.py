@@ -26,6 +26,7 @@ def make_seeds(folder: Path) -> None:
     from eca_multi.flax.linen import checkpoints as linen
     from eca_multi.flax.nnx import checkpoints as nnx
     from eca_multi.keras import checkpoints as keras
+    from eca_multi.surgery.causality import Evidence
     from eca_multi.surgery.entry import ECAEntry, Skipped
     from eca_multi.surgery.plan import ECAPlan
     from eca_multi.torch.checkpoints import write_checkpoint
@@ -69,7 +70,13 @@ def make_seeds(folder: Path) -> None:
     config = {"architecture": TINY, "pretrained_cfg": {"input_size": [3, 64, 64], "crop_pct": 0.9, "mean": [0.5] * 3}}
     (pretrained / "config.json").write_text(json.dumps(config))
     entry = ECAEntry("layer1.0.bn2", channels=64, kernel_size=3, parameters=3, aliases=("a",), notes=("b",), calls=1)
-    ECAPlan("torch", "Net", entries=(entry,), skipped=(Skipped("x", "y"),), notes=("z",)).save(path("plan", "a.json"))
+    sites = (entry, ECAEntry("tcn.0.bn", channels=8, pool_axes=(2, 3), causal_axis=2), ECAEntry("tcn.1.bn", channels=8))
+    shown = (
+        Evidence("causal", 0, 4, ("tcn.0.bn", "tcn.1.bn"), "in a run"),
+        Evidence("frames", 1, 4, ("tcn.1.bn",), "r"),
+    )
+    plan = ECAPlan("torch", "Net", entries=sites, skipped=(Skipped("x", "y"),), notes=("z",), evidence=shown)
+    plan.save(path("plan", "a.json"))
     report = make()
     report["results"] = report["results"][:: max(len(report["results"]) // 30, 1)]
     # One picture of each kind: matplotlib would take half of the fuzzer's time.

@@ -288,6 +288,9 @@ SHOWN = {"how": "causal", "place": 0, "rank": 3, "sites": ["a"], "source": "Chom
         (lambda data: data.update(evidence=[{"how": "odd", "sites": []}]), "Evidence"),
         (lambda data: data.update(evidence=[{**SHOWN, "how": "odd"}]), "the evidence is 'odd'"),
         (lambda data: data.update(evidence=[{**SHOWN, "place": "2"}]), "place of the evidence is '2'"),
+        (lambda data: data.update(evidence=[{**SHOWN, "place": 1}]), "spatial axis 1 of rank 3"),
+        (lambda data: data.update(evidence=[{**SHOWN, "rank": 0}]), "spatial axis 0 of rank 0"),
+        (lambda data: data.update(evidence=[{**SHOWN, "rank": 10**9}]), "spatial axis 0 of rank 1000000000"),
     ],
 )
 def test_a_damaged_record_is_refused(change, message):
