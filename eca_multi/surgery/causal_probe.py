@@ -102,21 +102,16 @@ class _Probe:
     nudge: Nudge | None
 
     def found(self) -> Found:
-        could_tell = False
-        evidence: list[Evidence] = []
-        pairs = self._pairs
-        kept_outputs = set()
-        kept: list[tuple[Pair, str]] = []
-        for number, axis in dict.fromkeys((pair.input, pair.axis) for pair in pairs):
-            for pair, how in self._kept([pair for pair in pairs if (pair.input, pair.axis) == (number, axis)]):
-                if how:
-                    kept.append((pair, how))
-                    kept_outputs.add(pair.output)
-                could_tell = could_tell or bool(how) or self.outputs[pair.output].ndim == self.inputs[number].ndim
-        is_whole = len(kept_outputs) == len(self.outputs)  # then every site that matters reaches a causal output
-        for pair, how in kept:
-            evidence += self._at_sites(pair, how, None if is_whole else self.nudge)
-        return Found(_of_maps(evidence), could_tell)
+        told: list[tuple[Pair, str | None]] = []
+        for number, axis in dict.fromkeys((pair.input, pair.axis) for pair in self._pairs):
+            told += self._told([pair for pair in self._pairs if (pair.input, pair.axis) == (number, axis)])
+        kept = [(pair, how, sites) for pair, how in told if how and (sites := self._sites(pair))]
+        causal = {pair.output for pair, _, _ in kept}
+        if self.nudge and len(causal) < len(self.outputs):  # else each site that matters reaches a causal output
+            kept = [(pair, how, self._reaching(self.nudge, pair, sites)) for pair, how, sites in kept]
+        evidence = [shown for pair, how, sites in kept for shown in self._evidence(pair, how, sites)]
+        same = [how for pair, how in told if self.outputs[pair.output].ndim == self.inputs[pair.input].ndim]
+        return Found(_of_maps(evidence), bool(kept) or (bool(same) and None not in same))
 
     @cached_property
     def _pairs(self) -> list[Pair]:
@@ -131,8 +126,8 @@ class _Probe:
             if x.shape[axis] == y.shape[other] > 1 and x.size and y.size
         ]
 
-    def _kept(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, str]]:
-        """Yield each pair of one axis of an input that a run tells of, with what it keeps; "" for nothing."""
+    def _told(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, str | None]]:
+        """Yield pairs of one axis of an input with what each keeps: "" for nothing, None where a run cannot tell."""
         number, axis = pairs[0].input, pairs[0].axis
         alive, unknown, moved = list(pairs), set(), set()
         for step in steps(self.inputs[number].shape[axis]):
@@ -140,7 +135,7 @@ class _Probe:
             still = []
             for pair in alive:
                 moves = along(self.outputs[pair.output], result[pair.output], pair.output_axis)
-                if not moves.any():  # as the last position does where outputs are one behind
+                if not moves.any():  # as at the last position where outputs are one behind
                     still.append(pair)
                     continue
                 moved.add(pair)
@@ -150,8 +145,9 @@ class _Probe:
             alive = still
             if not alive:
                 break
-        kept = [pair for pair in alive if pair in moved and pair not in unknown]
         yield from ((pair, "") for pair in pairs if pair not in alive)
+        yield from ((pair, None) for pair in alive if pair in unknown or pair not in moved)
+        kept = [pair for pair in alive if pair in moved and pair not in unknown]
         if not kept:
             return
         result = self.run(changed(self.inputs, number, axis, slice(0, 1), 0), ()).outputs
@@ -182,45 +178,51 @@ class _Probe:
     def _before(self) -> Mapping[str, Array | Sequence[Array]]:
         return self.run(self.inputs, [entry.path for entry in self.entries]).sites
 
-    def _at_sites(self, pair: Pair, how: str, nudge: Nudge | None) -> tuple[Evidence, ...]:
+    def _sites(self, pair: Pair) -> dict[str, Site]:
         """Return the sites at which a sample has positions that move and others that do not: a mean would mix them."""
         found: dict[str, Site] = {}
         for step in steps(self.inputs[pair.input].shape[pair.axis]):
-            open_ = [entry for entry in self.entries if entry.path not in found]
-            if not open_:
+            left = [entry for entry in self.entries if entry.path not in found]
+            if not left:
                 break
             new = changed(self.inputs, pair.input, pair.axis, slice(step, None), step)
-            after = self.run(new, [entry.path for entry in open_]).sites
-            for entry in open_:
+            after = self.run(new, [entry.path for entry in left]).sites
+            for entry in left:
                 calls = zip(_calls(self._before.get(entry.path, ())), _calls(after.get(entry.path, ())), strict=False)
                 site = next((site for old, now in calls if (site := self._parted(entry, old, now, step))), None)
                 if site is not None:
                     found[entry.path] = site
-        if nudge is not None:
-            found = {path: site for path, site in found.items() if self._reaches(nudge, path, site, pair)}
+        return found
+
+    def _evidence(self, pair: Pair, how: str, sites: Mapping[str, Site]) -> tuple[Evidence, ...]:
         what = "later positions" if how == "causal" else "other frames"
         moved = "earlier outputs" if how == "causal" else "a frame's outputs"
         source = f"in a run, {moved} did not move when {what} along axis {pair.axis} of the input changed"
-        paths = [entry.path for entry in self.entries if entry.path in found]
-        return grouped(((path, how, found[path].place, found[path].rank) for path in paths), source)
+        paths = [entry.path for entry in self.entries if entry.path in sites]
+        return grouped(((path, how, sites[path].place, sites[path].rank) for path in paths), source)
 
     def _parted(self, entry: ECAEntry, before: Array, after: Array, step: int) -> Site | None:
         """Return the spatial axis that parts what moves from what does not; None if nothing is parted in a sample."""
         if before.shape != after.shape or before.ndim < 3 or not before.size:
             return None
         distance = np.max(apart(before, after), axis=entry.channel_axis, keepdims=True)
-        for noise in (0.0, tolerance(before, self.eps)):
-            moves = distance > noise
+        noise = tolerance(before, self.eps)
+        for least in (0.0, noise) if float(distance.max()) > FAR * noise else (0.0,):
+            moves = distance > least
             flat = moves.reshape(moves.shape[0], -1)
             if (flat.any(axis=1) & ~flat.all(axis=1)).any():
                 return Site(_place(entry, moves), before.ndim, ~moves, before, step)
         return None
 
-    def _reaches(self, nudge: Nudge, path: str, site: Site, pair: Pair) -> bool:
-        """Whether what stood still at a site reaches what stood still in the causal output."""
-        added = np.where(site.still, noise_like(site.before), 0).astype(site.before.dtype)
-        moves = along(self.outputs[pair.output], nudge(path, added)[pair.output], pair.output_axis)
-        return float(moves[: site.step].max()) > 0
+    def _reaching(self, nudge: Nudge, pair: Pair, sites: Mapping[str, Site]) -> dict[str, Site]:
+        """Return the sites of which what stood still reaches what stood still in the causal output."""
+        reaching = {}
+        for path, site in sites.items():
+            added = np.where(site.still, noise_like(site.before), 0).astype(site.before.dtype)
+            moves = along(self.outputs[pair.output], nudge(path, added)[pair.output], pair.output_axis)
+            if moves[: site.step].any():
+                reaching[path] = site
+        return reaching
 
 
 def _place(entry: ECAEntry, moves: Array) -> int | None:

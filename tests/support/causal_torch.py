@@ -158,3 +158,59 @@ def valid_image():
 def patches():
     """Works on patches of 2: outputs are as long as inputs, and earlier ones see later ones within a patch alone."""
     return nn.Sequential(nn.Conv1d(3, 8, 2, 2), nn.BatchNorm1d(8), nn.ConvTranspose1d(8, 3, 2, 2))
+
+
+class LaterFrames(nn.Module):
+    """Kernels (1, 3, 3), and a mixing of frames that starts as nothing, as inflated video networks have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.end = nn.Conv3d(3, 8, (1, 3, 3), padding=(0, 1, 1)), nn.Conv3d(8, 3, 1)
+        self.mix = nn.Conv3d(8, 8, (3, 1, 1), padding=(1, 0, 0))
+        nn.init.zeros_(self.mix.weight)
+        nn.init.zeros_(self.mix.bias)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.end(x + self.mix(x))
+
+
+class WithHead(nn.Module):
+    """A causal trunk, and a classifier beside it that looks at all; the inputs stand in a list, a flag behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.trunk, self.head, self.out = tcn(), nn.Conv1d(5, 8, 1), nn.Linear(8, 3)
+
+    def forward(self, xs, doubled=False):
+        y = self.trunk(xs[0] * (1 + doubled))
+        return {"steps": y, "classes": self.out(torch.relu(self.head(y)).mean(-1))}
+
+
+class Translator(nn.Module):
+    """An encoder that looks at all of its tokens, and a decoder that looks at those before."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(11, 8)
+        self.encode, self.decode = nn.Conv1d(8, 8, 3, padding=1), nn.Conv1d(8, 8, 1)
+        self.attend = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, source, target):
+        memory = self.encode(self.embed(source).mT).mT
+        mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1])
+        return self.attend(self.decode(self.embed(target).mT).mT, memory, tgt_mask=mask)
+
+
+class Fixed(nn.Module):
+    """Takes no other inputs than its first ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.seen = nn.Conv1d(3, 8, 1), None
+
+    def forward(self, x):
+        self.seen = x.clone() if self.seen is None else self.seen
+        if not torch.equal(x, self.seen):
+            raise RuntimeError("the table has no such key")
+        return self.conv(x)

@@ -181,6 +181,51 @@ def test_modules_tell_without_a_run():
     assert insert_eca(both, "conv")
 
 
+def shown(net, inputs, where="conv"):
+    """The sites of a plan's evidence of a causal order."""
+    return [one.sites for one in plan_eca(net.eval(), where, example_inputs=inputs).evidence if one.how == "causal"]
+
+
+def test_only_the_sites_that_reach_the_causal_output_count():
+    trunk = tuple(f"trunk.{path}" for path in ("0.conv", "0.skip", "1.conv", "1.skip", "2"))
+    assert shown(nets.WithHead(), ([torch.randn(2, 3, 9)], True)) == [trunk]
+    assert shown(nets.WithHead(), {"xs": [torch.randn(2, 3, 9)]}) == [trunk]
+    tokens = torch.randint(0, 11, (2, 7), generator=torch.Generator().manual_seed(1))
+    assert shown(nets.Translator(), (tokens, tokens.flip(1))) == [("decode",)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_types_are_probed(dtype):
+    net = nets.WaveNet().to(dtype)
+    assert len(shown(net, torch.randn(2, 2, 13, dtype=dtype))) == 1
+    assert shown(nets.plain_1d().to(dtype), torch.randn(2, 3, 9, dtype=dtype)) == []
+
+
+def test_a_path_that_starts_as_nothing_counts():
+    """A temporal convolution that starts at 0 hides that frames are mixed, as ECA's start hides a leak."""
+    x = torch.randn(1, 3, 5, 6, 7)
+    assert plan_eca(nets.LaterFrames().eval(), "conv", example_inputs=x).evidence == ()
+    frozen = nets.LaterFrames().eval()
+    frozen.mix.requires_grad_(False)  # it stays at 0
+    assert plan_eca(frozen, "conv", example_inputs=x).evidence != ()
+
+
+def test_a_probe_that_fails_is_noted():
+    plan = plan_eca(nets.Fixed(), "conv", example_inputs=torch.randn(1, 3, 8))
+    assert any(note.endswith("it raises RuntimeError: the table has no such key") for note in plan.notes)
+    assert insert_eca(nets.Fixed(), plan=plan)
+
+
+def test_a_run_overrules_what_a_plan_says():
+    """The plan of a network that pads in front elsewhere, on a network that looks ahead as well."""
+    refused = plan_eca(nets.tcn(), "norm")
+    net = nets.tcn()
+    net[2] = nn.Conv1d(8, 5, 3, padding=1)
+    with pytest.raises(CausalityError, match="Chomp1d"):
+        insert_eca(net, plan=refused)
+    assert insert_eca(net, plan=refused, example_inputs=torch.randn(2, 3, 9))
+
+
 def test_a_few_runs_are_enough():
     """An ordinary network runs once more for each axis that an output shares with an input, a classifier never."""
     runs = []
