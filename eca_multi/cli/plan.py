@@ -28,6 +28,8 @@ def plan(
     kernel_size: Annotated[int | None, typer.Option(help="Odd; by default the rule chooses one per site.")] = None,
     gate: Annotated[str, typer.Option(help="2sigmoid, sigmoid or hard_sigmoid.")] = "2sigmoid",
     init: Annotated[str, typer.Option(help="identity or uniform.")] = "identity",
+    pool_axes: Annotated[str | None, typer.Option(help="As in 3,4: average over these axes alone.")] = None,
+    causal_axis: Annotated[int | None, typer.Option(help="Axis along which no position may see later ones.")] = None,
     input_shape: Annotated[
         str | None, typer.Option(help="As in 1,3,224,224: run the network once on float32 zeros of this shape.")
     ] = None,
@@ -36,13 +38,23 @@ def plan(
     """Show where ECA would go in a network, and change nothing."""
     options = {"include": include, "exclude": exclude, "min_channels": min_channels, "kernel_size": kernel_size}
     try:
-        result = plan_named(target, where, _shape(input_shape), **options, gate=gate, init=init)
+        axes = {"pool_axes": _axes(pool_axes), "causal_axis": causal_axis}
+        result = plan_named(target, where, _shape(input_shape), **options, **axes, gate=gate, init=init)
         if json_file is not None:
             result.save(json_file)
     except (LookupError, TypeError, ValueError, ImportError, OSError) as error:
         say(" ".join(str(error).split()), err=True)
         raise typer.Exit(2) from error
     say(result)
+
+
+def _axes(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--pool-axes must be axes with commas between, as in 3,4. Received: {text!r}.") from None
 
 
 def _shape(text: str | None) -> tuple[int, ...] | None:

@@ -70,6 +70,14 @@ def test_its_options_are_those_of_plan_eca(file, tmp_path):
     assert "outputs WILL CHANGE" in done.output
 
 
+def test_axes_are_named_with_commas_between(file, tmp_path):
+    saved = tmp_path / "plan.json"
+    options = ("--pool-axes", "2,3", "--causal-axis", 2, "--json", saved)
+    assert plan(f"{file}:net", *options).exit_code == 0
+    assert {(entry.pool_axes, entry.causal_axis) for entry in ECAPlan.load(saved).entries} == {((2, 3), 2)}
+    assert "--pool-axes must be axes with commas between" in plan(f"{file}:net", "--pool-axes", "2;3").output
+
+
 def test_an_input_shape_tells_calls(file, tmp_path):
     saved = tmp_path / "plan.json"
     assert plan(f"{file}:net", "--input-shape", "2,3,6,6", "--json", saved).exit_code == 0
