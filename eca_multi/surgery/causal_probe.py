@@ -226,11 +226,13 @@ class _Probe:
 
 
 def _place(entry: ECAEntry, moves: Array) -> int | None:
+    """Return the spatial axis whose last positions moved; None if they lie otherwise: folded, or back to front."""
     channels = entry.channel_axis % moves.ndim
     for axis in (axis for axis in range(1, moves.ndim) if axis != channels):
         line = np.any(moves, axis=tuple(other for other in range(1, moves.ndim) if other != axis))
         if (line.any(axis=1) & ~line.all(axis=1)).any():
-            return place_of(axis, entry.layout, moves.ndim)
+            is_end = np.diff(line.any(axis=0).astype(int)).min() >= 0
+            return place_of(axis, entry.layout, moves.ndim) if is_end else None
     return None
 
 

@@ -132,3 +132,25 @@ def test_each_call_of_a_site_is_looked_at():
 
     (shown,) = probe(run, [SEQUENCE], run([SEQUENCE], ()).outputs, [ECAEntry("y")]).evidence
     assert (shown.how, shown.place, shown.rank) == ("causal", 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("fold", "place"),
+    [
+        pytest.param(lambda y: y, 0, id="as-it-is"),
+        pytest.param(lambda y: y.mean((3, 4)), 0, id="pooled"),
+        pytest.param(lambda y: y[:, :, :, 0].swapaxes(2, 3), 1, id="behind"),
+        pytest.param(lambda y: y.reshape(2, 3, -1), 0, id="time-outside"),
+        pytest.param(lambda y: y.swapaxes(2, 4).reshape(2, 3, -1), None, id="time-inside"),
+        pytest.param(lambda y: y[:, :, ::-1], None, id="back-to-front"),
+    ],
+)
+def test_where_the_positions_lie_at_a_site(fold, place):
+    """A running mean keeps the order along an axis alone on which later positions lie behind earlier ones."""
+
+    def run(arrays, paths):
+        y = before(blurred(arrays[0]))
+        return Outcome([y], {path: fold(y) for path in paths})
+
+    (shown,) = probe(run, [VIDEO], run([VIDEO], ()).outputs, [ECAEntry("y")]).evidence
+    assert shown.place == place
