@@ -178,7 +178,9 @@ def spatial_axes(axis: int, shape: Sequence[Any]) -> tuple[int, ...]:
     for i in axes:
         if shape[i] is not None and shape[i] == 0:
             remedy = "The mean over no position is undefined; drop such samples."
-            raise ValueError(_text("x", "non-empty in every spatial axis", f"shape {tuple(shape)}", remedy))
+            raise ValueError(
+                _text("x", "non-empty in every spatial axis that is pooled", f"shape {tuple(shape)}", remedy)
+            )
     return axes
 
 

@@ -92,13 +92,13 @@ def check_pooling_types(
 
 def _spatial(name: str, value: int, received: object, channel_axis: int, rank: int, remedy: str) -> int:
     """Return one axis counted from the front; the batch and the channels are no spatial axes."""
-    text = f"{name}={received} for rank {rank}"
+    text, other = f"{name}={received} for rank {rank}", "another axis" if name == "causal_axis" else "other axes"
     if not -rank <= value < rank:
         raise ValueError(_text(name, f"in [-{rank}, {rank}) for rank {rank}", text, remedy))
     if value % rank == 0:
-        raise ValueError(_text(name, "other axes than the batch axis 0", text, remedy))
+        raise ValueError(_text(name, f"{other} than the batch axis 0", text, remedy))
     if value % rank == channel_axis:
-        raise ValueError(_text(name, f"other axes than the channel axis {channel_axis}", text, remedy))
+        raise ValueError(_text(name, f"{other} than the channel axis {channel_axis}", text, remedy))
     return value % rank
 
 

@@ -30,6 +30,7 @@ class Bad:
     text: str
     x: Any = field(default_factory=lambda: X)
     mask: Any = None
+    residual: Any = None
     options: dict[str, Any] = field(default_factory=dict)
     channels: Any = 6
     kernel_size: Any = 3
@@ -45,6 +46,9 @@ GATE = "gate must be 'sigmoid' or 'hard_sigmoid' or '2sigmoid' or a callable. Re
 LINEN_TOO = " or an initializer function"
 INIT = "init must be 'uniform' or 'identity'. Received: init="
 IDENTITY = "gate must be '2sigmoid' when init='identity'. Received: gate="
+POOL = "pool_axes must be "
+CAUSAL = "causal_axis must be "
+RESIDUAL = "residual must be of x's "
 MASK = "mask must be broadcastable to (2, 5, 4). Received: shape "
 layer, function, axes = ("layer",), ("function",), ("axis", "function")
 
@@ -53,7 +57,9 @@ TABLE = {
     "rank-2": Bad(ValueError, "x must be of rank 3 or more. Received: rank 2, shape (2, 6).", X[:, :, 0, 0]),
     "rank-1": Bad(ValueError, "x must be of rank 3 or more. Received: rank 1, shape (4,).", X[0, 0, 0]),
     "empty-extent": Bad(
-        ValueError, "x must be non-empty in every spatial axis. Received: shape (2, 6, 0, 4).", X[:, :, :0]
+        ValueError,
+        "x must be non-empty in every spatial axis that is pooled. Received: shape (2, 6, 0, 4).",
+        X[:, :, :0],
     ),
     "no-channel": Bad(ValueError, "x must be of one channel or more. Received: shape (2, 0, 5, 4).", X[:, :0]),
     "int": Bad(TypeError, f"{FLOATING}dtype int32.", X.astype(np.int32)),
@@ -110,6 +116,81 @@ TABLE = {
     ),
     "mask-list": Bad(TypeError, "mask must be a boolean tensor. Received: list.", mask=[True]),
     "mask-flag": Bad(TypeError, "mask must be a boolean tensor. Received: bool.", mask=True),
+    "mask-of-the-kept-axes": Bad(
+        ValueError, f"{MASK}(2, 3).", mask=np.ones((2, 3), bool), options={"pool_axes": 2}, doors=function
+    ),
+    # the axes to average over
+    **{
+        f"pool-{bad}": Bad(
+            ValueError,
+            f"{POOL}{must}. Received: pool_axes={bad} for rank 4.",
+            options={"pool_axes": bad},
+        )
+        for bad, must in (
+            ((4,), "in [-4, 4) for rank 4"),
+            ((2, -5), "in [-4, 4) for rank 4"),
+            ((0, 2), "other axes than the batch axis 0"),
+            ((2, -4), "other axes than the batch axis 0"),
+            ((1,), "other axes than the channel axis 1"),
+            ((3, -3), "other axes than the channel axis 1"),
+            ((2, 2), "different axes"),
+            ((3, 2, -1), "different axes"),
+        )
+    },
+    "pool-none": Bad(ValueError, f"{POOL}one axis or more. Received: pool_axes=().", options={"pool_axes": ()}),
+    **{
+        f"pool-{bad!r}": Bad(
+            TypeError,
+            f"{POOL}an integer, several integers or None. Received: pool_axes={bad!r}.",
+            options={"pool_axes": bad},
+        )
+        for bad in ("2", 2.0, True, {2: 3})
+    },
+    "pool-of-text": Bad(
+        TypeError, f"{POOL}a sequence of integers. Received: pool_axes='3'.", options={"pool_axes": (2, "3")}
+    ),
+    # the axis of time
+    **{
+        f"causal-{bad}": Bad(
+            ValueError, f"{CAUSAL}{must}. Received: causal_axis={bad} for rank 4.", options={"causal_axis": bad}
+        )
+        for bad, must in (
+            (4, "in [-4, 4) for rank 4"),
+            (-5, "in [-4, 4) for rank 4"),
+            (0, "another axis than the batch axis 0"),
+            (-4, "another axis than the batch axis 0"),
+            (1, "another axis than the channel axis 1"),
+            (-3, "another axis than the channel axis 1"),
+        )
+    },
+    **{
+        f"causal-{bad!r}": Bad(
+            TypeError, f"{CAUSAL}an integer or None. Received: causal_axis={bad!r}.", options={"causal_axis": bad}
+        )
+        for bad in (2.0, True, "2", (2,))
+    },
+    "causal-not-pooled": Bad(
+        ValueError,
+        f"{CAUSAL}one of the pooled axes. Received: causal_axis=-1 with pool_axes=(2,) for rank 4.",
+        options={"pool_axes": (2,), "causal_axis": -1},
+    ),
+    "empty-causal-axis": Bad(
+        ValueError,
+        "x must be non-empty in every spatial axis that is pooled. Received: shape (2, 6, 0, 4).",
+        X[:, :, :0],
+        options={"pool_axes": (2,), "causal_axis": 2},
+    ),
+    # the residual
+    "residual-shape": Bad(
+        ValueError,
+        f"{RESIDUAL}shape (2, 6, 5, 4). Received: shape (2, 6, 5, 1).",
+        residual=X[..., :1],
+    ),
+    "residual-rank": Bad(ValueError, f"{RESIDUAL}shape (2, 6, 5, 4). Received: shape (6, 5, 4).", residual=X[0]),
+    "residual-dtype": Bad(
+        TypeError, f"{RESIDUAL}dtype float32. Received: dtype float16.", residual=X.astype(np.float16)
+    ),
+    "residual-int": Bad(TypeError, f"{RESIDUAL}dtype float32. Received: dtype int32.", residual=X.astype(np.int32)),
     # the kernel
     **{f"kernel-{bad!r}": Bad(ValueError, f"{SIZE}{bad!r}.", kernel_size=bad, doors=layer) for bad in (4, 0, -3)},
     **{
@@ -200,21 +281,23 @@ def rows(*doors):
 
 def tensors(framework, bad):
     """The call's arguments; what is no array is passed as it is."""
-    return [framework.tensor(a) if isinstance(a, np.ndarray) else a for a in (bad.x, bad.mask)]
+    given = (bad.x, bad.mask, *(() if bad.residual is None else (bad.residual,)))
+    return [framework.tensor(a) if isinstance(a, np.ndarray) else a for a in given]
 
 
 def call_layer(framework, bad, transform=lambda call: call):
     options = {"channel_axis": 1, **bad.options}
-    built = framework.build(bad.channels, bad.kernel_size, **options)
-    return transform(lambda x, mask: built(x, mask))(*tensors(framework, bad))
+    built = framework.build(bad.channels, bad.kernel_size, rank=max(3, np.ndim(bad.x)), **options)
+    return transform(lambda *given: built(*given))(*tensors(framework, bad))
 
 
 def call_function(framework, bad, transform=lambda call: call):
     options = {"channel_axis": 1, **bad.options}
     weight = framework.tensor(bad.weight)
 
-    def call(x, mask):
-        return framework.package.eca(x, weight, mask=mask, **options)
+    def call(x, mask, *residual):
+        more = {"residual": residual[0]} if residual else {}
+        return framework.package.eca(x, weight, mask=mask, **more, **options)
 
     return transform(call)(*tensors(framework, bad))
 
@@ -299,7 +382,10 @@ def message(error):
 # --- under transformations, where shapes and dtypes are known before the values ---------------------------------------
 
 # The rest of the table is decided when the layer is made, or by arguments that no tracer stands for.
-AT_CALL = ("rank-2", "empty-extent", "int", "complex", "mask-swapped", "mask-float", "circular")
+AT_CALL = (
+    "rank-2", "empty-extent", "int", "complex", "mask-swapped", "mask-float", "circular",
+    "pool-(2, 2)", "causal-4", "causal-not-pooled", "residual-shape", "residual-dtype",
+)  # fmt: skip
 OF_FUNCTIONS = ("axis-3", "axis-0", "weight-even", "weight-of-5-channels", "padding-same", "gate-3")
 
 
