@@ -23,7 +23,7 @@ class Bad:
     """A call that raises `error` with `text` in its message.
 
     It is put to a layer with `kernel_size` and `options`, and to a function with `weight` and `options`, where `doors`
-    names them: layer, function, "axis" for the layers with a channel_axis, "channels" for those that know C beforehand.
+    names them: layer, function, "axis" for all layers but Keras's, "channels" for those that know C beforehand.
     """
 
     error: type[Exception]
@@ -188,9 +188,19 @@ TABLE = {
     ),
     "residual-rank": Bad(ValueError, f"{RESIDUAL}shape (2, 6, 5, 4). Received: shape (6, 5, 4).", residual=X[0]),
     "residual-dtype": Bad(
-        TypeError, f"{RESIDUAL}dtype float32. Received: dtype float16.", residual=X.astype(np.float16)
+        TypeError,
+        f"{RESIDUAL}dtype float32. Received: dtype float16.",
+        residual=X.astype(np.float16),
+        doors=axes,  # Keras casts all that a layer gets
     ),
-    "residual-int": Bad(TypeError, f"{RESIDUAL}dtype float32. Received: dtype int32.", residual=X.astype(np.int32)),
+    "residual-int": Bad(
+        TypeError,
+        "residual must be a real floating-point tensor. Received: dtype int32.",
+        residual=X.astype(np.int32),
+    ),
+    "residual-list": Bad(
+        TypeError, "residual must be a real floating-point tensor. Received: list.", residual=[1.0], doors=function
+    ),
     # the kernel
     **{f"kernel-{bad!r}": Bad(ValueError, f"{SIZE}{bad!r}.", kernel_size=bad, doors=layer) for bad in (4, 0, -3)},
     **{
@@ -384,7 +394,7 @@ def message(error):
 # The rest of the table is decided when the layer is made, or by arguments that no tracer stands for.
 AT_CALL = (
     "rank-2", "empty-extent", "int", "complex", "mask-swapped", "mask-float", "circular",
-    "pool-(2, 2)", "causal-4", "causal-not-pooled", "residual-shape", "residual-dtype",
+    "pool-(2, 2)", "causal-4", "causal-not-pooled", "residual-shape",
 )  # fmt: skip
 OF_FUNCTIONS = ("axis-3", "axis-0", "weight-even", "weight-of-5-channels", "padding-same", "gate-3")
 

@@ -90,14 +90,33 @@ def _infinite_padding(rng: Rng, config: Mapping[str, Any]) -> Arrays:
     return {"x": np.where(infinite, np.copysign(np.inf, x), x), "mask": mask[:, 0], "dy": dy}
 
 
+def _leaning_video(rng: Rng, config: Mapping[str, Any]) -> Arrays:
+    x = _features(rng, config, "NCTHW", 0.0)
+    return {"x": x, "dy": _leaning(rng, x)}
+
+
+def _leaning_signals(rng: Rng, config: Mapping[str, Any]) -> Arrays:
+    x = _features(rng, config, "NCL", 0.0)
+    return {"x": x, "dy": _leaning(rng, x)}
+
+
+def _gaps(rng: Rng, config: Mapping[str, Any]) -> Arrays:
+    """Leave positions out, the first ones of a sample and one sample's all, with NaN in them that the loss ignores."""
+    arrays = _leaning_signals(rng, config)
+    valid = rng.random((config["N"], config["L"])) < 0.7
+    valid[0, :5], valid[1] = False, False
+    seen = valid[:, None]
+    return {"x": np.where(seen, arrays["x"], np.nan), "mask": valid, "dy": np.where(seen, arrays["dy"], 0.0)}
+
+
 def _masked_signals(rng: Rng, config: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     mask, x = _padded(rng, config)["mask"][:, None], _features(rng, config, "NCL")
     return mask, x, rng.normal(size=x.shape)
 
 
-def _features(rng: Rng, config: Mapping[str, Any], axes: str) -> np.ndarray:
+def _features(rng: Rng, config: Mapping[str, Any], axes: str, low: float = -2.0) -> np.ndarray:
     shape = tuple(config[axis] for axis in axes)
-    return rng.normal(size=shape) + rng.uniform(-2, 2, (1, shape[1], *[1] * (len(axes) - 2)))
+    return rng.normal(size=shape) + rng.uniform(low, 2, (1, shape[1], *[1] * (len(axes) - 2)))
 
 
 def _signal(name: str, why: str, axes: str, config: Mapping[str, Any], **rest: Any) -> Case:
@@ -156,5 +175,59 @@ CASES: tuple[Case, ...] = (
         "the same, channels last in torch, first in JAX and Keras",
         {**LARGE_MAP, "channels": "other"},
         weights={"w": normal("C k")},
+    ),
+    _signal(
+        "frames",
+        "a video of which each frame has gates of its own",
+        "N C T H W",
+        {"C": 14, "T": 3, "H": 5, "W": 4, "pool_axes": [3, 4]},
+        draw=_leaning_video,
+    ),
+    _signal(
+        "causal-sequence",
+        "each step sees itself and what lies before it",
+        "N C L",
+        {"C": 24, "L": 150, "causal_axis": 2},
+        draw=_leaning_signals,
+    ),
+    _signal(
+        "causal-video",
+        "whole frames up to now, the other place of the channels, circular, gate 2*sigmoid",
+        "N C T H W",
+        {
+            "C": 12,
+            "T": 6,
+            "H": 4,
+            "W": 5,
+            "causal_axis": 2,
+            "channels": "other",
+            "padding": "circular",
+            "gate": "2sigmoid",
+        },
+        draw=_leaning_video,
+    ),
+    _signal(
+        "causal-gaps",
+        "causal with a mask, NaN in what it leaves out",
+        "N C L",
+        {"N": 4, "C": 24, "L": 37, "causal_axis": 2, "gate": "hard_sigmoid"},
+        inputs={"mask": booleans("N L")},
+        draw=_gaps,
+    ),
+    Case(
+        "residual",
+        "a large map and a residual, which is added in the same pass",
+        {**LARGE_MAP, "gate": "sigmoid"},
+        inputs={"residual": normal("N C H W")},
+        weights={"w": normal("C k")},
+    ),
+    _signal(
+        "causal-residual",
+        "a causal sequence and a residual, one kernel per channel",
+        "N C L",
+        {"C": 10, "L": 33, "causal_axis": 2, "shared": False},
+        inputs={"residual": normal("N C L")},
+        weights={"w": normal("C k")},
+        draw=_leaning_signals,
     ),
 )
