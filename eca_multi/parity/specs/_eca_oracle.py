@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eca_multi import reference
+from eca_multi import _means, reference
 from eca_multi._pooling import check_pooling
 from eca_multi.parity.define.dtypes import U_ACC, rounding
 from eca_multi.parity.define.job import Job
@@ -53,14 +53,14 @@ class _Analysis:
         self.u, self.tiny = rounding(job.dtype).u, rounding(job.dtype).tiny
         self.kernel = np.atleast_2d(self.w)
         self.pooling = check_pooling(self.options["pool_axes"], self.options["causal_axis"], 1, self.x.shape)
-        self.valid, self.count = reference.valid_positions(self.x, 1, self.pooling, self.options["mask"])
+        self.valid, self.count = _means.valid_positions(self.x, 1, self.pooling, self.options["mask"])
 
     def forward(self) -> dict[Quantity, tuple[np.ndarray, np.ndarray]]:
         x, kernel, padding, u, tiny = self.x, self.kernel, self.options["padding"], self.u, self.tiny
         out = reference.forward(x, self.w, **self.options, residual=self.residual, instead=self.instead)
         p, z, g = (self.instead.get(stage, getattr(out, stage)) for stage in ("pooled", "logits", "gate"))
 
-        magnitude = reference.mean(abs(x), self.valid, self.count, 1, self.pooling)
+        magnitude = _means.mean(abs(x), self.valid, self.count, 1, self.pooling)
         e_pooled = u * abs(out.pooled) + U_ACC * np.sqrt(self.count) * magnitude + tiny
         e_p = _inherited("pooled", e_pooled, self.instead)
         magnitude = reference.correlate(abs(p), abs(kernel), padding)
@@ -91,7 +91,7 @@ class _Analysis:
         out = reference.backward(self.x, self.w, G, **self.options, instead=instead)
         dg, dz, dp = (instead.get(stage, getattr(out, stage)) for stage in ("d_gate", "d_logits", "d_pooled"))
 
-        products = reference.total(abs(G * reference.without_bad_padding(self.x, self.valid)), 1, self.pooling)
+        products = _means.total(abs(G * _means.without_bad_padding(self.x, self.valid)), 1, self.pooling)
         terms = np.sqrt(np.prod([G.shape[axis] for axis in self.pooling.whole]))
         e_d_gate = u * abs(out.d_gate) + (u + U_ACC * terms) * products + tiny
         e_dg = _inherited("d_gate", e_d_gate, instead)
@@ -102,9 +102,9 @@ class _Analysis:
         e_dp = _inherited("d_pooled", e_dp, instead)
 
         g = self._expand(self.g)
-        e_sums = reference.running_back(e_dp / self.count, self.pooling)
+        e_sums = _means.running_back(e_dp / self.count, self.pooling)
         if self.pooling.running is not None:
-            magnitude = reference.running_back(abs(dp) / self.count, self.pooling)
+            magnitude = _means.running_back(abs(dp) / self.count, self.pooling)
             e_sums = e_sums + U_ACC * np.sqrt(dp.shape[self.pooling.running]) * magnitude
         e_mean = np.where(self.valid, self._expand(e_sums), 0.0)
         e_dx = abs(G) * self._expand(self.e_g) + u * (abs(out.dx) + abs(G) * g) + e_mean + tiny
@@ -124,7 +124,7 @@ class _Analysis:
         return solution
 
     def _expand(self, a: np.ndarray) -> np.ndarray:
-        return reference.expand(a, 1, self.pooling)
+        return _means.expand(a, 1, self.pooling)
 
 
 def _inherited(stage: str, error: np.ndarray, instead: Mapping[str, np.ndarray]) -> np.ndarray:
