@@ -218,8 +218,7 @@ def require_mask(mask: torch.Tensor, axis: int, x: torch.Tensor) -> None:
 
 def require_residual(residual: torch.Tensor, x: torch.Tensor) -> None:
     """Raise for anything but a tensor of x's shape, dtype and device."""
-    if not isinstance(residual, torch.Tensor):
-        require_floating("residual", residual)
+    require_floating("residual", residual)
     if residual.shape != x.shape:
         check_residual_shape(residual.shape, x.shape)
     if residual.dtype != x.dtype:

@@ -70,7 +70,7 @@ def test_a_lazy_layer_knows_its_options_before_and_after_its_first_input():
     channels = options.pop("channels")
     layer = LazyECA(**options)
     assert unlike(layer, options) == set()
-    layer(torch.ones(2, channels, 5))
+    layer(torch.ones(2, channels, 5, 5))
     assert unlike(layer, {**options, "channels": channels}) == set()
 
 
