@@ -75,14 +75,12 @@ def residual_block(x: Tensor, block: Block, kernel_size: int, rate: float, dims:
         branch = normalisation(convolution(branch, conv, dims, **factory), conv, **factory)
         if conv.activation:
             branch = activate(branch, "relu", f"{block.path}.relu{i + 1}", **factory)
-    branch = ECA(kernel_size, name=layer_name(block.eca), **factory)(branch)
-    branch = drop_path(branch, rate, block.path, **factory)
     if block.shortcut is not None:
         if block.pool:  # "same": at an odd extent the last window averages fewer values
             name = f"{layer_name(block.path)}_downsample_pool"
             shortcut = AVERAGE_POOLS[dims](2, 2, "same", name=name, **factory)(shortcut)
         shortcut = normalisation(convolution(shortcut, block.shortcut, dims, **factory), block.shortcut, **factory)
-    y = L.Add(name=f"{layer_name(block.path)}_add", dtype=factory["dtype"])([branch, shortcut])
+    y = gated_sum(branch, shortcut, block, kernel_size, rate, **factory)
     return activate(y, "relu", f"{block.path}.relu", **factory)
 
 
@@ -93,8 +91,15 @@ def inverted_block(x: Tensor, block: Block, kernel_size: int, rate: float, dims:
     for conv in inner:
         branch = conv_norm_act(branch, conv, "relu6", dims, **factory)
     branch = normalisation(convolution(branch, last, dims, **factory), last, **factory)
-    branch = ECA(kernel_size, name=layer_name(block.eca), **factory)(branch)
     if not block.residual:
-        return branch
-    branch = drop_path(branch, rate, block.path, **factory)
-    return L.Add(name=f"{layer_name(block.path)}_add", dtype=factory["dtype"])([x, branch])
+        return ECA(kernel_size, name=layer_name(block.eca), **factory)(branch)
+    return gated_sum(branch, x, block, kernel_size, rate, **factory)
+
+
+def gated_sum(branch: Tensor, shortcut: Tensor, block: Block, kernel_size: int, rate: float, **factory: Any) -> Tensor:
+    """The end of a block in one pass: eca(branch) + shortcut; stochastic depth stands between the two."""
+    eca = ECA(kernel_size, name=layer_name(block.eca), **factory)
+    if rate == 0:
+        return eca(branch, residual=shortcut)
+    branch = drop_path(eca(branch), rate, block.path, **factory)
+    return L.Add(name=f"{layer_name(block.path)}_add", dtype=factory["dtype"])([branch, shortcut])

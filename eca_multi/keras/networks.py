@@ -51,6 +51,23 @@ class ECANetwork(keras.Model):
         self.prepared = asdict(value)
 
     @property
+    def layers(self) -> list[Any]:
+        """In the order of files of weights and of optimizers, in which each block's addition was a layer behind its
+        ECA: the convolution of a shortcut stands before the ECA, and its norm behind."""
+        layers = list(super().layers)
+        named = {layer.name: layer for layer in layers}
+        for name in [name for name, layer in named.items() if isinstance(layer, ECA)]:
+            block = name.removesuffix("eca")
+            first = 0 if f"{block}downsample_0" in named else 1  # a pool comes first, or nothing in its place
+            shortcut = [named.get(f"{block}downsample_{first + i}") for i in range(2)]
+            if None not in shortcut and f"{block}add" not in named:
+                for layer in shortcut:
+                    layers.remove(layer)
+                i = layers.index(named[name])
+                layers[i : i + 1] = [shortcut[0], named[name], shortcut[1]]
+        return layers
+
+    @property
     def kernel_sizes(self) -> tuple[int, ...]:
         """The size of each ECA, in order."""
         return tuple(layer.kernel.shape[0] for layer in self.layers if isinstance(layer, ECA))

@@ -13,7 +13,7 @@ from torch import nn
 import eca_multi.keras as ours
 import eca_multi.torch
 from eca_multi.checkpoints import CheckpointError
-from eca_multi.keras import ECA, from_canonical, insert_eca, to_canonical
+from eca_multi.keras import ECA, _blocks, from_canonical, insert_eca, to_canonical
 from eca_multi.keras.networks import ECANetwork
 from eca_multi.networks import NETWORKS, STATISTICS, count_parameters, find, kernel_sizes, tensors
 from tests.support.networks_keras import (
@@ -142,7 +142,7 @@ def feature_maps(model):
     blocks = {block.path: block for block in model.network.blocks}
     ends = {"stem": "relu"}
     for path, block in blocks.items():
-        last = f"{path}.relu" if model.network.activation_after_add else f"{path}.add" if block.residual else block.eca
+        last = f"{path}.relu" if model.network.activation_after_add else block.eca
         ends[path] = last.replace(".", "_")
     return [model.get_layer(ends[feature.path]).output for feature in model.network.features]
 
@@ -421,6 +421,32 @@ def test_it_is_still_known_when_made_again(small, tmp_path):
         assert model.kernel_sizes == (3, 5, 5)
         assert list(to_canonical(from_canonical(model, to_canonical(small)))) == list(to_canonical(small))
     assert made[1].arch == "tiny_basic"
+
+
+def gate_then_add(branch, shortcut, block, kernel_size, rate, **factory):
+    """The end of a block as it was: the addition is a layer of its own."""
+    branch = ECA(kernel_size, name=_blocks.layer_name(block.eca), **factory)(branch)
+    return keras.layers.Add(name=f"{_blocks.layer_name(block.path)}_add", dtype=factory["dtype"])([branch, shortcut])
+
+
+@not_jax
+@pytest.mark.parametrize("name", ["tiny_deep", *(pytest.param(n, marks=pytest.mark.slow) for n in TINY)])
+def test_files_of_blocks_that_add_in_a_layer_are_read(name, tmp_path, monkeypatch):
+    new = build(name, num_classes=3)
+    monkeypatch.setattr(_blocks, "gated_sum", gate_then_add)
+    old = build(name, num_classes=3)
+    for weight in old.weights:
+        weight.assign(np.random.default_rng(len(weight.shape)).uniform(0.1, 0.3, weight.shape))
+    old.save_weights(tmp_path / "old.weights.h5")
+    old.save(tmp_path / "old.keras")
+    new.load_weights(tmp_path / "old.weights.h5")
+    for one, other in ((old, new), (old, keras.saving.load_model(tmp_path / "old.keras"))):
+        assert [w.path for w in one.weights] == [w.path for w in other.weights]  # an optimizer's state has this order
+        for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    x = images(1, 33, 27, 3).astype("float32")
+    # Two values that are equal before they are added give one sum, and a fused product rounds once less in each block.
+    np.testing.assert_allclose(numpy(new(x)), numpy(old(x)), rtol=64 * 2**-24)
 
 
 def test_surgery(small):
