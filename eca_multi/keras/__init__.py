@@ -32,6 +32,8 @@ from .networks import ecaresnetlight as ecaresnetlight
 from .networks import ecaresnext26t_32x4d as ecaresnext26t_32x4d
 from .networks import ecaresnext50t_32x4d as ecaresnext50t_32x4d
 from .pretrained import from_pretrained as from_pretrained
+from .step import ECAState as ECAState
+from .step import eca_step as eca_step
 from .surgery.infer import infer_plan as infer_plan
 from .surgery.infer import installed_eca as installed_eca
 from .surgery.insert import insert_eca as insert_eca
@@ -47,8 +49,8 @@ from .weights import from_canonical as from_canonical
 from .weights import to_canonical as to_canonical
 
 __all__ = [
-    "ECA", "base_state", "eca", "eca_mobilenet_v2", "eca_parameters", "eca_resnet18", "eca_resnet34",
-    "eca_resnet50", "eca_resnet101", "eca_resnet152", "eca_state", "ecaresnet26t", "ecaresnet50d",
+    "ECA", "ECAState", "base_state", "eca", "eca_mobilenet_v2", "eca_parameters", "eca_resnet18", "eca_resnet34",
+    "eca_resnet50", "eca_resnet101", "eca_resnet152", "eca_state", "eca_step", "ecaresnet26t", "ecaresnet50d",
     "ecaresnet50d_pruned", "ecaresnet50t", "ecaresnet101d", "ecaresnet101d_pruned", "ecaresnet200d",
     "ecaresnet269d", "ecaresnetlight", "ecaresnext26t_32x4d", "ecaresnext50t_32x4d", "freeze_except_eca",
     "from_canonical", "from_pretrained", "infer_plan", "insert_eca", "installed_eca", "load_base_state",

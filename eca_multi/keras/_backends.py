@@ -76,9 +76,18 @@ def mean(sums: Tensor, count: Tensor | int, pooling: Pooling) -> Tensor:
     return sums / count
 
 
-def scaled(x: Tensor, wide: Tensor, g: Tensor) -> Tensor:
-    """Return wide * g in x's dtype; wide is x in g's."""
-    return _bfloat16.scaled(x, wide, g) if _is_narrow_in_jax(x) else ops.cast(wide * g, x.dtype)
+def scaled(x: Tensor, wide: Tensor, g: Tensor, residual: Tensor | None) -> Tensor:
+    """Return wide * g + residual in x's dtype; wide is x in g's."""
+    if _is_narrow_in_jax(x):
+        return _bfloat16.scaled(x, wide, g, residual)
+    return _sum(wide * g, residual, x.dtype)
+
+
+def _sum(product: Tensor, residual: Tensor | None, dtype: Any) -> Tensor:
+    """Add a residual, and round once."""
+    if residual is not None:
+        product = product + ops.cast(residual, product.dtype)
+    return ops.cast(product, dtype)
 
 
 def _is_narrow_in_jax(x: Tensor) -> bool:
@@ -89,21 +98,21 @@ def _is_narrow_in_jax(x: Tensor) -> bool:
 # --- the product under a mask ------------------------------------------------------------------------------------
 
 
-def masked_product(x: Tensor, wide: Tensor, g: Tensor, valid: Tensor) -> Tensor:
-    """Return wide * g in x's dtype; wide is x in g's, and carries its gradient.
+def masked_product(x: Tensor, wide: Tensor, g: Tensor, valid: Tensor, residual: Tensor | None) -> Tensor:
+    """Return wide * g + residual in x's dtype; wide is x in g's, and carries its gradient.
 
     A position that is neither valid nor finite counts as 0 for the gradient of g: the loss does not look there, and a
     product would give 0 * NaN.
     """
     if isinstance(x, keras.KerasTensor):
-        return ops.cast(_written_out(wide, g, valid), x.dtype)
+        return _sum(_written_out(wide, g, valid), residual, x.dtype)
     if BACKEND == "torch":
         from eca_multi.torch import _masked_product as in_torch
 
-        return in_torch.masked_product(x, g, valid).to(x.dtype)
+        return _sum(in_torch.masked_product(x, g, valid), residual, x.dtype)
     if BACKEND == "jax":
-        return _masked_product.masked_product(x, wide, g, valid)
-    return ops.cast(_of_one_product(valid)(wide, g), x.dtype)
+        return _masked_product.masked_product(x, wide, g, valid, residual)
+    return _sum(_of_one_product(valid)(wide, g), residual, x.dtype)
 
 
 def _written_out(wide: Tensor, g: Tensor, valid: Tensor) -> Tensor:

@@ -79,90 +79,77 @@ def eca(
 
     Source: Wang et al., ECA-Net, CVPR 2020.
     """
-    check_padding(padding)
-    check_gate(gate)
-    check_floating("x", is_floating(x), x)
-    check_floating("weight", is_floating(weight), weight)
-    x, weight = ops.convert_to_tensor(x), ops.convert_to_tensor(weight)
+    x, weight = as_floating("x", x), as_floating("weight", weight)
     axis = check_channel_axis(channel_axis, x.shape)
     pooling = check_pooling(pool_axes, causal_axis, axis, x.shape)
-    channels = x.shape[axis]
-    kernels, taps = native_kernel("keras", weight.shape)
-    k = check_kernel(kernels, taps, channels, weight.shape)
-    check_circular(padding, k, channels)
-    if residual is not None:
-        check_floating("residual", is_floating(residual), residual)
-        residual = ops.convert_to_tensor(residual)
-        check_residual_shape(residual.shape, x.shape)
-        check_residual_dtype(_dtype_name(residual), _dtype_name(x))
+    residual = check_rest(x, weight, axis, padding, gate, residual)
     if mask is None and residual is None and not pooling.kept and is_faster(x, weight, gate, axis):
         y, g = fused_eca(x, weight, padding, str(gate), axis)
         return (y, g) if return_gate else y
-
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    acc = "float64" if "float64" in (dtype, keras.backend.standardize_dtype(weight.dtype)) else "float32"
+    acc = accumulator(x, weight)
 
     # TensorFlow sums float16 in float16 and JAX the gradient of a bfloat16 product in bfloat16: widen x first.
     wide, again = widen(x, acc)
     valid = None
-    if mask is not None or not _has_known_count(x, pooling):
-        valid = ops.ones_like(ops.take(x, [0], axis), dtype="bool")  # x's shape with one channel, known or not
-    if mask is not None:
-        check_mask(is_bool(mask), mask, axis, x.shape)
-        mask = ops.convert_to_tensor(mask)
-        missing = tuple(range(len(x.shape) - 1 - len(mask.shape)))
-        valid = ops.logical_and(ops.expand_dims(ops.expand_dims(mask, missing), axis), valid)
-    if valid is None:
-        pooled = mean(_sums(again, axis, pooling), _known_count(x, pooling, acc), pooling)
+    if mask is None:
+        sums, count = sums_of(again, axis, pooling), counts_of(x, axis, pooling, acc)
     else:
-        count = _sums(ops.cast(valid, acc), axis, pooling)
-        count = ops.where(count > 0, count, ops.ones_like(count))  # ops.maximum makes float32 of float64 in torch
-        pooled = mean(_sums(ops.where(valid, again, ops.zeros((), acc)), axis, pooling), count, pooling)
-
-    w = ops.reshape(ops.cast(weight, acc), (k, -1) + (1,) * len(pooling.kept))
-    logits = _convolve(pooled, w, padding, 1 if pooling.causal else COPIES)
-    g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
-    check_gate_shape(g.shape, logits.shape)
-    scale = _beside(g, axis, pooling)
-    if residual is not None:
-        product = wide * scale if mask is None else masked_product(wide, wide, scale, valid)
-        y = ops.cast(product + ops.cast(residual, acc), x.dtype)
-    else:
-        y = scaled(x, wide, scale) if mask is None else masked_product(x, wide, scale, valid)
+        valid = valid_positions(mask, axis, x)
+        sums = sums_of(ops.where(valid, again, ops.zeros((), acc)), axis, pooling)
+        count = at_least_one(sums_of(ops.cast(valid, acc), axis, pooling))
+    y, g = gated(x, wide, mean(sums, count, pooling), weight, axis, pooling, valid, residual, padding, gate)
     return (y, g) if return_gate else y
 
 
-def _has_known_count(x: Tensor, pooling: Pooling) -> bool:
-    """Whether the extents of the pooled axes are numbers; along time, a model's config would hold the counts."""
-    is_recorded = pooling.causal is not None and isinstance(x, keras.KerasTensor)
-    return None not in [x.shape[i] for i in pooling.axes] and not is_recorded
+def gated(
+    x: Tensor,
+    wide: Tensor,
+    pooled: Tensor,
+    weight: Tensor,
+    axis: int,
+    pooling: Pooling,
+    valid: Tensor | None,
+    residual: Tensor | None,
+    padding: str,
+    gate: Gate,
+) -> tuple[Tensor, Tensor]:
+    """Return y and the gate from the means (N, C, *kept); `wide` is x in their dtype."""
+    w = ops.reshape(ops.cast(weight, wide.dtype), (weight.shape[0], -1) + (1,) * len(pooling.kept))
+    # A running sum stands between the taps and x, so that no compiler fuses the two.
+    logits = _convolve(pooled, w, padding, 1 if pooling.causal else COPIES)
+    g = GATES[gate](logits) if isinstance(gate, str) else gate(logits)
+    check_gate_shape(g.shape, logits.shape)
+    scale = ops.moveaxis(g, 1, pooling.left(axis)) if pooling.kept else g
+    # Not expand_dims: its gradient on an empty batch ends a process in which TensorFlow compiles a graph.
+    scale = scale[tuple(None if i in pooling.whole else slice(None) for i in range(len(x.shape)))]
+    if valid is None:
+        return scaled(x, wide, scale, residual), g
+    return masked_product(x, wide, scale, valid, residual), g
 
 
-def _known_count(x: Tensor, pooling: Pooling, acc: str) -> Tensor | int:
-    """Return the number of positions, or those so far, shaped to divide (N, C, *kept)."""
-    count = math.prod([x.shape[i] for i in pooling.whole])
-    if pooling.running is None:
-        return count
-    steps = ops.arange(1, x.shape[pooling.causal] + 1, dtype=acc)
-    behind = len(pooling.kept) + 1 - pooling.running
-    return ops.reshape(steps * count, (-1,) + (1,) * behind)
-
-
-def _sums(a: Tensor, axis: int, pooling: Pooling) -> Tensor:
-    """Sum over the pooled axes, along the causal one up to each position: (N, C, *kept)."""
+def sums_of(a: Tensor, axis: int, pooling: Pooling) -> Tensor:
+    """Sum over the pooled axes, up to each position of the causal one: (N, C, *kept)."""
     sums = ops.sum(a, pooling.whole) if pooling.whole else a  # ops.mean takes float64 through float32 in torch
     if pooling.kept:
-        sums = ops.moveaxis(sums, axis - sum(i < axis for i in pooling.whole), 1)
+        sums = ops.moveaxis(sums, pooling.left(axis), 1)
     return sums if pooling.running is None else running(sums, pooling.running)
 
 
-def _beside(g: Tensor, axis: int, pooling: Pooling) -> Tensor:
-    """Give (N, C, *kept) the rank of x, with the channels at `axis`."""
-    if pooling.kept:
-        g = ops.moveaxis(g, 1, axis - sum(i < axis for i in pooling.whole))
-    # Not expand_dims: its gradient on an empty batch ends a process in which TensorFlow compiles a graph.
-    rank = len(g.shape) + len(pooling.whole)
-    return g[tuple(None if i in pooling.whole else slice(None) for i in range(rank))]
+def counts_of(x: Tensor, axis: int, pooling: Pooling, acc: str) -> Tensor | int:
+    """Return how many positions there are in each mean: one number, or one for each position of the causal axis."""
+    recorded = pooling.causal is not None and isinstance(x, keras.KerasTensor)  # a model's config would hold them all
+    if recorded or None in [x.shape[i] for i in pooling.axes]:
+        return sums_of(ops.cast(_everywhere(axis, x), acc), axis, pooling)
+    count = math.prod([x.shape[i] for i in pooling.whole])
+    if pooling.running is None:
+        return count
+    after = len(pooling.kept) + 1 - pooling.running
+    steps = ops.arange(1, x.shape[pooling.causal] + 1, dtype=acc)
+    return ops.reshape(count * steps, (1,) * pooling.running + (-1,) + (1,) * after)
+
+
+def at_least_one(count: Tensor) -> Tensor:
+    return ops.where(count > 0, count, ops.ones_like(count))  # ops.maximum makes float32 of float64 in torch
 
 
 def _convolve(pooled: Tensor, w: Tensor, padding: str, several: int) -> Tensor:
@@ -181,6 +168,45 @@ def _convolve(pooled: Tensor, w: Tensor, padding: str, several: int) -> Tensor:
     for j in range(1, k):
         logits = logits + copies[j % several][:, j : j + channels] * w[j]
     return logits
+
+
+def check_rest(
+    x: Tensor, weight: Tensor, axis: int, padding: str, gate: Gate, residual: Tensor | None
+) -> Tensor | None:
+    """Check what x, whose channels are at `axis`, goes together with; return the residual as a tensor."""
+    check_padding(padding)
+    check_gate(gate)
+    kernels, taps = native_kernel("keras", weight.shape)
+    k = check_kernel(kernels, taps, x.shape[axis], weight.shape)
+    check_circular(padding, k, x.shape[axis])
+    if residual is None:
+        return None
+    residual = as_floating("residual", residual)
+    check_residual_shape(residual.shape, x.shape)
+    check_residual_dtype(_dtype_name(residual), _dtype_name(x))
+    return residual
+
+
+def accumulator(x: Tensor, weight: Tensor) -> str:
+    return "float64" if "float64" in (_dtype_name(x), _dtype_name(weight)) else "float32"
+
+
+def valid_positions(mask: Tensor, axis: int, x: Tensor) -> Tensor:
+    """Return the mask of x as x's shape with one channel."""
+    check_mask(is_bool(mask), mask, axis, x.shape)
+    mask = ops.convert_to_tensor(mask)
+    missing = tuple(range(len(x.shape) - 1 - len(mask.shape)))
+    return ops.logical_and(ops.expand_dims(ops.expand_dims(mask, missing), axis), _everywhere(axis, x))
+
+
+def _everywhere(axis: int, x: Tensor) -> Tensor:
+    return ops.ones_like(ops.take(x, [0], axis), dtype="bool")  # x's shape with one channel, known or not
+
+
+def as_floating(name: str, value: Tensor) -> Tensor:
+    """Return a floating-point tensor of the backend's; anything else raises TypeError."""
+    check_floating(name, is_floating(value), value)
+    return ops.convert_to_tensor(value)
 
 
 def is_floating(x: Tensor) -> bool:

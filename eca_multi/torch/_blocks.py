@@ -62,6 +62,16 @@ class DropPath(nn.Module):
         return f"rate={self.rate}"
 
 
+def gated_sum(eca: nn.Module, drop_path: nn.Module, branch: torch.Tensor, shortcut: torch.Tensor) -> torch.Tensor:
+    """Return drop_path(eca(branch)) + shortcut, in one pass where both are ours and nothing is dropped."""
+    ours = type(eca) is ECA and type(drop_path) is DropPath
+    if not ours or (drop_path.training and drop_path.rate):
+        y: torch.Tensor = drop_path(eca(branch)) + shortcut
+    else:
+        y = eca(branch, residual=shortcut.to(branch.dtype))  # under autocast the two may differ
+    return y
+
+
 class ResidualBlock(nn.Module):
     """A ResNet's block, basic or bottleneck: relu(shortcut(x) + eca(branch(x)))."""
 
@@ -89,9 +99,8 @@ class ResidualBlock(nn.Module):
             branch = getattr(self, norm)(getattr(self, conv)(branch))
             if activation:
                 branch = self.relu(branch)
-        branch = self.drop_path(self.eca(branch))
         shortcut = x if self.downsample is None else self.downsample(x)
-        y: torch.Tensor = self.relu(branch + shortcut)
+        y: torch.Tensor = self.relu(gated_sum(self.eca, self.drop_path, branch, shortcut))
         return y
 
 
@@ -108,5 +117,6 @@ class InvertedBlock(nn.Module):
         self.residual = block.residual
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # Not `gated_sum`: whoever hooks `conv` gets the gated branch, as in the original code.
         branch: torch.Tensor = self.conv(x)
         return x + self.drop_path(branch) if self.residual else branch

@@ -59,12 +59,11 @@ def attend(
     residual: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return y, the gates and the means (N, C, *kept). `valid` is the mask as x's shape with one channel."""
-    acc = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
+    acc = accumulator(x, weight)
     if valid is not None:
-        count = _so_far(_total(valid, shapes, acc), shapes).clamp(min=1)
-        pooled = _so_far(_total(torch.where(valid, x, 0), shapes, acc), shapes) / count
+        pooled = sums_of(torch.where(valid, x, 0), shapes, acc) / sums_of(valid, shapes, acc).clamp(min=1)
     elif shapes.running is not None:
-        sums = _so_far(_total(x, shapes, acc), shapes)
+        sums = sums_of(x, shapes, acc)
         pooled = sums / counts(sums, shapes.running, math.prod([x.shape[i] for i in shapes.axes]))
     elif eager:
         pooled = x.mean(shapes.axes, dtype=acc)
@@ -72,10 +71,25 @@ def attend(
             pooled = pooled.movedim(shapes.place, 1)
     else:
         # A sum stays one all-reduce where x is a DTensor with uneven spatial shards; a mean gathers x.
-        pooled = _total(x, shapes, acc) / math.prod([x.shape[i] for i in shapes.axes])
+        pooled = sums_of(x, shapes, acc) / math.prod([x.shape[i] for i in shapes.axes])
+    y, g = gated(x, pooled, weight, padding, gate, shapes, valid, eager, residual)
+    return y, g, pooled
 
+
+def gated(
+    x: torch.Tensor,
+    pooled: torch.Tensor,
+    weight: torch.Tensor,
+    padding: str,
+    gate: Gate,
+    shapes: Shapes,
+    valid: torch.Tensor | None = None,
+    eager: bool = False,
+    residual: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return y and the gates from the means (N, C, *kept)."""
     # On small maps every operation counts, one that does nothing too.
-    k = shapes.kernel_size
+    acc, k = pooled.dtype, shapes.kernel_size
     if eager and shapes.is_single and weight.dtype == acc and isinstance(gate, str) and conv1d_is_exact(x):
         g = named_gate(gate, F.conv1d(pooled[None], weight, padding=k // 2))
     else:
@@ -89,7 +103,11 @@ def attend(
         y = x * scale if valid is None else masked_product(x, scale, valid)
         if residual is not None:  # in place where no transform or compiler is at work: no gradient needs the product
             y = y.add_(residual) if eager else y + residual
-    return y if y.dtype == x.dtype else y.to(x.dtype), g, pooled
+    return y if y.dtype == x.dtype else y.to(x.dtype), g
+
+
+def accumulator(x: torch.Tensor, weight: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
 
 
 def _is_differentiated(*tensors: torch.Tensor) -> bool:
@@ -99,14 +117,11 @@ def _is_differentiated(*tensors: torch.Tensor) -> bool:
 # --- the means ---------------------------------------------------------------------------------------------------
 
 
-def _total(x: torch.Tensor, shapes: Shapes, acc: torch.dtype) -> torch.Tensor:
-    """Sum over the axes that are summed whole, (N, C, *kept); of an empty tuple of axes torch would sum all."""
-    sums = x.sum(shapes.axes, dtype=acc) if shapes.axes else x.to(acc)
-    return sums if shapes.place == 1 else sums.movedim(shapes.place, 1)
-
-
-def _so_far(sums: torch.Tensor, shapes: Shapes) -> torch.Tensor:
-    """Sum (N, C, *kept) up to each position of the causal axis, where there is one."""
+def sums_of(x: torch.Tensor, shapes: Shapes, acc: torch.dtype) -> torch.Tensor:
+    """Sum over the axes that are summed whole, and up to each position of the causal one: (N, C, *kept)."""
+    sums = x.sum(shapes.axes, dtype=acc) if shapes.axes else x.to(acc)  # of no axes torch would sum all
+    if shapes.place != 1:
+        sums = sums.movedim(shapes.place, 1)
     return sums if shapes.running is None else running(gathered(sums, shapes.running), shapes.running)
 
 
@@ -124,7 +139,8 @@ def running_in_blocks(sums: torch.Tensor, axis: int) -> torch.Tensor:
     block = 1024
     steps = sums.shape[axis]
     last = sums.movedim(axis, -1)
-    inside = F.pad(last, (0, -steps % block)).unflatten(-1, (-1, block)).cumsum(-1)
+    padded = F.pad(last, (0, -steps % block))
+    inside = padded.reshape(padded.shape[:-1] + (-1, block)).cumsum(-1)
     before = F.pad(inside[..., :-1, -1].cumsum(-1), (1, 0))
     return (inside + before.unsqueeze(-1)).flatten(-2)[..., :steps].movedim(-1, axis)
 

@@ -132,8 +132,8 @@ class ECA(nn.Module):
     ) -> torch.Tensor:
         if is_scripting():
             pools: list[int] = [] if self.pool_axes is None else list(self.pool_axes)
-            options = (self.padding, str(self.gate), self.channel_axis)
-            return scripted_eca(x, self.conv.weight, *options, pools, self.causal_axis, mask, residual)
+            named = (self.padding, str(self.gate), self.channel_axis)
+            return scripted_eca(x, self.conv.weight, *named, pools, self.causal_axis, mask, residual)
         options = (self.padding, self.gate, self.channel_axis, self.pool_axes, self.causal_axis)
         return checked_eca(x, self.conv.weight, *options, mask, residual, self.channels)
 

@@ -12,12 +12,12 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = {
     "eca_multi": "__version__ eca_kernel_size",
     "eca_multi.torch": (
-        "ECA LazyECA base_state eca eca_parameters eca_state freeze_except_eca from_canonical infer_plan insert_eca "
-        "installed_eca load_base_state load_eca_state plan_eca remove_eca to_canonical"
+        "ECA ECAState LazyECA base_state eca eca_parameters eca_state eca_step freeze_except_eca from_canonical "
+        "infer_plan insert_eca installed_eca load_base_state load_eca_state plan_eca remove_eca to_canonical"
     ),
     "eca_multi.keras": (
-        "ECA base_state eca eca_parameters eca_state freeze_except_eca from_canonical infer_plan insert_eca "
-        "installed_eca load_base_state load_eca_state plan_eca remove_eca to_canonical"
+        "ECA ECAState base_state eca eca_parameters eca_state eca_step freeze_except_eca from_canonical "
+        "infer_plan insert_eca installed_eca load_base_state load_eca_state plan_eca remove_eca to_canonical"
     ),
     "eca_multi.jax": "ECAState eca eca_step",
     "eca_multi.flax.linen": (
