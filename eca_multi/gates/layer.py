@@ -13,6 +13,17 @@ HIGHEST = 2.0  # of the named gates: 2sigmoid ends there
 BINS = 100
 EDGES = np.linspace(0.0, HIGHEST, BINS + 1)
 MOST_CLASSES = 1000
+OPTIONS = ("padding", "gate", "channel_axis", "pool_axes", "causal_axis")
+
+
+def options_of(layer: Any) -> dict[str, Any]:
+    """Return what `eca` takes beside x and the kernel to compute the gate of a framework's layer."""
+    return {name: value for name in OPTIONS if (value := getattr(layer, name, None)) is not None}
+
+
+def name_of(gate: Any) -> str:
+    """Return the name of a gate; of a function its own, which a file can hold."""
+    return gate if isinstance(gate, str) else getattr(gate, "__name__", type(gate).__name__)
 
 
 @dataclass
@@ -26,7 +37,7 @@ class LayerGates:
         channels: Number of channels C.
         kernel: The canonical kernel, (k,) or (C, k), as it was when the recording ended.
         gate, padding, pool_axes, causal_axis: The layer's options; of a gate that is a function, its name.
-        inserted: Whether surgery put the ECA there.
+        inserted: Whether surgery put the ECA there, and can take it out.
         most_raw: How many rows to keep as they are.
 
     Attributes:
@@ -64,6 +75,14 @@ class LayerGates:
     classes: dict[Any, Moments] = field(default_factory=dict)
     raw_labels: list[Any] = field(default_factory=list)
     _raw: list[NDArray[np.float32]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, path: str, layer: Any, channels: int, kernel: Any, inserted: bool) -> "LayerGates":
+        """Return the record of a framework's layer, without gates yet."""
+        pool_axes = getattr(layer, "pool_axes", None)
+        axes = None if pool_axes is None else tuple(pool_axes), getattr(layer, "causal_axis", None)
+        kernel = np.asarray(kernel, np.float64)
+        return cls(path, channels, kernel, name_of(layer.gate), layer.padding, *axes, inserted)
 
     def __post_init__(self) -> None:
         self.all = Moments(self.channels)

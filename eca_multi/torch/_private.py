@@ -7,6 +7,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from torch import nn
+from torch._C import _current_graph_task_id as current_graph_task
 from torch._C import _functorch as functorch
 from torch._C import _len_torch_dispatch_stack as len_dispatch_modes
 from torch._C import _len_torch_function_stack as len_function_modes
@@ -14,10 +15,14 @@ from torch.nn.modules.batchnorm import _NormBase as NormBase
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 __all__ = [
-    "PRIVATE_NAMES", "NormBase", "child_table", "forward_hooks", "functorch", "len_dispatch_modes",
+    "PRIVATE_NAMES", "NormBase", "child_table", "forward_hooks", "functorch", "in_backward", "len_dispatch_modes",
     "len_function_modes", "load_pre_hooks", "tree_flatten", "tree_leaves", "tree_unflatten", "versions_of",
 ]  # fmt: skip
 PRIVATE_NAMES = {
+    "torch._C._current_graph_task_id": (
+        "Whether a backward pass runs: activation checkpointing then calls a layer once more, whose gate must not be "
+        "recorded twice. torch.autograd tells nothing of a pass that runs."
+    ),
     "torch._C._functorch.peek_interpreter_stack": (
         "Whether a transform of torch.func runs; functionalize knows no autograd.Function. torch.func tells nothing "
         "of a transform that runs."
@@ -67,6 +72,11 @@ PRIVATE_NAMES = {
         "other public copy drops the versions."
     ),
 }
+
+
+def in_backward() -> bool:
+    """Whether autograd runs a backward pass in this thread."""
+    return current_graph_task() != -1
 
 
 def child_table(module: nn.Module) -> dict[str, nn.Module | None]:

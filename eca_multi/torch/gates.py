@@ -13,7 +13,7 @@ from torch.jit import is_tracing  # type: ignore[attr-defined]  # documented, bu
 
 from eca_multi._canonical import CANONICAL_NAME
 from eca_multi.gates.errors import nested, nothing_recorded, without_values
-from eca_multi.gates.layer import LayerGates
+from eca_multi.gates.layer import LayerGates, options_of
 from eca_multi.gates.prune import THRESHOLD, PrunePlan, check_gates, check_threshold, no_inputs, plan_pruning
 from eca_multi.gates.record import GateRecord
 from eca_multi.surgery.errors import no_eca
@@ -22,6 +22,7 @@ from ._private import functorch, in_backward, tree_leaves
 from .functional import eca
 from .layers import ECA
 from .surgery._find.check import check_module
+from .surgery._find.observe import arguments
 from .surgery._wrap.gate import is_behind
 from .surgery._wrap.sites import is_inserted, parent_of
 from .weights import to_canonical
@@ -147,29 +148,10 @@ def _record(record: GateRecord, path: str, layer: Any, args: Any, kwargs: Any, o
         raise without_values(path, type(x).__name__)
     seeds = torch.get_rng_state() if callable(layer.gate) else None  # a gate of the user's may draw
     with torch.no_grad():
-        _, g = eca(
-            x,
-            layer.conv.weight,
-            padding=layer.padding,
-            gate=layer.gate,
-            channel_axis=layer.channel_axis,
-            pool_axes=layer.pool_axes,
-            causal_axis=layer.causal_axis,
-            mask=mask,
-            return_gate=True,
-        )
+        _, g = eca(x, layer.conv.weight, mask=mask, return_gate=True, **options_of(layer))
     if seeds is not None:
         torch.set_rng_state(seeds)
-    facts = LayerGates(
-        path,
-        layer.channels,
-        _kernel(layer),
-        layer.gate if isinstance(layer.gate, str) else getattr(layer.gate, "__name__", type(layer.gate).__name__),
-        layer.padding,
-        layer.pool_axes,
-        layer.causal_axis,
-        _is_removable(layer),
-    )
+    facts = LayerGates.of(path, layer, layer.channels, _kernel(layer), _is_removable(layer))
     whole: Any = g
     record.add(facts, (whole.full_tensor() if hasattr(g, "full_tensor") else g).cpu().double().numpy())
 
@@ -186,8 +168,7 @@ def _outputs(
 ) -> list[np.ndarray]:
     """Return the floating-point outputs with some ECAs exchanged for constants."""
     modes = [(module, module.training) for module in model.modules()]
-    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    args, kwargs = ((), example_inputs) if isinstance(example_inputs, dict) else (args, {})
+    args, kwargs = arguments(example_inputs)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.compiler.set_stance("force_eager"))
