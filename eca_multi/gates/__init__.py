@@ -4,10 +4,10 @@ A framework's `record_gates` fills a record; this room reads no network and impo
 """
 
 from .errors import GatesFileError as GatesFileError
-from .file import load_gates as load_gates
 from .layer import LayerGates as LayerGates
 from .moments import Moments as Moments
 from .prune import PrunePlan as PrunePlan
+from .read import load_gates as load_gates
 from .record import GateRecord as GateRecord
 
 __all__ = ["GateRecord", "GatesFileError", "LayerGates", "Moments", "PrunePlan", "load_gates"]

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from eca_multi._printable import printable
 
 from .errors import labelled_twice, no_labels, no_such_layer
 from .layer import LayerGates
+from .write import save_gates
 
 
 class GateRecord(Mapping[str, LayerGates]):
@@ -41,6 +42,8 @@ class GateRecord(Mapping[str, LayerGates]):
         self._layers: dict[str, LayerGates] = {}
         self._labels: list[Any] | None = None
         self._lock = threading.Lock()  # host callbacks of a compiled function come from threads of its own
+        self._faults: list[Exception] = []
+        self.wait: Callable[[], object] = lambda: None  # until gates that are on their way have come
 
     def __getitem__(self, path: str) -> LayerGates:
         if path not in self._layers:
@@ -71,11 +74,12 @@ class GateRecord(Mapping[str, LayerGates]):
         """Within the context, the samples of each call have these labels: integers or strings, one a sample."""
         if self._labels is not None:
             raise labelled_twice()
+        self.settle()
         self._labels = as_labels(labels)
         try:
             yield
+            self.settle()
         finally:
-            self._settle()
             self._labels = None
 
     def add(self, layer: LayerGates, gate: Any, labels: Any = None) -> None:
@@ -89,14 +93,26 @@ class GateRecord(Mapping[str, LayerGates]):
             known.add(gate, given)  # raises for labels that do not fit, and then the record has no empty layer
             self._layers[known.path] = known
 
+    def receive(self, layer: LayerGates, gate: Any) -> None:
+        """Do as `add`, for a host callback, in which an exception would be lost: `settle` raises it."""
+        try:
+            self.add(layer, gate)
+        except Exception as fault:
+            self._faults.append(fault)
+
+    def settle(self) -> None:
+        """Wait for gates that are on their way, and raise what went wrong with one."""
+        self.wait()
+        faults, self._faults = self._faults, []
+        if faults:
+            raise faults[0]
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record to one .npz file, whole or not at all; `load_gates` reads it.
 
         Raises:
             OSError: If the file cannot be written.
         """
-        from .file import save_gates  # here: the file's module needs this class
-
         save_gates(self, path)
 
     def __str__(self) -> str:
@@ -113,9 +129,6 @@ class GateRecord(Mapping[str, LayerGates]):
 
     def __repr__(self) -> str:
         return f"<GateRecord of {len(self)} ECAs>"
-
-    def _settle(self) -> None:
-        """Wait for gates that are on their way; a framework with host callbacks replaces this."""
 
 
 def as_labels(labels: Any) -> list[Any]:

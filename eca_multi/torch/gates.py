@@ -100,7 +100,14 @@ def prune_plan(
     Raises:
         TypeError, ValueError: If an argument is invalid, or the record is of another network.
 
-    Example: See `PrunePlan`.
+    Example:
+        >>> import torch
+        >>> from eca_multi.torch import insert_eca, prune_plan, record_gates
+        >>> model, x = insert_eca(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)), "conv"), torch.ones(2, 3, 5, 5)
+        >>> with record_gates(model) as gates:
+        ...     y = model(x)
+        >>> prune_plan(model, gates, example_inputs=x).paths
+        ('0',)
     """
     layers = _layers(model)
     check_gates(gates, tuple(layers))

@@ -9,6 +9,8 @@ except ModuleNotFoundError as error:
         raise
     raise NotInstalled(not_installed("eca_multi.flax.linen", "flax", "flax")) from error
 
+from .gates import prune_plan as prune_plan
+from .gates import record_gates as record_gates
 from .layers import ECA as ECA
 from .networks import eca_mobilenet_v2 as eca_mobilenet_v2
 from .networks import eca_resnet18 as eca_resnet18
@@ -47,6 +49,6 @@ __all__ = [
     "eca_resnet101", "eca_resnet152", "eca_state", "ecaresnet26t", "ecaresnet50d", "ecaresnet50d_pruned",
     "ecaresnet50t", "ecaresnet101d", "ecaresnet101d_pruned", "ecaresnet200d", "ecaresnet269d", "ecaresnetlight",
     "ecaresnext26t_32x4d", "ecaresnext50t_32x4d", "freeze_except_eca", "from_canonical", "from_pretrained",
-    "infer_plan", "insert_eca", "installed_eca", "load_base_state", "load_eca_state", "plan_eca", "remove_eca",
-    "to_canonical",
+    "infer_plan", "insert_eca", "installed_eca", "load_base_state", "load_eca_state", "plan_eca", "prune_plan",
+    "record_gates", "remove_eca", "to_canonical",
 ]  # fmt: skip

@@ -1,69 +1,28 @@
-"""A record of gates as one .npz file: arrays of numbers, and their names as JSON. Nothing in it is executed.
+"""Read the file of a record of gates. Nothing in it is executed.
 
-`numpy.load` opens the file too. The reader here trusts no number of it: an array is as long as its bytes in the file.
+The reader trusts no number of it: an array is as long as its bytes in the file.
 """
 
 import io
-import json
 import os
 import zipfile
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from eca_multi._files.file import write_atomically
 from eca_multi._parsing import parse_json, parsing
 
 from .errors import GatesFileError, bad_file
 from .layer import BINS, MOST_CLASSES, LayerGates
 from .moments import Array, Moments
+from .record import GateRecord
+from .write import FACTS, SCHEMA
 
-if TYPE_CHECKING:
-    from .record import GateRecord
-
-SCHEMA = 1
-FACTS = "facts.npy"
 _DTYPES = {"<f8": np.float64, "<i8": np.int64, "<f4": np.float32, "|u1": np.uint8}
-_OPTIONS = ("gate", "padding", "pool_axes", "causal_axis", "inserted", "calls", "not_finite")
 
 
-def save_gates(record: "GateRecord", path: str | os.PathLike[str]) -> None:
-    facts: dict[str, Any] = {
-        "schema": SCHEMA,
-        "framework": record.framework,
-        "network": record.network,
-        "raw": record.most_raw,
-        "layers": [],
-    }
-    arrays: dict[str, Any] = {}
-    for number, layer in enumerate(record.values()):
-        known = {"path": layer.path, "channels": layer.channels, "count": layer.count}
-        known |= {name: getattr(layer, name) for name in _OPTIONS}
-        known["classes"] = [[label, moments.count] for label, moments in layer.classes.items()]
-        known["raw_labels"] = layer.raw_labels
-        facts["layers"].append(known)
-        moments = list(layer.classes.values())
-        several = np.zeros((0, layer.channels))
-        here = {
-            "kernel": np.asarray(layer.kernel, np.float64),
-            "mean": layer.mean,
-            "squares": layer.all.squares,
-            "minimum": layer.minimum,
-            "maximum": layer.maximum,
-            "histogram": layer.histogram,
-            "class_mean": np.array([one.mean for one in moments]) if moments else several,
-            "class_squares": np.array([one.squares for one in moments]) if moments else several,
-            "raw": layer.raw,
-        }
-        arrays |= {f"{number}/{name}": array for name, array in here.items()}
-    text = json.dumps(facts).encode()
-    written = io.BytesIO()
-    np.savez(written, allow_pickle=False, facts=np.frombuffer(text, np.uint8), **arrays)
-    write_atomically(path, written.getvalue())
-
-
-def load_gates(path: str | os.PathLike[str]) -> "GateRecord":
+def load_gates(path: str | os.PathLike[str]) -> GateRecord:
     """Read the record that `GateRecord.save` wrote.
 
     Args:
@@ -93,9 +52,7 @@ def load_gates(path: str | os.PathLike[str]) -> "GateRecord":
             return _record(facts, archive)
 
 
-def _record(facts: Any, archive: zipfile.ZipFile) -> "GateRecord":
-    from .record import GateRecord  # here: that module's class calls this one
-
+def _record(facts: Any, archive: zipfile.ZipFile) -> GateRecord:
     if _of(facts, "schema", int) != SCHEMA:
         raise ValueError(f"schema {facts['schema']}, and this version reads schema {SCHEMA}")
     record = GateRecord(_of(facts, "framework", str), _of(facts, "network", str), raw=_of(facts, "raw", int))
