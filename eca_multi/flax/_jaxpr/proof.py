@@ -1,10 +1,19 @@
 """What a run proves of a network's order: the axes along which nothing looks ahead, and where its modules see them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
+
+from eca_multi.surgery.axes import place_of
+from eca_multi.surgery.causality import Evidence, grouped
+from eca_multi.surgery.entry import ECAEntry
 
 from .flow import Flow
 from .positions import Positions, Shape, positions
+
+PROVED = {
+    "causal": "the data flow of a run proves that no output depends on later positions of the input's axis {}",
+    "frames": "the data flow of a run proves that no output depends on other positions of the input's axis {}",
+}
 
 
 def proofs(flow: Flow, settled: Collection[str] = ()) -> list[Positions]:
@@ -56,3 +65,26 @@ def _without_vmap(axis: int, whole: Shape, shape: Shape) -> int | None:
     if not ways or any(axis in gone for gone in ways):
         return None
     return axis - sum(i < axis for i in ways[0])
+
+
+def evidence(
+    flow: Flow, entries: Sequence[ECAEntry], shapes: Mapping[str, Shape], settled: Collection[str] = ()
+) -> tuple[Evidence, ...]:
+    """Return what a run proves of the places where ECAs are to stand.
+
+    Args:
+        flow, settled: As for `proofs`.
+        entries: The ECAs.
+        shapes: By path, of the site's output in the site's own module; a site without one is left out.
+    """
+    shown: list[Evidence] = []
+    for found in proofs(flow, settled):
+        how = "frames" if found.is_each else "causal"
+        sites = []
+        for entry in entries:
+            shape = shapes.get(entry.path, ())
+            axis = position_axis(found, entry.path, shape)
+            if axis is not None and axis != entry.channel_axis % len(shape):
+                sites.append((entry.path, how, place_of(axis, entry.layout, len(shape)), len(shape)))
+        shown += grouped(sites, PROVED[how].format(found.axis))
+    return tuple(shown)

@@ -8,12 +8,14 @@ from flax import linen as nn
 
 from eca_multi.flax._initializers import kernel_of
 from eca_multi.flax._run import Shape, check_whole, is_abstract
+from eca_multi.surgery.causality import check_causality
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import candidates_at, replay
 from eca_multi.surgery.request import Overrides, Request, Where
 
 from ._find.call import call_with
+from ._find.causality import evidence
 from ._find.check import check_module
 from ._find.finder import Finder
 from ._find.variables import check_variables
@@ -93,6 +95,8 @@ def insert_eca(
     entries = replay(plan, "linen", candidates_at(plan, finder.find))
     if not entries:
         return module, variables
+    if request.keep_causality and plan.keep_causality:
+        check_causality("linen", plan.model, entries, evidence(finder, entries))
     _check_gate(module, plan)
     new_module, plan, ecas = build(finder, plan, entries)
     abstract = is_abstract(variables)

@@ -21,6 +21,7 @@ from eca_multi.surgery.request import Overrides, Request, Where
 from eca_multi.surgery.verify import did_not_run
 
 from ._find.call import Call, call_with, runner
+from ._find.causality import evidence
 from ._find.check import check_module
 from ._find.finder import Finder
 from ._find.variables import Keys, below, check_variables, count, flat, like
@@ -103,13 +104,14 @@ def plan_eca(
 def plan_for(request: Request, finder: Finder) -> ECAPlan:
     """Choose among the sites of a network; the shapes of stacked kernels are not known yet."""
     inserted = sum(site.entry.parameters for site in sites_of(finder.module))
-    return choose(
+    plan = choose(
         request,
         base_class(finder.module).__name__,
         finder.find(request.kind),
         model_parameters=count(finder.variables["params"]) - inserted,
         offers=finder.offers,
     )
+    return replace(plan, evidence=evidence(finder, plan.entries))
 
 
 def build(

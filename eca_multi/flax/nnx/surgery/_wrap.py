@@ -140,6 +140,7 @@ def layer_for(module: nnx.Module, entry: ECAEntry, plan: ECAPlan, stack: tuple[i
         "channel_axis": entry.channel_axis,
         "param_dtype": like.dtype if like is not None and floating else jnp.float32,
         "rngs": nnx.Rngs(0),
+        **entry.axes,
     }
     cls = ReplacingECA if entry.action == "replace" else ECA
     layer = cls(entry.channels, entry.kernel_size, **options)

@@ -11,12 +11,14 @@ from eca_multi._undo import undone_on_error
 from eca_multi.flax._method import check_method
 from eca_multi.flax._owned import copied
 from eca_multi.flax._run import check_whole, is_abstract
+from eca_multi.surgery.causality import check_causality
 from eca_multi.surgery.entry import ECAEntry
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import replay
 from eca_multi.surgery.request import Overrides, Request, Where, check_flag
 
+from ._find.causality import evidence
 from ._find.check import check_model
 from ._find.kinds import find
 from ._find.network import Network
@@ -102,6 +104,8 @@ def insert_eca(
         entries: Sequence[ECAEntry] = plan.entries
     else:
         entries = _replayed(plan, network)
+    if request.keep_causality and plan.keep_causality:
+        check_causality("nnx", plan.model, entries, evidence(network, entries))
     stacks = [network.stack(network.at[entry.path]) or () for entry in entries]
     if not inplace:
         model = _copied(model)

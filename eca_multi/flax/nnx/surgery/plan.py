@@ -17,6 +17,7 @@ from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.request import Overrides, Request, Where
 
+from ._find.causality import evidence
 from ._find.check import check_model
 from ._find.kinds import find, offers
 from ._find.network import Network
@@ -108,7 +109,8 @@ def plan_for(network: Network, request: Request) -> ECAPlan:
         notes=() if network.run else ("without example_inputs ranks, calls and unused modules are not known",),
         offers=partial(offers, network),
     )
-    return changed(plan, entries=tuple(sized(entry, network) for entry in plan.entries))
+    entries = tuple(sized(entry, network) for entry in plan.entries)
+    return changed(plan, entries=entries, evidence=evidence(network, entries))
 
 
 def sized(entry: ECAEntry, network: Network) -> ECAEntry:

@@ -64,12 +64,14 @@ class Site:
             channel_axis=self.entry.channel_axis,
             param_dtype=self.dtype,
             parent=scope,
+            **self.entry.axes,
         )
 
     def at(self, keys: Sequence[str]) -> "Site":
         """Return the site below another module, without what makes no difference to a run."""
         entry = self.entry
-        bare = ECAEntry("/".join(keys), entry.action, layout=entry.layout, kernel_size=entry.kernel_size)
+        path, sizes = "/".join(keys), {"layout": entry.layout, "kernel_size": entry.kernel_size}
+        bare = ECAEntry(path, entry.action, **sizes, pool_axes=entry.pool_axes, causal_axis=entry.causal_axis)
         return replace(self, entry=bare)
 
     def __repr__(self) -> str:

@@ -59,6 +59,8 @@ def installed(model: nnx.Module) -> list[tuple[Candidate, ECA]]:
             layout="channels_first" if layer.channel_axis == 1 else "channels_last",
             aliases=place.aliases,
             keeps_output=not is_replacing,
+            pool_axes=layer.pool_axes,
+            causal_axis=layer.causal_axis,
         )
         ecas.append((site, layer))
     return ecas
