@@ -71,6 +71,13 @@ def are_equal(before: Sequence[Any], after: Sequence[Any]) -> bool:
     return [_bits(array) for array in before] == [_bits(array) for array in after]
 
 
+def numbers(tree: Any) -> list[np.ndarray]:
+    """Return the arrays of a network's outputs in NumPy; narrow floats as float32, which NumPy can compare."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    narrow = (jnp.bfloat16, jnp.float16)
+    return [np.asarray(array.astype(jnp.float32) if array.dtype in narrow else array) for array in arrays]
+
+
 def has_nan(arrays: Sequence[Any]) -> bool:
     return any(jnp.issubdtype(array.dtype, jnp.inexact) and bool(jnp.isnan(array).any()) for array in arrays)
 

@@ -27,14 +27,22 @@ def proofs(flow: Flow, settled: Collection[str] = ()) -> list[Positions]:
         One record for each axis; `is_each` holds where positions stay apart, too. An axis that no output has is left
         out: a classifier has one answer for all positions, and keeps no order.
     """
-    arguments = flow.jaxpr.jaxpr.invars
-    inputs = range(len(arguments)) if flow.inputs is None else flow.inputs
-    leading = max((tuple(arguments[i].aval.shape) for i in inputs), key=len, default=())
+    inputs = _inputs(flow)
+    found = [positions(flow.jaxpr, inputs, axis, settled, flow.results) for axis in shared_axes(flow)]
+    return [one for one in found if one.is_causal]
+
+
+def shared_axes(flow: Flow) -> list[int]:
+    """Return the axes of the leading input that are as long as some axis of an output, both behind the batch."""
+    shapes = [tuple(flow.jaxpr.jaxpr.invars[i].aval.shape) for i in _inputs(flow)]
     ends = [tuple(getattr(v.aval, "shape", ())) for v in flow.jaxpr.jaxpr.outvars[: flow.results]]
     sizes = {size for end in ends for size in end[1:]} - {1}
-    axes = [axis for axis in range(1, len(leading)) if leading[axis] in sizes]
-    found = [positions(flow.jaxpr, inputs, axis, settled, flow.results) for axis in axes]
-    return [one for one in found if one.is_causal]
+    leading: Shape = max(shapes, key=len, default=())
+    return [axis for axis in range(1, len(leading)) if leading[axis] in sizes]
+
+
+def _inputs(flow: Flow) -> Sequence[int]:
+    return range(len(flow.jaxpr.jaxpr.invars)) if flow.inputs is None else flow.inputs
 
 
 def position_axis(found: Positions, path: str, shape: Shape) -> int | None:
@@ -67,24 +75,32 @@ def _without_vmap(axis: int, whole: Shape, shape: Shape) -> int | None:
     return axis - sum(i < axis for i in ways[0])
 
 
-def evidence(
-    flow: Flow, entries: Sequence[ECAEntry], shapes: Mapping[str, Shape], settled: Collection[str] = ()
+def evidence_of(
+    proved: Sequence[Positions], entries: Sequence[ECAEntry], shapes: Mapping[str, Shape]
 ) -> tuple[Evidence, ...]:
-    """Return what a run proves of the places where ECAs are to stand.
+    """Return what these proofs say of the places where ECAs are to stand.
+
+    A site that is apart at each of its positions is left out: a network that works point by point has no frames.
 
     Args:
-        flow, settled: As for `proofs`.
         entries: The ECAs.
         shapes: By path, of the site's output in the site's own module; a site without one is left out.
     """
-    shown: list[Evidence] = []
-    for found in proofs(flow, settled):
-        how = "frames" if found.is_each else "causal"
-        sites = []
+    places: dict[str, dict[int, Positions]] = {}
+    for found in proved:
         for entry in entries:
             shape = shapes.get(entry.path, ())
             axis = position_axis(found, entry.path, shape)
             if axis is not None and axis != entry.channel_axis % len(shape):
-                sites.append((entry.path, how, place_of(axis, entry.layout, len(shape)), len(shape)))
+                places.setdefault(entry.path, {})[place_of(axis, entry.layout, len(shape))] = found
+    shown: list[Evidence] = []
+    for found in proved:
+        how = "frames" if found.is_each else "causal"
+        sites = [
+            (path, how, place, len(shapes[path]))
+            for path, at in places.items()
+            for place, one in at.items()
+            if one is found and not (len(at) == len(shapes[path]) - 2 and all(p.is_each for p in at.values()))
+        ]
         shown += grouped(sites, PROVED[how].format(found.axis))
     return tuple(shown)

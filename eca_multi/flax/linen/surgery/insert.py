@@ -90,13 +90,15 @@ def insert_eca(
     check_whole("variables", variables)
     call = call_with(module, example_inputs, method)
     finder = Finder(module, variables, call)
+    is_given = plan is not None
     if plan is None:
         plan = plan_for(request, finder)
     entries = replay(plan, "linen", candidates_at(plan, finder.find))
     if not entries:
         return module, variables
     if request.keep_causality and plan.keep_causality:
-        check_causality("linen", plan.model, entries, evidence(finder, entries))
+        shown = evidence(finder, entries) if is_given else plan.evidence
+        check_causality("linen", plan.model, entries, shown)
     _check_gate(module, plan)
     new_module, plan, ecas = build(finder, plan, entries)
     abstract = is_abstract(variables)

@@ -111,7 +111,7 @@ def plan_for(request: Request, finder: Finder) -> ECAPlan:
         model_parameters=count(finder.variables["params"]) - inserted,
         offers=finder.offers,
     )
-    return replace(plan, evidence=evidence(finder, plan.entries))
+    return replace(plan, evidence=evidence(finder, plan.entries) if request.keep_causality else ())
 
 
 def build(

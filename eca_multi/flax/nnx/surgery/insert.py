@@ -99,13 +99,15 @@ def insert_eca(
         check_whole("model", nnx.state(model))
     is_verified = request.is_verified(abstract=is_abstract((nnx.state(model), example_inputs)))
     network = Network(model, example_inputs, method)
+    is_given = plan is not None
     if plan is None:
         plan = plan_for(network, request)
         entries: Sequence[ECAEntry] = plan.entries
     else:
         entries = _replayed(plan, network)
     if request.keep_causality and plan.keep_causality:
-        check_causality("nnx", plan.model, entries, evidence(network, entries))
+        shown = evidence(network, entries) if is_given else plan.evidence
+        check_causality("nnx", plan.model, entries, shown)
     stacks = [network.stack(network.at[entry.path]) or () for entry in entries]
     if not inplace:
         model = _copied(model)

@@ -110,7 +110,8 @@ def plan_for(network: Network, request: Request) -> ECAPlan:
         offers=partial(offers, network),
     )
     entries = tuple(sized(entry, network) for entry in plan.entries)
-    return changed(plan, entries=entries, evidence=evidence(network, entries))
+    shown = evidence(network, entries) if request.keep_causality else ()
+    return changed(plan, entries=entries, evidence=shown)
 
 
 def sized(entry: ECAEntry, network: Network) -> ECAEntry:

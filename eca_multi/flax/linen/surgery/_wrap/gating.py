@@ -70,8 +70,7 @@ class Site:
     def at(self, keys: Sequence[str]) -> "Site":
         """Return the site below another module, without what makes no difference to a run."""
         entry = self.entry
-        path, sizes = "/".join(keys), {"layout": entry.layout, "kernel_size": entry.kernel_size}
-        bare = ECAEntry(path, entry.action, **sizes, pool_axes=entry.pool_axes, causal_axis=entry.causal_axis)
+        bare = ECAEntry("/".join(keys), entry.action, layout=entry.layout, kernel_size=entry.kernel_size, **entry.axes)
         return replace(self, entry=bare)
 
     def __repr__(self) -> str:

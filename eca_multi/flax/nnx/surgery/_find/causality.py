@@ -1,28 +1,39 @@
 """What shows that an nnx network looks at no later position, or at one frame at a time."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from flax import nnx
 
-from eca_multi.flax._jaxpr import proof
+from eca_multi.flax._jaxpr.proof import evidence_of, proofs
+from eca_multi.flax._probe import probed
+from eca_multi.flax._run import is_abstract, split_arrays, split_inputs
 from eca_multi.surgery.causality import Evidence, grouped
 from eca_multi.surgery.entry import ECAEntry
 
 from .classes import CONVS
 from .network import Network
+from .watch import watched
 
 BACK, AHEAD, NOWHERE = "back", "ahead", "nowhere"
 
 
 def evidence(network: Network, entries: Sequence[ECAEntry]) -> tuple[Evidence, ...]:
-    """Return the evidence about the sites of these ECAs: of the run on the example inputs, else of the layers."""
+    """Return the evidence about the sites of these ECAs: what the run's data flow proves, else what the probe sees.
+
+    Without a run the layers themselves tell.
+    """
     if network.run is None:
         return _static(network, entries)
     calls = network.run.calls
     shapes = {path: calls[path].outputs[0] or () for path in calls}
     batch_norms = [place.path for place in network.places if isinstance(place.module, nnx.BatchNorm)]
-    return proof.evidence(network.run.flow, entries, shapes, settled=batch_norms)
+    proved = proofs(network.run.flow, settled=batch_norms)
+    if proved or is_abstract((nnx.state(network.model), network.example_inputs)):
+        return evidence_of(proved, entries, shapes)
+    fill, arrays = split_arrays(split_inputs(network.example_inputs))
+    return probed(partial(watched, network.model, fill, network.method), arrays, network.run.flow, entries)
 
 
 def _static(network: Network, entries: Sequence[ECAEntry]) -> tuple[Evidence, ...]:

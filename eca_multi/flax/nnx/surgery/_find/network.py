@@ -24,7 +24,7 @@ class Network:
     """A network and the facts about its modules; without example inputs there is no traced run."""
 
     def __init__(self, model: nnx.Module, example_inputs: Any = None, method: str = "__call__") -> None:
-        self.model = model
+        self.model, self.example_inputs, self.method = model, example_inputs, method
         self.run: Trace | None = None if example_inputs is None else trace(model, example_inputs, method)
         everywhere = places(model)
         self.at = {name: place for place in everywhere for name in place.names}
