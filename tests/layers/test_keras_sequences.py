@@ -159,7 +159,7 @@ def test_the_function_takes_symbolic_tensors(options, masked, rng):
     [
         ({"pool_axes": (1, 1)}, "pool_axes must be different axes"),
         ({"pool_axes": 3}, "pool_axes must be other axes than the channel axis 3"),
-        ({"causal_axis": 0}, "causal_axis must be other axes than the batch axis 0"),
+        ({"causal_axis": 0}, "causal_axis must be another axis than the batch axis 0"),
         ({"causal_axis": 1, "pool_axes": 2}, "causal_axis must be one of the pooled axes"),
     ],
 )

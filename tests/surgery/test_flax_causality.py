@@ -70,7 +70,7 @@ def test_plain_eca_is_refused_with_the_sites_and_the_remedy(flax, name):
         assert f"Pass {written}; keep_causality=False inserts" in str(caught.value)
 
 
-@nets(("nnx", "tcn"))
+@nets()
 def test_with_the_remedy_training_brings_no_leak(flax, name):
     case = CASES[name]
     net = build(flax, name).insert(case.where, **case.remedy).trained()
@@ -79,7 +79,7 @@ def test_with_the_remedy_training_brings_no_leak(flax, name):
     assert net.leak() <= 1e-5
 
 
-@nets(("nnx", "tcn"))
+@nets()
 def test_the_control_leaks_once_it_is_trained(flax, name):
     net = build(flax, name).insert(CASES[name].where, keep_causality=False)
     assert net.leak() == 0  # the identity start hides it
