@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from eca_multi.surgery.causality import check_kept
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import candidates_at, replay
@@ -11,6 +12,7 @@ from eca_multi.surgery.request import Overrides, Request, Where, check_flag
 
 from ._find.check import check_model
 from ._find.finder import Finder
+from ._find.order import with_order
 from ._wrap.edits import edits_for
 from ._wrap.kept import kept
 from ._wrap.rebuild import rebuilt
@@ -85,6 +87,8 @@ def insert_eca(
     if plan is None:
         plan = plan_for(request, finder)
     entries = replay(plan, "keras", candidates_at(plan, finder.find))
+    if keep_causality:
+        check_kept(with_order(plan, finder, example_inputs), entries, keep_causality)
     new = rebuilt(finder.network, edits_for(plan, entries, finder), keep_class=keep_class)
     if keep_class:
         kept(new)

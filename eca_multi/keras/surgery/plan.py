@@ -15,6 +15,7 @@ from ._find.check import check_model, does_not_run
 from ._find.finder import Finder
 from ._find.graph import Network, is_built
 from ._find.kinds import kind
+from ._find.order import with_order
 from ._wrap.edits import Edits
 from ._wrap.installed import InsertedECA
 from ._wrap.rebuild import rebuilt
@@ -82,7 +83,9 @@ def plan_eca(
         keep_causality, example_inputs, overrides,
     )  # fmt: skip
     check_model(model)
-    return plan_for(request, Finder(with_shapes(model, example_inputs)))
+    finder = Finder(with_shapes(model, example_inputs))
+    plan = plan_for(request, finder)
+    return with_order(plan, finder, example_inputs) if keep_causality else plan
 
 
 def plan_for(request: Request, finder: Finder) -> ECAPlan:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -15,6 +14,7 @@ from eca_multi.surgery.verify import check_numbers, check_verified, did_not_run,
 
 from ._find.check import does_not_run, first_words
 from ._find.graph import Network
+from ._find.observe import run
 from ._wrap.installed import InsertedECA, installed_layers
 
 Runs = Mapping[str, Sequence[tuple[np.ndarray, np.ndarray]]]  # what each ECA received and returned, by its path
@@ -39,14 +39,6 @@ def verify(plan: ECAPlan, old: Any, new: Any, example_inputs: Any) -> None:
     inserted = [(layer, entry) for layer, entry in installed if entry.path in plan.paths]
     wrong = _wrong_at_probe(new, inserted, plan.gate, example_inputs)
     check_verified(plan, same, {e.path: (e.calls or 0, calls.get(e.path, 0)) for e in plan.entries}, wrong)
-
-
-def run(model: Any, example_inputs: Any) -> list[np.ndarray]:
-    """Return a built model's outputs in inference, as a flat list."""
-    if isinstance(example_inputs, tuple | list):  # a model takes its inputs as one argument
-        example_inputs = example_inputs[0] if len(example_inputs) == 1 else list(example_inputs)
-    outputs = model(example_inputs, training=False)
-    return [np.array(ops.convert_to_numpy(y)) for y in keras.tree.flatten(outputs)]
 
 
 def _wrong_at_probe(

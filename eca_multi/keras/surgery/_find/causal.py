@@ -98,6 +98,8 @@ class Causality:
         operation = call.operation
         if not any(flows):
             return [None] * len(call.outputs)
+        if MIXED in flows:
+            return [MIXED] * len(call.outputs)
         name = f"{path}/{operation.name}" if path else self.network.path(operation)
         if type(operation) is keras.layers.TimeDistributed:
             return self._of_frames(call, flows, at, name)
@@ -114,7 +116,7 @@ class Causality:
     ) -> list[Flow | None]:
         """Each frame alone goes through the layer or network inside: for that, the frames' axis is in the batch."""
         layer = call.operation.layer
-        sign = f"{name} (TimeDistributed, frame by frame)"
+        sign = f"TimeDistributed {name!r} runs frame by frame"
         inside = [flow and flow.at(flow.axis - 1 if flow.axis else None) for flow in flows]
         if model_in(call.operation) is not None:
             made = self._through(self._graph(layer), inside, at)

@@ -45,6 +45,12 @@ class Finder:
             self._sites[kind] = sorted(KINDS[kind](self.places), key=lambda site: place[id(site.operation)])
         return self._sites[kind]
 
+    def tensors(self, entry: ECAEntry) -> list[Any]:
+        """Return the tensors that an entry's ECA gates."""
+        site = self.site(entry)
+        gated = [tensor for _, tensor in (*site.edges, *site.products)]
+        return gated or [call.outputs[0] for _, call in self.network.calls(site.operation)]
+
     def site(self, entry: ECAEntry) -> Site:
         sites = self.sites(KIND_OF_ACTION[entry.action])
         return next(site for site in sites if entry.path in site.candidate.names)

@@ -77,6 +77,8 @@ def _entry(network: Network, graph: Graph, call: Call) -> ECAEntry:
         channels=0 if shape is None else int(shape[layer.channel_axis] or 0),
         layout=layer.data_format,
         kernel_size=layer.kernel_size,
+        pool_axes=layer.pool_axes or (),
+        causal_axis=layer.causal_axis,
         parameters=layer.kernel_size,
         into=into,
         aliases=aliases,

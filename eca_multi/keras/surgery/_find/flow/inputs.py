@@ -30,7 +30,7 @@ def concatenated(step: Step, flows: Sequence[Flow | None]) -> Flow | None:
     if sum(flow is not None for flow in flows) > 1 or None in lengths:
         return MIXED
     flow, left = flows[number], sum(length or 0 for length in lengths)
-    return flow and flow.shifted(-left, step.sign(f"{left} constant positions in front") if left else "")
+    return flow and flow.shifted(-left, step.sign(f"adds {left} constant positions in front") if left else "")
 
 
 def attended(step: Step, flows: Sequence[Flow | None]) -> Flow | None:
@@ -39,4 +39,4 @@ def attended(step: Step, flows: Sequence[Flow | None]) -> Flow | None:
     together = joined(flows)
     if together is None or together.axis != 1 or not step.option("use_causal_mask") or flows[0] is None:
         return MIXED
-    return together.windowed(0, 1, is_single=False, sign=step.sign("use_causal_mask=True"))
+    return together.windowed(0, 1, is_single=False, sign=step.sign("has use_causal_mask=True"))

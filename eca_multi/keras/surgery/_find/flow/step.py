@@ -33,7 +33,7 @@ class Step:
         return getattr(self.operation, name, None)
 
     def sign(self, words: str) -> str:
-        return f"{self.path} ({kind(self.operation)}{', ' if words else ''}{words})"
+        return f"{kind(self.operation)} {self.path!r} {words}"
 
 
 def known_as(operation: Any) -> str:

@@ -14,9 +14,9 @@ def convolved(step: Step, flow: Flow) -> Flow:
     size, stride, padding = layer.kernel_size[index], layer.strides[index], layer.padding
     reach, sign = (size - 1) * layer.dilation_rate[index], ""
     if padding == "causal":
-        reach, sign = 0, step.sign("padding='causal'")
+        reach, sign = 0, step.sign("has padding='causal'")
     elif size == 1 and max(layer.kernel_size) > 1:
-        sign = step.sign(f"kernel {tuple(layer.kernel_size)}, 1 along the axis")
+        sign = step.sign(f"has a kernel of {tuple(layer.kernel_size)}")
     return flow.windowed(reach, stride, is_single=size == 1, sign=sign)
 
 
@@ -66,7 +66,7 @@ def padded_by_op(step: Step, flow: Flow) -> Flow:
 
 
 def _shifted_by_padding(step: Step, flow: Flow, left: int, right: int) -> Flow:
-    return flow.shifted(-left, step.sign(f"{left} positions in front") if left > right else "")
+    return flow.shifted(-left, step.sign(f"adds {left} positions in front") if left > right else "")
 
 
 def cropped(step: Step, flow: Flow) -> Flow:
@@ -88,7 +88,7 @@ def run_over_time(step: Step, flow: Flow) -> Flow:
     layer = step.operation
     if flow.axis != 1 or not layer.return_sequences or layer.go_backwards:
         return MIXED
-    return flow.windowed(0, 1, is_single=False, sign=step.sign("runs over time"))
+    return flow.windowed(0, 1, is_single=False, sign=step.sign("runs forward"))
 
 
 def summed_so_far(step: Step, flow: Flow) -> Flow:
@@ -96,7 +96,7 @@ def summed_so_far(step: Step, flow: Flow) -> Flow:
     if axis is None:
         return MIXED
     is_along = axis % step.rank == flow.axis
-    return flow.windowed(0, 1, is_single=False, sign=step.sign("")) if is_along else flow
+    return flow.windowed(0, 1, is_single=False, sign=step.sign("sums up to each position")) if is_along else flow
 
 
 def gated(step: Step, flow: Flow) -> Flow:
