@@ -6,7 +6,7 @@ import pytest
 from keras import layers as L
 from keras import ops
 
-from eca_multi.keras.surgery._find.causal import Causality
+from eca_multi.keras.surgery._find.promises import Promises
 from eca_multi.keras.surgery._find.graph import Network
 from tests.support.keras_causal_nets import CAUSAL, FRAMEWISE, ORDINARY
 from tests.support.surgery_keras_nets import randomised
@@ -16,7 +16,7 @@ T, C = 8, 4
 
 
 def promises(model):
-    return Causality(Network(model)).promises
+    return list(Promises(Network(model)))
 
 
 def sees_later(model, axis=1):

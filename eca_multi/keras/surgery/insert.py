@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from eca_multi.surgery.causality import check_kept
+from eca_multi.surgery.causality import check_causality
 from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.replay import candidates_at, replay
 from eca_multi.surgery.request import Overrides, Request, Where, check_flag
 
+from ._find.causal import evidence
 from ._find.check import check_model
 from ._find.finder import Finder
-from ._find.order import with_order
 from ._wrap.edits import edits_for
 from ._wrap.kept import kept
 from ._wrap.rebuild import rebuilt
@@ -87,8 +87,11 @@ def insert_eca(
     if plan is None:
         plan = plan_for(request, finder)
     entries = replay(plan, "keras", candidates_at(plan, finder.find))
-    if keep_causality:
-        check_kept(with_order(plan, finder, example_inputs), entries, keep_causality)
+    if plan.keep_causality and keep_causality:
+        found = plan.evidence
+        if request.plan is not None:  # which may have been made for another model, or without a look at this
+            found = (*found, *evidence(finder, entries, example_inputs))
+        check_causality("keras", plan.model, entries, dict.fromkeys(found))
     new = rebuilt(finder.network, edits_for(plan, entries, finder), keep_class=keep_class)
     if keep_class:
         kept(new)

@@ -1,6 +1,7 @@
 """Say where ECA would be inserted in a Keras network."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -11,11 +12,11 @@ from eca_multi.surgery.patterns import Pattern
 from eca_multi.surgery.plan import ECAPlan
 from eca_multi.surgery.request import Overrides, Request, Where
 
+from ._find.causal import evidence
 from ._find.check import check_model, does_not_run
 from ._find.finder import Finder
 from ._find.graph import Network, is_built
 from ._find.kinds import kind
-from ._find.order import with_order
 from ._wrap.edits import Edits
 from ._wrap.installed import InsertedECA
 from ._wrap.rebuild import rebuilt
@@ -83,9 +84,7 @@ def plan_eca(
         keep_causality, example_inputs, overrides,
     )  # fmt: skip
     check_model(model)
-    finder = Finder(with_shapes(model, example_inputs))
-    plan = plan_for(request, finder)
-    return with_order(plan, finder, example_inputs) if keep_causality else plan
+    return plan_for(request, Finder(with_shapes(model, example_inputs)))
 
 
 def plan_for(request: Request, finder: Finder) -> ECAPlan:
@@ -93,7 +92,7 @@ def plan_for(request: Request, finder: Finder) -> ECAPlan:
     if model.built:
         inserted = [layer for layer in finder.network.leaves() if isinstance(layer, InsertedECA)]
         parameters = model.count_params() - sum(layer.count_params() for layer in inserted)
-    return choose(
+    plan = choose(
         request,
         kind(model),
         finder.find(request.kind),
@@ -102,6 +101,9 @@ def plan_for(request: Request, finder: Finder) -> ECAPlan:
         offers=finder.offers,
         remedy=REMEDY,
     )
+    if not request.keep_causality:
+        return plan
+    return replace(plan, evidence=evidence(finder, plan.entries, request.example_inputs))
 
 
 def with_shapes(model: Any, example_inputs: Any) -> Any:

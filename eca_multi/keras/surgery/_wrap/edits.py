@@ -71,14 +71,13 @@ def _gate(plan: ECAPlan, entry: ECAEntry, site: Site, name: str, network: Networ
         gate=plan.gate,
         init=plan.init,
         data_format=entry.layout,
-        pool_axes=entry.pool_axes or None,
-        causal_axis=entry.causal_axis,
         dtype=_policy(site, network),
         name=name,
         action=entry.action,
         where=plan.where,
         site=site.operation.name,
         dropped=site.dropped,
+        **entry.axes,
     )
 
 

@@ -77,7 +77,7 @@ def _entry(network: Network, graph: Graph, call: Call) -> ECAEntry:
         channels=0 if shape is None else int(shape[layer.channel_axis] or 0),
         layout=layer.data_format,
         kernel_size=layer.kernel_size,
-        pool_axes=layer.pool_axes or (),
+        pool_axes=layer.pool_axes,
         causal_axis=layer.causal_axis,
         parameters=layer.kernel_size,
         into=into,
