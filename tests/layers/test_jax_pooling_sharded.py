@@ -1,4 +1,4 @@
-"""`pool_axes` and `causal_axis` of jax's `eca` over eight devices: sharded arrays and `jax.shard_map`, by the oracle."""
+"""`pool_axes` and `causal_axis` of jax's `eca` over eight devices: sharded arrays and `shard_map`, by the oracle."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""ECA in Keras networks that keep an order of positions: what breaks it is refused, and the remedy keeps it in training.
+"""ECA in Keras networks that keep an order of positions: what breaks it is refused; the remedy keeps it in training.
 
 The order is looked at from outside: other inputs at later positions, or in one frame, must move no other output.
 """

@@ -6,8 +6,8 @@ import pytest
 from keras import layers as L
 from keras import ops
 
-from eca_multi.keras.surgery._find.promises import Promises
 from eca_multi.keras.surgery._find.graph import Network
+from eca_multi.keras.surgery._find.promises import Promises
 from tests.support.keras_causal_nets import CAUSAL, FRAMEWISE, ORDINARY
 from tests.support.surgery_keras_nets import randomised
 
