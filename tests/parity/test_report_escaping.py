@@ -2,8 +2,8 @@
 
 import pytest
 
+from eca_multi._page.svg import clean
 from eca_multi.parity.report.html import to_html
-from eca_multi.parity.report.html.svg import clean
 from tests.support.report_pages import (
     ATTACK,
     Outline,

@@ -169,7 +169,7 @@ def test_equal_reports_give_equal_bytes_in_any_process_and_stay_as_they_are():
 
 @pytest.mark.parametrize("module", ["jinja2", "matplotlib"])
 def test_a_page_that_cannot_be_written_here_says_so_before_the_run(monkeypatch, tmp_path, module):
-    monkeypatch.setattr("eca_multi.parity.report.html.find_spec", lambda name: None if name == module else name)
+    monkeypatch.setattr("eca_multi._page.find_spec", lambda name: None if name == module else name)
     monkeypatch.setattr("eca_multi.parity.run", lambda *args, **options: pytest.fail("it ran"))
     message = f'The HTML report needs {module}, which is not installed. Run: pip install "eca-multi[parity]"'
     with pytest.raises(ImportError, match=re.escape(message)):

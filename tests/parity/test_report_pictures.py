@@ -7,7 +7,8 @@ import warnings
 import matplotlib
 import pytest
 
-from eca_multi.parity.report.html import svg, to_html
+from eca_multi._page import svg
+from eca_multi.parity.report.html import to_html
 from eca_multi.parity.report.html.pictures import LogAxis
 from tests.support.report_pages import REPORT, Outline, full_page, section, tiny
 

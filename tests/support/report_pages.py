@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from eca_multi.parity.report.html import svg, to_html
+from eca_multi._page import svg
+from eca_multi.parity.report.html import to_html
 from tests.support import report_fixture
 from tests.support.report_fixture import HOSTILE
 

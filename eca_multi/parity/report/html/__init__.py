@@ -4,10 +4,9 @@ Both packages come with the extra `parity`, and are imported when a page is writ
 """
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
-from eca_multi._errors import NotInstalled, not_installed
+from eca_multi import _page
 
 
 def to_html(report: Mapping[str, Any]) -> str:
@@ -32,6 +31,4 @@ def to_html(report: Mapping[str, Any]) -> str:
 
 def check_installed() -> None:
     """Raise NotInstalled if Jinja2 or matplotlib is not installed here."""
-    for module in ("jinja2", "matplotlib"):
-        if find_spec(module) is None:
-            raise NotInstalled(not_installed("The HTML report", module, "parity"))
+    _page.check_installed("The HTML report", "parity")

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment
 
+from eca_multi._page.environment import environment, style_sheet
 from eca_multi.parity.define.dtypes import DTYPES
 from eca_multi.parity.explain.fingerprints import PROBES
 from eca_multi.parity.report.view import View, elements, wording
@@ -16,10 +15,7 @@ from eca_multi.parity.report.view.reading import in_order
 from eca_multi.parity.report.view.results import Group, Result
 
 from .pictures import SIGNS, Pictures
-from .svg import clean, shorten
 
-# Nothing is fetched, nothing runs: the browser is told so too.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 EDGES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 4.0, 16.0)  # of the budget use, where a cell's colour changes
 INFORM = {
     "max_abs": "Max error", "max_ulp": "Max ULP", "max_rel": "Max relative", "snr_db": "SNR (dB)",
@@ -51,31 +47,23 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], Any]], ...] = (
 def render(report: Mapping[str, Any]) -> str:
     view = View(report)
     sections = [(name, title, content) for name, title, find in SECTIONS if (content := find(view))]
-    return templates().get_template("page.html.j2").render(view=view, sections=sections, pictures=Pictures())
+    title = f"Numeric parity of {view.name}" if view.name else "Numeric parity"
+    page = templates().get_template("page.html.j2")
+    return page.render(view=view, title=title, sections=sections, pictures=Pictures())
 
 
 @cache
 def templates() -> Environment:
-    """Return the templates. Text of a report is cleaned and escaped where it is put into one, and nowhere else."""
-    environment = Environment(
-        loader=PackageLoader(__package__),
-        autoescape=True,
-        finalize=lambda value: value if isinstance(value, Markup) else "" if value is None else clean(value),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    style = files(__package__).joinpath("templates/style.css").read_text(encoding="utf-8")
-    environment.globals.update(
-        policy=POLICY, style=Markup(style), colour=colour, inform=INFORM, openly=OPENLY, signs=SIGNS, dash=wording.NONE,
-        probes=PROBES, merged=merged, in_order=in_order, all_dtypes=DTYPES,
+    made = environment(__package__, style_sheet(__package__))
+    made.globals.update(
+        colour=colour, inform=INFORM, openly=OPENLY, signs=SIGNS, dash=wording.NONE, probes=PROBES, merged=merged,
+        in_order=in_order, all_dtypes=DTYPES,
     )  # fmt: skip
-    environment.filters.update(
+    made.filters.update(
         use=wording.use, plain=wording.plain, words=wording.words, value=wording.value_text,
-        reach=wording.reach_words, short_dtype=wording.short_dtype, shorten=shorten, counted=wording.count,
+        reach=wording.reach_words, short_dtype=wording.short_dtype, counted=wording.count,
     )  # fmt: skip
-    return environment
+    return made
 
 
 def colour(group: Group) -> str:

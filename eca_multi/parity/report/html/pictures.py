@@ -8,15 +8,14 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from eca_multi._page import svg
+from eca_multi._page.chart import HEIGHT, WIDTH, chart, grid
+from eca_multi._page.svg import COLOURS, shorten
 from eca_multi.parity.report.view.elements import BINS, Profile
 from eca_multi.parity.report.view.localised import Localised, Tap
 from eca_multi.parity.report.view.training import Drift, Training
 from eca_multi.parity.report.view.wording import NONE, TIMES, power, use
 
-from . import svg
-from .svg import COLOURS, shorten
-
-WIDTH, HEIGHT = 360, 264  # of a chart: about pixels, on a desktop and on a telephone
 MARKERS = "os^Dv"
 SIGNS = "●■▲◆▼"  # the same for the legend of the page
 ROW, HEAD, FOOT = 26.0, 30.0, 30.0  # of the chain
@@ -24,11 +23,9 @@ _COLUMNS = {
     "value": (8, "left"), f"{TIMES} budget": (155, "center"), "propagated": (284, "right"), "isolated": (356, "right"),
 }  # fmt: skip
 LIMIT: dict[str, Any] = {"color": COLOURS["text"], "linestyle": (0, (4, 2.5)), "linewidth": 1.25}
-GRID: dict[str, Any] = {"color": COLOURS["grid"], "linewidth": 1}
+GRID = grid()
 NAMED = 4  # runners outside of the band whose names stand in the chart
 LONGEST = 26  # letters of a name in a chart
-Limits = tuple[tuple[float, float], tuple[float, float]]  # of the horizontal and the vertical axis
-Ticks = tuple[dict[float, str], dict[float, str]]  # place and label of each
 ZERO = 0.8  # decades between zero and the smallest number on an axis
 
 
@@ -142,7 +139,7 @@ def _point(axes: Axes, x: float, y: float, *, hollow: bool = False) -> None:
 def _scatter(figure: Figure, points: Sequence[tuple[float, float, float]]) -> None:
     x, y = LogAxis(p[0] for p in points), LogAxis(v for _, error, budget in points for v in (error, budget))
     names = ("|reference|", "|error|, in the unit of the tensor")
-    axes = _chart(figure, (x.limits, y.limits), (x.decades(), y.decades()), names)
+    axes = chart(figure, (x.limits, y.limits), (x.decades(), y.decades()), names)
     curve = sorted((x(reference), y(budget)) for reference, _, budget in points if budget > 0)
     if curve:
         edge = [(x.limits[0], curve[0][1]), *curve, (x.limits[1], curve[-1][1])]
@@ -169,7 +166,7 @@ def _histogram(figure: Figure, counts: Sequence[float], all_counts: Sequence[flo
     x_ticks = {0.5: "0", **powers, left[-1] + 0.5: ">1"}
     y_ticks = {step * mark: f"{step * mark:.0%}" for mark in range(top + 1)}
     limits, names = ((-0.1, left[-1] + 1.1), (0, top * step)), ("|error| / budget", "share of the elements")
-    axes = _chart(figure, limits, (x_ticks, y_ticks), names, vertical=False)
+    axes = chart(figure, limits, (x_ticks, y_ticks), names, vertical=False)
     colours = [COLOURS["mark"]] * (BINS - 1) + [COLOURS["fail"]]
     axes.bar([edge + 0.5 for edge in left], shares, 0.92, color=colours, zorder=2)
     for places in ((0,), range(1, BINS - 1), (BINS - 1,)):
@@ -189,7 +186,7 @@ def _drift(figure: Figure, drifts: Sequence[Drift], runners: Sequence[str]) -> N
     x, y = LogAxis((step for step, _ in pairs), tight=True), LogAxis([*(value for _, value in pairs), *room])
     margin = 0.02 * (x.limits[1] - x.limits[0])
     limits = ((x.limits[0] - margin, x.limits[1] + margin), y.limits)
-    axes = _chart(figure, limits, (x.round_numbers(), y.decades()), ("training step", "drift of the weights"))
+    axes = chart(figure, limits, (x.round_numbers(), y.decades()), ("training step", "drift of the weights"))
     for band in sorted({drift.band for drift in drifts} - {()}):
         across, upward = [x(step) for step, _ in band], [y(value) for _, value in band]
         axes.fill_between(across, upward, y.limits[0], color=COLOURS["band"], linewidth=0, zorder=0)
@@ -207,27 +204,3 @@ def _drift(figure: Figure, drifts: Sequence[Drift], runners: Sequence[str]) -> N
         style = {"ha": "right", "va": "top", "color": COLOURS["fail"], "fontweight": 700, "gid": "class:outside"}
         style |= {"xycoords": "axes fraction", "textcoords": "offset points"}
         axes.annotate(words, (1, 1), (0, -2 - 14 * number), **style)
-
-
-def _chart(figure: Figure, limits: Limits, ticks: Ticks, names: tuple[str, str], *, vertical: bool = True) -> Axes:
-    """Draw the grid, the ticks and the names of both axes; the vertical axis has its name over its end.
-
-    matplotlib's own ticks would take most of the time that a page takes.
-    """
-    place = (48 / WIDTH, 1 - 218 / HEIGHT, 298 / WIDTH, 188 / HEIGHT)  # left, bottom, width, height
-    (left, right), (bottom, top) = limits
-    axes = figure.add_axes(place, xlim=limits[0], ylim=limits[1])
-    axes.axis("off")
-    if vertical:
-        axes.vlines(list(ticks[0]), bottom, top, zorder=0.5, **GRID)
-    axes.hlines(list(ticks[1]), left, right, zorder=0.5, **GRID)
-    if ticks[1]:
-        axes.hlines([bottom], left, right, color=COLOURS["soft"], linewidth=1, zorder=0.6)
-    style: dict[str, Any] = {"textcoords": "offset points", "color": COLOURS["soft"]}
-    for x, label in ticks[0].items():
-        axes.annotate(label, (x, bottom), (0, -17), ha="center", **style)
-    for y, label in ticks[1].items():
-        axes.annotate(label, (left, y), (-7, -4), ha="right", **style)
-    axes.annotate(names[0], (right, bottom), (0, -36), ha="right", **style)
-    axes.annotate(names[1], (left, top), (-44, 14), ha="left", **style)
-    return axes
