@@ -139,8 +139,7 @@ def running_in_blocks(sums: torch.Tensor, axis: int) -> torch.Tensor:
     block = 1024
     steps = sums.shape[axis]
     last = sums.movedim(axis, -1)
-    padded = F.pad(last, (0, -steps % block))
-    inside = padded.reshape((*padded.shape[:-1], -1, block)).cumsum(-1)
+    inside = F.pad(last, (0, -steps % block)).unfold(-1, block, block).cumsum(-1)
     before = F.pad(inside[..., :-1, -1].cumsum(-1), (1, 0))
     return (inside + before.unsqueeze(-1)).flatten(-2)[..., :steps].movedim(-1, axis)
 
