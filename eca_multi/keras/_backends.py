@@ -66,6 +66,10 @@ def running(a: Tensor, axis: int) -> Tensor:
     """Sum up to each position of an axis, with an error that does not grow with the number of positions."""
     if BACKEND == "jax":  # XLA adds pairwise; it has no float64 unless the user sets it
         return ops.cumsum(a, axis)
+    if BACKEND == "torch" and not isinstance(a, keras.KerasTensor):  # there ops.cumsum takes float64 through float32
+        from eca_multi.torch import _tensor_lines as in_torch
+
+        return in_torch.running(a, axis)
     return ops.cast(ops.cumsum(ops.cast(a, "float64"), axis), a.dtype)
 
 
