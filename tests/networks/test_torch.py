@@ -11,7 +11,7 @@ from torch import nn
 import eca_multi.torch as ours
 from eca_multi import reference
 from eca_multi.networks import NETWORKS, count_parameters, find, kernel_sizes, tensors
-from eca_multi.torch import ECA, from_canonical, to_canonical
+from eca_multi.torch import ECA, _blocks, from_canonical, to_canonical
 from eca_multi.torch.networks import ECANetwork
 
 networks = pytest.mark.parametrize("name", list(NETWORKS))
@@ -304,6 +304,59 @@ def test_drop_path():
     plain.load_state_dict(model.state_dict())
     x = images(2, 3, 32, 32)
     assert torch.equal(model.eval()(x), plain.eval()(x))
+
+
+def added_apart(eca, drop_path, branch, shortcut):
+    return drop_path(eca(branch)) + shortcut
+
+
+def test_the_shortcut_is_added_in_the_gates_pass(monkeypatch):
+    """Values and gradients are those of a separate add, which this test replaces."""
+    model, x = randomised("eca_resnet18", num_classes=3).double(), images(2, 3, 40, 40).double()
+
+    def run():
+        model.zero_grad()
+        y = model(x)
+        y.square().sum().backward()
+        return y.detach(), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+    gates = []
+    whole = ECA.forward
+    monkeypatch.setattr(ECA, "forward", lambda *args, **more: gates.append(set(more)) or whole(*args, **more))
+    found = run()
+    assert gates == [{"residual"}] * 8
+    monkeypatch.setattr(_blocks, "gated_sum", added_apart)
+    torch.testing.assert_close(found, run(), rtol=1e-9, atol=1e-9)
+    assert gates[8:] == [set()] * 8
+
+
+class Halving(ECA):
+    """A user's layer, which knows no residual."""
+
+    def forward(self, x):
+        return x / 2
+
+
+@pytest.mark.parametrize("layer", [nn.Identity(), Halving(64)], ids=["another layer", "a subclass"])
+def test_another_layer_in_the_place_of_eca(layer, monkeypatch):
+    model, x = randomised("eca_resnet18", num_classes=3).eval(), images(2, 3, 40, 40)
+    block = model.layer1[0]
+    before, block.eca = model(x), layer
+    after = model(x)
+    monkeypatch.setattr(_blocks, "gated_sum", added_apart)
+    assert torch.equal(after, model(x))
+    assert not torch.allclose(after, before)
+
+
+def test_a_branch_of_another_dtype_than_the_shortcut():
+    """Under autocast the branch is in bfloat16, and the shortcut may be in float32."""
+    model, x = randomised("eca_resnet18", num_classes=3), images(2, 3, 40, 40)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = model(x)
+    y.sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    # Eight blocks, each rounded to eight bits.
+    torch.testing.assert_close(y.float(), model(x), rtol=0.1, atol=0.1 * y.abs().max().item())
 
 
 def test_dtype_and_device():
