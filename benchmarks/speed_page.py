@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from _timing import ratio
+from causal import table as causal_table
 from inside_resnet import table as inside_table
 from layers_jax import ratios
 from layers_jax import table as jax_table
@@ -111,6 +112,7 @@ def main() -> None:
         batch=inside[0]["batch"],
         size=inside[0]["size"],
         inside=inside_table(inside),
+        causal=causal_table(measured("causal")["cells"]),
         jax="\n".join(jax_table(jax["cells"])),
         **jax_words(jax),
         keras="\n".join(measured("layers-keras")["table"]),
@@ -153,10 +155,17 @@ beside squeeze-and-excitation (SE):
 
 {compiled}
 
-Inside a training step of ResNet-50 (batch {batch}, {size} x {size}, SGD): the time that attention adds to the step, in
-median and quartiles:
+Inside of ResNet-50 (batch {batch}, {size} x {size}; training by SGD) a block adds the shortcut behind the gate, and ECA
+does both in one pass (`residual=`). The table shows the time that gate and sum take beyond the sum alone, relative to
+the rest of the step, in median and quartiles. "Added apart" is our layer with a sum behind it; the usual code has one
+too.
 
 {inside}
+
+With `causal_axis` each step has gates of its own, so the means and the gates are as large as the sequence. Times over
+those of a causal convolution of the same width with three taps, forward, and forward and backward:
+
+{causal}
 
 ## JAX, compiled
 
