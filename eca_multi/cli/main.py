@@ -7,6 +7,7 @@ import typer
 from eca_multi import __version__
 
 from .convert import convert
+from .gates import gates
 from .kernel_size import kernel_size
 from .parity import app as parity_app
 from .plan import plan
@@ -38,4 +39,5 @@ def _main(
 app.command()(kernel_size)
 app.command()(convert)
 app.command()(plan)
+app.command()(gates)
 app.add_typer(parity_app, name="parity")

@@ -4,10 +4,23 @@ A framework's `record_gates` fills a record; this room reads no network and impo
 """
 
 from .errors import GatesFileError as GatesFileError
+from .facts import to_json as to_json
+from .html import to_html as to_html
 from .layer import LayerGates as LayerGates
 from .moments import Moments as Moments
+from .plot import plot_gates as plot_gates
 from .prune import PrunePlan as PrunePlan
 from .read import load_gates as load_gates
 from .record import GateRecord as GateRecord
 
-__all__ = ["GateRecord", "GatesFileError", "LayerGates", "Moments", "PrunePlan", "load_gates"]
+__all__ = [
+    "GateRecord",
+    "GatesFileError",
+    "LayerGates",
+    "Moments",
+    "PrunePlan",
+    "load_gates",
+    "plot_gates",
+    "to_html",
+    "to_json",
+]

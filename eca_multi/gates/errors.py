@@ -63,6 +63,26 @@ def no_such_layer(path: object, paths: Sequence[str]) -> KeyError:
     return KeyError(f"path must be that of a recorded ECA. Received: {path!r}. There are {', '.join(paths) or 'none'}.")
 
 
+def no_record(value: Any) -> TypeError:
+    remedy = "Pass what record_gates or load_gates gave."
+    return TypeError(_text("record", "a record of gates", f"a {type(value).__name__}", remedy))
+
+
+def not_recorded(name: str, expected: str, received: str, remedy: str) -> ValueError:
+    """Return the error for what a picture shall show and the record does not have."""
+    return ValueError(_text(name, expected, received, remedy))
+
+
+def too_many_shown(count: int, most: int) -> ValueError:
+    remedy = "A chart tells no more apart; draw several figures."
+    return ValueError(_text("classes", f"{most} labels at most", f"{count} labels", remedy))
+
+
+def no_format(value: object, known: Sequence[str]) -> ValueError:
+    remedy = "The figures that are returned can be saved in any format of matplotlib."
+    return ValueError(_text("formats", f"a list of {' and '.join(map(repr, known))}", repr(value), remedy))
+
+
 def _some(paths: Sequence[str]) -> str:
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
     return f"{', '.join(map(repr, paths[:3]))}{more}"

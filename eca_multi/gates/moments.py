@@ -52,13 +52,14 @@ class Moments:
         """Take in rows (R, C)."""
         if not len(rows):
             return
-        mean = rows.mean(0)
-        squares = ((rows - mean) ** 2).sum(0)
-        if not self.count:
-            self.count, self.mean, self.squares = len(rows), mean, squares
-            return
-        count = self.count + len(rows)
-        difference = mean - self.mean
-        self.mean = self.mean + difference * (len(rows) / count)
-        self.squares = self.squares + squares + difference**2 * (self.count * len(rows) / count)
-        self.count = count
+        with np.errstate(invalid="ignore"):  # of an infinite gate the deviation is no number
+            mean = rows.mean(0)
+            squares = ((rows - mean) ** 2).sum(0)
+            if not self.count:
+                self.count, self.mean, self.squares = len(rows), mean, squares
+                return
+            count = self.count + len(rows)
+            difference = mean - self.mean
+            self.mean = self.mean + difference * (len(rows) / count)
+            self.squares = self.squares + squares + difference**2 * (self.count * len(rows) / count)
+            self.count = count

@@ -5,9 +5,9 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from eca_multi._named import package_of
 from eca_multi.cli.main import app
 from eca_multi.surgery.plan import ECAPlan
-from eca_multi.surgery.plan_named import package_of
 
 FILE = """
 import torch
