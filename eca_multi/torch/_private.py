@@ -51,7 +51,7 @@ PRIVATE_NAMES = {
         "To put other tensors in the place of a network's inputs, which may be nested, for the probe of causality; "
         "as for tree_leaves, torch.utils has no public registry."
     ),
-    "torch.utils._pytree.tree_unflatten": "The way back from tree_flatten.",
+    "torch.utils._pytree.tree_unflatten": "The way back from tree_flatten, and like it without a public registry.",
     "torch.utils._pytree.tree_leaves": (
         "The tensors in a network's outputs. A walk over lists, tuples and dicts misses the output classes that "
         "libraries register there, those of transformers for one; torch.utils has no public registry."
