@@ -161,6 +161,7 @@ each_length = pytest.mark.parametrize("length", [0, 1 << 62], ids=["long", "shor
 def set_lengths(monkeypatch, length, block):
     monkeypatch.setattr(feature_map, "LONG_ROW", length)
     monkeypatch.setattr(feature_map, "LONG_COLUMNS", length)
+    monkeypatch.setattr(feature_map, "LONG_HALF_COLUMNS", length)
     monkeypatch.setattr(feature_map, "BLOCK", block)
 
 

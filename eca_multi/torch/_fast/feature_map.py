@@ -15,6 +15,7 @@ from . import batch_norm
 BLOCK = 1 << 20  # elements: 4 MB in float32
 LONG_ROW = 512  # positions
 LONG_COLUMNS = 1 << 17  # elements of a sample
+LONG_HALF_COLUMNS = 1 << 16  # of half precision, whose blocks take more than one pass
 
 Part = tuple[slice, slice]  # of the first two axes
 
@@ -55,12 +56,20 @@ class FeatureMap(NamedTuple):
         _, positions, channels = self.data.shape
         return positions >= LONG_ROW if channels == 1 else positions * channels >= LONG_COLUMNS
 
+    @property
+    def is_long_to_widen(self) -> bool:
+        """The same, where the other way would widen a second map, or narrow its result, block by block."""
+        _, positions, channels = self.data.shape
+        is_half = self.data.dtype != self.acc
+        return self.is_long or (is_half and channels > 1 and positions * channels >= LONG_HALF_COLUMNS)
+
     def sums(self, other: Self | None = None) -> Tensor:
         """Sum the map, or its product with another of the same layout, over the positions: (N, C) in float32."""
         is_wide, is_rows = self.data.dtype == self.acc, self.data.shape[2] == 1
+        is_long = self.is_long if other is None else self.is_long_to_widen
         if other is None and is_wide:
             sums = self.data.sum(1)
-        elif self._has_kernel(other or self) and (self.is_long or (is_wide and is_rows)):
+        elif self._has_kernel(other or self) and (is_long or (is_wide and is_rows)):
             sums = batch_norm.sums(self.data) if other is None else batch_norm.products(self.data, other.data)
         else:
             memory = self._block_memory(1 if other is None else 2)
@@ -82,7 +91,7 @@ class FeatureMap(NamedTuple):
             torch.mul(x, g, out=y)
         elif is_wide and shift is not None and not is_rows:
             torch.addcmul(shift, x, g, out=y)
-        elif self.is_long or (is_rows and not is_wide):
+        elif self.is_long_to_widen or (is_rows and not is_wide):
             batch_norm.scaled(x, g, torch.zeros_like(g) if shift is None else shift, y)
         elif is_wide and shift is not None:
             torch.mul(x, g, out=y).add_(shift)
