@@ -62,6 +62,5 @@ def round_ticks(low: float, high: float, most: int = 5) -> dict[float, str]:
     step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough * (1 - 1e-9))
     places = [number * step for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
     digits = max(0, -math.floor(math.log10(step)))
-    return {
-        round(place, digits + 1): f"{place:.{digits}f}".replace("-0.0", "0.0") if place else "0" for place in places
-    }
+    form = f".{digits}f" if digits < 7 and max(map(abs, places), default=0) < 1e6 else ".2g"
+    return {round(place, digits + 1): f"{place:{form}}".replace("-", "\u2212") if place else "0" for place in places}

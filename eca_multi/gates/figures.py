@@ -8,6 +8,7 @@ from math import ceil
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -34,7 +35,7 @@ STYLE: Any = {
 @contextmanager
 def in_our_style() -> Iterator[None]:
     """Draw and write as on the page, whatever the caller's matplotlib is set to."""
-    with matplotlib.rc_context(), warnings.catch_warnings():
+    with matplotlib.rc_context(), warnings.catch_warnings(), np.errstate(all="ignore"):  # a file may hold any number
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment
 from markupsafe import Markup
 
@@ -18,6 +19,11 @@ from .shown import title_of_record
 
 
 def render(record: Mapping[str, LayerGates], layers: Sequence[LayerGates], labels: Sequence[Any]) -> str:
+    with np.errstate(all="ignore"):  # a file may hold any number
+        return _page(record, layers, labels)
+
+
+def _page(record: Mapping[str, LayerGates], layers: Sequence[LayerGates], labels: Sequence[Any]) -> str:
     view = _View(record, layers, labels)
     sections = [
         ("depth", "From the input on", layers),

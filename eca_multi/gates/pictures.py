@@ -13,6 +13,7 @@ from .layer import BINS, EDGES, LayerGates
 
 MARKERS, SIGNS = "os^Dv*", "●■▲◆▼★"  # in charts, and the same in text
 SIZE = (WIDTH, HEIGHT)
+LARGEST = 1e30  # on an axis; a file may hold any number
 Colours = Mapping[str, str]
 
 
@@ -94,7 +95,8 @@ def apart(figure: Any, colours: Colours, layers: Sequence[LayerGates]) -> None:
     """Draw how far the classes are apart at each ECA: the largest less the smallest mean gate, over the channels."""
     place = np.arange(1, len(layers) + 1)
     distance = np.array([class_distance(layer) for layer in layers])
-    x, y = (0.5, len(layers) + 0.5), (0.0, max(1e-3, 1.08 * max(distance[np.isfinite(distance)], default=0.0)))
+    highest = 1.08 * max(distance[np.isfinite(distance)], default=0.0)
+    x, y = (0.5, len(layers) + 0.5), (0.0, min(LARGEST, max(1e-3, highest)))
     names = ("ECA, from the input on", "distance of the classes")
     axes = chart(figure, (x, y), (_whole(*x), round_ticks(*y)), names, colours=colours)
     axes.plot(place, distance, "o-", color=colours["mark"], linewidth=1.25, markersize=4.5, zorder=3, clip_on=False)
@@ -125,7 +127,7 @@ def note_of(layer: LayerGates) -> str:
 def _limits(values: Iterable[Any], least: float) -> tuple[float, float]:
     """Return the ends of an axis with room around the finite values, `least` apart or more: noise shall look small."""
     numbers = np.concatenate([np.ravel(value) for value in values])
-    numbers = numbers[np.isfinite(numbers)]
+    numbers = np.clip(numbers[np.isfinite(numbers)], -LARGEST, LARGEST)
     low, high = (float(numbers.min()), float(numbers.max())) if len(numbers) else (0.0, 1.0)
     room = max(0.06 * (high - low), (least - (high - low)) / 2)
     return low - room, high + room

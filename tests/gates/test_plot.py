@@ -9,7 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from eca_multi.gates import GateRecord, LayerGates, plot_gates
+from eca_multi._page.chart import round_ticks
+from eca_multi.gates import GateRecord, LayerGates, plot_gates, to_html
 from eca_multi.gates import pictures as painters
 from eca_multi.gates.figures import light_colours
 from tests.support.gate_records import LABELS, record
@@ -127,6 +128,25 @@ def test_gates_that_are_no_number_and_strange_names_can_be_drawn():
     made.add(LayerGates("a$b$\x1b<i>", 3, np.zeros(1)), np.array([[np.nan, 0.5, np.inf]]))
     made.add(LayerGates("one", 1, np.full(3, np.nan)), np.array([[7.0]]))
     assert set(plot_gates(made)) == {"channels", "histogram", "kernels", "depth"}
+
+
+@pytest.mark.parametrize("value", [1e308, pytest.param(1e-308, marks=pytest.mark.slow), 12345678.0])
+def test_any_number_of_a_file_can_be_drawn(value, tmp_path):
+    made = record(channels=(4,))
+    layer = made["layer1.0.eca"]
+    layer.kernel = np.array([value, -value, np.nan])
+    layer.all.mean = np.array([value, -value, np.nan, np.inf])
+    layer.minimum, layer.maximum = layer.all.mean - 1, layer.all.mean + 1
+    for moments in layer.classes.values():
+        moments.mean = layer.all.mean
+    assert len(plot_gates(made, tmp_path)) == 5
+    assert to_html(made)
+
+
+def test_ticks_are_round_and_have_a_minus_sign():
+    assert list(round_ticks(-1.0, 1.0).values()) == ["\u22121.0", "\u22120.5", "0", "0.5", "1.0"]
+    assert list(round_ticks(0.4999, 0.5001).values()) == ["0.49990", "0.49995", "0.50000", "0.50005", "0.50010"]
+    assert list(round_ticks(0, 2e7, 2).values()) == ["0", "1e+07", "2e+07"]
 
 
 WRONG = [
