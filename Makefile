@@ -38,6 +38,7 @@ bench: $(READY)  ## measure the layers and write docs/speed.md, about half an ho
 	$(BIN)/python benchmarks/layers_torch.py --compiled --shape 8,512,28,28 --shape 32,256,56,56 --out docs/measured
 	$(BIN)/python benchmarks/inside_resnet.py --out docs/measured
 	$(BIN)/python benchmarks/causal.py --out docs/measured
+	$(BIN)/python benchmarks/processes.py --out docs/measured
 	$(BIN)/python benchmarks/layers_jax.py --out docs/measured
 	$(BIN)/python benchmarks/layers_keras.py --out docs/measured
 	$(BIN)/python benchmarks/import_time.py --out docs/measured

@@ -1,6 +1,7 @@
 """Timing side by side: the candidates take turns in every round, so what else the machine does meets all of them."""
 
 import random
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -8,9 +9,12 @@ from collections.abc import Callable, Iterable
 Run = Callable[[], object]
 
 
-def interleave(runs: dict[str, Run], rounds: int = 9, least: float = 0.02) -> dict[str, list[float]]:
+def interleave(
+    runs: dict[str, Run], rounds: int = 9, least: float = 0.02, faults: dict[str, list[float]] | None = None
+) -> dict[str, list[float]]:
     """Seconds per call of each candidate, one number per round; a round repeats a short call for `least` seconds.
 
+    `faults` receives the page faults per call, likewise: fresh memory costs one for each page.
     The order is drawn anew in each round: a candidate that leaves the caches warm does not always help the same one.
     """
     repeats = {name: _repeats(run, least) for name, run in runs.items()}
@@ -20,11 +24,19 @@ def interleave(runs: dict[str, Run], rounds: int = 9, least: float = 0.02) -> di
         random.shuffle(order)
         for name in order:
             run, count = runs[name], repeats[name]
+            before = page_faults()
             start = time.perf_counter()
             for _ in range(count):
                 run()
             seconds[name].append((time.perf_counter() - start) / count)
+            if faults is not None:
+                faults.setdefault(name, []).append((page_faults() - before) / count)
     return seconds
+
+
+def page_faults() -> int:
+    """Those of this process so far, which no disk took part in."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _repeats(run: Run, least: float) -> int:

@@ -122,11 +122,13 @@ def cell(shape: tuple[int, ...], dtype: str, layout: str, rounds: int, compiled:
 
         return run
 
-    seconds = {
-        "forward": interleave({name: forward(module) for name, module in made.items()}, rounds),
-        "both": interleave({name: both(module) for name, module in made.items()}, rounds),
-    }
-    return {"shape": shape, "dtype": dtype, "layout": layout, "bytes": x.nbytes, "seconds": seconds}
+    seconds, faults = {}, {}
+    for kind, start in (("forward", forward), ("both", both)):
+        faults[kind] = dict[str, list[float]]()
+        runs = {name: start(module) for name, module in made.items()}
+        seconds[kind] = interleave(runs, rounds, faults=faults[kind])
+    made_of = {"shape": shape, "dtype": dtype, "layout": layout, "bytes": x.nbytes}
+    return {**made_of, "seconds": seconds, "faults": faults}
 
 
 # --- memory -------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from inside_resnet import table as inside_table
 from layers_jax import ratios
 from layers_jax import table as jax_table
 from layers_torch import best_usual, table
+from processes import table as processes_table
 
 DOCS = Path(__file__).parents[1] / "docs"
 COLOURS = {"ours": "#0072b2", "usual": "#d55e00"}  # told apart by colour-blind eyes too
@@ -113,6 +114,7 @@ def main() -> None:
         size=inside[0]["size"],
         inside=inside_table(inside),
         causal=causal_table(measured("causal")["cells"]),
+        processes=processes_table(measured("processes")["cells"]),
         jax="\n".join(jax_table(jax["cells"])),
         **jax_words(jax),
         keras="\n".join(measured("layers-keras")["table"]),
@@ -148,6 +150,12 @@ most of the time.
 Peak resident memory above the memory before the call, in sizes of x, of the forward and of the backward pass:
 
 {memory}
+
+A process that has freed other memory before may get fresh pages where another one gets old ones. So each of these maps
+is measured in processes of its own, forward and backward; the median of the processes, the least of them, and the page
+faults per call:
+
+{processes}
 
 Under compilation, export, tracing and function transforms the layer consists of plain operations, which the compiler
 fuses; CUDA runs the same operations. Time of forward and backward over the floor's, eager and under `torch.compile`,
