@@ -55,7 +55,7 @@ def round_ticks(low: float, high: float, most: int = 5) -> dict[float, str]:
     Example:
         >>> from eca_multi._page.chart import round_ticks
         >>> round_ticks(0.0, 1.0)
-        {0.0: '0', 0.2: '0.2', 0.4: '0.4', 0.6: '0.6', 0.8: '0.8', 1.0: '1'}
+        {0.0: '0', 0.2: '0.2', 0.4: '0.4', 0.6: '0.6', 0.8: '0.8', 1.0: '1.0'}
     """
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))

@@ -29,11 +29,6 @@ def nnx_net():
     rngs = nnx.Rngs(0)
     return nnx.Sequential(nnx.Conv(3, 8, (3, 3), rngs=rngs), nnx.BatchNorm(8, rngs=rngs), ECA(8, rngs=rngs))
 
-def keras_net():
-    import keras
-    from eca_multi.keras import ECA
-    return keras.Sequential([keras.Input((9, 9, 3)), keras.layers.Conv2D(8, 3), ECA()])
-
 def linen():
     import jax
     from flax import linen as nn
@@ -46,9 +41,6 @@ def torch():
 
 def nnx():
     return nnx_net(), x.transpose(0, 2, 3, 1), y
-
-def keras():
-    return keras_net(), x.transpose(0, 2, 3, 1), y
 
 def too_few_labels():
     return torch_net(), x, y[:3]

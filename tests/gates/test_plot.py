@@ -144,6 +144,7 @@ def test_any_number_of_a_file_can_be_drawn(value, tmp_path):
 
 
 def test_ticks_are_round_and_have_a_minus_sign():
+    assert round_ticks(0.0, 1.0) == {0.0: "0", 0.2: "0.2", 0.4: "0.4", 0.6: "0.6", 0.8: "0.8", 1.0: "1.0"}
     assert list(round_ticks(-1.0, 1.0).values()) == ["\u22121.0", "\u22120.5", "0", "0.5", "1.0"]
     assert list(round_ticks(0.4999, 0.5001).values()) == ["0.49990", "0.49995", "0.50000", "0.50005", "0.50010"]
     assert list(round_ticks(0, 2e7, 2).values()) == ["0", "1e+07", "2e+07"]
