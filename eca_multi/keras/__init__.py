@@ -13,6 +13,9 @@ except ModuleNotFoundError as error:
     raise NotInstalled(not_installed("eca_multi.keras", "keras", "keras")) from error
 
 from .functional import eca as eca
+from .gates import GateRecorder as GateRecorder
+from .gates import prune_plan as prune_plan
+from .gates import record_gates as record_gates
 from .layers import ECA as ECA
 from .networks import eca_mobilenet_v2 as eca_mobilenet_v2
 from .networks import eca_resnet18 as eca_resnet18
@@ -49,10 +52,10 @@ from .weights import from_canonical as from_canonical
 from .weights import to_canonical as to_canonical
 
 __all__ = [
-    "ECA", "ECAState", "base_state", "eca", "eca_mobilenet_v2", "eca_parameters", "eca_resnet18", "eca_resnet34",
-    "eca_resnet50", "eca_resnet101", "eca_resnet152", "eca_state", "eca_step", "ecaresnet26t", "ecaresnet50d",
-    "ecaresnet50d_pruned", "ecaresnet50t", "ecaresnet101d", "ecaresnet101d_pruned", "ecaresnet200d",
+    "ECA", "ECAState", "GateRecorder", "base_state", "eca", "eca_mobilenet_v2", "eca_parameters", "eca_resnet18",
+    "eca_resnet34", "eca_resnet50", "eca_resnet101", "eca_resnet152", "eca_state", "eca_step", "ecaresnet26t",
+    "ecaresnet50d", "ecaresnet50d_pruned", "ecaresnet50t", "ecaresnet101d", "ecaresnet101d_pruned", "ecaresnet200d",
     "ecaresnet269d", "ecaresnetlight", "ecaresnext26t_32x4d", "ecaresnext50t_32x4d", "freeze_except_eca",
     "from_canonical", "from_pretrained", "infer_plan", "insert_eca", "installed_eca", "load_base_state",
-    "load_eca_state", "plan_eca", "remove_eca", "to_canonical",
+    "load_eca_state", "plan_eca", "prune_plan", "record_gates", "remove_eca", "to_canonical",
 ]  # fmt: skip

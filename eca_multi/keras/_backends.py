@@ -3,6 +3,7 @@
 No other module here imports another framework's package, and this one does only where Keras runs on that framework.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -141,3 +142,30 @@ def _of_one_product(valid: Tensor) -> Any:
 
 def _counted(wide: Tensor, valid: Tensor) -> Tensor:
     return ops.where(ops.logical_or(valid, ops.isfinite(wide)), wide, ops.zeros_like(wide))
+
+
+# --- values of a compiled call ----------------------------------------------------------------------------------
+
+
+def is_traced(x: Tensor) -> bool:
+    """Whether x is one of JAX's that a transform computes later."""
+    if BACKEND != "jax":
+        return False
+    import jax
+
+    return isinstance(x, jax.core.Tracer)
+
+
+def to_host(receive: Callable[[Any], None], x: Tensor) -> None:
+    """Call `receive` on the host with the values of a traced x, each time that they are computed."""
+    import jax
+
+    jax.debug.callback(receive, x)
+
+
+def wait_for_host() -> None:
+    """Wait until all of these calls were made."""
+    if BACKEND == "jax":
+        import jax
+
+        jax.effects_barrier()

@@ -13,20 +13,24 @@ PACKAGES = {
     "eca_multi": "__version__ eca_kernel_size",
     "eca_multi.torch": (
         "ECA ECAState LazyECA base_state eca eca_parameters eca_state eca_step freeze_except_eca from_canonical "
-        "infer_plan insert_eca installed_eca load_base_state load_eca_state plan_eca remove_eca to_canonical"
+        "infer_plan insert_eca installed_eca load_base_state load_eca_state plan_eca prune_plan record_gates "
+        "remove_eca to_canonical"
     ),
     "eca_multi.keras": (
-        "ECA ECAState base_state eca eca_parameters eca_state eca_step freeze_except_eca from_canonical "
-        "infer_plan insert_eca installed_eca load_base_state load_eca_state plan_eca remove_eca to_canonical"
+        "ECA ECAState GateRecorder base_state eca eca_parameters eca_state eca_step freeze_except_eca from_canonical "
+        "infer_plan insert_eca installed_eca load_base_state load_eca_state plan_eca prune_plan record_gates "
+        "remove_eca to_canonical"
     ),
     "eca_multi.jax": "ECAState eca eca_step",
     "eca_multi.flax.linen": (
         "ECA base_state eca_parameters eca_state freeze_except_eca from_canonical infer_plan insert_eca "
-        "installed_eca load_base_state load_eca_state plan_eca remove_eca to_canonical"
+        "installed_eca load_base_state load_eca_state plan_eca prune_plan record_gates "
+        "remove_eca to_canonical"
     ),
     "eca_multi.flax.nnx": (
         "ECA ECAParam base_state eca_parameters eca_state freeze_except_eca from_canonical infer_plan insert_eca "
-        "installed_eca load_base_state load_eca_state plan_eca remove_eca to_canonical"
+        "installed_eca load_base_state load_eca_state plan_eca prune_plan record_gates "
+        "remove_eca to_canonical"
     ),
 }
 # Modules that are imported by their own name: what of them is for users.
