@@ -42,6 +42,12 @@ def torch():
 def nnx():
     return nnx_net(), x.transpose(0, 2, 3, 1), y
 
+def keras():
+    import keras
+    from eca_multi.keras import ECA
+    layers = [keras.Input((9, 9, 3)), keras.layers.Conv2D(8, 3), ECA(name="eca")]
+    return keras.Sequential(layers), x.transpose(0, 2, 3, 1), y
+
 def too_few_labels():
     return torch_net(), x, y[:3]
 
@@ -95,8 +101,9 @@ def test_it_writes_what_it_is_asked_for(saved, tmp_path):
     assert [one["path"] for one in json.loads((tmp_path / "a.json").read_text())["layers"]] == list(record())
 
 
-PATHS = {"torch": "2", "nnx": "layers.2", "linen": "layers_1"}
-NETS = [pytest.param(name, marks=[pytest.mark.slow] if name == "nnx" else []) for name in PATHS]
+PATHS = {"torch": "2", "nnx": "layers.2", "linen": "layers_1", "keras": "eca"}
+MARKS = {"nnx": [pytest.mark.slow], "keras": [pytest.mark.keras]}
+NETS = [pytest.param(name, marks=MARKS.get(name, [])) for name in PATHS]
 
 
 @pytest.mark.parametrize("net", NETS)
