@@ -195,7 +195,7 @@ def _apply(
     hidden = [facts[place][0] for place in facts if found[place] is None or kernels[place] is None]
     if hidden:
         raise not_passed_on(hidden, REMEDY)
-    gates = Gates(
+    gates = Gates(  # type: ignore[call-arg]  # mypy does not know struct.dataclass on a Mapping
         {facts[place][0]: tuple(found[place]) for place in facts},
         {facts[place][0]: meta.unbox(kernels[place]) for place in facts},
         tuple(facts.values()),
