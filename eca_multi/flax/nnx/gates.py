@@ -35,8 +35,8 @@ def record_gates(model: nnx.Module, *, raw: int = 0) -> Iterator[GateRecord]:
 
     Within the context each ECA is of a subclass, which computes the gate once more and passes it to the host by
     `jax.debug.callback`. Outputs, gradients and variables stay as they are. `nnx.jit` sees another graph definition and
-    compiles another function; after the context it finds the compiled one of before. The backward pass of `nnx.remat` calls
-    its layers once more, and their gates then count twice.
+    compiles another function; after the context it finds the compiled one of before. The backward pass of `nnx.remat`
+    calls its layers once more, and their gates then count twice.
 
     Args:
         model: With ECA layers: inserted ones, those of our networks, and those that its author wrote into it.
