@@ -28,6 +28,7 @@ from eca_multi._pooling import (
 from ._eager import is_eager
 from ._fast.choose import is_faster
 from ._fast.fused import fused_eca
+from ._fast.varying import keeps_less, varying_eca
 from ._tensor_lines import Gate, Shapes, attend
 
 
@@ -148,6 +149,8 @@ def checked_attend(
         valid = mask.expand(*x.shape[:axis], *x.shape[axis + 1 :]).unsqueeze(axis)
     elif eager and not shapes.is_varying and is_faster(x, weight, gate, axis, residual):
         return fused_eca(x, weight.reshape(-1, k), padding, str(gate), axis, residual)
+    elif eager and shapes.is_varying and keeps_less(x, weight, gate, residual):
+        return varying_eca(x, weight.reshape(-1, k), padding, str(gate), shapes, residual)
     y, g, _ = attend(x, weight, padding, gate, shapes, valid, eager, residual)
     return y, g
 

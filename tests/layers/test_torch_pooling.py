@@ -208,3 +208,93 @@ def test_gradients_go_through_a_stream(rng):
         blocks.append(y)
     found = torch.autograd.grad(torch.cat(blocks, 2), (x, weight), cotangent)
     torch.testing.assert_close(found, oracle_grads(x, weight, cotangent, causal_axis=2), **ROUNDING)
+
+
+# --- the backward pass by hand ------------------------------------------------------------------------------------
+
+WIDE = {"video": (2, 8, 16, 12, 14), "sequence": (3, 16, 1024)}
+BY_HAND = {
+    "frames": ("video", {"pool_axes": (3, 4)}),
+    "causal frames": ("video", {"causal_axis": 2, "gate": "2sigmoid"}),
+    "each column": ("video", {"pool_axes": (2, 3), "causal_axis": 2}),
+    "causal sequence": ("sequence", {"causal_axis": -1, "padding": "circular", "gate": "hard_sigmoid"}),
+    "channels last": ("sequence", {"causal_axis": 1, "channel_axis": -1}),
+}
+by_hand = pytest.mark.parametrize("name", BY_HAND)
+
+
+def wide(rng, name, dtype, per_channel=False):
+    """x, a kernel and a residual of a size from which on gradients are taken by hand, and the options."""
+    shape, options = WIDE[BY_HAND[name][0]], BY_HAND[name][1]
+    channels = shape[options.get("channel_axis", 1)]
+    x, residual = (torch.from_numpy(rng.normal(size=shape) + 0.5).to(dtype) for _ in range(2))
+    weight = torch.from_numpy(rng.normal(size=(channels if per_channel else 1, 1, 5))).to(dtype)
+    return [t.requires_grad_() for t in (x, weight, residual)], options
+
+
+def pulled(tensors, options, cotangents):
+    y, gate = eca(*tensors[:2], residual=tensors[2], return_gate=True, **options)
+    pairs = zip(cotangents, (y, gate), strict=True)
+    return y, *torch.autograd.grad((y, gate), tensors, [c.to(o.dtype) for c, o in pairs])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("per_channel", [False, True], ids=["shared", "per channel"])
+@by_hand
+def test_gradients_by_hand_are_those_of_float64(name, per_channel, dtype, rng):
+    """float64 takes the tensor lines; y and the gates both have a cotangent."""
+    tensors, options = wide(rng, name, dtype, per_channel)
+    wider = [t.detach().double().requires_grad_() for t in tensors]
+    gate = eca(*wider[:2], return_gate=True, **options)[1]
+    cotangents = [
+        torch.from_numpy(rng.normal(size=shape)).to(dtype).double() for shape in (tensors[0].shape, gate.shape)
+    ]
+    y, *gradients = pulled(tensors, options, cotangents)
+    assert "VaryingECA" in y.grad_fn.name()
+    expected_y, *expected = pulled(wider, options, cotangents)
+    unit = 2.0**-8 if dtype == torch.bfloat16 else 1e-5
+    for got, wanted in zip((y, *gradients), (expected_y, *expected), strict=True):
+        assert got.dtype == dtype
+        assert (got.double() - wanted).abs().max() <= unit * wanted.abs().max()
+
+
+@by_hand
+def test_gradients_by_hand_can_be_differentiated_and_batched(name, rng):
+    tensors, options = wide(rng, name, torch.float32)
+    wider = [t.detach().double().requires_grad_() for t in tensors]
+    cotangents = [torch.from_numpy(rng.normal(size=tensors[0].shape))]
+
+    def second(tensors):
+        y = eca(*tensors[:2], residual=tensors[2], **options)
+        (dx,) = torch.autograd.grad(y, tensors[0], cotangents[0].to(y.dtype), create_graph=True)
+        return torch.autograd.grad(dx.square().sum(), tensors[:2])
+
+    for got, wanted in zip(second(tensors), second(wider), strict=True):
+        assert (got.double() - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+    y = eca(*tensors[:2], residual=tensors[2], **options)
+    several = torch.stack([cotangents[0], -2 * cotangents[0]]).float()
+    batched = torch.autograd.grad(y, tensors, several, is_grads_batched=True, retain_graph=True)
+    single = torch.autograd.grad(y, tensors, several[0])
+    for many, one in zip(batched, single, strict=True):
+        torch.testing.assert_close(many[0], one, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(many[1], -2 * one, rtol=1e-4, atol=2e-4)
+
+
+@by_hand
+def test_of_a_call_x_alone_is_kept(name, rng):
+    tensors, options = wide(rng, name, torch.float32)
+
+    def kept(**more):
+        sizes = {}
+
+        def note(t):
+            sizes[t.data_ptr()] = t.numel()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            eca(*tensors[:2], residual=tensors[2], **options, **more)
+        return sum(sizes.values()) / tensors[0].numel()
+
+    assert kept() < 1.01
+    if BY_HAND[name][0] == "sequence":  # the control: autograd keeps means, logits and gates, each as large as x
+        assert kept(mask=torch.ones(tensors[0].select(options.get("channel_axis", 1), 0).shape, dtype=torch.bool)) > 3

@@ -138,11 +138,13 @@ def convolve_backward(dlogits: Tensor, pooled: Tensor, w: Tensor, padding: str) 
     is_shared = len(w) == 1
     means, dz = pad_channels(pooled, half, padding), pad_channels(dlogits, half, padding)
     products = (dlogits * means[:, j : j + channels] for j in range(k))
-    dw = torch.stack([product.sum() if is_shared else product.sum(0) for product in products], -1)
+    others = [axis for axis in range(pooled.dim()) if axis != 1]
+    dw = torch.stack([product.sum() if is_shared else product.sum(others) for product in products], -1)
     # Channel c is read by channel c + j - half through its tap k - 1 - j.
     taps = w.T if is_shared else pad_channels(w.T, half, padding)
     back = [taps[k - 1 - j] if is_shared else taps[k - 1 - j, j : j + channels] for j in range(k)]
-    return _correlate(dz, back), dw.view(w.shape)
+    kept = (1,) * (pooled.dim() - 2)
+    return _correlate(dz, [tap.view(-1, *kept) for tap in back] if kept else back), dw.view(w.shape)
 
 
 def along_slope(gate: str, g: Tensor, d: Tensor) -> Tensor:
