@@ -15,12 +15,12 @@ from .plan_text import listed
 
 HOW = ("causal", "frames")
 _BROKEN = {
-    "causal": "would carry later positions into earlier ones along axis {axis}",
-    "frames": "would carry one frame into another along axis {axis}",
+    "causal": "would carry later positions into earlier ones along {axis}",
+    "frames": "would carry one frame into another along {axis}",
 }
 _SHOWN = {
-    "causal": "causal along axis {axis}: no position may see later ones",
-    "frames": "frames along axis {axis} are apart: none may see another",
+    "causal": "causal along {axis}: no position may see later ones",
+    "frames": "frames along {axis} are apart: none may see another",
 }
 INSIST = "keep_causality=False inserts them all the same"
 
@@ -169,10 +169,10 @@ def _broken(framework: str, shown: Evidence, paths: Sequence[str]) -> str:
 
 def _axis(framework: str, shown: Evidence) -> str:
     if shown.place is None:
-        return "of the input, which lies along no single axis there"
+        return "an order that no single axis there holds"
     layout = default_layout(framework)
     words = {"channels_first": "(N, C, *S)", "channels_last": "(N, *S, C)"}[layout]
-    return f"{axis_at(shown.place, layout)} of {words}"
+    return f"axis {axis_at(shown.place, layout)} of {words}"
 
 
 def _pooled(entry: ECAEntry, rank: int) -> set[int]:

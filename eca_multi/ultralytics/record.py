@@ -28,7 +28,7 @@ class Gates:
         plan = ECAPlan.from_json(self.plan)
         now = {entry.path: entry for entry in plan_eca(layers, plan.paths, kernel_size=1, gate=plan.gate).entries}
         entries = tuple(replace(entry, channels=now[entry.path].channels or entry.channels) for entry in plan.entries)
-        insert_eca(layers, plan=replace(plan, entries=entries))
+        insert_eca(layers, plan=replace(plan, entries=entries), keep_causality=False)  # the gates were there before
 
     def __reduce__(self) -> Any:
         return _read, (self.plan,)

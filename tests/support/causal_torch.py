@@ -214,3 +214,23 @@ class Fixed(nn.Module):
         if not torch.equal(x, self.seen):
             raise RuntimeError("the table has no such key")
         return self.conv(x)
+
+
+class Masked2d(nn.Conv2d):
+    """Sees the rows above and what lies to the left, as PixelCNN's convolutions."""
+
+    def __init__(self, i, o, sees_itself):
+        super().__init__(i, o, 3, padding=1)
+        mask = torch.ones(3, 3)
+        mask[1, 1 + sees_itself :] = 0
+        mask[2] = 0
+        self.register_buffer("mask", mask)
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight * self.mask, self.bias, padding=1)
+
+
+def pixelcnn():
+    return nn.Sequential(
+        Masked2d(1, 8, False), nn.BatchNorm2d(8), nn.ReLU(), Masked2d(8, 8, True), nn.ReLU(), nn.Conv2d(8, 2, 1)
+    )

@@ -31,6 +31,11 @@ def both_sides(x):
     return x + np.roll(x, -1, 2)
 
 
+def raster(x):
+    """Sees the rows above, and what lies to the left in its row."""
+    return shifted(x, 1) + shifted(np.roll(x, -2, 3), 1) + before(x.swapaxes(2, 3)).swapaxes(2, 3)
+
+
 def blurred(x):
     """Each frame by itself; its height and width are mixed."""
     return x + np.roll(x, -1, 3) + np.roll(x, 2, 4)
@@ -60,6 +65,8 @@ def found(net, *inputs, **options):
         pytest.param(before, VIDEO, [("causal", 0), ("frames", 1), ("frames", 2)], True, id="causal-points"),
         pytest.param(blurred, VIDEO, [("frames", 0)], True, id="frames"),
         pytest.param(lambda x: before(blurred(x)), VIDEO, [("causal", 0)], True, id="causal-video"),
+        pytest.param(raster, VIDEO[..., 0], [("causal", None)], True, id="raster"),
+        pytest.param(lambda x: shifted(raster(x), 1, 3), VIDEO[..., 0], [("causal", None)], True, id="raster-behind"),
         pytest.param(both_sides, SEQUENCE, [], True, id="both-sides"),
         pytest.param(lambda x: x - x.mean(2, keepdims=True), SEQUENCE, [], True, id="mean"),
         pytest.param(lambda x: x + 1e-4 * x.mean(2, keepdims=True), SEQUENCE, [], True, id="weak-mean"),

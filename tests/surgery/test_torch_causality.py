@@ -194,6 +194,14 @@ def test_only_the_sites_that_reach_the_causal_output_count():
     assert shown(nets.Translator(), (tokens, tokens.flip(1))) == [("decode",)]
 
 
+def test_an_order_from_pixel_to_pixel_has_no_axis():
+    """No mean of ours keeps it: along the rows, it would carry the end of a row into the row's start."""
+    x = torch.randn(2, 1, 6, 7)
+    for options in ({}, {"causal_axis": 2}, {"pool_axes": 3}):
+        with pytest.raises(CausalityError, match=r"an order that no single axis there holds.*Leave 1 out with exclude"):
+            insert_eca(nets.pixelcnn(), "norm", example_inputs=x, **options)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_types_are_probed(dtype):
     net = nets.WaveNet().to(dtype)
