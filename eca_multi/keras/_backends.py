@@ -26,30 +26,78 @@ COPIES = 1 if BACKEND == "jax" else 2
 # --- the fused backward pass on torch ----------------------------------------------------------------------------
 
 
-def is_faster(x: Tensor, weight: Tensor, gate: Any, axis: int) -> bool:
+def is_faster(x: Tensor, weight: Tensor, gate: Any, axis: int, residual: Tensor | None = None) -> bool:
     """Where `fused_eca` is taken. False on other backends, of symbolic tensors and in compiled or exported code."""
     if BACKEND != "torch" or not isinstance(gate, str):
         return False
     from eca_multi.torch._eager import is_eager  # here: the import takes longer than that of Keras's own layers
     from eca_multi.torch._fast import choose
 
-    if not is_eager(x, weight):
+    if not is_eager(x, weight) or not (residual is None or is_eager(residual, weight)):
         return False
     # Without a gradient torch's own operations are as quick, yet each of Keras's costs more than torch's.
-    is_large = x.is_cpu and x.numel() >= choose.SMALL and x.is_contiguous()
-    return is_large or choose.is_faster(x, _transposed(weight), gate, axis)
+    alike = residual is None or residual.is_contiguous()
+    is_large = x.is_cpu and x.numel() >= choose.SMALL and x.is_contiguous() and alike
+    return is_large or choose.is_faster(x, _transposed(weight), gate, axis, residual)
 
 
-def fused_eca(x: Tensor, weight: Tensor, padding: str, gate: str, axis: int) -> tuple[Tensor, Tensor]:
+def fused_eca(
+    x: Tensor, weight: Tensor, padding: str, gate: str, axis: int, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return y like x, and the gates (N, C) in float32."""
     from eca_multi.torch._fast import fused
 
-    return fused.fused_eca(x, _transposed(weight), padding, gate, axis)
+    return fused.fused_eca(x, _transposed(weight), padding, gate, axis, residual)
 
 
 def _transposed(weight: Tensor) -> Tensor:
     """A kernel (k,), (k, 1, 1) or (k, 1, C) as torch's code has it, (1, k) or (C, k)."""
     return weight.reshape(len(weight), -1).T
+
+
+# --- the taps ------------------------------------------------------------------------------------------------------
+
+
+def correlate(padded: Tensor, w: Tensor, several: int) -> Tensor:
+    """Correlate padded means (N, C + k - 1, *kept) with one kernel (k, 1, ...), or with one per channel (k, C, ...).
+
+    A graph of TensorFlow's that XLA does not compile fuses nothing: of the gradient that it derives, each tap pads a
+    tensor of its own. Written out, the taps are shifts of one.
+    """
+    if BACKEND == "tensorflow" and not isinstance(padded, keras.KerasTensor):
+        return _of_shifts(padded, w)
+    copies = [padded] * several  # in a model of the functional API, whose batch has no number yet
+    if several > 1 and not isinstance(padded, keras.KerasTensor):
+        copies = ops.broadcast_to(padded, (several, *ops.shape(padded)))
+    return _taps(copies, w)
+
+
+def _taps(copies: Any, w: Tensor) -> Tensor:
+    k = w.shape[0]
+    channels = copies[0].shape[1] - k + 1
+    logits = copies[0][:, :channels] * w[0]
+    for j in range(1, k):
+        logits = logits + copies[j % len(copies)][:, j : j + channels] * w[j]
+    return logits
+
+
+def _of_shifts(padded: Tensor, w: Tensor) -> Tensor:
+    @ops.custom_gradient
+    def product(padded: Tensor, w: Tensor) -> tuple[Tensor, Any]:
+        def gradient(d: Tensor) -> tuple[Tensor, Tensor]:
+            k, channels, kept = w.shape[0], d.shape[1], [(0, 0)] * (len(d.shape) - 2)
+            others = [axis for axis in range(len(d.shape)) if axis != 1 or w.shape[1] == 1]
+            dw = [ops.sum(padded[:, j : j + channels] * d, others) for j in range(k)]
+            back = ops.pad(d, [(0, 0), (k - 1, k - 1), *kept])
+            taps = w if w.shape[1] == 1 else ops.pad(w, [(0, 0), (k - 1, k - 1), *kept])
+            at = [taps if w.shape[1] == 1 else taps[:, k - 1 - j : 2 * (k - 1) - j + channels] for j in range(k)]
+            length = channels + k - 1
+            dx = [back[:, k - 1 - j : k - 1 - j + length] * at[j][j] for j in range(k)]
+            return sum(dx[1:], dx[0]), ops.reshape(ops.stack(dw), w.shape)
+
+        return _taps([padded], w), gradient
+
+    return product(padded, w)
 
 
 # --- the first and the last line of the layer --------------------------------------------------------------------

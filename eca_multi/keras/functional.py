@@ -20,7 +20,7 @@ from eca_multi._errors import (
 )
 from eca_multi._pooling import Pooling, check_pooling, check_residual_dtype, check_residual_shape
 
-from ._backends import COPIES, fused_eca, is_faster, masked_product, mean, running, scaled, widen
+from ._backends import COPIES, correlate, fused_eca, is_faster, masked_product, mean, running, scaled, widen
 
 # A tensor of whichever backend Keras runs on; Keras itself has no type for it.
 Tensor = Any
@@ -83,8 +83,8 @@ def eca(
     axis = check_channel_axis(channel_axis, x.shape)
     pooling = check_pooling(pool_axes, causal_axis, axis, x.shape)
     residual = check_rest(x, weight, axis, padding, gate, residual)
-    if mask is None and residual is None and not pooling.kept and is_faster(x, weight, gate, axis):
-        y, g = fused_eca(x, weight, padding, str(gate), axis)
+    if mask is None and not pooling.kept and is_faster(x, weight, gate, axis, residual):
+        y, g = fused_eca(x, weight, padding, str(gate), axis, residual)
         return (y, g) if return_gate else y
     acc = accumulator(x, weight)
 
@@ -161,13 +161,7 @@ def _convolve(pooled: Tensor, w: Tensor, padding: str, several: int) -> Tensor:
         padded = ops.pad(pooled, ((0, 0), (half, half)) + ((0, 0),) * (len(pooled.shape) - 2))
     else:
         padded = ops.concatenate([pooled[:, channels - half :], pooled, pooled[:, :half]], 1)
-    copies = [padded] * several  # in a model of the functional API, whose batch has no number yet
-    if several > 1 and not isinstance(padded, keras.KerasTensor):
-        copies = ops.broadcast_to(padded, (several, *ops.shape(padded)))
-    logits = copies[0][:, :channels] * w[0]
-    for j in range(1, k):
-        logits = logits + copies[j % several][:, j : j + channels] * w[j]
-    return logits
+    return correlate(padded, w, several)
 
 
 def check_rest(
