@@ -108,10 +108,48 @@ def test_keras_on_tensorflow_shifts_once(monkeypatch):
     assert loops_that_shift(gradient_compiled())
 
 
-def of_one_copy(pooled, w, padding):
+def of_one_copy(pooled, w, padding, several):
     k, channels = w.shape[0], pooled.shape[1]
     padded = ops.pad(pooled, ((0, 0), (k // 2, k // 2)))
     return sum(padded[:, j : j + channels] * w[j] for j in range(k))
+
+
+# --- the end of a residual block --------------------------------------------------------------------------------
+
+
+def with_residual(function, dtype, differentiated):
+    """Compile a function of (x, w, residual), or it and its gradient by x and w; the residual's is dy itself."""
+
+    def gradient(x, w, residual, dy):
+        y, pull = jax.vjp(lambda x, w: function(x, w, residual), x, w)
+        return y, *pull(dy)
+
+    x, w = jax.ShapeDtypeStruct(SHAPE, dtype), jax.ShapeDtypeStruct((3, 1, 1), dtype)
+    return (jax.jit(gradient).lower(x, w, x, x) if differentiated else jax.jit(function).lower(x, w, x)).compile()
+
+
+def check_one_pass(function, dtype, which):
+    """One map more is read, the residual, and none is written but y (and dx)."""
+    floor, differentiated = FLOOR[which] + 1, which == "gradient"
+    program = with_residual(lambda x, w, residual: function(x, w, residual=residual), dtype, differentiated)
+    assert floor <= maps(program, dtype) <= floor + SMALL
+    assert not loops_that_shift(program.as_text())
+    apart = compiled(function, which, dtype)
+    added = jax.jit(jnp.add).lower(*[jax.ShapeDtypeStruct(SHAPE, dtype)] * 2).compile()
+    assert maps(apart, dtype) + maps(added, dtype) >= floor + 2  # the control: a program of its own adds
+
+
+@each_dtype
+@each_pass
+def test_a_residual_is_added_in_the_same_pass(which, dtype):
+    check_one_pass(eca, dtype, which)
+
+
+@on_jax
+@each_dtype
+@each_pass
+def test_keras_adds_a_residual_in_the_same_pass(which, dtype):
+    check_one_pass(eca_multi.keras.eca, dtype, which)
 
 
 MASKED = {"float32": 11, "bfloat16": 15}
@@ -155,7 +193,7 @@ def test_shifts_at_every_position_are_seen():
 def test_a_product_chosen_among_two_is_seen(monkeypatch):
     """The derivative of the masked product is given by hand: that of a choice moves many more."""
 
-    def chosen(x, wide, g, valid):
+    def chosen(x, wide, g, valid, residual):
         counts = valid | jnp.isfinite(x)
         y = jnp.where(counts, jnp.where(counts, wide, 0) * g, wide * jax.lax.stop_gradient(g))
         return y.astype(x.dtype)

@@ -3,10 +3,13 @@
 All is float64 unless a test says otherwise, and compared with the float64 oracle.
 """
 
+import math
+import re
 from functools import partial
 
 import pytest
 import torch
+from torch._inductor.utils import run_and_get_code
 from torch.func import grad, vmap
 from torch.profiler import ProfilerActivity, profile
 
@@ -14,6 +17,7 @@ from eca_multi.torch import ECA, ECAState, LazyECA, eca, eca_step
 from eca_multi.torch._fast import feature_map
 from tests.support.layers_torch import MASK, ROUNDING, SMALL, draw, oracle, oracle_grads
 
+ALLOCATION = r"empty_strided_cpu\(\((\d+(?:, \d+)*)\)"  # in the code that inductor writes
 CASES = {
     "kept": {"pool_axes": (3,)},
     "causal": {"causal_axis": 2},
@@ -208,6 +212,22 @@ def test_gradients_go_through_a_stream(rng):
         blocks.append(y)
     found = torch.autograd.grad(torch.cat(blocks, 2), (x, weight), cotangent)
     torch.testing.assert_close(found, oracle_grads(x, weight, cotangent, causal_axis=2), **ROUNDING)
+
+
+@pytest.mark.slow
+def test_inductor_adds_a_residual_in_the_same_pass(rng):
+    """Of the map's size its code allocates y alone."""
+    x, residual = (torch.from_numpy(rng.normal(size=(2, 8, 16, 24))).float() for _ in range(2))
+    weight = torch.ones(1, 1, 3)
+
+    def maps(function):
+        torch._dynamo.reset()
+        _, codes = run_and_get_code(torch.compile(function, fullgraph=True), x, weight, residual)
+        allocated = [math.prod(map(int, shape.split(", "))) for shape in re.findall(ALLOCATION, "".join(codes))]
+        return sum(size >= x.numel() for size in allocated)
+
+    assert maps(lambda x, weight, residual: eca(x, weight, residual=residual)) == 1
+    assert maps(lambda x, weight, residual: ((y := eca(x, weight)), y + residual)) == 2  # the control
 
 
 # --- the backward pass by hand ------------------------------------------------------------------------------------
