@@ -174,15 +174,24 @@ def _calls(value: Array | Sequence[Array]) -> Sequence[Array]:
 
 
 def _of_maps(evidence: Sequence[Evidence]) -> tuple[Evidence, ...]:
-    """Leave out sites whose every position is a frame: a network that works point by point has no frames to keep."""
-    places: dict[str, set[int | None]] = {}
+    """Leave out sites of a network that works point by point, and of one whose images look back along both axes.
+
+    The first has no frames to keep. The second has an even kernel, which pads in front alone, and means no order.
+    """
+    frames: dict[str, set[int | None]] = {}
+    both: dict[str, set[int | None]] = {}
     for shown in evidence:
-        for path in shown.sites if shown.how == "frames" else ():
-            places.setdefault(path, set()).add(shown.place)
+        for path in shown.sites:
+            both.setdefault(path, set()).add(shown.place)
+            if shown.how == "frames":
+                frames.setdefault(path, set()).add(shown.place)
     kept = {}
     for shown in evidence:
-        is_map = [path for path in shown.sites if shown.how == "causal" or len(places[path] - {None}) < shown.rank - 2]
-        key = (shown.how, shown.place, shown.rank, tuple(is_map))  # the same from two inputs or outputs
-        if is_map and key not in kept:
+        whole = shown.rank - 2
+        of_points = {path for path, places in frames.items() if len(places - {None}) == whole}
+        of_images = {path for path, places in both.items() if shown.rank == 4 and len(places - {None}) == whole}
+        sites = [p for p in shown.sites if p not in of_images and (shown.how == "causal" or p not in of_points)]
+        key = (shown.how, shown.place, shown.rank, tuple(sites))  # the same from two inputs or outputs
+        if sites and key not in kept:
             kept[key] = Evidence(*key, shown.source)
     return tuple(kept.values())

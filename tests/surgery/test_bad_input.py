@@ -67,7 +67,10 @@ def test_a_network_that_raises(twin):
 
 @each
 def test_a_network_that_raises_with_eca(twin):
-    refused(twin, failing(twin, False), VerifyError, r"The network with ECA must run\. Received: KeyError: .*mine")
+    # Keras's raises in its second run: the probe of causality would be that.
+    options = {"keep_causality": False} if twin.name == "keras" else {}
+    text = r"The network with ECA must run\. Received: KeyError: .*mine"
+    refused(twin, failing(twin, False), VerifyError, text, **options)
 
 
 @each

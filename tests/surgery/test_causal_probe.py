@@ -161,3 +161,18 @@ def test_where_the_positions_lie_at_a_site(fold, place):
 
     (shown,) = probe(run, [VIDEO], run([VIDEO], ()).outputs, [ECAEntry("y")]).evidence
     assert shown.place == place
+
+
+def test_an_image_that_looks_back_along_both_axes_means_no_order():
+    """A kernel of 2 x 2 that pads in front; back along one of the two axes alone would be an order."""
+    x = VIDEO[:, :, 0]
+
+    def found(function):
+        def run(inputs, paths):
+            y = function(inputs[0])
+            return Outcome([y], {path: y for path in paths})
+
+        return [shown.place for shown in probe(run, [x], run([x], []).outputs, [ECAEntry("conv")]).evidence]
+
+    assert found(lambda x: x + shifted(x, 1) + shifted(x, 1, 3)) == []
+    assert found(lambda x: x + shifted(x, 1) + shifted(x, 1, 3) + shifted(x[..., ::-1], 1, 3)[..., ::-1]) == [0]

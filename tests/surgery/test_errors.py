@@ -82,12 +82,12 @@ TABLE = {
     "causal-axis-type": Bad(
         TypeError, "causal_axis must be an integer or None. Received: causal_axis=2.5", {"causal_axis": 2.5}
     ),
-    "causal-axis-batch": Bad(ValueError, "causal_axis must be other axes than the batch", {"causal_axis": 0}),
+    "causal-axis-batch": Bad(ValueError, "causal_axis must be another axis than the batch", {"causal_axis": 0}),
     "keep-causality": Bad(
         TypeError, "keep_causality must be True or False. Received: keep_causality=1", {"keep_causality": 1}
     ),
     "overrides-causal-axis": Bad(
-        ValueError, "causal_axis must be other axes than the batch", {"overrides": {"conv": {"causal_axis": 0}}}
+        ValueError, "causal_axis must be another axis than the batch", {"overrides": {"conv": {"causal_axis": 0}}}
     ),
     "overrides-unmatched": Bad(NoSiteError, f"overrides {MATCH}", {"overrides": {"bn9": {"kernel_size": 3}}}),
 }

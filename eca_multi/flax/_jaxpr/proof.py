@@ -75,12 +75,18 @@ def _without_vmap(axis: int, whole: Shape, shape: Shape) -> int | None:
     return axis - sum(i < axis for i in ways[0])
 
 
+def _means_no_order(at: Mapping[int, Positions], rank: int) -> bool:
+    """Whether every axis of a map keeps its positions apart, or both axes of an image look back."""
+    return len(at) == rank - 2 and (rank == 4 or all(one.is_each for one in at.values()))
+
+
 def evidence_of(
     proved: Sequence[Positions], entries: Sequence[ECAEntry], shapes: Mapping[str, Shape]
 ) -> tuple[Evidence, ...]:
     """Return what these proofs say of the places where ECAs are to stand.
 
-    A site that is apart at each of its positions is left out: a network that works point by point has no frames.
+    A site that is apart at each of its positions is left out: a network that works point by point has no frames. So is
+    an image that is causal along height and width: an even kernel looks back along both, and means no order by it.
 
     Args:
         entries: The ECAs.
@@ -100,7 +106,7 @@ def evidence_of(
             (path, how, place, len(shapes[path]))
             for path, at in places.items()
             for place, one in at.items()
-            if one is found and not (len(at) == len(shapes[path]) - 2 and all(p.is_each for p in at.values()))
+            if one is found and not _means_no_order(at, len(shapes[path]))
         ]
         shown += grouped(sites, PROVED[how].format(found.axis))
     return tuple(shown)

@@ -99,7 +99,7 @@ class Promises:
             return [None] * len(call.outputs)
         if MIXED in flows:
             return [MIXED] * len(call.outputs)
-        name = f"{path}/{operation.name}" if path else self.network.path(operation)
+        name = f"{path}/{operation.name}" if path else self._path(operation)
         if type(operation) is keras.layers.TimeDistributed:
             return self._of_frames(call, flows, at, name)
         inner = model_in(operation)
@@ -109,6 +109,11 @@ class Promises:
             graph = self._trace(call)
             return [MIXED] * len(call.outputs) if graph is None else self._through(graph, flows, at, name)
         return _of_step(call, flows, name, [t.shape for t in call.inputs], [t.shape for t in call.outputs])
+
+    def _path(self, operation: Any) -> str:
+        """Return an operation's path; of one in a model inside of a layer, which no graph tells, its name."""
+        paths: Sequence[str] = self.network.paths.get(id(operation), (operation.name,))
+        return paths[0]
 
     def _of_frames(
         self, call: Call, flows: list[Flow | None], at: dict[int, list[tuple[Any, Flow]]], name: str
