@@ -12,7 +12,7 @@ from eca_multi.surgery.errors import CausalityError
 from eca_multi.surgery.plan import ECAPlan
 from tests.support.causal_flax import build
 
-FLAX = pytest.mark.parametrize("flax", ["linen", "nnx"])
+FLAX = pytest.mark.parametrize("flax", [pytest.param("linen", marks=pytest.mark.slow), "nnx"])
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,11 @@ def test_no_alarm_where_nothing_would_break(flax, name):
     assert net.insert()  # it is not refused
 
 
-@FLAX
-def test_without_inputs_the_layers_tell(flax):
-    if flax == "linen":
-        pytest.skip("linen's layers have no sites before a run")
+def test_without_inputs_the_layers_of_nnx_tell():
+    """linen's have no sites before a run."""
     with pytest.raises(CausalityError, match=r"Conv\(padding='CAUSAL'\) at stem, and no layer that looks ahead"):
-        build(flax, "tcn").insert("conv", example_inputs=None)
-    assert build(flax, "tcn").insert("conv", example_inputs=None, **CAUSAL)
+        build("nnx", "tcn").insert("conv", example_inputs=None)
+    assert build("nnx", "tcn").insert("conv", example_inputs=None, **CAUSAL)
 
 
 @FLAX
