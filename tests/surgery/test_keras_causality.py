@@ -121,7 +121,7 @@ def test_a_file_keeps_the_axes(case, tmp_path):
     before = ops.convert_to_numpy(net(inputs_of(net), training=False))
     model = off_identity(insert_eca(net, where, **remedy))
     model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras", safe_mode=False)  # left_padded has a lambda
+    loaded = keras.models.load_model(tmp_path / "model.keras")
     x = inputs_of(model)
     assert np.array_equal(*(ops.convert_to_numpy(m(x, training=False)) for m in (model, loaded)))
     assert installed_eca(loaded) == installed_eca(model) == plan_eca(make(), where, **remedy)
