@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from eca_multi.surgery.entry import Skipped
@@ -38,7 +39,7 @@ def planned(plan_eca: Callable[[Any], ECAPlan], found: dict[str, Any]) -> tuple[
 
     Args:
         plan_eca: The framework's function, bound to the network: takes `where`.
-        found: Receives where the sites are, or what was raised.
+        found: Receives where the sites are, the order that the network keeps, or what was raised.
     """
     skipped: Sequence[Skipped] = ()
     for where in ("residual", *FALLBACKS):
@@ -56,6 +57,9 @@ def planned(plan_eca: Callable[[Any], ECAPlan], found: dict[str, Any]) -> tuple[
             found["plan"] = {"ok": False, "note": f"{type(error).__name__}: {error}"[:600]}
             return None, skipped
         found["where"] = where
+        if plan.evidence:  # a codec, a language model: what ECA does there is examined all the same
+            found["order"] = sorted({f"{shown.how}: {shown.source}" for shown in plan.evidence})
+            plan = replace(plan, keep_causality=False)
         return plan, skipped
     return None, skipped
 
