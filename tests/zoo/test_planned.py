@@ -11,7 +11,7 @@ from eca_multi.surgery.errors import NoSiteError
 
 
 class Plan:
-    paths, skipped = [f"c{i}" for i in range(20)], ["one"]
+    paths, skipped, evidence = [f"c{i}" for i in range(20)], ["one"], ()
 
 
 def test_a_network_without_a_residual_branch_gets_at_most_eight_other_sites():
