@@ -89,7 +89,7 @@ def test_the_control_leaks_once_it_is_trained(flax, name):
 
 
 @FLAX
-@pytest.mark.parametrize("name", [pytest.param("batched frames", marks=pytest.mark.slow), "ordinary", "classifier"])
+@pytest.mark.parametrize("name", ["ordinary", "classifier"])
 def test_no_alarm_where_nothing_would_break(flax, name):
     net = build(flax, name)
     assert net.plan().evidence == ()
